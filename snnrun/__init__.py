@@ -1,0 +1,1 @@
+"""snnrun: train spiking neural networks by backpropagation from the command line."""

@@ -1,0 +1,107 @@
+"""The command `snnrun`: a table of commands, each of which imports what it needs when it is called."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from snnrun.errors import SnnrunError, UsageError
+
+
+def _train(arguments: list[str]) -> int:
+    from snnrun import app
+
+    return app.main(arguments)
+
+
+def _ui(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser("snnrun ui", description="Open MLflow's pages on the store of the runs.")
+    parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="the folder that the runs wrote to")
+    parser.add_argument("--uri", help="the store, if the runs were given tracking.uri")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    parser.add_argument("--port", type=int, default=5000)
+    options = parser.parse_args(arguments)
+    from snnrun import tracking
+
+    return tracking.ui(options.outputs, host=options.host, port=options.port, uri=options.uri)
+
+
+def _config(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser("snnrun config", description="Look at the options that `snnrun train` composes.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="list | show")
+    listing = commands.add_parser("list", help="every option with what it is")
+    listing.add_argument("group", nargs="?", help="one group only, such as model")
+    show = commands.add_parser("show", help="one option with its values and comments")
+    show.add_argument("option", help="such as model/strsbp")
+    request = parser.parse_args(arguments)
+    from snnrun import options
+
+    known = options.groups()
+    if request.command == "list":
+        if request.group not in (None, *known):
+            raise UsageError(_unknown("group", request.group, known))
+        print(options.listing(request.group))
+        return 0
+    text = options.text(request.option)
+    if text is None:
+        everything = [f"{group}/{option}" for group, entry in known.items() for option in entry.options]
+        raise UsageError(_unknown("option", request.option, everything))
+    print(text, end="")
+    return 0
+
+
+# name: (function of the arguments that follow, one line of help)
+COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
+    "train": (_train, "train and evaluate a network; -m sweeps over several settings"),
+    "ui": (_ui, "open MLflow's pages on the runs"),
+    "config": (_config, "list the options of `train`, or show one"),
+}
+
+
+def _help() -> str:
+    lines = [f"  {name:<8} {about}" for name, (_, about) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: snnrun COMMAND [argument ...] | --help | --version",
+            "",
+            "Train spiking neural networks by backpropagation: ST-RSBP, HM2-BP and STBP.",
+            "",
+            "Commands:",
+            *lines,
+            "",
+            "Start with `snnrun train`: it needs no download. `snnrun COMMAND --help` says more.",
+        ]
+    )
+
+
+def _unknown(what: str, word: str, allowed: Iterable[str]) -> str:
+    names = list(allowed)
+    near = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    return f"{word}: no such {what}. Allowed: {', '.join(names)}." + (f" Did you mean {near[0]}?" if near else "")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command and return its exit code: 0, 1 for a failure, 2 for a wrong request, 130 for Ctrl-C."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"snnrun {version('snnrun')}")
+        return 0
+    name, *rest = arguments
+    try:
+        if name not in COMMANDS:
+            raise UsageError(_unknown("command", name, COMMANDS))
+        return COMMANDS[name][0](rest)
+    except SnnrunError as error:
+        print(f"snnrun: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("snnrun: interrupted", file=sys.stderr)
+        return 130

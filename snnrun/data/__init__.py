@@ -1,0 +1,106 @@
+"""Corpora: found, checked and cut into training, validation and test samples."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import UsageError
+from . import images
+from .corpus import Corpus, Dataset, Split, stratified
+
+__all__ = ["DATASETS", "Dataset", "Split", "load"]
+
+# A new corpus is one line here: a function of (root folder, may download).
+DATASETS: dict[str, Callable[[Path, bool], Corpus]] = {
+    "digits": images.digits,
+    "mnist": images.mnist,
+    "fashion_mnist": images.fashion_mnist,
+}
+
+# Distinct streams of the run's seed; large, so that no encoder key (seed, epoch, index) equals one of them.
+_VALIDATION_STREAM = 0x76616C69
+_LIMIT_STREAM = 0x6C696D69
+
+
+def load(
+    name: str,
+    *,
+    root: str | Path | None = None,
+    limit: int | None = None,
+    validation: float = 0.1,
+    seed: int = 0,
+    download: bool = True,
+) -> Dataset:
+    """Load a corpus and cut it; every part keeps the order of the corpus.
+
+    The validation samples are cut from the full training set first; `limit` then applies to what is left to train on.
+    So the validation samples, and with them the choice of an epoch, do not depend on the limit.
+
+    Args:
+        name: A key of `DATASETS`.
+        root: Folder that holds a folder `name`; None: the environment variable SNNRUN_DATA, else `data`.
+        limit: Train on the first so many of the remaining training samples after a seeded shuffle; None: on all.
+        validation: Fraction of the training samples to hold out, the same in every class to within one sample;
+            exactly `round(validation * S)` in all. 0: none.
+        seed: Seeds the choice of the validation samples and the limit's shuffle; the test samples never depend on it.
+        download: Whether missing files may be downloaded.
+
+    Raises:
+        UsageError: If there is no such corpus, or if `limit`, `validation` or `seed` is out of range.
+        SnnrunError: If files are missing and cannot be had, or are damaged.
+    """
+    if name not in DATASETS:
+        raise UsageError(f"data={name}: no such corpus; there are {', '.join(DATASETS)}")
+    if not 0 <= validation < 1:
+        raise UsageError(f"data.validation={validation}: a fraction from 0 to below 1 is needed")
+    if limit is not None and limit < 1:
+        raise UsageError(f"data.limit={limit}: a whole number from 1 up is needed, or null for all samples")
+    if seed < 0:
+        raise UsageError(f"seed={seed}: a whole number from 0 up is needed")
+    if root is None:
+        root = os.environ.get("SNNRUN_DATA") or "data"
+    try:
+        folder = Path(root).expanduser()
+    except RuntimeError as error:
+        raise UsageError(f"data.root={root}: {error}") from None
+    corpus = DATASETS[name](folder, download)
+
+    train, held = _cut(corpus.train_labels, limit, validation, seed)
+    size = len(corpus.train_labels)
+    return Dataset(
+        name=name,
+        kind=corpus.kind,
+        shape=corpus.shape,
+        classes=corpus.classes,
+        train=Split(corpus.train_samples[train], corpus.train_labels[train], train),
+        validation=Split(corpus.train_samples[held], corpus.train_labels[held], held),
+        test=Split(corpus.test_samples, corpus.test_labels, size + np.arange(len(corpus.test_labels))),
+        digest=corpus.digest(),
+    )
+
+
+def _cut(
+    labels: NDArray[np.int64], limit: int | None, validation: float, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Positions of the training and of the validation samples, each ascending."""
+    held = stratified(labels, round(validation * len(labels)), _generator(seed, _VALIDATION_STREAM))
+    train = np.setdiff1d(np.arange(len(labels)), held)
+    if not len(train):
+        raise UsageError(f"data.validation={validation}: no sample of {len(labels)} is left to train on")
+    if limit is not None:
+        if limit > len(train):
+            raise UsageError(
+                f"data.limit={limit}: only {len(train)} samples are there to train on "
+                f"({len(held)} of {len(labels)} are held out by data.validation={validation})"
+            )
+        train = np.sort(_generator(seed, _LIMIT_STREAM).permutation(train)[:limit])
+    return train, held
+
+
+def _generator(seed: int, stream: int) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, stream))))

@@ -1,0 +1,123 @@
+"""Rate coding of images: the brighter the pixel, the more often its input neuron fires."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import UsageError
+
+_WORD_VALUES = 2**32
+
+
+@dataclass(frozen=True)
+class RateEncoder:
+    """Independent draws: a pixel's neuron fires at a step with a probability that its brightness sets.
+
+    The draws of a sample are keyed by `(seed, epoch, index)` alone: whatever the batch, the order or the thread it is
+    encoded in, it gets the same spikes. They run step by step, so fewer steps give the beginning of the same train.
+    `encode` holds no state and leaves the interpreter lock for most of its time: it may run in several threads at once.
+
+    Attributes:
+        seed: Not negative.
+        steps: T, the length of the spike trains.
+        frozen: Draw each sample once, as epoch 0, and reuse the draw in every epoch.
+
+    Raises:
+        UsageError: If an option is out of its range.
+    """
+
+    kinds: ClassVar[tuple[str, ...]] = ("image",)
+    first_step: ClassVar[int] = 0
+
+    seed: int
+    steps: int
+    frozen: bool = False
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise UsageError(f"seed={self.seed}: a whole number from 0 up is needed")
+        least = self.first_step + 1
+        if self.steps < least:
+            why = " (step 0 never carries a spike)" if self.first_step else ""
+            raise UsageError(f"encoder.steps={self.steps}: at least {least} needed{why}")
+
+    def probabilities(self) -> NDArray[np.float64]:
+        """Firing probability per step for each of the 256 pixel values, shape (256,)."""
+        return np.arange(256) / 255
+
+    def encode(self, samples: NDArray[np.uint8], index: NDArray[np.int64], epoch: int) -> NDArray[np.uint8]:
+        """Draw the spikes of a batch.
+
+        Args:
+            samples: Pixels 0..255, shape (B, N).
+            index: Each sample's number in its corpus, shape (B,).
+            epoch: 0 for evaluation, from 1 up for training.
+
+        Returns:
+            Spikes 0 or 1, shape (B, T, N).
+
+        Raises:
+            ValueError: If the arrays do not fit each other or the epoch is negative.
+        """
+        if samples.dtype != np.uint8 or samples.ndim != 2 or index.shape != samples.shape[:1] or epoch < 0:
+            raise ValueError(
+                f"want uint8 samples (B, N), index (B,) and epoch >= 0; "
+                f"got {samples.dtype} {samples.shape}, {index.shape} and {epoch}"
+            )
+        thresholds = np.rint(self.probabilities() * _WORD_VALUES).astype(np.uint64)
+        fires = thresholds > 0
+        # The largest 32-bit word that is a spike: unlike the threshold itself it fits 32 bits when p = 1.
+        last = (np.maximum(thresholds, 1) - 1).astype(np.uint32)
+        spikes = np.zeros((len(samples), self.steps, samples.shape[1]), np.uint8)
+        for train, sample, number in zip(spikes, samples, index.tolist(), strict=True):
+            active = np.flatnonzero(fires[sample])
+            key = (self.seed, 0 if self.frozen else epoch, number)
+            _draw(train[self.first_step :], active, last[sample[active]], key)
+        return spikes
+
+
+def _draw(train: NDArray[np.uint8], active: NDArray[np.intp], last: NDArray[np.uint32], key: tuple[int, ...]) -> None:
+    """Fill the active columns of `train` (steps, N); only these cost random words."""
+    draws = len(train) * active.size
+    raw = np.random.SFC64(np.random.SeedSequence(key)).random_raw((draws + 1) // 2)
+    words = raw.view(np.uint32)[:draws].reshape(len(train), active.size)
+    train[:, active] = (words <= last).view(np.uint8)
+
+
+@dataclass(frozen=True)
+class Poisson(RateEncoder):
+    """Poisson-like trains: p = pixel / 255 / attenuation at steps 1 to T-1; step 0 stays silent.
+
+    Pixels with p < 1e-5 never fire. Source: the encoders of the HM2-BP and ST-RSBP simulators (attenuation 5.5, so
+    that a white pixel fires at 18 % of the steps), which draw each sample once: `frozen=True`.
+    """
+
+    first_step: ClassVar[int] = 1
+
+    steps: int = 400
+    attenuation: float = 5.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1 <= self.attenuation < math.inf:
+            raise UsageError(
+                f"encoder.attenuation={self.attenuation}: a number from 1 up is needed "
+                "(a white pixel fires with probability 1 / attenuation)"
+            )
+
+    def probabilities(self) -> NDArray[np.float64]:
+        """Firing probability per step for each of the 256 pixel values, shape (256,)."""
+        p = super().probabilities() / self.attenuation
+        return np.where(p < 1e-5, 0.0, p)
+
+
+@dataclass(frozen=True)
+class Bernoulli(RateEncoder):
+    """Bernoulli trains: p = pixel / 255 at every step (the STBP paper's input and its authors' code)."""
+
+    steps: int = 20

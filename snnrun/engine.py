@@ -1,0 +1,378 @@
+"""The training loop: epochs, evaluation, and what to do when something goes wrong in the middle."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from snnrun.data import Dataset, Split
+from snnrun.encoders import Encoder
+from snnrun.errors import SnnrunError
+from snnrun.network import Network
+
+# Evaluation does not depend on the batch size: this many samples fit everywhere and keep the products large.
+EVALUATION_BATCH = 64
+# Encoded batches that wait for the network while it computes.
+PREFETCH = 2
+# A layer that has not fired for so many batches is reported before the epoch is over.
+SILENCE_CHECK = 50
+# The authors' shuffle: this many random transpositions an epoch.
+TRANSPOSITIONS = 5000
+# Adam and boosting constants of the papers.
+ADAM_BETAS, ADAM_EPSILON = (0.9, 0.999), 1e-8
+BOOSTING_RATE = 20.0
+# Stream of the run's seed for the order of the samples.
+ORDER_STREAM = 0x6F72646572
+
+
+class Observer(Protocol):
+    """Who wants to know how the training goes."""
+
+    def epoch_start(self, epoch: int, epochs: int, samples: int) -> None:
+        """An epoch (from 1) begins."""
+
+    def batch(self, done: int, loss: float, accuracy: float, rates: dict[str, float]) -> None:
+        """`done` samples are trained; the values are means over the epoch so far."""
+
+    def evaluating(self, split: str, done: int, total: int) -> None:
+        """`done` of the samples of `validation` or `test` are evaluated."""
+
+    def epoch_end(self, metrics: dict[str, float]) -> None:
+        """An epoch is trained and evaluated."""
+
+    def warn(self, message: str) -> None:
+        """Something needs the user's attention; training goes on."""
+
+
+@dataclass
+class Result:
+    """What a training left behind, also when it did not reach its end.
+
+    `history` has the metrics of each finished epoch; `confusion` (classes, classes), rows the truth, is of the last
+    finished epoch on the test samples, or None; the states are copies of the weights, on the CPU.
+    """
+
+    status: Literal["finished", "interrupted", "diverged"] = "finished"
+    message: str = ""
+    history: list[dict[str, float]] = field(default_factory=list)
+    confusion: NDArray[np.int64] | None = None
+    best_epoch: int | None = None
+    last_state: dict[str, Tensor] = field(default_factory=dict)
+    best_state: dict[str, Tensor] | None = None
+
+    @property
+    def summary(self) -> dict[str, float]:
+        """Final figures; accuracies are shares. The maximum over epochs is chosen on the test samples, as in the papers."""
+        if not self.history:
+            return {}
+        test = [metrics["test/accuracy"] for metrics in self.history]
+        summary = {"test/accuracy_last": test[-1], "test/accuracy_max_over_epochs": max(test)}
+        if self.best_epoch is not None:
+            best = self.history[self.best_epoch - 1]
+            summary["test/accuracy_best_validation"] = best["test/accuracy"]
+            summary["validation/accuracy_best"] = best["validation/accuracy"]
+            summary["best_epoch"] = float(self.best_epoch)
+        return summary
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How to train. `lr` follows `schedule`; `clip_norm` bounds the norm of the gradient; see `conf/train.yaml`."""
+
+    epochs: int
+    batch_size: int = 16
+    lr: float = 0.004
+    schedule: str = "cosine"
+    schedule_milestones: tuple[int, ...] = (40, 80)
+    schedule_factor: float = 0.1
+    optimizer: str = "adam"
+    momentum: float = 0.0
+    clip_norm: float | None = None
+    shuffle: str = "full"
+    boosting: bool = False
+
+    def learning_rate(self, epoch: int, progress: float) -> float:
+        """Learning rate in an epoch (from 0); `progress` is the share of the whole run that is done."""
+        match self.schedule:
+            case "cosine":
+                return self.lr * 0.5 * (1.0 + math.cos(math.pi * progress))
+            case "inverse_sqrt":
+                return self.lr / math.sqrt(epoch + 1)
+            case "inverse_sqrt_late":  # the authors' index advances only after the second epoch
+                return self.lr / math.sqrt(max(1, epoch))
+            case "step":
+                return self.lr * self.schedule_factor ** sum(epoch >= m for m in self.schedule_milestones)
+        return self.lr
+
+
+class Diverged(SnnrunError):
+    """Loss or gradient is no longer a number."""
+
+
+def train(
+    network: Network,
+    dataset: Dataset,
+    encoder: Encoder,
+    options: Options,
+    *,
+    seed: int,
+    device: torch.device,
+    observer: Observer,
+) -> Result:
+    """Train a network and evaluate it after every epoch.
+
+    Ctrl-C and a divergence end the training early; the result says so and holds what was reached.
+    Validation and test samples are encoded once and for all; training samples anew at each presentation, unless the
+    encoder is frozen.
+    """
+    loop = _Loop(network.to(device), dataset, encoder, options, seed, device, observer)
+    result = Result()
+    best = -1.0
+    try:
+        for epoch in range(options.epochs):
+            metrics = loop.train_epoch(epoch)
+            if len(dataset.validation):
+                metrics["validation/accuracy"] = accuracy(loop.confusion("validation", dataset.validation))
+            result.confusion = loop.confusion("test", dataset.test)
+            metrics["test/accuracy"] = accuracy(result.confusion)
+            result.history.append(metrics)
+            if metrics.get("validation/accuracy", -1.0) > best:
+                best = metrics["validation/accuracy"]
+                result.best_epoch, result.best_state = epoch + 1, _copy_state(network)
+            observer.epoch_end(metrics)
+    except KeyboardInterrupt:
+        result.status, result.message = "interrupted", f"interrupted in epoch {len(result.history) + 1}"
+    except Diverged as error:
+        result.status, result.message = "diverged", str(error)
+    result.last_state = _copy_state(network)
+    return result
+
+
+class _Loop:
+    """What lives as long as one training."""
+
+    def __init__(
+        self,
+        network: Network,
+        dataset: Dataset,
+        encoder: Encoder,
+        options: Options,
+        seed: int,
+        device: torch.device,
+        observer: Observer,
+    ) -> None:
+        self.network, self.dataset, self.encoder = network, dataset, encoder
+        self.options, self.seed, self.device, self.observer = options, seed, device, observer
+        self.order = np.arange(len(dataset.train))
+        self.boost = np.ones(len(dataset.train), dtype=np.float32)
+        self.warned: set[str] = set()
+        parameters = network.parameters()
+        if options.optimizer == "sgd":
+            self.optimizer: torch.optim.Optimizer = torch.optim.SGD(
+                parameters, lr=options.lr, momentum=options.momentum
+            )
+        else:
+            self.optimizer = torch.optim.Adam(parameters, lr=options.lr, betas=ADAM_BETAS, eps=ADAM_EPSILON)
+
+    def train_epoch(self, epoch: int) -> dict[str, float]:
+        """One pass over the training samples; returns its metrics."""
+        split, options = self.dataset.train, self.options
+        self.shuffle(epoch)
+        tally = _Tally(self.network)
+        predictions = np.empty(len(split), dtype=np.int64)
+        self.observer.epoch_start(epoch + 1, options.epochs, len(split))
+        started = time.perf_counter()
+        for positions, spikes, labels in _batches(split, self.order, self.encoder, epoch + 1, options.batch_size):
+            lr = options.learning_rate(epoch, (epoch + tally.samples / len(split)) / options.epochs)
+            loss, norm, trains = self.step(lr, positions, spikes, labels)
+            predicted = trains[-1].argmax(dim=1).cpu().numpy()
+            predictions[positions] = predicted
+            tally.add(loss, norm, trains, int((predicted == split.labels[positions]).sum()), len(positions))
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                raise Diverged(
+                    f"The {'loss' if not math.isfinite(loss) else 'gradient'} became {loss or norm} in epoch {epoch + 1} "
+                    f"after {tally.samples} samples. Lower train.lr (now {options.lr}) or set train.clip_norm, e.g. to "
+                    f"{max(1.0, tally.usual_norm):.3g}."
+                )
+            self.observer.batch(tally.samples, tally.loss, tally.accuracy, tally.rates)
+            if tally.batches == SILENCE_CHECK:
+                self.warn_of_silence(tally)
+        seconds = time.perf_counter() - started
+        self.warn_of_silence(tally)
+        if options.boosting:
+            boost_wrong(self.boost, split.labels, predictions != split.labels)
+        return {
+            "epoch": float(epoch + 1),
+            "train/loss": tally.loss,
+            "train/accuracy": tally.accuracy,
+            **{f"rate/{name}": rate for name, rate in tally.rates.items()},
+            "lr": lr,
+            "grad/norm": tally.usual_norm,
+            "time/epoch_s": seconds,
+            "time/ms_per_sample": 1e3 * seconds / len(split),
+            "samples_per_s": len(split) / seconds,
+        }
+
+    def step(
+        self, lr: float, positions: NDArray[np.int64], spikes: Tensor, labels: Tensor
+    ) -> tuple[float, float, list[Tensor]]:
+        """One update; returns loss, gradient norm and the counts of each layer."""
+        spikes, labels = spikes.to(self.device), labels.to(self.device)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.zero_grad(set_to_none=True)
+        activity = self.network(spikes, labels)
+        losses = self.network.rule.sample_loss(activity.output, labels)
+        # Boosting multiplies the error of a sample, that is the gradient of its loss.
+        weight = torch.from_numpy(self.boost[positions]).to(self.device)
+        (losses * weight).mean().backward()
+        self.network.add_weight_penalty()
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.options.clip_norm or math.inf)
+        self.optimizer.step()
+        return losses.detach().mean().item(), norm.item(), [train.counts.detach() for train in activity.layers]
+
+    def shuffle(self, epoch: int) -> None:
+        """Order of an epoch: a permutation of its own, or the authors' transpositions of the order before it."""
+        generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence((self.seed, ORDER_STREAM, epoch))))
+        if self.options.shuffle == "full":
+            self.order = generator.permutation(len(self.order))
+            return
+        for i, j in generator.integers(len(self.order), size=(TRANSPOSITIONS, 2)):
+            self.order[i], self.order[j] = self.order[j], self.order[i]
+
+    def warn_of_silence(self, tally: _Tally) -> None:
+        """Report each layer that has not fired in this epoch, once a run."""
+        for name, rate in tally.rates.items():
+            if rate == 0.0 and name not in self.warned:
+                self.warned.add(name)
+                self.observer.warn(
+                    f"Layer {name} has not fired once in {tally.samples} samples, so nothing before it can learn. "
+                    "Lower its threshold (model.v_th), or give it more input (model.init_scale, encoder.steps)."
+                )
+
+    def confusion(self, name: str, split: Split) -> NDArray[np.int64]:
+        """Evaluate a split: how often each class (row) was taken for each (column)."""
+
+        def progress(done: int) -> None:
+            self.observer.evaluating(name, done, len(split))
+
+        classes = len(self.dataset.classes)
+        predicted = predict(self.network, split, self.encoder, self.device, progress)
+        return np.bincount(split.labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
+
+
+class _Tally:
+    """Running means over an epoch."""
+
+    def __init__(self, network: Network) -> None:
+        self.names, self.sizes = network.layer_names, network.sizes
+        self.batches = self.samples = self.correct = 0
+        self.total_loss = self.total_norm = 0.0
+        self.spikes = [0.0] * len(self.names)
+
+    def add(self, loss: float, norm: float, counts: list[Tensor], correct: int, samples: int) -> None:
+        self.batches += 1
+        self.samples += samples
+        self.correct += correct
+        self.total_loss += loss * samples
+        if math.isfinite(norm):
+            self.total_norm += norm
+        self.spikes = [total + n.sum().item() for total, n in zip(self.spikes, counts, strict=True)]
+
+    @property
+    def loss(self) -> float:
+        return self.total_loss / self.samples
+
+    @property
+    def accuracy(self) -> float:
+        return self.correct / self.samples
+
+    @property
+    def usual_norm(self) -> float:
+        return self.total_norm / self.batches
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """Spikes per neuron and presentation of each layer."""
+        return {
+            name: spikes / (size * self.samples)
+            for name, size, spikes in zip(self.names, self.sizes, self.spikes, strict=True)
+        }
+
+
+def _batches(
+    split: Split, order: NDArray[np.int64], encoder: Encoder, epoch: int, batch_size: int
+) -> Iterator[tuple[NDArray[np.int64], Tensor, Tensor]]:
+    """Positions, spikes (B, T, N) and labels of each batch; the next ones are encoded while one is in use."""
+
+    def encode(positions: NDArray[np.int64]) -> tuple[NDArray[np.int64], Tensor, Tensor]:
+        spikes = encoder.encode(split.samples[positions], split.index[positions], epoch)
+        return positions, torch.from_numpy(spikes), torch.from_numpy(split.labels[positions])
+
+    chunks = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="encode") as pool:
+        waiting: list[Future[tuple[NDArray[np.int64], Tensor, Tensor]]] = []
+        try:
+            for chunk in chunks:
+                waiting.append(pool.submit(encode, chunk))
+                if len(waiting) > PREFETCH:
+                    yield waiting.pop(0).result()
+            while waiting:
+                yield waiting.pop(0).result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+@torch.no_grad()
+def predict(
+    network: Network, split: Split, encoder: Encoder, device: torch.device, progress: object = None
+) -> NDArray[np.int64]:
+    """Predicted class of each sample, (S,): the output neuron that fires most, the first of several."""
+    predicted = np.empty(len(split), dtype=np.int64)
+    done = 0
+    for positions, spikes, _ in _batches(split, np.arange(len(split)), encoder, 0, EVALUATION_BATCH):
+        counts = network(spikes.to(device)).output.counts
+        predicted[positions] = counts.argmax(dim=1).cpu().numpy()
+        done += len(positions)
+        if callable(progress):
+            progress(done)
+    return predicted
+
+
+def accuracy(confusion: NDArray[np.int64]) -> float:
+    """Share of the samples on the diagonal."""
+    return float(np.trace(confusion) / max(1, confusion.sum()))
+
+
+def boost_wrong(boost: NDArray[np.float32], labels: NDArray[np.int64], wrong: NDArray[np.bool_]) -> None:
+    """Boosting in place: the wrong samples of class c grow by exp(error_c / 20), error_c the weighted share of wrong."""
+    for label in np.unique(labels):
+        of_class = labels == label
+        error = boost[of_class & wrong].sum() / boost[of_class].sum()
+        boost[of_class & wrong] *= np.exp(error / BOOSTING_RATE)
+
+
+@torch.no_grad()
+def record_raster(
+    network: Network, split: Split, encoder: Encoder, device: torch.device, sample: int = 0
+) -> tuple[dict[str, NDArray[np.uint8]], int, int]:
+    """Spikes (T, N) of the input and of every layer for one sample, its label and the predicted class."""
+    spikes = encoder.encode(split.samples[[sample]], split.index[[sample]], 0)
+    activity = network.to(device)(torch.from_numpy(spikes).to(device))
+    layers = {"input": spikes[0]}
+    for name, train in zip(network.layer_names, activity.layers, strict=True):
+        layers[name] = train.spikes[0].to(torch.uint8).cpu().numpy()
+    return layers, int(split.labels[sample]), int(activity.output.counts.argmax().item())
+
+
+def _copy_state(network: Network) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}

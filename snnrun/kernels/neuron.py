@@ -1,0 +1,54 @@
+"""Parameters of the two neuron models, shared by every kernel backend."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+# The authors compare with v_th - 1e-6 so that a membrane which reaches the threshold up to rounding fires.
+THRESHOLD_SLACK = 1e-6
+
+
+class Lif(NamedTuple):
+    """Current-based leaky integrate-and-fire neuron of HM2-BP and ST-RSBP, first-order Euler at 1 ms.
+
+    `tau_m`, `tau_s`: membrane and synaptic time constant, ms. `t_ref`: refractory period, ms. `v_th`: threshold, mV.
+    """
+
+    tau_m: float
+    tau_s: float
+    t_ref: int
+    v_th: float
+
+    @property
+    def decay_m(self) -> float:
+        """Share of the membrane potential that is left after one step."""
+        return 1.0 - 1.0 / self.tau_m
+
+    @property
+    def decay_s(self) -> float:
+        """Share of the synaptic current that is left after one step."""
+        return 1.0 - 1.0 / self.tau_s
+
+
+class Stbp(NamedTuple):
+    """Iterative leaky integrate-and-fire neuron of STBP (Wu et al. 2018, eq. 3-8) and its surrogate derivative.
+
+    `decay` is the paper's tau, the share of the membrane that a step without a spike keeps. `strict` fires only above
+    `v_th` (the authors' code) instead of at it (eq. 7). `exponential_reset` keeps the paper's f(1) = tau exp(-1/tau)
+    after a spike (eq. 6) instead of the 0 it is approximated by (eq. 8). `temporal_gradient=False` drops every term of
+    the backward pass that comes from the next step (the ablation SDBP).
+    """
+
+    v_th: float
+    decay: float
+    surrogate: str = "rectangle"
+    width: float = 1.0
+    strict: bool = False
+    exponential_reset: bool = False
+    temporal_gradient: bool = True
+
+    @property
+    def decay_after_spike(self) -> float:
+        """f(1): the share of the membrane that survives a spike."""
+        return self.decay * math.exp(-1.0 / self.decay) if self.exponential_reset else 0.0

@@ -1,0 +1,72 @@
+"""The config groups and their options as the files in `conf/` describe themselves: read as text, without Hydra."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from importlib import resources
+from importlib.resources.abc import Traversable
+
+# "  - optional tuned: ${model}_${data}  # what it is" in the defaults list of train.yaml
+_DEFAULT = re.compile(r"^  - (?:optional )?(\w+): (\S+) +# (.+)$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Group:
+    """A config group: its default option, one line on what it decides, and one line for each option."""
+
+    default: str
+    about: str
+    options: dict[str, str]
+
+
+def _root() -> Traversable:
+    return resources.files("snnrun.conf")
+
+
+def groups() -> dict[str, Group]:
+    """All groups in the order of the defaults list of `train.yaml`."""
+    found = {}
+    for name, default, about in _DEFAULT.findall((_root() / "train.yaml").read_text("utf-8")):
+        files = sorted((f for f in (_root() / name).iterdir() if f.name.endswith(".yaml")), key=lambda f: f.name)
+        options = {file.name.removesuffix(".yaml"): _about(file.read_text("utf-8")) for file in files}
+        found[name] = Group(default, about, options)
+    return found
+
+
+def _about(text: str) -> str:
+    """The first comment of an option's file that is not a directive to Hydra."""
+    comments = (line.lstrip("# ") for line in text.splitlines() if line.startswith("#"))
+    return next((line for line in comments if not line.startswith("@package")), "")
+
+
+def text(option: str) -> str | None:
+    """The file of an option such as `model/strsbp`, or None if there is none."""
+    group, _, name = option.partition("/")
+    known = groups()
+    if group not in known or name not in known[group].options:
+        return None
+    return (_root() / group / f"{name}.yaml").read_text("utf-8")
+
+
+def overview() -> str:
+    """The groups, one line each, with their options below: for `snnrun train --help`."""
+    lines = []
+    for name, group in groups().items():
+        if "$" in group.default:  # chosen by other groups
+            choices = [re.sub(r"\$\{(\w+)\}", r"<\1>", group.default), "none"]
+        else:
+            choices = [group.default, *(option for option in group.options if option != group.default)]
+        lines.append(f"  {name:<11} {group.about}")
+        lines.append(f"  {'':<11} = {' | '.join(choices)}")
+    return "\n".join(lines)
+
+
+def listing(only: str | None = None) -> str:
+    """Each option on a line of its own, with what it is: for `snnrun config list`."""
+    lines = []
+    for name, group in groups().items():
+        if only in (None, name):
+            lines.append(f"{name}: {group.about}")
+            lines += [f"  {option:<28} {about}" for option, about in group.options.items()]
+    return "\n".join(lines)

@@ -1,0 +1,115 @@
+"""Figures of a run as PNG, by matplotlib's Figure objects: no window, no global state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+DPI = 120
+COUNTED_CLASSES = 30  # beyond, the counts in a confusion matrix cannot be read
+COLOURS = {"train": "#8c8c8c", "validation": "#1f77b4", "test": "#d95f02"}
+
+
+def plot_curves(history: Sequence[Mapping[str, float]], path: Path) -> None:
+    """Loss and accuracies by epoch, the last values in the legend; ``history`` holds one metrics dict an epoch."""
+    from matplotlib.ticker import MaxNLocator
+
+    figure = _figure(9.0, 3.6)
+    loss, accuracy = figure.subplots(1, 2)
+    _curve(loss, history, "train/loss", "train", 1.0)
+    loss.set_title("loss")
+    loss.set_ylim(bottom=0)
+    for split in COLOURS:
+        _curve(accuracy, history, f"{split}/accuracy", split, 100.0)
+    accuracy.set_title("accuracy (%)")
+    for axes in (loss, accuracy):
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+        if len(history) == 1:
+            axes.set_xlim(0.5, 2.0)  # room for the legend
+            axes.set_xticks([1])
+        axes.legend(frameon=False)
+    _save(figure, path)
+
+
+def plot_confusion(matrix: npt.NDArray[np.integer[Any]], classes: Sequence[str], path: Path) -> None:
+    """The confusion matrix (C, C), rows truth and columns prediction; the colour is the share of the row."""
+    size = len(classes)
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    side = float(np.clip(2.0 + 0.5 * size, 4.5, 12.0))
+    figure = _figure(side + 0.6, side)
+    axes = figure.subplots()
+    image = axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0)
+    if size <= COUNTED_CLASSES:
+        for row, column in np.argwhere(matrix):
+            colour = "white" if shares[row, column] > 0.5 else "#303030"
+            axes.text(column, row, f"{matrix[row, column]}", ha="center", va="center", fontsize=7, color=colour)
+    rotation = 0 if max(map(len, classes)) <= 2 else 45 if size <= COUNTED_CLASSES else 90
+    axes.set_xticks(range(size), classes, rotation=rotation, ha="right" if rotation == 45 else "center")
+    axes.set_yticks(range(size), classes)
+    axes.tick_params(length=0, labelsize=8 if size <= COUNTED_CLASSES else 5)
+    axes.set_xlabel("prediction")
+    axes.set_ylabel("truth")
+    accuracy = np.trace(matrix) / max(int(matrix.sum()), 1)
+    axes.set_title(f"test set, {int(matrix.sum()):,} samples, {100 * accuracy:.2f} % right", fontsize=10)
+    figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03, label="share of the row")
+    _save(figure, path)
+
+
+def plot_raster(layers: Mapping[str, npt.NDArray[np.uint8]], title: str, path: Path) -> None:
+    """The spikes of one sample, a panel a layer; each layer is (T, N), a step is 1 ms."""
+    from matplotlib.ticker import MaxNLocator
+
+    steps = max(spikes.shape[0] for spikes in layers.values())
+    heights = [float(np.clip(spikes.shape[1] / 200, 0.7, 2.0)) for spikes in layers.values()]
+    figure = _figure(9.0, 1.0 + 1.1 * sum(heights))
+    panels = figure.subplots(len(layers), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
+    for axes, height, (name, spikes) in zip(panels, heights, layers.items(), strict=True):
+        at, neuron = np.nonzero(spikes)
+        tall = float(np.clip(60.0 * height / spikes.shape[1], 1.7, 6.0))  # points: a stroke fills its neuron's line
+        axes.scatter(at, neuron, s=tall**2, marker="|", linewidths=0.8 if steps > 100 else 1.6, color="#1f3b63")
+        axes.set_ylim(spikes.shape[1] - 0.5, -0.5)
+        axes.set_ylabel("neuron", fontsize=8)
+        axes.set_title(f"{name}: {spikes.shape[1]} neurons, {len(at):,} spikes", fontsize=9, loc="left")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
+        axes.tick_params(labelsize=8)
+    panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+    panels[-1].set_xlim(-0.5, steps - 0.5)
+    panels[-1].set_xlabel("time (ms)")
+    figure.suptitle(title, fontsize=11)
+    _save(figure, path)
+
+
+def _curve(axes: Axes, history: Sequence[Mapping[str, float]], key: str, split: str, scale: float) -> None:
+    points = [(epoch, scale * entry[key]) for epoch, entry in enumerate(history, 1) if key in entry]
+    if points:
+        epochs, values = zip(*points, strict=True)
+        marker = "o" if len(points) <= 30 else ""
+        size = 3.5 if len(points) > 1 else 7.0
+        label = f"{split}  {values[-1]:.2f}" if scale == 100 else f"{split}  {values[-1]:.4g}"
+        axes.plot(epochs, values, label=label, color=COLOURS[split], marker=marker, markersize=size)
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure: Figure, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)

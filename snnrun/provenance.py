@@ -1,0 +1,75 @@
+"""What produced a run: the command, the commits, the versions, the machine."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import importlib.metadata
+import os
+import platform
+import shlex
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+PACKAGES = ("snnrun", "torch", "numpy", "hydra-core", "omegaconf", "mlflow")
+
+
+def provenance(command: Sequence[str]) -> dict[str, str]:
+    """Tags of a run: ``snnrun.command``, ``git.commit``, ``git.dirty``, ``<package>.version``, ``host.*``.
+
+    The commit is that of the working directory's repository ("none" where there is none); snnrun's own checkout is
+    named by ``snnrun.git.commit`` where it is another one. Dirty means changed tracked files. The ``mlflow.*`` tags
+    fill the columns of MLflow's table.
+    """
+    tags = {
+        "snnrun.command": shlex.join(command),
+        "python.version": platform.python_version(),
+        "host.platform": platform.platform(),
+        "host.cpu": _cpu(),
+        "host.cores": str(os.cpu_count()),
+        "mlflow.source.name": " ".join(command[:2]),
+        "mlflow.source.type": "LOCAL",
+    }
+    with contextlib.suppress(OSError, KeyError, ImportError):  # a container's user may have no name
+        tags["mlflow.user"] = getpass.getuser()
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            tags[f"{package}.version"] = importlib.metadata.version(package)
+    return tags | _commits(Path.cwd())
+
+
+def _commits(here: Path) -> dict[str, str]:
+    commit = _git(here, "rev-parse", "HEAD")
+    tags = {"git.commit": commit or "none"}
+    if commit:
+        tags |= {"git.dirty": _dirty(here), "mlflow.source.git.commit": commit}
+    source = Path(__file__).resolve()
+    # An installed snnrun may lie inside a repository (a .venv there) that does not know it.
+    tracked = _git(source.parent, "ls-files", source.name)
+    own = _git(source.parent, "rev-parse", "HEAD") if tracked else None
+    if own and own != commit:
+        tags |= {"snnrun.git.commit": own, "snnrun.git.dirty": _dirty(source.parent)}
+    return tags
+
+
+def _dirty(folder: Path) -> str:
+    return "true" if _git(folder, "status", "--porcelain", "--untracked-files=no") else "false"
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    """What git prints; None where there is no git, no repository or no commit."""
+    command = ["git", "-C", str(folder), "--no-optional-locks", *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _cpu() -> str:
+    with contextlib.suppress(OSError), Path("/proc/cpuinfo").open(encoding="utf-8") as file:
+        for line in file:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

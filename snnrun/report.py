@@ -1,0 +1,298 @@
+"""What a user reads: the header, the progress of the training, the summary, a sweep's table.
+
+On a terminal the running epoch is two live lines and every finished epoch leaves one; elsewhere there are plain lines
+without control codes, one an epoch and at most one in thirty seconds within it. ``NO_COLOR`` is respected (rich).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from snnrun.plots import plot_confusion, plot_curves, plot_raster
+
+__all__ = ["Display", "header", "plot_confusion", "plot_curves", "plot_raster", "summary", "sweep_table"]
+
+PLAIN_SECONDS = 30.0
+COLUMNS = (  # of the table that grows by a line an epoch: title, metric, width, how it is written
+    ("loss", "train/loss", 8, lambda value: f"{value:.4g}"),
+    ("train %", "train/accuracy", 9, lambda value: f"{100 * value:.2f}"),
+    ("validation %", "validation/accuracy", 14, lambda value: f"{100 * value:.2f}"),
+    ("test %", "test/accuracy", 9, lambda value: f"{100 * value:.2f}"),
+    ("s/epoch", "time/epoch_s", 9, lambda value: f"{value:.1f}"),
+)
+
+
+class Display:
+    """The engine's observer, and a context manager (on leaving, the live lines vanish).
+
+    ``quiet`` leaves warnings alone. Accuracies come as fractions and are shown in percent; rates are spikes per neuron
+    and sample.
+    """
+
+    def __init__(
+        self, console: Console | None = None, quiet: bool = False, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.console = console or Console()
+        self._quiet = quiet
+        self._clock = clock
+        self._live: Live | None = None
+        self._epoch = self._epochs = self._samples = self._done = 0
+        self._loss = self._accuracy = math.nan
+        self._rates: dict[str, float] = {}
+        self._evaluation = ""
+        self._begun = self._epoch_begun = self._said = clock()
+        self._elapsed = 0.0  # since the epoch began, at the last batch
+        self._first_epoch: int | None = None
+        self._columns: list[str] | None = None
+        self._best = -math.inf
+
+    def __enter__(self) -> Display:
+        if self.console.is_terminal and not self._quiet:
+            self._live = Live(get_renderable=self._render, console=self.console, refresh_per_second=8, transient=True)
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def epoch_start(self, epoch: int, epochs: int, samples: int) -> None:
+        """Epoch ``epoch`` (1-based) of ``epochs`` begins over so many training samples."""
+        self._epoch, self._epochs, self._samples, self._done = epoch, epochs, samples, 0
+        self._loss = self._accuracy = math.nan
+        self._evaluation = ""
+        self._epoch_begun = self._said = self._clock()
+        self._elapsed = 0.0
+        if self._first_epoch is None:
+            self._first_epoch, self._begun = epoch, self._epoch_begun
+
+    def batch(self, done: int, loss: float, accuracy: float, rates: dict[str, float]) -> None:
+        """So many samples of the epoch are done; loss, accuracy and rates are means over them."""
+        self._done, self._loss, self._accuracy, self._rates = done, loss, accuracy, rates
+        self._elapsed = self._clock() - self._epoch_begun
+        if self._time_for_a_line():
+            self._line(
+                f"epoch {self._epoch}/{self._epochs}  {done:,}/{self._samples:,}  {self._speed():,.0f} samples/s"
+                f"  loss {loss:.4g}  accuracy {100 * accuracy:.2f} %  left {self._left()}"
+            )
+
+    def evaluating(self, split: str, done: int, total: int) -> None:
+        """So many samples of a split have been classified."""
+        self._evaluation = f"evaluating {split}  {done:,}/{total:,}"
+        if self._time_for_a_line():
+            self._line(f"epoch {self._epoch}/{self._epochs}  {self._evaluation}")
+
+    def epoch_end(self, metrics: dict[str, float]) -> None:
+        """The epoch's metrics are known: one line that stays."""
+        if self._quiet:
+            return
+        validation = metrics.get("validation/accuracy", -math.inf)
+        better = validation > self._best
+        self._best = max(self._best, validation)
+        rates = {key.removeprefix("rate/"): value for key, value in metrics.items() if key.startswith("rate/")}
+        if self.console.is_terminal:
+            self._row(metrics, rates, better)
+        else:
+            fields = [f"{title.removesuffix(' %')} {_field(metrics, title)}" for title in _titles(metrics)]
+            self._line("  ".join([f"epoch {self._epoch}/{self._epochs}", *fields, f"rates {_rates(rates)}"]))
+
+    def warn(self, message: str) -> None:
+        """Say what the user should know, quiet or not."""
+        text = Text.assemble(("warning: ", "bold yellow"), message)
+        self.console.print(text, soft_wrap=not self.console.is_terminal)
+
+    def _row(self, metrics: Mapping[str, float], rates: Mapping[str, float], better: bool) -> None:
+        titles = _titles(metrics)
+        widths = {title: width for title, _, width, _ in COLUMNS}
+        if self._columns != titles:
+            self._columns = titles
+            head = "epoch".rjust(7) + "".join(title.rjust(widths[title]) for title in titles)
+            self.console.print(
+                Text(f"{head}   spikes per neuron, by layer", style="bold"), no_wrap=True, overflow="crop"
+            )
+        row = Text(f"{self._epoch:>7}")
+        for title in titles:
+            marked = better and title == "validation %"
+            row.append(_field(metrics, title).rjust(widths[title]), style="bold green" if marked else "")
+        row.append("   " + "  ".join(f"{rate:.2f}" for rate in rates.values()), style="dim")
+        self.console.print(row, no_wrap=True, overflow="crop")
+
+    def _render(self) -> RenderableType:
+        if not self._epoch:
+            return Text("preparing ...", style="dim")
+        if self._evaluation:
+            facts = self._evaluation
+        elif self._done:
+            measures = f"loss {self._loss:.4g}  acc {100 * self._accuracy:.1f} %"
+            facts = f"{self._speed():,.0f} samples/s  {measures}  left {self._left()}"
+        else:
+            facts = "first batch ..."
+        grid = Table.grid(padding=(0, 1), expand=True)
+        grid.add_column(no_wrap=True)
+        grid.add_column(ratio=1, min_width=6)
+        grid.add_column(no_wrap=True)
+        bar = ProgressBar(total=max(self._samples, 1), completed=self._done, complete_style="cyan")
+        grid.add_row(Text(f"epoch {self._epoch}/{self._epochs}", style="bold"), bar, Text(facts))
+        rates = f"spikes per neuron: {_rates(self._rates)}" if self._rates else ""
+        return Group(grid, Text(rates, style="dim", no_wrap=True, overflow="ellipsis"))
+
+    def _speed(self) -> float:
+        return self._done / self._elapsed if self._elapsed > 0 else 0.0
+
+    def _left(self) -> str:
+        """Time to the end of the epoch's training and, with more epochs to come, to the end of all."""
+        if not self._done:
+            return "?"
+        epoch = self._elapsed / self._done * (self._samples - self._done)
+        before = self._epoch - (self._first_epoch or self._epoch)
+        # Past epochs tell what one costs with its evaluation; in the first there is only the training to go by.
+        whole = (self._epoch_begun - self._begun) / before if before else self._elapsed + epoch
+        rest = whole * (self._epochs - self._epoch)
+        return _duration(epoch) if not rest else f"{_duration(epoch)}, in all {_duration(epoch + rest)}"
+
+    def _time_for_a_line(self) -> bool:
+        if self._quiet or self.console.is_terminal or self._clock() - self._said < PLAIN_SECONDS:
+            return False
+        self._said = self._clock()
+        return True
+
+    def _line(self, text: str) -> None:
+        self.console.print(Text(text), soft_wrap=True)
+
+
+def header(
+    *,
+    model: str,
+    network: str,
+    neurons: int,
+    weights: int,
+    dataset: str,
+    sizes: Mapping[str, int],
+    encoder: str,
+    steps: int,
+    training: str,
+    device: str,
+    threads: int,
+    kernels: str,
+    run_dir: Path,
+    tracking: str | None = None,
+    console: Console | None = None,
+) -> None:
+    """Say what is about to run.
+
+    ``network`` is the whole chain (``784-400-R400-10``), ``sizes`` the samples of each split, ``training`` a phrase
+    (``20 epochs, batches of 16, learning rate 0.004 (cosine)``), ``tracking`` the MLflow run's name and id or None.
+    """
+    samples = ", ".join(f"{size:,} {split}" for split, size in sizes.items() if size)
+    rows = {
+        "model": f"{model}  {network}  ({neurons:,} neurons, {weights:,} weights)",
+        "data": f"{dataset}  ({samples})",
+        "encoder": f"{encoder}  ({steps} steps)",
+        "training": training,
+        "hardware": f"{device}, {threads} thread{'s' if threads != 1 else ''}, {kernels} kernels",
+        "folder": str(run_dir),
+        "MLflow": tracking or "off",
+    }
+    _print_rows(console or Console(), "snnrun train", rows)
+
+
+def summary(
+    metrics: Mapping[str, float],
+    *,
+    epochs: int,
+    seconds: float,
+    interrupted: bool = False,
+    weights: Path | None = None,
+    figures: Path | None = None,
+    tracking: str | None = None,
+    ui_command: str | None = None,
+    console: Console | None = None,
+) -> None:
+    """Say what came out; ``metrics`` is the engine's ``Result.summary``, ``epochs`` those that were completed."""
+    done = f"{epochs} epoch{'s' if epochs != 1 else ''} in {_duration(seconds)}"
+    best = metrics.get("best_epoch")
+    rows = {"time": done + (", then interrupted: what was reached is kept" if interrupted else "")}
+    for title, key in (
+        ("test, last epoch", "test/accuracy_last"),
+        ("test, best validation", "test/accuracy_best_validation"),
+        ("test, max over epochs", "test/accuracy_max_over_epochs"),
+    ):
+        if key in metrics:
+            rows[title] = f"{100 * metrics[key]:.2f} %"
+    if best is not None and "test, best validation" in rows:
+        rows["test, best validation"] += (
+            f"  (epoch {best:.0f}, validation {_percent(metrics, 'validation/accuracy_best')})"
+        )
+    if "test, max over epochs" in rows:
+        rows["test, max over epochs"] += "  (chosen on the test set, as the papers do; not a fair estimate)"
+    places = {"weights": weights, "figures": figures, "MLflow": tracking, "look at it": ui_command}
+    rows |= {title: str(place) for title, place in places.items() if place is not None}
+    _print_rows(console or Console(), "interrupted" if interrupted else "done", rows)
+
+
+def sweep_table(rows: Sequence[Mapping[str, str]], console: Console | None = None) -> None:
+    """Print the rows that ``sweeps.finish_sweep`` returns: run, what differs, the test accuracies in percent."""
+    console = console or Console()
+    if not rows:
+        return
+    accuracies = [key for key in rows[0] if key.startswith("test/accuracy_")] or [
+        key for key in rows[0] if key == "test/accuracy"
+    ]
+    shown = [key for key in rows[0] if not key.startswith(("train/", "validation/", "test/"))] + accuracies
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for key in shown:
+        table.add_column(key.removeprefix("test/accuracy_").replace("_", " ") + " %" if key in accuracies else key)
+    for row in rows:
+        table.add_row(
+            *(f"{100 * float(row[key]):.2f}" if key in accuracies and row[key] else row[key] for key in shown),
+            style="" if row["status"] == "FINISHED" else "red",
+        )
+    console.print(table)
+
+
+def _print_rows(console: Console, title: str, rows: Mapping[str, str]) -> None:
+    width = max(map(len, rows))
+    console.print()
+    console.print(Text(title, style="bold cyan"))
+    for name, value in rows.items():
+        # Folders are copied by hand: a terminal may wrap them, but no line break is put into them.
+        console.print(Text.assemble((f"  {name:<{width}}  ", "dim"), value), soft_wrap=True)
+    console.print()
+
+
+def _titles(metrics: Mapping[str, float]) -> list[str]:
+    return [title for title, key, _, _ in COLUMNS if key in metrics]
+
+
+def _field(metrics: Mapping[str, float], wanted: str) -> str:
+    return next(write(metrics[key]) for title, key, _, write in COLUMNS if title == wanted)
+
+
+def _percent(metrics: Mapping[str, float], key: str) -> str:
+    return f"{100 * metrics[key]:.2f} %" if key in metrics else "?"
+
+
+def _rates(rates: Mapping[str, float]) -> str:
+    return "  ".join(f"{layer} {rate:.2f}" for layer, rate in rates.items())
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02} min"

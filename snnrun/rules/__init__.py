@@ -1,0 +1,14 @@
+"""Learning rules: how a layer fires, what its loss is, and how the error comes back through it.
+
+A rule is a frozen dataclass of plain options. A network asks it for the neuron it needs (`parameters`), to run a layer
+(`layer`) and for the loss of an output (`sample_loss`); everything else is its own business.
+"""
+
+from snnrun.rules.base import LayerKind, LayerWeights, Rule, SpikeTrain
+from snnrun.rules.hm2bp import Hm2Bp
+from snnrun.rules.stbp import StbpRule
+from snnrun.rules.strsbp import StRsbp
+
+RULES: dict[str, type[Rule]] = {"strsbp": StRsbp, "hm2bp": Hm2Bp, "stbp": StbpRule}
+
+__all__ = ["RULES", "Hm2Bp", "LayerKind", "LayerWeights", "Rule", "SpikeTrain", "StRsbp", "StbpRule"]

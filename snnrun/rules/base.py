@@ -1,0 +1,67 @@
+"""What every learning rule offers, and the values that pass between a network and its rule."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Generator, Tensor
+
+
+class SpikeTrain(NamedTuple):
+    """What one layer hands to the next.
+
+    `spikes` is (B, T, N): uint8 for the spike-train-level rules, whose gradient travels in `counts`; floats that carry
+    the gradient themselves for STBP. `counts` is (B, N) float, the number of spikes of each neuron.
+    """
+
+    spikes: Tensor
+    counts: Tensor
+
+
+class LayerKind(NamedTuple):
+    """Where a layer stands: its number from the input, whether it is the output, whether it has recurrent synapses."""
+
+    number: int
+    output: bool
+    recurrent: bool
+
+
+@dataclass
+class LayerWeights:
+    """The tensors of one layer; `recurrent_mask` marks the synapses that exist. Absent ones are None."""
+
+    weight: Tensor
+    recurrent_weight: Tensor | None = None
+    recurrent_mask: Tensor | None = None
+    bias: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule(ABC):
+    """A learning rule with its neuron model. `v_th`: one threshold for every layer, output included, or a single one."""
+
+    v_th: Sequence[float]
+
+    def threshold(self, kind: LayerKind) -> float:
+        """Threshold of a layer, mV."""
+        return self.v_th[0] if len(self.v_th) == 1 else self.v_th[kind.number]
+
+    @abstractmethod
+    def initialise(self, kind: LayerKind, inputs: int, neurons: int, generator: Generator) -> LayerWeights:
+        """Draw the initial weights of a layer, float32 on the CPU."""
+
+    @abstractmethod
+    def layer(self, kind: LayerKind, weights: LayerWeights, inputs: SpikeTrain, labels: Tensor | None) -> SpikeTrain:
+        """Run a layer over (B, T, I) spikes. `labels` (B,) are needed where a gradient of the output layer is."""
+
+    @abstractmethod
+    def sample_loss(self, output: SpikeTrain, labels: Tensor) -> Tensor:
+        """Loss of each sample, (B,), differentiable in the output."""
+
+    def weight_penalty(self, kind: LayerKind, weights: LayerWeights) -> tuple[Tensor, Tensor | None] | None:
+        """What the rule's regulariser adds to the gradients of weight and recurrent weight; None if it has none."""
+        del kind, weights
+        return None

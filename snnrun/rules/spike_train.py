@@ -1,0 +1,258 @@
+"""What ST-RSBP and HM2-BP share: neuron, targets, output layer, initialisation, regulariser.
+
+Both rules treat a layer as a function from input counts to output counts, n ~ a / v_th with a_i = sum_j w_ij e_ij, and
+backpropagate through whole spike trains. Here that function is an ordinary autograd node: the loss is any differentiable
+function of the output counts, the error arrives as dE/dn, and the node's backward pass is the rule. Gradients of a batch
+are sums over its samples, so the mean of the samples' losses gives the mean of their gradients.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Generator, Tensor
+
+from snnrun import kernels
+from snnrun.kernels import Lif
+from snnrun.rules.base import LayerKind, LayerWeights, Rule, SpikeTrain
+from snnrun.rules.connectivity import connect
+
+
+class Pass(NamedTuple):
+    """One layer's forward pass as its backward pass needs it, and the error that came back.
+
+    `spikes_in` (B, T, I), `counts_in` (B, I), `spikes` (B, T, N), `counts` (B, N), `readout` (B, T, N);
+    `delta` (B, N) is dE/dn / v_th (ST-RSBP eq. 5); `factor` (B, N) multiplies the weight gradient only.
+    """
+
+    spikes_in: Tensor
+    counts_in: Tensor
+    spikes: Tensor
+    counts: Tensor
+    readout: Tensor
+    weight: Tensor
+    recurrent_weight: Tensor | None
+    recurrent_mask: Tensor | None
+    v_th: float
+    delta: Tensor
+    factor: Tensor | None
+    wants_error: bool
+
+
+class Gradients(NamedTuple):
+    """dE/dw (N, I), dE/dw_rec (N, N) or None, and dE/dn of the layer below (B, I) or None."""
+
+    weight: Tensor
+    recurrent_weight: Tensor | None
+    counts_in: Tensor | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpikeTrainRule(Rule):
+    """Base of the two spike-train-level rules. Times in ms, potentials in mV.
+
+    Targets: the label's neuron should fire `desired` times, the others `undesired` times; an error of at most `margin`
+    spikes counts as none. `revive` imposes a regular train on a silent label neuron before the backward pass.
+    `lateral` is the strength of the fixed inhibition among output neurons, `lateral_factor` its share in the gradient.
+    `silent_ratio` stands for e_ij / n_j where either neuron is silent.
+    """
+
+    tau_m: float = 64.0
+    tau_s: float = 8.0
+    t_ref: int = 2
+    desired: float = 35.0
+    undesired: float = 5.0
+    margin: float = 5.0
+    revive: bool = True
+    loss: str = "count"
+    lateral: float = 1.0
+    lateral_factor: bool = True
+    silent_ratio: float = 0.0
+    regulariser: float = 0.0
+    regulariser_beta: float = 0.04
+    weight_limit: float = 8.0
+    regulariser_fan_in: str = "own"
+    init: str = "uniform"
+    init_scale: float = 1.0
+    init_fixed_inputs: int = 32
+    connectivity: str = "two_sided"
+    recurrent_init: str = "uniform"
+
+    # -- forward ------------------------------------------------------------------------------------------------------
+
+    def lif(self, kind: LayerKind) -> Lif:
+        """Neuron of a layer."""
+        return Lif(self.tau_m, self.tau_s, self.t_ref, self.threshold(kind))
+
+    def initialise(self, kind: LayerKind, inputs: int, neurons: int, generator: Generator) -> LayerWeights:
+        """Uniform on [-init_scale, init_scale], or +-init_scale on a few random inputs of each neuron (`fixed`).
+
+        Recurrent weights are uniform too, or have the sign of the pre-neuron's type (`recurrent_init=sign`).
+        """
+        uniform = torch.rand(neurons, inputs, generator=generator) * 2 - 1
+        if self.init == "fixed":
+            chosen = torch.randint(inputs, (neurons, self.init_fixed_inputs), generator=generator)
+            chosen_mask = torch.zeros(neurons, inputs, dtype=torch.bool).scatter_(1, chosen, True)
+            uniform = torch.where(chosen_mask, uniform.sign(), 0.0)
+        weights = LayerWeights(weight=uniform * self.init_scale)
+        if kind.recurrent:
+            mask, sign = connect(neurons, self.connectivity, generator)
+            values = torch.rand(neurons, neurons, generator=generator) * 2 - 1
+            if self.recurrent_init == "sign":
+                values = sign.expand(neurons, neurons)
+            weights.recurrent_weight = torch.where(mask, values * self.init_scale, 0.0)
+            weights.recurrent_mask = mask
+        return weights
+
+    def layer(self, kind: LayerKind, weights: LayerWeights, inputs: SpikeTrain, labels: Tensor | None) -> SpikeTrain:
+        """Run a layer; its backward pass applies the rule."""
+        recurrent_weight = weights.recurrent_weight
+        if kind.output and self.lateral:
+            neurons = weights.weight.shape[0]
+            recurrent_weight = weights.weight.new_full((neurons, neurons), -self.lateral).fill_diagonal_(0.0)
+        spikes = kernels.lif_forward(inputs.spikes, weights.weight.detach(), _detach(recurrent_weight), self.lif(kind))
+        counts = spikes.sum(dim=1, dtype=weights.weight.dtype)
+        if torch.is_grad_enabled():
+            counts = _Layer.apply(
+                inputs.counts, weights.weight, weights.recurrent_weight, weights.recurrent_mask, counts,
+                inputs.spikes, spikes, labels if kind.output else None, self, kind,
+            )  # type: ignore[no-untyped-call]  # fmt: skip
+        return SpikeTrain(spikes, counts)
+
+    def targets(self, labels: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
+        """Desired counts y, (B, classes)."""
+        y = torch.full((len(labels), classes), self.undesired, dtype=dtype, device=labels.device)
+        return y.scatter_(1, labels[:, None], self.desired)
+
+    def sample_loss(self, output: SpikeTrain, labels: Tensor) -> Tensor:
+        """E = 1/2 |o - y|^2 with the margin (ST-RSBP eq. 3), or cross-entropy of the softmax of the counts."""
+        if self.loss == "softmax":
+            return torch.nn.functional.cross_entropy(output.counts, labels, reduction="none")
+        difference = output.counts - self.targets(labels, output.counts.shape[1], output.counts.dtype)
+        outside = difference.detach().abs() > self.margin
+        return 0.5 * (difference * outside).square().sum(dim=1)
+
+    # -- backward -----------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def readout(self, spikes: Tensor, lif: Lif, dtype: torch.dtype) -> Tensor:
+        """The rule's S-PSP as a readout (B, T, N) of the input spikes, see `kernels.reference`."""
+
+    @abstractmethod
+    def gradients(self, p: Pass) -> Gradients:
+        """The rule proper: from a layer's error to its gradients and the error of the layer below."""
+
+    def revived(self, spikes: Tensor, counts: Tensor, labels: Tensor) -> Tensor:
+        """Spikes in which a silent label neuron fires at D, 2 D, ... < T with D = floor(T / desired)."""
+        silent = (counts.gather(1, labels[:, None]) == 0).squeeze(1)
+        steps = spikes.shape[1]
+        interval = max(1, int(steps // self.desired))
+        train = torch.zeros(steps, dtype=spikes.dtype, device=spikes.device)
+        train[interval::interval] = 1
+        spikes = spikes.clone()
+        spikes[silent, :, labels[silent]] = train
+        return spikes
+
+    def lateral_share(self, readout: Tensor, spikes: Tensor, counts: Tensor, labels: Tensor, v_th: float) -> Tensor:
+        """L_i = 1 / (1 - s^2 sum_{l != i} r_li x_l r_il x_i), (B, N): the first-order echo of the lateral inhibition.
+
+        r_li = e(l from i) / n_i, and x_i = 1 / v_th if i fired or is the label, else 0.
+        """
+        ratio = self.ratio(kernels.spsp(readout, spikes), counts, counts)  # [b, l, i]
+        is_label = torch.nn.functional.one_hot(labels, counts.shape[1]).bool()
+        active = torch.where((counts > 0) | is_label, 1.0 / v_th, 0.0).to(ratio.dtype)
+        loop = ratio * ratio.transpose(1, 2) * active[:, :, None] * active[:, None, :]
+        loop.diagonal(dim1=1, dim2=2).zero_()
+        return 1.0 / (1.0 - self.lateral**2 * loop.sum(dim=1))
+
+    def ratio(self, e: Tensor, counts: Tensor, counts_in: Tensor) -> Tensor:
+        """e_ij / n_j, the estimate of de_ij / dn_j; `silent_ratio` where either neuron is silent. (B, N, I)."""
+        both = (counts > 0)[:, :, None] & (counts_in > 0)[:, None, :]
+        return torch.where(both, e / counts_in.clamp(min=1.0)[:, None, :], self.silent_ratio)
+
+    def error_below(self, weighted: Tensor, credit: Tensor, p: Pass) -> Tensor:
+        """dE/dn of the layer below, sum_i credit_i w_ij ratio_ij, from weighted = sum_i credit_i w_ij e_ij. (B, I)."""
+        error = weighted / p.counts_in.clamp(min=1.0)
+        if self.silent_ratio:
+            silent_post = credit * (p.counts == 0)
+            silent_pair = torch.where(p.counts_in > 0, silent_post @ p.weight, credit @ p.weight)
+            error = error + self.silent_ratio * silent_pair
+        return error
+
+    # -- regulariser --------------------------------------------------------------------------------------------------
+
+    def authors_fan_in(self, kind: LayerKind, weights: LayerWeights) -> int:
+        """The normaliser Z of the exponential regulariser as the rule's authors coded it."""
+        raise NotImplementedError  # pragma: no cover
+
+    def weight_penalty(self, kind: LayerKind, weights: LayerWeights) -> tuple[Tensor, Tensor | None] | None:
+        """Exponential regulariser: G_ij += L b (w_ij / W) exp(b (q_i - 1)), q_i = (1/Z) sum_j (w_ij / W)^2.
+
+        Z is the number of the neuron's synapses, or what the authors' code has (`regulariser_fan_in=authors`).
+        """
+        if not self.regulariser:
+            return None
+        weight, recurrent = weights.weight.detach(), _detach(weights.recurrent_weight)
+        q = (weight / self.weight_limit).square().sum(dim=1)
+        size = torch.full_like(q, weight.shape[1])
+        if recurrent is not None and weights.recurrent_mask is not None:
+            q = q + (recurrent / self.weight_limit).square().sum(dim=1)
+            size = size + weights.recurrent_mask.sum(dim=1)
+        if self.regulariser_fan_in == "authors":
+            size = torch.full_like(q, self.authors_fan_in(kind, weights))
+        scale = self.regulariser * self.regulariser_beta / self.weight_limit
+        scale = scale * torch.exp(self.regulariser_beta * (q / size - 1.0))[:, None]
+        return scale * weight, None if recurrent is None else scale * recurrent
+
+
+def _detach(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.detach()
+
+
+class _Layer(torch.autograd.Function):
+    """A layer as a node from input counts to output counts. The spikes ride along as constants."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        counts_in: Tensor,
+        weight: Tensor,
+        recurrent_weight: Tensor | None,
+        recurrent_mask: Tensor | None,
+        counts: Tensor,
+        spikes_in: Tensor,
+        spikes: Tensor,
+        labels: Tensor | None,
+        rule: SpikeTrainRule,
+        kind: LayerKind,
+    ) -> Tensor:
+        ctx.save_for_backward(counts_in, weight, recurrent_weight, recurrent_mask, counts, spikes_in, spikes, labels)
+        ctx.rule, ctx.kind = rule, kind
+        return counts.clone()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, error: Tensor) -> Sequence[Tensor | None]:
+        counts_in, weight, recurrent_weight, recurrent_mask, counts, spikes_in, spikes, labels = ctx.saved_tensors
+        rule: SpikeTrainRule = ctx.rule
+        lif = rule.lif(ctx.kind)
+        readout = rule.readout(spikes, lif, weight.dtype)
+        factor = None
+        if labels is not None:  # output layer
+            if rule.lateral and rule.lateral_factor:
+                factor = rule.lateral_share(readout, spikes, counts, labels, lif.v_th)
+            if rule.revive:
+                spikes = rule.revived(spikes, counts, labels)
+                counts = spikes.sum(dim=1, dtype=weight.dtype)
+                readout = rule.readout(spikes, lif, weight.dtype)
+        result = rule.gradients(
+            Pass(
+                spikes_in, counts_in, spikes, counts, readout, weight, recurrent_weight, recurrent_mask, lif.v_th,
+                error / lif.v_th, factor, ctx.needs_input_grad[0],
+            )
+        )  # fmt: skip
+        return result.counts_in, result.weight, result.recurrent_weight, *[None] * 7

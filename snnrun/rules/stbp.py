@@ -1,0 +1,123 @@
+"""STBP: spatio-temporal backpropagation (Wu, Deng, Li, Zhu & Shi, Frontiers in Neuroscience 2018).
+
+Backpropagation through time over an iterative leaky integrate-and-fire layer, whose step function gets a surrogate
+derivative. The neuron and the recursions are in `kernels.reference`; here are the layer as an autograd node over spikes,
+the paper's initialisation (eq. 29-30) and its loss (eq. 9), L = 1/2 |y - (1/T) sum_t o^t|^2 with y one-hot.
+
+`temporal_gradient=false` is the paper's ablation SDBP: errors travel down the layers but not back through time.
+Recurrent layers, which the paper does not have, receive W_rec o^{t-1} and backpropagate through it.
+
+Differs from the authors' released code, each difference an option: they fire strictly above the threshold
+(`strict_threshold`), initialise as PyTorch does (`init=torch`) and average the loss over the outputs too
+(`loss=mean_squared`), a constant factor. The paper's f(o) = tau exp(-o / tau) (eq. 6) is `reset=exponential`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from snnrun import kernels
+from snnrun.rules.base import LayerKind, LayerWeights, Rule, SpikeTrain
+from snnrun.rules.connectivity import connect
+
+
+@dataclass(frozen=True, kw_only=True)
+class StbpRule(Rule):
+    """STBP. `decay` is the paper's tau, a share per step; `surrogate_width` is its a_1 ... a_4."""
+
+    decay: float = 0.2
+    surrogate: str = "rectangle"
+    surrogate_width: float = 1.0
+    temporal_gradient: bool = True
+    strict_threshold: bool = False
+    reset: str = "hard"
+    bias: bool = True
+    init: str = "unit_norm"
+    connectivity: str = "full"
+    loss: str = "squared"
+
+    def neuron(self, kind: LayerKind) -> kernels.Stbp:
+        """Neuron of a layer."""
+        return kernels.Stbp(
+            v_th=self.threshold(kind),
+            decay=self.decay,
+            surrogate=self.surrogate,
+            width=self.surrogate_width,
+            strict=self.strict_threshold,
+            exponential_reset=self.reset == "exponential",
+            temporal_gradient=self.temporal_gradient,
+        )
+
+    def initialise(self, kind: LayerKind, inputs: int, neurons: int, generator: Generator) -> LayerWeights:
+        """Uniform on [-1, 1], each neuron's incoming weights scaled to norm 1 (eq. 29-30); or PyTorch's default."""
+        weight = torch.rand(neurons, inputs, generator=generator) * 2 - 1
+        if self.init == "torch":
+            weight = weight / math.sqrt(inputs)
+        else:
+            weight = weight / weight.norm(dim=1, keepdim=True)
+        weights = LayerWeights(weight=weight)
+        if self.bias:
+            spread = 1.0 / math.sqrt(inputs) if self.init == "torch" else 0.0
+            weights.bias = (torch.rand(neurons, generator=generator) * 2 - 1) * spread
+        if kind.recurrent:
+            mask, _ = connect(neurons, self.connectivity, generator)
+            values = torch.where(mask, torch.rand(neurons, neurons, generator=generator) * 2 - 1, 0.0)
+            norm = math.sqrt(neurons) if self.init == "torch" else values.norm(dim=1, keepdim=True).clamp(min=1e-12)
+            weights.recurrent_weight = values / norm
+            weights.recurrent_mask = mask
+        return weights
+
+    def layer(self, kind: LayerKind, weights: LayerWeights, inputs: SpikeTrain, labels: Tensor | None) -> SpikeTrain:
+        """Run a layer; spikes are floats and carry the gradient."""
+        del labels
+        spikes = _Layer.apply(
+            inputs.spikes.to(weights.weight.dtype), weights.weight, weights.bias,
+            weights.recurrent_weight, weights.recurrent_mask, self.neuron(kind),
+        )  # type: ignore[no-untyped-call]  # fmt: skip
+        return SpikeTrain(spikes, spikes.sum(dim=1))
+
+    def sample_loss(self, output: SpikeTrain, labels: Tensor) -> Tensor:
+        """Squared distance of the firing rates from the one-hot label (eq. 9); half of it, or its mean over outputs."""
+        rate = output.counts / output.spikes.shape[1]
+        wanted = torch.nn.functional.one_hot(labels, rate.shape[1]).to(rate.dtype)
+        square = (wanted - rate).square()
+        return square.mean(dim=1) if self.loss == "mean_squared" else 0.5 * square.sum(dim=1)
+
+
+class _Layer(torch.autograd.Function):
+    """A layer as a node from input spikes to output spikes, (B, T, I) to (B, T, N)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        spikes_in: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        recurrent_weight: Tensor | None,
+        recurrent_mask: Tensor | None,
+        neuron: kernels.Stbp,
+    ) -> Tensor:
+        drive = torch.nn.functional.linear(spikes_in, weight, bias)
+        spikes, membrane = kernels.stbp_forward(drive, recurrent_weight, neuron)
+        ctx.save_for_backward(spikes_in, weight, bias, recurrent_weight, recurrent_mask, spikes, membrane)
+        ctx.neuron = neuron
+        return spikes
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad_spikes: Tensor) -> Sequence[Tensor | None]:
+        spikes_in, weight, bias, recurrent_weight, mask, spikes, membrane = ctx.saved_tensors
+        grad_drive = kernels.stbp_backward(grad_spikes, spikes, membrane, recurrent_weight, ctx.neuron)
+        grad_in = grad_drive @ weight if ctx.needs_input_grad[0] else None
+        grad_weight = grad_drive.flatten(0, 1).T @ spikes_in.flatten(0, 1)
+        grad_bias = None if bias is None else grad_drive.sum(dim=(0, 1))
+        grad_recurrent = None
+        if recurrent_weight is not None:
+            grad_recurrent = grad_drive[:, 1:].flatten(0, 1).T @ spikes[:, :-1].flatten(0, 1) * mask
+        return grad_in, grad_weight, grad_bias, grad_recurrent, None, None

@@ -1,0 +1,169 @@
+"""ST-RSBP: spike-train level recurrent SNN backpropagation (Zhang & Li, NeurIPS 2019).
+
+For a layer with input spike trains j and, if recurrent, its own trains p (paper's eq. numbers):
+
+    a_i = sum_j w_ij e_ij + sum_p w_ip e_ip,  n_i ~ a_i / v_th                                               (1, 2)
+    delta_i = dE/dn_i / v_th                                                                                 (5)
+    D_i = 1 - (1 / v_th) (sum_j w_ij de_ij/dn_i + sum_p w_ip de_ip/dn_i)          the diagonal Omega        (11)
+    Theta_lp = w_lp (1 / v_th) de_lp/dn_p,   Phi_lj = w_lj de_lj/dn_j                                       (11)
+    error below = Phi^T lambda,  (Omega - Theta)^T lambda = delta                                           (13)
+    dE/dw_ij = delta_i e_ij / D_i                                                                            (4)
+
+The system of eq. 13 is solved for its one right-hand side; nothing is inverted. de_ij/dn_j is estimated by e_ij / n_j.
+
+de_ij/dn_i, the slope by the post-neuron's count, has three forms (`slope`):
+
+- `none`: 0, so D_i = 1;
+- `counts`: HM2-BP's first-order form from this sample, 1 / D_i = 1 + (1 / v_th) sum w e / n_i;
+- `table`: the paper's fitted table, see `slope_table`.
+
+Differs from the authors' code, each difference an option:
+
+- `connectivity=one_sided`: their layers have no loops, see `connectivity`.
+- `solve=authors`: row-major buffers reach a column-major solver, so A^T X = Phi' is solved with Phi' the column-major
+  reading of Phi; for square layers the error below is that of Phi A^-1 instead of A^-1 Phi.
+- `self_coupling=false`: they drop Theta_ii of a self-connection.
+- `silent_ratio`: 0 until October 2019, 0.5 since; 0 here.
+- `slope_tables=authors`: their generator, and the tables of other time constants that the published runs read.
+- `extrapolate_slope=true`: feed-forward layers evaluate the table beyond its last row.
+- `regulariser_fan_in=authors`: one normaliser for a whole recurrent layer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from snnrun import kernels
+from snnrun.kernels import Lif
+from snnrun.rules.base import LayerKind, LayerWeights
+from snnrun.rules.slope_table import published_table, slope_table
+from snnrun.rules.spike_train import Gradients, Pass, SpikeTrainRule
+
+# Keeps 1 / D finite; the authors' guard.
+SMALLEST_DENOMINATOR = 1e-4
+
+
+@dataclass(frozen=True, kw_only=True)
+class StRsbp(SpikeTrainRule):
+    """ST-RSBP. `slope_rows`: rows of the fitted table, its largest count."""
+
+    slope: str = "none"
+    slope_tables: str = "own"
+    slope_rows: int = 100
+    extrapolate_slope: bool = False
+    solve: str = "paper"
+    self_coupling: bool = True
+
+    def readout(self, spikes: Tensor, lif: Lif, dtype: torch.dtype) -> Tensor:
+        """Stepwise S-PSP (supplement of the paper): membrane of a unit-weight input just before each reset."""
+        return kernels.strsbp_readout(spikes, lif, dtype)
+
+    def gradients(self, p: Pass) -> Gradients:
+        """Eq. 4-13 for one layer."""
+        recurrent = p.recurrent_weight is not None
+        table = self.table(p.spikes.shape[1], recurrent) if self.slope == "table" else None
+        denominator = self.denominator(p, table)
+        local = p.delta / denominator
+        if not p.wants_error:
+            credit = None
+        elif recurrent:
+            credit = self.solved(p, denominator)
+        else:
+            credit = local
+        gain = local if p.factor is None else local * p.factor
+        if credit is not None and recurrent and self.solve == "authors":
+            grad_weight, _ = kernels.spsp_backward(p.readout, p.spikes_in, gain, None, p.weight)
+            error = self.authors_error(p, denominator)
+        else:
+            grad_weight, weighted = kernels.spsp_backward(p.readout, p.spikes_in, gain, credit, p.weight)
+            error = None if weighted is None or credit is None else self.error_below(weighted, credit, p)
+        grad_recurrent = None
+        if recurrent:
+            grad_recurrent, _ = kernels.spsp_backward(p.readout, p.spikes, gain, None, p.weight)
+            assert p.recurrent_mask is not None
+            grad_recurrent = grad_recurrent * p.recurrent_mask
+        return Gradients(grad_weight, grad_recurrent, error)
+
+    # -- the diagonal -------------------------------------------------------------------------------------------------
+
+    def table(self, steps: int, recurrent: bool) -> Tensor:
+        """Coefficients of the table a layer reads, (rows, 5), highest power first."""
+        if self.slope_tables == "authors":
+            return published_table(recurrent, self.tau_s, self.t_ref)
+        return slope_table(self.tau_m, self.tau_s, self.t_ref, steps, self.slope_rows)
+
+    def denominator(self, p: Pass, table: Tensor | None) -> Tensor:
+        """D_i, (B, N), kept at least 1e-4 away from 0."""
+        if self.slope == "none":
+            return torch.ones_like(p.counts)
+        if self.slope == "counts":
+            activation = kernels.spsp_activation(p.readout, p.spikes_in, p.weight)
+            if p.recurrent_weight is not None:
+                activation = activation + kernels.spsp_activation(p.readout, p.spikes, p.recurrent_weight)
+            inverse = 1.0 + activation / (p.v_th * p.counts.clamp(min=1.0))
+            return 1.0 / _away_from_zero(inverse)
+        assert table is not None
+        rows = float(len(table))
+        if p.recurrent_weight is None:
+            n = p.counts if self.extrapolate_slope else p.counts.clamp(max=rows)
+            slopes = slope_sum(table, p.weight, p.counts_in, n) * (p.counts > 0)
+        else:
+            n = p.counts.clamp(1.0, rows)
+            slopes = slope_sum(table, p.weight, p.counts_in, n)
+            slopes = slopes + slope_sum(table, p.recurrent_weight, p.counts, n)
+        return _away_from_zero(1.0 - slopes / p.v_th)
+
+    # -- the recurrent system -----------------------------------------------------------------------------------------
+
+    def system(self, p: Pass, denominator: Tensor) -> Tensor:
+        """Omega - Theta of eq. 12, (B, N, N)."""
+        assert p.recurrent_weight is not None
+        ratio = self.ratio(kernels.spsp(p.readout, p.spikes), p.counts, p.counts)
+        matrix = -p.recurrent_weight * ratio / p.v_th
+        diagonal = matrix.diagonal(dim1=1, dim2=2)
+        if not self.self_coupling:
+            diagonal.zero_()
+        diagonal.add_(denominator)
+        return matrix
+
+    def solved(self, p: Pass, denominator: Tensor) -> Tensor:
+        """lambda of (Omega - Theta)^T lambda = delta, (B, N). A singular system gives non-finite values."""
+        matrix = self.system(p, denominator).transpose(1, 2)
+        return torch.linalg.solve_ex(matrix, p.delta[:, :, None])[0].squeeze(2)
+
+    def authors_error(self, p: Pass, denominator: Tensor) -> Tensor:
+        """Error below as the authors' solver call returns it: P = reshape(reshape(Phi, (I, N)) A^-1, (N, I))."""
+        batch, neurons = p.counts.shape
+        phi = p.weight * self.ratio(kernels.spsp(p.readout, p.spikes_in), p.counts, p.counts_in)
+        misread = phi.reshape(batch, -1, neurons)
+        # X A^-1 = (A^-T X^T)^T
+        matrix = self.system(p, denominator).transpose(1, 2)
+        solved = torch.linalg.solve_ex(matrix, misread.transpose(1, 2))[0].transpose(1, 2)
+        return torch.einsum("bi,bij->bj", p.delta, solved.reshape(batch, neurons, -1))
+
+    def authors_fan_in(self, kind: LayerKind, weights: LayerWeights) -> int:
+        """Inputs + 1, plus, in a recurrent layer, the synapses of the whole layer."""
+        del kind
+        total = 0 if weights.recurrent_mask is None else int(weights.recurrent_mask.sum())
+        return weights.weight.shape[1] + 1 + total
+
+
+def slope_sum(table: Tensor, weight: Tensor, counts_in: Tensor, counts: Tensor) -> Tensor:
+    """sum_j w_ij D(n_j, n_i), (B, N), D the derivative of the table's polynomials by n_i.
+
+    Counts of the inputs are clamped to the table's rows 1 ... R. The polynomial in n_i has coefficients by n_j alone,
+    so the sum over inputs is one product per power.
+    """
+    table = table.to(weight)
+    derivative = table[:, :4] * torch.tensor([4.0, 3.0, 2.0, 1.0], dtype=table.dtype, device=table.device)
+    rows = counts_in.clamp(1, len(table)).long() - 1
+    c3, c2, c1, c0 = (torch.einsum("bjk,ij->kbi", derivative[rows], weight)).unbind()
+    return ((c3 * counts + c2) * counts + c1) * counts + c0
+
+
+def _away_from_zero(x: Tensor) -> Tensor:
+    small = x.abs() < SMALLEST_DENOMINATOR
+    return torch.where(small, torch.where(x < 0, -SMALLEST_DENOMINATOR, SMALLEST_DENOMINATOR), x)

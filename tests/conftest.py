@@ -1,0 +1,15 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Folder with real corpora: SNNRUN_SHARED, else `shared` beside the repository."""
+    folder = Path(os.environ.get("SNNRUN_SHARED") or Path(__file__).parents[2] / "shared")
+    if not (folder / "data").is_dir():
+        pytest.skip(f"no real corpora: {folder / 'data'} is not there (set SNNRUN_SHARED)")
+    return folder

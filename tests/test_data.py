@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from snnrun import data
+from snnrun.data.corpus import stratified
+from snnrun.errors import UsageError
+
+reproducible = settings(deadline=None, derandomize=True, max_examples=30)
+
+
+# --- digits -----------------------------------------------------------------------------------------------------------
+
+
+def test_digits():
+    digits = data.load("digits", root="/nowhere")
+    assert (digits.name, digits.kind, digits.shape) == ("digits", "image", (8, 8))
+    assert digits.classes == tuple("0123456789")
+    assert (len(digits.train), len(digits.validation), len(digits.test)) == (1293, 144, 360)
+    for split in digits.train, digits.validation, digits.test:
+        assert split.samples.dtype == np.uint8
+        assert split.samples.shape == (len(split), 64)
+        assert split.labels.dtype == split.index.dtype == np.int64
+        assert split.samples.flags.writeable
+    assert digits.train.samples.max() == 255
+    every = np.concatenate([digits.train.index, digits.validation.index, digits.test.index])
+    assert np.array_equal(np.sort(every), np.arange(1797))
+    assert set(np.bincount(digits.test.labels)) <= {34, 35, 36, 37}  # 174 to 183 of a class in 1797
+
+
+def test_digits_pixels_are_the_bundled_ones():
+    from sklearn.datasets import load_digits
+
+    digits = data.load("digits", validation=0)
+    pixels, labels = load_digits(return_X_y=True)
+    mine = sorted(map(bytes, np.concatenate([digits.train.samples, digits.test.samples])))
+    assert mine == sorted(bytes(round(v * 255 / 16) for v in row) for row in pixels)
+    assert np.array_equal(np.bincount(labels), np.bincount(np.concatenate([digits.train.labels, digits.test.labels])))
+
+
+def test_test_split_and_digest_do_not_depend_on_the_seed():
+    one, two = data.load("digits", seed=1), data.load("digits", seed=2, limit=5, validation=0.5)
+    assert np.array_equal(one.test.samples, two.test.samples)
+    assert one.digest == two.digest
+    assert len(one.digest) == 64
+    assert not np.array_equal(one.validation.index, two.validation.index)
+
+
+# --- cutting ----------------------------------------------------------------------------------------------------------
+
+
+@reproducible
+@given(hnp.arrays(np.int64, st.integers(1, 200), elements=st.integers(0, 6)), st.floats(0, 1), st.integers(0, 9))
+def test_stratified_keeps_every_share(labels, fraction, seed):
+    size = round(fraction * len(labels))
+    chosen = stratified(labels, size, np.random.default_rng(seed))
+    assert len(chosen) == size
+    assert (np.diff(chosen) > 0).all()
+    counts = np.bincount(labels)
+    assert (np.abs(np.bincount(labels[chosen], minlength=len(counts)) - counts * size / len(labels)) < 1).all()
+
+
+@reproducible
+@given(st.floats(0, 0.9), st.integers(0, 2**40), st.integers(1, 100))
+def test_cuts_are_disjoint_ordered_and_reproducible(validation, seed, limit):
+    cut = data.load("digits", validation=validation, seed=seed, limit=limit)
+    again = data.load("digits", validation=validation, seed=seed, limit=limit)
+    whole = data.load("digits", validation=validation, seed=seed)
+    assert len(cut.train) == limit
+    assert len(cut.validation) == round(validation * 1437)
+    for split, other in (cut.train, again.train), (cut.validation, again.validation):
+        assert np.array_equal(split.index, other.index)
+        assert np.array_equal(split.samples, other.samples)
+        assert (np.diff(split.index) > 0).all()
+    assert np.array_equal(cut.validation.index, whole.validation.index)
+    assert not set(cut.train.index) & set(cut.validation.index)
+    assert set(cut.train.index) <= set(whole.train.index)
+    longer = data.load("digits", validation=validation, seed=seed, limit=limit + 1)
+    assert set(cut.train.index) < set(longer.train.index)
+
+
+def test_seed_changes_the_cuts():
+    one, two = (data.load("digits", seed=seed, limit=100) for seed in (0, 1))
+    assert not np.array_equal(one.train.index, two.train.index)
+    assert not np.array_equal(one.validation.index, two.validation.index)
+
+
+def test_no_validation():
+    digits = data.load("digits", validation=0)
+    assert len(digits.validation) == 0
+    assert digits.validation.samples.shape == (0, 64)
+    assert len(digits.train) == 1437
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"name": "minst"}, ["data=minst", "fashion_mnist"]),
+        ({"validation": -0.1}, ["data.validation=-0.1"]),
+        ({"validation": 1.0}, ["data.validation=1.0"]),
+        ({"validation": float("nan")}, ["data.validation=nan"]),
+        ({"validation": 0.9999}, ["data.validation=0.9999", "left to train"]),
+        ({"limit": 0}, ["data.limit=0"]),
+        ({"limit": -5}, ["data.limit=-5"]),
+        ({"limit": 1294}, ["data.limit=1294", "only 1293"]),
+        ({"seed": -1}, ["seed=-1"]),
+        ({"root": "~nobody-of-this-name/data"}, ["data.root=~nobody"]),
+    ],
+)
+def test_values_out_of_range(options, words):
+    with pytest.raises(UsageError) as error:
+        data.load(**{"name": "digits", **options})
+    assert all(word in str(error.value) for word in words), str(error.value)
+
+
+# --- the real corpora -------------------------------------------------------------------------------------------------
+
+
+def test_mnist(shared):
+    mnist = data.load("mnist", root=shared / "data", validation=0, download=False)
+    assert mnist.shape == (28, 28)
+    assert mnist.train.labels[:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]
+    assert mnist.test.labels[:10].tolist() == [7, 2, 1, 0, 4, 1, 4, 9, 5, 9]
+    counts = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+    assert np.bincount(mnist.train.labels).tolist() == counts
+    assert mnist.train.samples.shape == (60_000, 784)
+    assert mnist.test.samples.shape == (10_000, 784)
+
+
+def test_fashion_mnist(shared):
+    fashion = data.load("fashion_mnist", root=shared / "data", download=False, limit=1000)
+    assert fashion.classes[0] == "T-shirt/top"
+    assert fashion.classes[9] == "Ankle boot"
+    assert len(fashion.train) == 1000
+    assert np.bincount(fashion.validation.labels).tolist() == [600] * 10
+    assert len(fashion.test) == 10_000

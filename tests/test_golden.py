@@ -1,0 +1,176 @@
+"""What the papers' own simulators computed: spikes, S-PSPs, errors and gradients to match."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from snnrun import kernels
+from snnrun.kernels import Lif
+from snnrun.rules import Hm2Bp, LayerKind, LayerWeights, SpikeTrain, StRsbp
+from snnrun.rules import strsbp as strsbp_module
+
+HIDDEN = LayerKind(number=0, output=False, recurrent=False)
+RECURRENT = LayerKind(number=0, output=False, recurrent=True)
+OUTPUT = LayerKind(number=0, output=True, recurrent=False)
+
+
+def load(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path) as archive:
+        return dict(archive)
+
+
+def spikes_of(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.array(array))[None]
+
+
+def relative(actual: Tensor, expected: np.ndarray) -> float:
+    """Largest difference as a share of the largest expected entry."""
+    actual = actual.detach()
+    wanted = torch.from_numpy(np.asarray(expected)).to(actual)
+    return float((actual - wanted).abs().max() / wanted.abs().max())
+
+
+def run(rule, kind, weights, train, error, labels=None):
+    """One forward and backward pass from dE/dcount; returns spikes, error below, and the weights with .grad."""
+    for tensor in (weights.weight, weights.recurrent_weight):
+        if tensor is not None:
+            tensor.requires_grad_()
+    counts_in = train.counts.clone().requires_grad_()
+    output = rule.layer(kind, weights, SpikeTrain(train.spikes, counts_in), labels)
+    output.counts.backward(error)
+    penalty = rule.weight_penalty(kind, weights)
+    grads = [weights.weight.grad, None if weights.recurrent_weight is None else weights.recurrent_weight.grad]
+    if penalty is not None:
+        grads = [g if g is None or add is None else g + add for g, add in zip(grads, penalty, strict=True)]
+    return output, counts_in.grad, *grads
+
+
+class TestStrsbp:
+    """Random layers through the ST-RSBP authors' kernels; relative tolerance 1e-5."""
+
+    @pytest.fixture
+    def case(self, shared: Path) -> dict[str, np.ndarray]:
+        return load(shared / "golden" / "strsbp_layer_40x30.npz")
+
+    @pytest.fixture(params=[torch.float32, torch.float64], ids=["float32", "float64"])
+    def dtype(self, request) -> torch.dtype:
+        return request.param
+
+    def rule(self, case, monkeypatch, **options) -> StRsbp:
+        table = torch.from_numpy(case["coef"]).double()
+        monkeypatch.setattr(strsbp_module, "slope_table", lambda *_: table)
+        return StRsbp(
+            v_th=[float(case["vth"])],
+            tau_m=float(case["tau_m"]),
+            tau_s=float(case["tau_s"]),
+            t_ref=int(case["t_ref"]),
+            slope="table",
+            extrapolate_slope=True,
+            self_coupling=False,
+            regulariser=float(case["lam"]),
+            regulariser_beta=float(case["beta"]),
+            weight_limit=float(case["limit"]),
+            regulariser_fan_in="authors",
+            **options,
+        )
+
+    def inputs(self, case, dtype):
+        spikes = spikes_of(case["s_in"])
+        return SpikeTrain(spikes, spikes.sum(1).to(dtype))
+
+    def tensors(self, case, dtype, recurrent: bool) -> LayerWeights:
+        weight = torch.from_numpy(case["w"]).to(dtype)
+        if not recurrent:
+            return LayerWeights(weight)
+        wr = torch.from_numpy(case["wr"]).to(dtype)
+        return LayerWeights(weight, wr, wr != 0)
+
+    def test_output_layer(self, case, dtype, monkeypatch):
+        rule = self.rule(case, monkeypatch, silent_ratio=0.5)
+        weights = self.tensors(case, dtype, recurrent=False)
+        train = self.inputs(case, dtype)
+        label = torch.tensor([int(case["label"])])
+        delta = torch.from_numpy(case["delta"]).to(dtype)[None]
+        output, below, grad, _ = run(rule, OUTPUT, weights, train, delta, label)
+        assert torch.equal(output.spikes[0], torch.from_numpy(case["ff_spikes"]))
+
+        revived = rule.revived(output.spikes, output.counts, label)
+        assert torch.equal(revived[0], torch.from_numpy(case["ff_spikes_revived"]))
+        lif = rule.lif(OUTPUT)
+        readout = kernels.strsbp_readout(output.spikes, lif, dtype)
+        factor = rule.lateral_share(readout, output.spikes, output.counts, label, lif.v_th)
+        assert relative(factor[0], case["ff_lateral_factor"]) < 1e-5
+        spsp = kernels.spsp(kernels.strsbp_readout(revived, lif, dtype), train.spikes)
+        assert relative(spsp[0], case["ff_spsp"]) < 1e-5
+        assert relative(below[0], case["ff_below"]) < 1e-5
+        assert relative(grad, case["ff_grad"]) < 1e-5
+
+    def test_recurrent_layer_as_in_the_paper(self, case, dtype, monkeypatch):
+        rule = self.rule(case, monkeypatch, silent_ratio=0.5)
+        weights = self.tensors(case, dtype, recurrent=True)
+        train = self.inputs(case, dtype)
+        delta = torch.from_numpy(case["delta"]).to(dtype)[None]
+        output, below, grad, grad_recurrent = run(rule, RECURRENT, weights, train, delta)
+        assert torch.equal(output.spikes[0], torch.from_numpy(case["rec_spikes"]))
+        readout = kernels.strsbp_readout(output.spikes, rule.lif(RECURRENT), dtype)
+        assert relative(kernels.spsp(readout, train.spikes)[0], case["rec_spsp_in"]) < 1e-5
+        own = kernels.spsp(readout, output.spikes)[0] * weights.recurrent_mask
+        assert relative(own, case["rec_spsp_rec"]) < 1e-5
+        assert relative(below[0], case["rec_below_paper"]) < 1e-5
+        assert relative(grad, case["rec_grad_in"]) < 1e-5
+        assert relative(grad_recurrent, case["rec_grad_rec"]) < 1e-5
+
+    def test_recurrent_layer_as_the_authors_solve_it(self, case, dtype, monkeypatch):
+        rule = self.rule(case, monkeypatch, silent_ratio=0.5, solve="authors")
+        weights = self.tensors(case, dtype, recurrent=True)
+        delta = torch.from_numpy(case["delta"]).to(dtype)[None]
+        _, below, grad, _ = run(rule, RECURRENT, weights, self.inputs(case, dtype), delta)
+        assert relative(below[0], case["rec_below_authors"]) < 1e-5
+        assert relative(grad, case["rec_grad_in"]) < 1e-5
+
+
+class TestHm2bp:
+    """A reservoir, a hidden and an output layer, trained once by SGD in the HM2-BP authors' simulator."""
+
+    @pytest.fixture
+    def case(self, shared: Path) -> dict[str, np.ndarray]:
+        return load(shared / "golden" / "ti46_alpha_reservoir_64_26.npz")
+
+    def rule(self) -> Hm2Bp:
+        return Hm2Bp(v_th=[20.0, 20.0, 5.0], effect_ratio=False, lateral=0.0)
+
+    def tensor(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.array(array)).clone()
+
+    def test_spikes_of_every_layer(self, case):
+        rule = self.rule()
+        lif = Lif(rule.tau_m, rule.tau_s, rule.t_ref, 20.0)
+        s_res = kernels.lif_forward(spikes_of(case["s_in"]), self.tensor(case["w_res"]), self.tensor(case["w_res_rec"]), lif)
+        assert torch.equal(s_res[0], self.tensor(case["s_res"]))
+        for suffix in ("", "_after"):
+            s_hid = kernels.lif_forward(s_res, self.tensor(case["w_hid" + suffix]), None, lif)
+            assert torch.equal(s_hid[0], self.tensor(case["s_hid" + suffix]))
+            s_out = kernels.lif_forward(s_hid, self.tensor(case["w_out" + suffix]), None, lif._replace(v_th=5.0))
+            assert torch.equal(s_out[0], self.tensor(case["s_out" + suffix]))
+
+    def test_one_step_of_gradient_descent(self, case):
+        rule = self.rule()
+        s_res = spikes_of(case["s_res"])
+        w_hid, w_out = self.tensor(case["w_hid"]).requires_grad_(), self.tensor(case["w_out"]).requires_grad_()
+        label = torch.tensor([int(case["label"])])
+        hidden_kind = LayerKind(number=1, output=False, recurrent=False)
+        output_kind = LayerKind(number=2, output=True, recurrent=False)
+        hidden = rule.layer(hidden_kind, LayerWeights(w_hid), SpikeTrain(s_res, s_res.sum(1).float()), label)
+        output = rule.layer(output_kind, LayerWeights(w_out), hidden, label)
+        rule.sample_loss(output, label).sum().backward()
+        for weight, name in ((w_hid, "w_hid"), (w_out, "w_out")):
+            after = weight.detach() - 1e-5 * weight.grad
+            expected = self.tensor(case[name + "_after"])
+            assert (after - expected).abs().max() < 2e-6, name
+            # The update is far larger than the tolerance, so an untrained network cannot pass.
+            assert (expected - weight.detach()).abs().max() > 1e-4, name
