@@ -12,9 +12,9 @@ from snnrun.errors import SnnrunError, UsageError
 
 
 def _train(arguments: list[str]) -> int:
-    from snnrun import app
+    from snnrun.app import main
 
-    return app.main(arguments)
+    return main(arguments)
 
 
 def _ui(arguments: list[str]) -> int:

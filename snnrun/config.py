@@ -222,8 +222,8 @@ def check(cfg: DictConfig) -> None:
         schema = OmegaConf.get_type(cfg[group])
         if schema is None or schema not in options.values():
             raise UsageError(
-                f"{group}: this option has no schema, so its keys cannot be checked. Begin its file with\n"
-                f"  defaults: [<one of {', '.join(options)}>, _self_]"
+                f"{group}: this option has no schema, so its keys cannot be checked. Begin its file with "
+                f"defaults: [<one of {', '.join(options)}>, _self_]"
             )
         _check_section(f"{group}.", cfg[group], schema)
         name = cfg[group].get("name")
@@ -281,16 +281,10 @@ def _check_model(model: DictConfig) -> None:
 
 
 def _check_hardware(hardware: DictConfig) -> None:
-    if hardware.device != "cuda":
-        return
-    import torch
+    if hardware.device == "cuda":
+        from snnrun.hardware import set_up
 
-    if not torch.cuda.is_available():
-        reason = "this PyTorch is built without CUDA" if torch.version.cuda is None else "no CUDA device is visible"
-        raise UsageError(
-            f"hardware: gpu is asked for, but {reason} (torch {torch.__version__}). "
-            "Use hardware=cpu or hardware=auto, or a CUDA build of torch (pytorch.org) on a machine with an NVIDIA GPU."
-        )
+        set_up(hardware.device, hardware.threads)  # says what is absent
 
 
 # ---- to plain values ------------------------------------------------------------------------------------------------

@@ -52,6 +52,8 @@ def explain(error: BaseException, overrides: list[str]) -> str | None:
         return _composition(str(error))
     if isinstance(error, ValueError) and str(error).startswith("Config group override must be"):
         return _no_name(overrides)
+    if isinstance(error, ValueError) and re.match("(Only one of|The) --", str(error)):  # flags that exclude each other
+        return str(error)
     return None
 
 
@@ -151,7 +153,9 @@ def _nearest_key(key: str, siblings: list[str]) -> str:
     """' Did you mean X?': the same word in another section, else the nearest beside it, else the nearest of all."""
     parent, _, leaf = key.rpartition(".")
     known = [f"train.{name}" for name in _names(Train)]
-    known += [f"{group}.{name}" for group, options in SCHEMAS.items() for kind in options.values() for name in _names(kind)]
+    known += [
+        f"{group}.{name}" for group, options in SCHEMAS.items() for kind in options.values() for name in _names(kind)
+    ]
     same = [name for name in known if name.endswith(f".{leaf}")]
     if same:
         return f" Did you mean {same[0]}?"

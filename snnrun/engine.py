@@ -71,7 +71,7 @@ class Result:
 
     @property
     def summary(self) -> dict[str, float]:
-        """Final figures; accuracies are shares. The maximum over epochs is chosen on the test samples, as in the papers."""
+        """Final figures; accuracies are shares. The maximum over epochs is chosen on the test set, as in the papers."""
         if not self.history:
             return {}
         test = [metrics["test/accuracy"] for metrics in self.history]
@@ -136,7 +136,7 @@ def train(
     """
     loop = _Loop(network.to(device), dataset, encoder, options, seed, device, observer)
     result = Result()
-    best = -1.0
+    best = 0.0
     try:
         for epoch in range(options.epochs):
             metrics = loop.train_epoch(epoch)
@@ -145,7 +145,7 @@ def train(
             result.confusion = loop.confusion("test", dataset.test)
             metrics["test/accuracy"] = accuracy(result.confusion)
             result.history.append(metrics)
-            if metrics.get("validation/accuracy", -1.0) > best:
+            if metrics.get("validation/accuracy", -1.0) >= best:  # of equals the later, which is trained longer
                 best = metrics["validation/accuracy"]
                 result.best_epoch, result.best_state = epoch + 1, _copy_state(network)
             observer.epoch_end(metrics)
@@ -198,10 +198,10 @@ class _Loop:
             predictions[positions] = predicted
             tally.add(loss, norm, trains, int((predicted == split.labels[positions]).sum()), len(positions))
             if not (math.isfinite(loss) and math.isfinite(norm)):
+                name, value = ("gradient", norm) if math.isfinite(loss) else ("loss", loss)
                 raise Diverged(
-                    f"The {'loss' if not math.isfinite(loss) else 'gradient'} became {loss or norm} in epoch {epoch + 1} "
-                    f"after {tally.samples} samples. Lower train.lr (now {options.lr}) or set train.clip_norm, e.g. to "
-                    f"{max(1.0, tally.usual_norm):.3g}."
+                    f"The {name} became {value} in epoch {epoch + 1} after {tally.samples} samples. "
+                    f"Lower train.lr (now {options.lr}) or set train.clip_norm, e.g. to {tally.usual_norm:.3g}."
                 )
             self.observer.batch(tally.samples, tally.loss, tally.accuracy, tally.rates)
             if tally.batches == SILENCE_CHECK:
@@ -234,7 +234,7 @@ class _Loop:
         losses = self.network.rule.sample_loss(activity.output, labels)
         # Boosting multiplies the error of a sample, that is the gradient of its loss.
         weight = torch.from_numpy(self.boost[positions]).to(self.device)
-        (losses * weight).mean().backward()
+        (losses * weight).mean().backward()  # type: ignore[no-untyped-call]
         self.network.add_weight_penalty()
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.options.clip_norm or math.inf)
         self.optimizer.step()
@@ -354,7 +354,7 @@ def accuracy(confusion: NDArray[np.int64]) -> float:
 
 
 def boost_wrong(boost: NDArray[np.float32], labels: NDArray[np.int64], wrong: NDArray[np.bool_]) -> None:
-    """Boosting in place: the wrong samples of class c grow by exp(error_c / 20), error_c the weighted share of wrong."""
+    """Boosting in place: wrong samples of class c grow by exp(error_c / 20), error_c the weighted share of them."""
     for label in np.unique(labels):
         of_class = labels == label
         error = boost[of_class & wrong].sum() / boost[of_class].sum()

@@ -22,7 +22,7 @@ def set_up(device: str = "auto", threads: int | None = None) -> torch.device:
     if device == "cuda" and not torch.cuda.is_available():
         raise UsageError(
             "hardware.device: no GPU that PyTorch can use "
-            f"(PyTorch {torch.__version__}, built for {'CUDA ' + torch.version.cuda if torch.version.cuda else 'CPU'}). "
+            f"(PyTorch {torch.__version__}, built for {'CUDA' if torch.version.cuda else 'the CPU alone'}). "
             "Use hardware=cpu or hardware=auto, or install a CUDA build of PyTorch and a driver for it."
         )
     if device == "auto":

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 DPI = 120
 COUNTED_CLASSES = 30  # beyond, the counts in a confusion matrix cannot be read
+WHOLE: dict[str, Any] = {"integer": True, "steps": [1, 2, 5, 10]}  # ticks at 0, 20, 40, not at 0, 8, 16
 COLOURS = {"train": "#8c8c8c", "validation": "#1f77b4", "test": "#d95f02"}
 
 
@@ -32,7 +33,7 @@ def plot_curves(history: Sequence[Mapping[str, float]], path: Path) -> None:
     accuracy.set_title("accuracy (%)")
     for axes in (loss, accuracy):
         axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(**WHOLE))
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
         if len(history) == 1:
@@ -47,7 +48,7 @@ def plot_confusion(matrix: npt.NDArray[np.integer[Any]], classes: Sequence[str],
     size = len(classes)
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     side = float(np.clip(2.0 + 0.5 * size, 4.5, 12.0))
-    figure = _figure(side + 0.6, side)
+    figure = _figure(side + 1.2, side)
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0)
     if size <= COUNTED_CLASSES:
@@ -62,7 +63,7 @@ def plot_confusion(matrix: npt.NDArray[np.integer[Any]], classes: Sequence[str],
     axes.set_ylabel("truth")
     accuracy = np.trace(matrix) / max(int(matrix.sum()), 1)
     axes.set_title(f"test set, {int(matrix.sum()):,} samples, {100 * accuracy:.2f} % right", fontsize=10)
-    figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03, label="share of the row")
+    figure.colorbar(image, ax=axes, shrink=0.8, label="share of the row")
     _save(figure, path)
 
 
@@ -82,9 +83,9 @@ def plot_raster(layers: Mapping[str, npt.NDArray[np.uint8]], title: str, path: P
         axes.set_ylabel("neuron", fontsize=8)
         axes.set_title(f"{name}: {spikes.shape[1]} neurons, {len(at):,} spikes", fontsize=9, loc="left")
         axes.spines[["top", "right"]].set_visible(False)
-        axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=5, **WHOLE))
         axes.tick_params(labelsize=8)
-    panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+    panels[-1].xaxis.set_major_locator(MaxNLocator(**WHOLE))
     panels[-1].set_xlim(-0.5, steps - 0.5)
     panels[-1].set_xlabel("time (ms)")
     figure.suptitle(title, fontsize=11)

@@ -24,12 +24,12 @@ from snnrun.plots import plot_confusion, plot_curves, plot_raster
 __all__ = ["Display", "header", "plot_confusion", "plot_curves", "plot_raster", "summary", "sweep_table"]
 
 PLAIN_SECONDS = 30.0
-COLUMNS = (  # of the table that grows by a line an epoch: title, metric, width, how it is written
-    ("loss", "train/loss", 8, lambda value: f"{value:.4g}"),
-    ("train %", "train/accuracy", 9, lambda value: f"{100 * value:.2f}"),
-    ("validation %", "validation/accuracy", 14, lambda value: f"{100 * value:.2f}"),
-    ("test %", "test/accuracy", 9, lambda value: f"{100 * value:.2f}"),
-    ("s/epoch", "time/epoch_s", 9, lambda value: f"{value:.1f}"),
+COLUMNS = (  # of the table that grows by a line an epoch: title, metric, width, factor, format
+    ("loss", "train/loss", 10, 1.0, "#.4g"),
+    ("train %", "train/accuracy", 9, 100.0, ".2f"),
+    ("validation %", "validation/accuracy", 14, 100.0, ".2f"),
+    ("test %", "test/accuracy", 9, 100.0, ".2f"),
+    ("s/epoch", "time/epoch_s", 9, 1.0, ".1f"),
 )
 
 
@@ -87,7 +87,7 @@ class Display:
         if self._time_for_a_line():
             self._line(
                 f"epoch {self._epoch}/{self._epochs}  {done:,}/{self._samples:,}  {self._speed():,.0f} samples/s"
-                f"  loss {loss:.4g}  accuracy {100 * accuracy:.2f} %  left {self._left()}"
+                f"  loss {loss:#.4g}  accuracy {100 * accuracy:.2f} %  left {self._left()}"
             )
 
     def evaluating(self, split: str, done: int, total: int) -> None:
@@ -117,19 +117,19 @@ class Display:
 
     def _row(self, metrics: Mapping[str, float], rates: Mapping[str, float], better: bool) -> None:
         titles = _titles(metrics)
-        widths = {title: width for title, _, width, _ in COLUMNS}
+        widths = {title: width for title, _, width, *_ in COLUMNS}
         if self._columns != titles:
             self._columns = titles
             head = "epoch".rjust(7) + "".join(title.rjust(widths[title]) for title in titles)
             self.console.print(
-                Text(f"{head}   spikes per neuron, by layer", style="bold"), no_wrap=True, overflow="crop"
+                Text(f"{head}   spikes per neuron, by layer", style="bold"), no_wrap=True, overflow="ellipsis"
             )
         row = Text(f"{self._epoch:>7}")
         for title in titles:
             marked = better and title == "validation %"
             row.append(_field(metrics, title).rjust(widths[title]), style="bold green" if marked else "")
         row.append("   " + "  ".join(f"{rate:.2f}" for rate in rates.values()), style="dim")
-        self.console.print(row, no_wrap=True, overflow="crop")
+        self.console.print(row, no_wrap=True, overflow="ellipsis")
 
     def _render(self) -> RenderableType:
         if not self._epoch:
@@ -137,7 +137,7 @@ class Display:
         if self._evaluation:
             facts = self._evaluation
         elif self._done:
-            measures = f"loss {self._loss:.4g}  acc {100 * self._accuracy:.1f} %"
+            measures = f"loss {self._loss:#.4g}  acc {100 * self._accuracy:.1f} %"
             facts = f"{self._speed():,.0f} samples/s  {measures}  left {self._left()}"
         else:
             facts = "first batch ..."
@@ -238,8 +238,8 @@ def summary(
             f"  (epoch {best:.0f}, validation {_percent(metrics, 'validation/accuracy_best')})"
         )
     if "test, max over epochs" in rows:
-        rows["test, max over epochs"] += "  (chosen on the test set, as the papers do; not a fair estimate)"
-    places = {"weights": weights, "figures": figures, "MLflow": tracking, "look at it": ui_command}
+        rows["test, max over epochs"] += "  (chosen on the test set, as the papers do)"
+    places = {"weights": weights, "figures": figures, "MLflow": tracking, "compare runs": ui_command}
     rows |= {title: str(place) for title, place in places.items() if place is not None}
     _print_rows(console or Console(), "interrupted" if interrupted else "done", rows)
 
@@ -255,7 +255,8 @@ def sweep_table(rows: Sequence[Mapping[str, str]], console: Console | None = Non
     shown = [key for key in rows[0] if not key.startswith(("train/", "validation/", "test/"))] + accuracies
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for key in shown:
-        table.add_column(key.removeprefix("test/accuracy_").replace("_", " ") + " %" if key in accuracies else key)
+        title = key.replace("/accuracy", "").replace("_", " ") + " %" if key in accuracies else key
+        table.add_column(title, justify="left" if key in ("run", "status") else "right")
     for row in rows:
         table.add_row(
             *(f"{100 * float(row[key]):.2f}" if key in accuracies and row[key] else row[key] for key in shown),
@@ -275,11 +276,12 @@ def _print_rows(console: Console, title: str, rows: Mapping[str, str]) -> None:
 
 
 def _titles(metrics: Mapping[str, float]) -> list[str]:
-    return [title for title, key, _, _ in COLUMNS if key in metrics]
+    return [title for title, key, *_ in COLUMNS if key in metrics]
 
 
 def _field(metrics: Mapping[str, float], wanted: str) -> str:
-    return next(write(metrics[key]) for title, key, _, write in COLUMNS if title == wanted)
+    key, factor, form = next((key, factor, form) for title, key, _, factor, form in COLUMNS if title == wanted)
+    return format(factor * metrics[key], form)
 
 
 def _percent(metrics: Mapping[str, float], key: str) -> str:

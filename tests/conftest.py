@@ -1,9 +1,12 @@
+"""Fixtures for all tests."""
+
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
 import pytest
+import torch
 
 
 @pytest.fixture(scope="session")
@@ -13,3 +16,9 @@ def shared() -> Path:
     if not (folder / "data").is_dir():
         pytest.skip(f"no real corpora: {folder / 'data'} is not there (set SNNRUN_SHARED)")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Small tensors are faster without a second thread, and a busy machine makes no test slow."""
+    torch.set_num_threads(1)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from snnrun import data
-from snnrun.data.corpus import stratified
+from snnrun.data.corpus import Corpus, stratified
 from snnrun.errors import UsageError
 
 reproducible = settings(deadline=None, derandomize=True, max_examples=30)
@@ -62,6 +62,34 @@ def test_stratified_keeps_every_share(labels, fraction, seed):
     assert (np.diff(chosen) > 0).all()
     counts = np.bincount(labels)
     assert (np.abs(np.bincount(labels[chosen], minlength=len(counts)) - counts * size / len(labels)) < 1).all()
+
+
+def test_stratified_gives_what_is_left_to_the_largest_remainder():
+    labels = np.repeat([0, 1, 2], [9, 10, 1])  # shares of 5: 2.25, 2.5, 0.25
+    assert np.bincount(labels[stratified(labels, 5, np.random.default_rng(0))]).tolist() == [2, 3]
+
+
+def test_digest_sees_every_sample_and_label():
+    def digest(**changes):
+        parts = {
+            "train_samples": np.zeros((3, 4), np.uint8),
+            "train_labels": np.zeros(3, np.int64),
+            "test_samples": np.zeros((2, 4), np.uint8),
+            "test_labels": np.zeros(2, np.int64),
+        }
+        for part, position in changes.items():
+            parts[part].flat[position] = 1
+        return Corpus("image", (2, 2), ("a", "b"), **parts).digest()
+
+    digests = [
+        digest(),
+        digest(train_samples=11),
+        digest(train_labels=2),
+        digest(test_samples=0),
+        digest(test_labels=1),
+    ]
+    assert len(set(digests)) == 5
+    assert digest() == digests[0]
 
 
 @reproducible

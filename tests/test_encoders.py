@@ -125,6 +125,22 @@ def test_black_never_fires_and_white_always(seed, index, epoch):
     )
 
 
+@pytest.mark.parametrize(("word", "fires"), [(0, [0, 1, 1]), (2**64 - 1, [0, 0, 1])])
+def test_extreme_words(monkeypatch, word, fires):
+    """The lowest word fires whatever can fire, the highest only what has p = 1: the threshold is not one off."""
+
+    class Constant:
+        def __init__(self, sequence):
+            pass
+
+        def random_raw(self, size):
+            return np.full(size, word, np.uint64)
+
+    monkeypatch.setattr(np.random, "SFC64", Constant)
+    spikes = encoders.build("bernoulli", seed=0, steps=5).encode(np.array([[0, 1, 255]], np.uint8), np.array([0]), 0)
+    assert spikes[0].tolist() == [fires] * 5
+
+
 def test_faint_pixels_never_fire():
     """p = 0.98e-5 is below the limit of 1e-5, p = 1.18e-5 is not: 4e5 draws, 4 spikes expected at either."""
     index = np.arange(100)

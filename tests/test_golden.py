@@ -150,7 +150,9 @@ class TestHm2bp:
     def test_spikes_of_every_layer(self, case):
         rule = self.rule()
         lif = Lif(rule.tau_m, rule.tau_s, rule.t_ref, 20.0)
-        s_res = kernels.lif_forward(spikes_of(case["s_in"]), self.tensor(case["w_res"]), self.tensor(case["w_res_rec"]), lif)
+        s_res = kernels.lif_forward(
+            spikes_of(case["s_in"]), self.tensor(case["w_res"]), self.tensor(case["w_res_rec"]), lif
+        )
         assert torch.equal(s_res[0], self.tensor(case["s_res"]))
         for suffix in ("", "_after"):
             s_hid = kernels.lif_forward(s_res, self.tensor(case["w_hid" + suffix]), None, lif)

@@ -232,11 +232,10 @@ def test_a_bad_mirror_is_passed_over(tmp_path, tiny, server):
     files, change = tiny
     folder, address = server
     write(folder, files)
-    other = write(folder / "other", {stem: content[:-1] + b"\xff" for stem, content in files.items()})
+    write(folder / "other", {stem: content[:-1] + b"\xff" for stem, content in files.items()})
     (folder / "html").mkdir()
     for stem in STEMS:
         (folder / "html" / f"{stem}.gz").write_text("<html>moved</html>")
-    assert other.is_dir()
     change(mirrors=(address + "absent/", address + "other/", address + "html/", address + "short/", address))
     assert len(data.load("mnist", root=tmp_path).test) == TEST
 
@@ -248,6 +247,7 @@ def test_a_bad_mirror_is_passed_over(tmp_path, tiny, server):
         ("short/", "the connection ended before the file did"),
         ("html/", "not a gzip file"),
         ("other/", "another file (md5"),
+        ("long/", "another file (md5"),
     ],
 )
 def test_a_failed_download_leaves_nothing(tmp_path, tiny, server, path, reason):
@@ -255,6 +255,8 @@ def test_a_failed_download_leaves_nothing(tmp_path, tiny, server, path, reason):
     folder, address = server
     write(folder, files)
     write(folder / "other", {STEMS[0]: files[STEMS[2]]})
+    with (write(folder / "long", files) / f"{STEMS[0]}.gz").open("ab") as file:
+        file.write(b"trailing")
     (folder / "html").mkdir()
     (folder / "html" / f"{STEMS[0]}.gz").write_text("<html>moved</html>")
     change(mirrors=(address + path,))

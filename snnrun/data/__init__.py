@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import UsageError
-from . import images
-from .corpus import Corpus, Dataset, Split, stratified
+from snnrun.data import images
+from snnrun.data.corpus import Corpus, Dataset, Split, stratified
+from snnrun.errors import UsageError
 
 __all__ = ["DATASETS", "Dataset", "Split", "load"]
 

@@ -16,7 +16,7 @@ from typing import IO, Any, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from ..errors import SnnrunError
+from snnrun.errors import SnnrunError
 
 _TIMEOUT_S = 20.0
 _CHUNK = 1 << 16
@@ -62,9 +62,16 @@ def download(target: Path, mirrors: Sequence[str], md5: str, console: Console | 
                 _copy(source, file, url, md5, console)
             return
         except (OSError, http.client.HTTPException, _Unusable) as error:
-            cause = error.reason if type(error) is urllib.error.URLError else error
-            reasons.append(f"{url}: {str(cause) or type(cause).__name__}")
+            reasons.append(f"{url}: {_reason(error)}")
     raise UnreachableError(reasons)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, urllib.error.HTTPError):
+        error.close()  # it holds the connection
+    elif isinstance(error, urllib.error.URLError) and isinstance(error.reason, Exception):
+        return _reason(error.reason)
+    return str(error) or type(error).__name__
 
 
 def _copy(source: _Source, file: IO[bytes], url: str, md5: str, console: Console) -> None:

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import SnnrunError
-from . import fetch
-from .corpus import Corpus, stratified
+from snnrun.data import fetch
+from snnrun.data.corpus import Corpus, stratified
+from snnrun.errors import SnnrunError
 
 _DIGIT_NAMES = tuple("0123456789")
 _DIGITS_TEST_SIZE = 360

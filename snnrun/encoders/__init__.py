@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import UsageError
-from .rate import Bernoulli, Poisson
+from snnrun.encoders.rate import Bernoulli, Poisson
+from snnrun.errors import UsageError
 
 __all__ = ["ENCODERS", "Encoder", "build"]
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import UsageError
+from snnrun.errors import UsageError
 
 _WORD_VALUES = 2**32
 

@@ -37,22 +37,21 @@ def lif_forward(spikes_in: Tensor, weight: Tensor, recurrent_weight: Tensor | No
     drive = spikes_in.to(weight.dtype) @ weight.T  # (B, T, N)
     batch, steps, neurons = drive.shape
     spikes = torch.zeros(drive.shape, dtype=torch.uint8, device=drive.device)
-    u, a, hold = drive.new_zeros(3, batch, neurons).unbind()
-    previous = torch.zeros_like(u)
+    u, a = drive.new_zeros(2, batch, neurons).unbind()
     theta = lif.v_th - THRESHOLD_SLACK
+    silent = torch.zeros(batch, neurons, dtype=torch.bool, device=drive.device)
+    recent = [silent] * max(1, lif.t_ref)  # who fired in the last steps, the latest first
     for t in range(1, steps):
-        u.mul_(lif.decay_m)
         a.mul_(lif.decay_s).add_(drive[:, t - 1])
         if recurrent_weight is not None:
-            a.addmm_(previous, recurrent_weight.T)
-        u.add_(a, alpha=1.0 / lif.tau_s)
-        u.masked_fill_(hold > 0, 0.0)
-        hold.sub_(1.0)
+            a.addmm_(recent[0].to(a.dtype), recurrent_weight.T)
+        u.mul_(lif.decay_m).add_(a, alpha=1.0 / lif.tau_s)
+        for held in recent[: lif.t_ref]:
+            u.masked_fill_(held, 0.0)
         fired = u > theta
         u.masked_fill_(fired, 0.0)
-        hold.masked_fill_(fired, lif.t_ref)
         spikes[:, t] = fired
-        previous.copy_(fired)
+        recent = [fired, *recent[:-1]]
     return spikes
 
 
@@ -98,11 +97,12 @@ def hm2bp_readout(spikes: Tensor, lif: Lif, dtype: torch.dtype = torch.float32) 
     window = 4.0 * lif.tau_m
     decay = math.exp(-1.0 / lif.tau_s)
 
-    # kernel(t) by the distance t + t_ref to the output spike; 0 inside the refractory period and outside the window.
+    # kernel(t) by the distance t + t_ref to the output spike; 0 inside the refractory period, outside the window, and
+    # from `steps` on, which stands for no spike ahead.
     distance = torch.arange(2 * steps + 1, dtype=torch.float64, device=spikes.device)
     t = distance - lif.t_ref
     kernel = (torch.exp(-t / lif.tau_m) - torch.exp(-t / lif.tau_s)) / (1.0 - lif.tau_s / lif.tau_m)
-    kernel = torch.where((t >= 0) & (distance < window + 1), kernel, 0.0).to(dtype)
+    kernel = torch.where((t >= 0) & (distance < min(window + 1, steps)), kernel, 0.0).to(dtype)
 
     # A pair of successive spikes (first, last) gives the inputs before `first` a tail that starts from kernel(S) and
     # is cut where the window of `last` begins.
@@ -119,7 +119,7 @@ def hm2bp_readout(spikes: Tensor, lif: Lif, dtype: torch.dtype = torch.float32) 
 
     readout = torch.zeros_like(tail_change)
     tail = tail_change.new_zeros(batch, neurons)
-    following = torch.full((batch, neurons), 2 * steps, device=spikes.device)  # 2 * steps: no spike ahead
+    following = torch.full((batch, neurons), 2 * steps, device=spikes.device)
     for now in range(steps - 1, 0, -1):  # an input spike at step 0 is ignored
         readout[:, now] = kernel[following - now] + tail
         tail.add_(tail_change[:, now]).mul_(decay)

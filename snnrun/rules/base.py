@@ -41,7 +41,7 @@ class LayerWeights:
 
 @dataclass(frozen=True, kw_only=True)
 class Rule(ABC):
-    """A learning rule with its neuron model. `v_th`: one threshold for every layer, output included, or a single one."""
+    """A learning rule with its neuron model. `v_th`: a threshold for each layer, output included, or one for all."""
 
     v_th: Sequence[float]
 

@@ -16,8 +16,8 @@ one turn of credit around the loop. sigma_i sums over the recurrent synapses too
 delta_i e_ip (1 + sigma_i), as for the others.
 
 The authors' special cases are the defaults, for the paper leaves them open: e = `silent_effect` (0.1) where the
-post-neuron is silent and the pre-neuron is not, e_ij / n_j = `silent_ratio` (1) where either is silent, e_ij / n_i = 0.5
-in sigma where the post-neuron is silent. `effect_ratio=false` returns the error through bare weights.
+post-neuron is silent and the pre-neuron is not, e_ij / n_j = `silent_ratio` (1) where either is silent, and
+e_ij / n_i = 0.5 in sigma where the post-neuron is silent. `effect_ratio=false` returns the error through bare weights.
 """
 
 from __future__ import annotations

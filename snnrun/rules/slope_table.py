@@ -1,7 +1,7 @@
 """ST-RSBP's fitted table of S-PSP against firing counts, made for a run's own time constants and number of steps.
 
-The table holds, for each input count n_in, a polynomial of degree 4 in the output count n_out that is fitted to the mean
-S-PSP of random spike trains; its derivative stands for de_ij / dn_i. The input and output trains are drawn
+The table holds, for each input count n_in, a polynomial of degree 4 in the output count n_out that is fitted to the
+mean S-PSP of random spike trains; its derivative stands for de_ij / dn_i. The input and output trains are drawn
 independently, so the mean factorises exactly:
 
     mean e(n_in, n_out) = sum over t of P(t; n_in) K(t; n_out)
@@ -57,7 +57,7 @@ def slope_table(
     mean = fires @ reads.T  # (n_in, n_out)
     scale = torch.arange(1, rows + 1, dtype=torch.float64) / rows  # keeps the fit well conditioned
     powers = torch.arange(DEGREE, -1, -1)
-    fit = torch.linalg.lstsq(scale[:, None] ** powers, mean.T).solution  # (5, n_in)
+    fit: Tensor = torch.linalg.lstsq(scale[:, None] ** powers, mean.T).solution  # (5, n_in)
     return (fit / (float(rows) ** powers)[:, None]).T.contiguous()
 
 

@@ -1,9 +1,9 @@
 """What ST-RSBP and HM2-BP share: neuron, targets, output layer, initialisation, regulariser.
 
-Both rules treat a layer as a function from input counts to output counts, n ~ a / v_th with a_i = sum_j w_ij e_ij, and
-backpropagate through whole spike trains. Here that function is an ordinary autograd node: the loss is any differentiable
-function of the output counts, the error arrives as dE/dn, and the node's backward pass is the rule. Gradients of a batch
-are sums over its samples, so the mean of the samples' losses gives the mean of their gradients.
+Both rules treat a layer as a function from input counts to output counts, n ~ a / v_th with a_i = sum_j w_ij e_ij,
+and backpropagate through whole spike trains. Here that function is an ordinary autograd node: the loss is any
+differentiable function of the output counts, the error arrives as dE/dn, and the node's backward pass is the rule.
+Gradients of a batch are sums over its samples, so the mean of the samples' losses gives the mean of their gradients.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from snnrun import kernels
 from snnrun.kernels import Lif
 from snnrun.rules.base import LayerKind, LayerWeights, Rule, SpikeTrain
 from snnrun.rules.connectivity import connect
+
+# The guard of the ST-RSBP authors' recurrent layers, here of every denominator.
+SMALLEST_DENOMINATOR = 1e-4
 
 
 class Pass(NamedTuple):
@@ -149,6 +152,8 @@ class SpikeTrainRule(Rule):
     def revived(self, spikes: Tensor, counts: Tensor, labels: Tensor) -> Tensor:
         """Spikes in which a silent label neuron fires at D, 2 D, ... < T with D = floor(T / desired)."""
         silent = (counts.gather(1, labels[:, None]) == 0).squeeze(1)
+        if not silent.any():
+            return spikes
         steps = spikes.shape[1]
         interval = max(1, int(steps // self.desired))
         train = torch.zeros(steps, dtype=spikes.dtype, device=spikes.device)
@@ -167,7 +172,7 @@ class SpikeTrainRule(Rule):
         active = torch.where((counts > 0) | is_label, 1.0 / v_th, 0.0).to(ratio.dtype)
         loop = ratio * ratio.transpose(1, 2) * active[:, :, None] * active[:, None, :]
         loop.diagonal(dim1=1, dim2=2).zero_()
-        return 1.0 / (1.0 - self.lateral**2 * loop.sum(dim=1))
+        return 1.0 / away_from_zero(1.0 - self.lateral**2 * loop.sum(dim=1))
 
     def ratio(self, e: Tensor, counts: Tensor, counts_in: Tensor) -> Tensor:
         """e_ij / n_j, the estimate of de_ij / dn_j; `silent_ratio` where either neuron is silent. (B, N, I)."""
@@ -204,9 +209,15 @@ class SpikeTrainRule(Rule):
             size = size + weights.recurrent_mask.sum(dim=1)
         if self.regulariser_fan_in == "authors":
             size = torch.full_like(q, self.authors_fan_in(kind, weights))
-        scale = self.regulariser * self.regulariser_beta / self.weight_limit
-        scale = scale * torch.exp(self.regulariser_beta * (q / size - 1.0))[:, None]
+        beta = self.regulariser_beta
+        scale = self.regulariser * beta / self.weight_limit * torch.exp(beta * (q / size - 1.0))[:, None]
         return scale * weight, None if recurrent is None else scale * recurrent
+
+
+def away_from_zero(x: Tensor) -> Tensor:
+    """A denominator kept finite to divide by."""
+    small = x.abs() < SMALLEST_DENOMINATOR
+    return torch.where(small, torch.where(x < 0, -SMALLEST_DENOMINATOR, SMALLEST_DENOMINATOR), x)
 
 
 def _detach(tensor: Tensor | None) -> Tensor | None:
@@ -235,7 +246,7 @@ class _Layer(torch.autograd.Function):
         return counts.clone()
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, error: Tensor) -> Sequence[Tensor | None]:
         counts_in, weight, recurrent_weight, recurrent_mask, counts, spikes_in, spikes, labels = ctx.saved_tensors
         rule: SpikeTrainRule = ctx.rule
@@ -245,9 +256,9 @@ class _Layer(torch.autograd.Function):
         if labels is not None:  # output layer
             if rule.lateral and rule.lateral_factor:
                 factor = rule.lateral_share(readout, spikes, counts, labels, lif.v_th)
-            if rule.revive:
-                spikes = rule.revived(spikes, counts, labels)
-                counts = spikes.sum(dim=1, dtype=weight.dtype)
+            revived = rule.revived(spikes, counts, labels) if rule.revive else spikes
+            if revived is not spikes:
+                spikes, counts = revived, revived.sum(dim=1, dtype=weight.dtype)
                 readout = rule.readout(spikes, lif, weight.dtype)
         result = rule.gradients(
             Pass(

@@ -1,8 +1,8 @@
 """STBP: spatio-temporal backpropagation (Wu, Deng, Li, Zhu & Shi, Frontiers in Neuroscience 2018).
 
-Backpropagation through time over an iterative leaky integrate-and-fire layer, whose step function gets a surrogate
-derivative. The neuron and the recursions are in `kernels.reference`; here are the layer as an autograd node over spikes,
-the paper's initialisation (eq. 29-30) and its loss (eq. 9), L = 1/2 |y - (1/T) sum_t o^t|^2 with y one-hot.
+Backpropagation through time over an iterative leaky integrate-and-fire layer whose step function gets a surrogate
+derivative. The neuron and the recursions are in `kernels.reference`; here are the layer as an autograd node over
+spikes, the paper's initialisation (eq. 29-30) and its loss (eq. 9), L = 1/2 |y - (1/T) sum_t o^t|^2 with y one-hot.
 
 `temporal_gradient=false` is the paper's ablation SDBP: errors travel down the layers but not back through time.
 Recurrent layers, which the paper does not have, receive W_rec o^{t-1} and backpropagate through it.
@@ -57,11 +57,8 @@ class StbpRule(Rule):
     def initialise(self, kind: LayerKind, inputs: int, neurons: int, generator: Generator) -> LayerWeights:
         """Uniform on [-1, 1], each neuron's incoming weights scaled to norm 1 (eq. 29-30); or PyTorch's default."""
         weight = torch.rand(neurons, inputs, generator=generator) * 2 - 1
-        if self.init == "torch":
-            weight = weight / math.sqrt(inputs)
-        else:
-            weight = weight / weight.norm(dim=1, keepdim=True)
-        weights = LayerWeights(weight=weight)
+        norm = math.sqrt(inputs) if self.init == "torch" else weight.norm(dim=1, keepdim=True)
+        weights = LayerWeights(weight=weight / norm)
         if self.bias:
             spread = 1.0 / math.sqrt(inputs) if self.init == "torch" else 0.0
             weights.bias = (torch.rand(neurons, generator=generator) * 2 - 1) * spread
@@ -110,7 +107,7 @@ class _Layer(torch.autograd.Function):
         return spikes
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_spikes: Tensor) -> Sequence[Tensor | None]:
         spikes_in, weight, bias, recurrent_weight, mask, spikes, membrane = ctx.saved_tensors
         grad_drive = kernels.stbp_backward(grad_spikes, spikes, membrane, recurrent_weight, ctx.neuron)

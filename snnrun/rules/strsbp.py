@@ -40,10 +40,7 @@ from snnrun import kernels
 from snnrun.kernels import Lif
 from snnrun.rules.base import LayerKind, LayerWeights
 from snnrun.rules.slope_table import published_table, slope_table
-from snnrun.rules.spike_train import Gradients, Pass, SpikeTrainRule
-
-# Keeps 1 / D finite; the authors' guard.
-SMALLEST_DENOMINATOR = 1e-4
+from snnrun.rules.spike_train import Gradients, Pass, SpikeTrainRule, away_from_zero
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,12 +71,12 @@ class StRsbp(SpikeTrainRule):
         else:
             credit = local
         gain = local if p.factor is None else local * p.factor
-        if credit is not None and recurrent and self.solve == "authors":
-            grad_weight, _ = kernels.spsp_backward(p.readout, p.spikes_in, gain, None, p.weight)
-            error = self.authors_error(p, denominator)
-        else:
-            grad_weight, weighted = kernels.spsp_backward(p.readout, p.spikes_in, gain, credit, p.weight)
-            error = None if weighted is None or credit is None else self.error_below(weighted, credit, p)
+        grad_weight, weighted = kernels.spsp_backward(p.readout, p.spikes_in, gain, credit, p.weight)
+        error = None
+        if credit is not None and weighted is not None:
+            error = self.error_below(weighted, credit, p)
+            if recurrent and self.solve == "authors":
+                error = self.authors_error(p, denominator)
         grad_recurrent = None
         if recurrent:
             grad_recurrent, _ = kernels.spsp_backward(p.readout, p.spikes, gain, None, p.weight)
@@ -104,9 +101,10 @@ class StRsbp(SpikeTrainRule):
             if p.recurrent_weight is not None:
                 activation = activation + kernels.spsp_activation(p.readout, p.spikes, p.recurrent_weight)
             inverse = 1.0 + activation / (p.v_th * p.counts.clamp(min=1.0))
-            return 1.0 / _away_from_zero(inverse)
+            return 1.0 / away_from_zero(inverse)
         assert table is not None
         rows = float(len(table))
+        slopes: Tensor
         if p.recurrent_weight is None:
             n = p.counts if self.extrapolate_slope else p.counts.clamp(max=rows)
             slopes = slope_sum(table, p.weight, p.counts_in, n) * (p.counts > 0)
@@ -114,7 +112,7 @@ class StRsbp(SpikeTrainRule):
             n = p.counts.clamp(1.0, rows)
             slopes = slope_sum(table, p.weight, p.counts_in, n)
             slopes = slopes + slope_sum(table, p.recurrent_weight, p.counts, n)
-        return _away_from_zero(1.0 - slopes / p.v_th)
+        return away_from_zero(1.0 - slopes / p.v_th)
 
     # -- the recurrent system -----------------------------------------------------------------------------------------
 
@@ -132,7 +130,8 @@ class StRsbp(SpikeTrainRule):
     def solved(self, p: Pass, denominator: Tensor) -> Tensor:
         """lambda of (Omega - Theta)^T lambda = delta, (B, N). A singular system gives non-finite values."""
         matrix = self.system(p, denominator).transpose(1, 2)
-        return torch.linalg.solve_ex(matrix, p.delta[:, :, None])[0].squeeze(2)
+        solution: Tensor = torch.linalg.solve_ex(matrix, p.delta[:, :, None])[0]
+        return solution.squeeze(2)
 
     def authors_error(self, p: Pass, denominator: Tensor) -> Tensor:
         """Error below as the authors' solver call returns it: P = reshape(reshape(Phi, (I, N)) A^-1, (N, I))."""
@@ -162,8 +161,3 @@ def slope_sum(table: Tensor, weight: Tensor, counts_in: Tensor, counts: Tensor) 
     rows = counts_in.clamp(1, len(table)).long() - 1
     c3, c2, c1, c0 = (torch.einsum("bjk,ij->kbi", derivative[rows], weight)).unbind()
     return ((c3 * counts + c2) * counts + c1) * counts + c0
-
-
-def _away_from_zero(x: Tensor) -> Tensor:
-    small = x.abs() < SMALLEST_DENOMINATOR
-    return torch.where(small, torch.where(x < 0, -SMALLEST_DENOMINATOR, SMALLEST_DENOMINATOR), x)

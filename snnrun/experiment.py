@@ -1,0 +1,227 @@
+"""One run, from its settings to its files: build the parts, train, record. Takes plain values; knows no Hydra."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from snnrun import data, encoders, engine, hardware, report, tracking
+from snnrun.errors import UsageError
+from snnrun.network import Network
+from snnrun.rules import RULES
+
+KERNELS = "reference"  # the one implementation of the inner loops so far, which hardware.kernels=auto means too
+
+
+class _Observer:
+    """Passes what the engine tells to the display, and the metrics of each epoch to the tracker."""
+
+    def __init__(self, display: report.Display, tracker: tracking.Tracker) -> None:
+        self._tracker, self._display = tracker, display
+        self.epoch_start, self.batch, self.evaluating = display.epoch_start, display.batch, display.evaluating
+        self.warn = display.warn
+
+    def epoch_end(self, metrics: dict[str, float]) -> None:
+        self._tracker.metrics(metrics, step=int(metrics["epoch"]))
+        self._display.epoch_end(metrics)
+
+
+def run(
+    values: Mapping[str, Any], run_dir: Path, *, command: Sequence[str], parent_run_id: str | None = None
+) -> engine.Result:
+    """Train and evaluate one network, write its files to `run_dir` and record it.
+
+    Args:
+        values: the config as `snnrun.config.plain` gives it, or dictionaries of the same keys.
+        run_dir: folder of this run, which exists; what lies in it already is recorded with the run.
+        command: the command line, for the record.
+        parent_run_id: MLflow run of the sweep that this run is a point of.
+
+    Raises:
+        UsageError: the settings do not fit one another or this machine.
+        SnnrunError: a corpus is missing or damaged, or the store of the runs cannot be opened.
+    """
+    device = hardware.set_up(values["hardware"]["device"], values["hardware"]["threads"])
+    dataset = data.load(seed=values["seed"], **values["data"])
+    encoder = build_encoder(values, dataset)
+    network = build_network(values, dataset)
+    display = report.Display()
+    tracker = open_tracker(values, run_dir, parent_run_id, display)
+    status: tracking.Status = "FAILED"
+    try:
+        tracker.params(values)
+        tracker.tags(tracking.provenance(command) | {"device": hardware.describe(device), "kernels": KERNELS})
+        sizes = {name: len(getattr(dataset, name)) for name in ("train", "validation", "test")}
+        tracker.dataset(dataset.name, dataset.digest, sizes)
+        for path in (run_dir / "config.yaml", run_dir / ".hydra" / "overrides.yaml"):
+            if path.exists():
+                tracker.artifact(path, "config")
+        _say_what_runs(values, network, dataset, sizes, device, run_dir, tracker)
+        started = time.monotonic()
+        with display:
+            result = engine.train(
+                network,
+                dataset,
+                encoder,
+                engine.Options(**values["train"]),
+                seed=values["seed"],
+                device=device,
+                observer=_Observer(display, tracker),
+            )
+        _write_files(result, network, dataset, encoder, device, run_dir, tracker)
+        _say_what_came_out(result, values, time.monotonic() - started, run_dir, tracker)
+        status = _STATUS[result.status]
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        tracker.finish(status)
+    return result
+
+
+_STATUS: dict[str, tracking.Status] = {"finished": "FINISHED", "interrupted": "KILLED", "diverged": "FAILED"}
+
+
+def objective(result: engine.Result) -> float | None:
+    """What a sweeper optimises: the best validation accuracy, or without a validation split the last training accuracy.
+
+    Never a test accuracy: settings are not chosen on the test samples. None if no epoch was finished.
+    """
+    if not result.history:
+        return None
+    return result.summary.get("validation/accuracy_best", result.history[-1]["train/accuracy"])
+
+
+# ---- building -------------------------------------------------------------------------------------------------------
+
+
+def build_encoder(values: Mapping[str, Any], dataset: data.Dataset) -> encoders.Encoder:
+    """The encoder of the config; UsageError if it does not take this kind of data."""
+    encoder = encoders.build(seed=values["seed"], **values["encoder"])
+    if dataset.kind not in encoder.kinds:
+        raise UsageError(
+            f"encoder: {values['encoder']['name']} takes {' or '.join(encoder.kinds)} data, and data={dataset.name} "
+            f"has the kind {dataset.kind!r}. Choose another encoder, or leave it to the defaults."
+        )
+    return encoder
+
+
+def build_network(values: Mapping[str, Any], dataset: data.Dataset) -> Network:
+    """The network of the config, sized for the corpus."""
+    constants = {key: value for key, value in values["model"].items() if key not in ("name", "network")}
+    return Network(
+        RULES[values["model"]["name"]](**constants),
+        inputs=dataset.train.samples.shape[1],
+        topology=values["model"]["network"],
+        outputs=len(dataset.classes),
+        seed=values["seed"],
+    )
+
+
+def open_tracker(
+    values: Mapping[str, Any], run_dir: Path, parent_run_id: str | None, display: report.Display
+) -> tracking.Tracker:
+    """Start the record of the run in the store that the config names."""
+    settings = dict(values["tracking"])
+    settings["run_name"] = (
+        settings["run_name"] or f"{values['model']['name']}_{values['data']['name']}_{values['seed']}"
+    )
+    return tracking.open_tracker(
+        run_dir=run_dir,
+        outputs=Path(values["outputs"]),
+        parent_run_id=parent_run_id,
+        warn=display.warn,
+        **settings,
+    )
+
+
+# ---- what a run leaves ----------------------------------------------------------------------------------------------
+
+
+def _write_files(
+    result: engine.Result,
+    network: Network,
+    dataset: data.Dataset,
+    encoder: encoders.Encoder,
+    device: torch.device,
+    run_dir: Path,
+    tracker: tracking.Tracker,
+) -> None:
+    """Weights and figures into the run's folder and the record, also of a training that was cut short."""
+    from safetensors.torch import save_file
+
+    for name, state in (("last", result.last_state), ("best", result.best_state)):
+        if state:
+            path = run_dir / f"{name}.safetensors"
+            save_file({key: value.contiguous() for key, value in state.items()}, path)
+            tracker.artifact(path, "weights")
+    layers, label, predicted = engine.record_raster(network, dataset.test, encoder, device)
+    classes = dataset.classes
+    figures = [run_dir / "raster.png"]
+    report.plot_raster(
+        layers, f"{dataset.name}, test sample 0: {classes[label]}, taken for {classes[predicted]}", figures[0]
+    )
+    if result.history and result.confusion is not None:
+        figures += [run_dir / "curves.png", run_dir / "confusion.png"]
+        report.plot_curves(result.history, figures[1])
+        report.plot_confusion(result.confusion, dataset.classes, figures[2])
+        tracker.metrics(result.summary, step=len(result.history))
+    for path in (*figures, run_dir / "metrics.jsonl"):
+        tracker.artifact(path, "figures" if path.suffix == ".png" else "")
+
+
+def _say_what_runs(
+    values: Mapping[str, Any],
+    network: Network,
+    dataset: data.Dataset,
+    sizes: Mapping[str, int],
+    device: torch.device,
+    run_dir: Path,
+    tracker: tracking.Tracker,
+) -> None:
+    training = values["train"]
+    epochs = f"{training['epochs']} epoch{'s' if training['epochs'] > 1 else ''}"
+    rate = f"learning rate {training['lr']:g} ({training['schedule']})"
+    chain = [str(network.inputs), *filter(None, [network.topology]), str(network.sizes[-1])]
+    report.header(
+        model=values["model"]["name"],
+        network="-".join(chain),
+        neurons=sum(network.sizes),
+        weights=network.synapses(),
+        dataset=dataset.name,
+        sizes=sizes,
+        encoder=values["encoder"]["name"],
+        steps=values["encoder"]["steps"],
+        training=f"{epochs}, batches of {training['batch_size']}, {rate}",
+        device="CPU" if device.type == "cpu" else hardware.describe(device),
+        threads=torch.get_num_threads(),
+        kernels=KERNELS,
+        run_dir=run_dir,
+        tracking=f"{tracker.run_name} ({tracker.run_id})" if tracker.run_id else None,
+    )
+
+
+def _say_what_came_out(
+    result: engine.Result, values: Mapping[str, Any], seconds: float, run_dir: Path, tracker: tracking.Tracker
+) -> None:
+    outputs = values["outputs"]
+    report.summary(
+        result.summary,
+        epochs=len(result.history),
+        seconds=seconds,
+        interrupted=result.status == "interrupted",
+        weights=run_dir / ("best.safetensors" if result.best_state else "last.safetensors"),
+        figures=run_dir,
+        tracking=tracker.run_name,
+        ui_command=_ui_command(outputs, values["tracking"]["uri"]) if tracker.run_id else None,
+    )
+
+
+def _ui_command(outputs: str, uri: str | None) -> str:
+    if uri is not None:
+        return uri if uri.startswith("http") else f"snnrun ui --uri {uri}"
+    return "snnrun ui" if outputs == "outputs" else f"snnrun ui --outputs {outputs}"

@@ -1,0 +1,245 @@
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_module
+from omegaconf import DictConfig, OmegaConf
+
+from snnrun import cli, config, data, options
+from snnrun.encoders import ENCODERS
+from snnrun.engine import Options
+from snnrun.rules import RULES
+
+GROUPS = options.groups()
+CHOICES = [f"{group}={option}" for group, entry in GROUPS.items() for option in entry.options]
+PAIRS = [(model, corpus) for model in GROUPS["model"].options for corpus in GROUPS["data"].options]
+
+
+@pytest.fixture(autouse=True)
+def hydra_is_ready(request: pytest.FixtureRequest) -> Iterator[None]:
+    if "run" in request.fixturenames:  # these start Hydra by themselves
+        yield
+        return
+    config.register()
+    with initialize_config_module("snnrun.conf", version_base="1.3"):
+        yield
+
+
+def composed(*overrides: str) -> DictConfig:
+    return compose("train", list(overrides))
+
+
+# ---- the files in conf/ ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_every_option_composes_with_a_value_for_each_key(choice: str) -> None:
+    cfg = composed(choice)
+    assert not OmegaConf.missing_keys(cfg)
+    if choice != "hardware=gpu":
+        config.check(cfg)
+
+
+@pytest.mark.parametrize(("model", "corpus"), PAIRS)
+def test_every_pair_has_tuned_settings_that_pass_the_checks(model: str, corpus: str) -> None:
+    assert f"{model}_{corpus}" in GROUPS["tuned"].options
+    config.check(composed(f"model={model}", f"data={corpus}"))
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_every_option_says_what_it_is(choice: str) -> None:
+    group, option = choice.split("=")
+    assert len(GROUPS[group].options[option]) > 8
+    assert GROUPS[group].about
+    text = options.text(f"{group}/{option}")
+    assert text is not None
+    assert text.startswith("# ")
+
+
+@pytest.mark.parametrize("group", config.SCHEMAS)
+def test_every_option_has_a_schema(group: str) -> None:
+    assert set(config.SCHEMAS[group]) == set(GROUPS[group].options)
+    for option in GROUPS[group].options:
+        assert OmegaConf.get_type(composed(f"{group}={option}")[group]) is config.SCHEMAS[group][option]
+
+
+def names(schema: type) -> set[str]:
+    return {entry.name for entry in fields(schema)}
+
+
+def test_the_schemas_have_the_keys_that_the_code_takes() -> None:
+    for name, schema in config.SCHEMAS["model"].items():
+        assert names(schema) - {"name", "network"} == names(RULES[name])
+    for name, schema in config.SCHEMAS["encoder"].items():
+        factory: Any = ENCODERS[name]
+        assert names(schema) - {"name"} == names(factory) - {"seed"}
+    assert names(config.Data) | {"seed"} == set(inspect.signature(data.load).parameters)
+    assert set(GROUPS["data"].options) == set(data.DATASETS)
+    assert names(config.Train) == names(Options)
+
+
+def test_the_config_is_in_the_order_of_the_data_flow() -> None:
+    assert list(composed()) == ["seed", "outputs", "data", "encoder", "model", "train", "hardware", "tracking"]
+
+
+def test_stbp_brings_its_encoder_which_the_command_line_overrides() -> None:
+    assert composed().encoder.name == "poisson"
+    assert composed("model=stbp").encoder.name == "bernoulli"
+    assert composed("model=stbp", "encoder=poisson").encoder.name == "poisson"
+    assert composed("model=stbp", "tuned=none").encoder.name == "bernoulli"
+
+
+def test_tuned_settings_give_way_to_the_command_line_and_can_be_left_out() -> None:
+    assert composed("data=fashion_mnist").model.v_th == [20.0, 20.0, 15.0]
+    assert composed("data=fashion_mnist", "model.v_th=[7]").model.v_th == [7.0]
+    assert composed("data=fashion_mnist", "tuned=none").model.v_th == [20.0]
+
+
+def test_an_experiment_sets_data_encoder_and_model_whatever_the_pair_has_tuned() -> None:
+    cfg = composed("experiment=fashion_mnist_strsbp_paper")
+    assert (cfg.data.name, cfg.encoder.name, cfg.model.name) == ("fashion_mnist", "poisson", "strsbp")
+    assert (cfg.train.batch_size, cfg.train.lr, cfg.train.schedule) == (1, 0.001, "inverse_sqrt_late")
+    assert composed("experiment=mnist_stbp_paper").encoder.name == "bernoulli"
+    assert composed("experiment=mnist_hm2bp_paper", "train.epochs=3").train.epochs == 3
+
+
+# ---- plain values ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("given", "wanted"), [("5", [5.0]), ("[5]", [5.0]), ("[20,8.5]", [20.0, 8.5])])
+def test_thresholds_become_a_list_of_floats(given: str, wanted: list[float]) -> None:
+    cfg = composed(f"model.v_th={given}")
+    config.check(cfg)
+    thresholds = config.plain(cfg)["model"]["v_th"]
+    assert thresholds == wanted
+    assert all(type(value) is float for value in thresholds)
+
+
+def test_plain_values_are_resolved_dictionaries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOMEWHERE", "/corpora")
+    values = config.plain(composed("data.root=${oc.env:SOMEWHERE}"))
+    assert values["data"]["root"] == "/corpora"
+    assert type(values["train"]["schedule_milestones"]) is list
+
+
+# ---- every wrong request is one message -----------------------------------------------------------------------------
+
+WRONG = {
+    "sed=1": ["sed: the config has no such key", "seed, outputs, data", "Did you mean seed?"],
+    "epochs=3": ["epochs: ", "Did you mean train.epochs?"],
+    "model.tau_mm=3": ["model.tau_mm: model=strsbp has no such key", "tau_m, tau_s", "Did you mean model.tau_m?"],
+    "model.slope=none model=stbp": ["model.slope: model=stbp has no such key", "decay", "a key of model=strsbp."],
+    "+train.epohcs=3": ["train.epohcs: no such key", "Did you mean epochs?"],
+    "+nonsense=3": ["nonsense: no such key", "seed, outputs"],
+    "modle=stbp": ["modle: ", "Did you mean model?"],
+    "model=strsbq": ["model: there is no 'strsbq'", "hm2bp, stbp, strsbp.", "Did you mean strsbp?"],
+    "data=mnits": ["data: there is no 'mnits'", "digits, fashion_mnist, mnist.", "Did you mean mnist?"],
+    "tuned=strsbp_mnits": ["tuned: there is no 'strsbp_mnits'", "Did you mean strsbp_mnist?"],
+    "tuned=null": ["tuned: 'null' is not an option's name", "none"],
+    "experiment=nothing": ["experiment: there is no 'nothing'", "mnist_stbp_paper"],
+    "~model": ["model, data: each must be the name of one option"],
+    "hydra/launcher=joblb": ["hydra/launcher: there is no 'joblb'", "basic", "snnrun[sweep]"],
+    "train.epochs=abc": ["train.epochs: 'abc' is not allowed. Allowed: a whole number."],
+    "train.epochs=2.5": ["train.epochs: 2.5 is not allowed. Allowed: a whole number."],
+    "train.epochs=null": ["train.epochs: null is not allowed"],
+    "train.epochs.x=1": ["train.epochs: is one value, not a section"],
+    "train=3": ["train: is a section", "train.epochs=VALUE"],
+    "train.clip_norm=x": ["train.clip_norm: 'x' is not allowed. Allowed: a number or null."],
+    "train.schedule_milestones=3": ["a list of whole numbers, such as [40,80]"],
+    "data.download=maybe": ["data.download: 'maybe' is not allowed. Allowed: true or false."],
+    "train.epochs=0": ["train.epochs: 0 is out of range. Allowed: at least 1."],
+    "train.lr=-1": ["train.lr: -1 is out of range. Allowed: greater than 0."],
+    "train.lr=nan": ["train.lr: nan is out of range"],
+    "encoder.steps=1": ["encoder.steps: 1 is out of range. Allowed: at least 2."],
+    "data.validation=1.5": ["data.validation: 1.5 is out of range. Allowed: at least 0 and less than 1."],
+    "data.limit=0": ["data.limit: 0 is out of range. Allowed: at least 1."],
+    "train.schedule_milestones=[40,0]": ["train.schedule_milestones: 0 is out of range"],
+    "train.schedule=cosin": ["train.schedule: 'cosin'", "constant, cosine, inverse_sqrt", "Did you mean cosine?"],
+    "train.momentum=0.9": ["train.momentum: only train.optimizer=sgd"],
+    "model.network=400-R40x": ["model.network: ", "'R40x'", "400-R400"],
+    "model.v_th=[1,2,3]": ["model.v_th: 3 thresholds for the 2 layers"],
+    "model.v_th=[a,b]": ["model.v_th: 'a' is not a number"],
+    "model.undesired=35": ["model.undesired: 35 is not less than model.desired"],
+    "model=hm2bp model.tau_m=8": ["model.tau_s: 8 equals model.tau_m"],
+    "model.name=stbp": ["model.name: 'stbp'", "model=stbp"],
+    "train.lr=[1": ["train.lr: the value '[1' cannot be read"],
+    "train.lr": ["train.lr: no value is given. Write train.lr=VALUE."],
+    "=3": ["an argument has no key before its '='"],
+    "train.lr=1,2": ["train.lr: several values (1,2) make a sweep, which needs -m"],
+    "-m --cfg job": ["Only one of --run, --multirun, --cfg"],
+    "outputs=${nowhere}": ["outputs: Interpolation key 'nowhere' not found"],
+    "--config-dir /nonexistent": ["'/nonexistent' not found"],
+    "--config-name nothing": ["Cannot find primary config 'nothing'"],
+}
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Runs `snnrun train` in an empty folder: the exit code and what it wrote to stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str) -> tuple[int, str]:
+        code = cli.main(["train", *arguments])
+        return code, capsys.readouterr().err
+
+    return call
+
+
+@pytest.mark.parametrize("request_", WRONG)
+def test_a_wrong_request_is_one_message_and_leaves_nothing(request_: str, run: Any, tmp_path: Path) -> None:
+    code, message = run(*request_.split(" "))
+    assert code == 2
+    assert message.startswith("snnrun: ")
+    assert message.count("\n") == 1
+    for part in WRONG[request_]:
+        assert part in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_gpu_that_is_absent_is_named_with_the_remedy(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    code, message = run("hardware=gpu")
+    assert code == 2
+    assert "hardware" in message
+    assert f"{torch.__version__}" in message
+    assert "hardware=cpu" in message
+
+
+def test_a_misspelt_key_in_a_file_of_the_users_own_is_found_there(run: Any, tmp_path: Path) -> None:
+    own = tmp_path / "own" / "experiment"
+    own.mkdir(parents=True)
+    (own / "mine.yaml").write_text("# @package _global_\ntrain:\n  epohcs: 3\n")
+    (own / "torn.yaml").write_text("# @package _global_\ntrain: [3\n")
+    code, message = run("--config-dir", "own", "experiment=mine")
+    assert code == 2
+    assert "train.epohcs: " in message
+    assert "Did you mean train.epochs?" in message
+    assert "experiment/mine.yaml" in message
+    code, message = run("--config-dir", "own", "experiment=torn")
+    assert code == 2
+    assert "torn.yaml, line" in message
+    assert message.count("\n") == 1
+
+
+def test_a_file_of_the_users_own_adds_an_option(run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = tmp_path / "own" / "model"
+    own.mkdir(parents=True)
+    (own / "mine.yaml").write_text("defaults: [strsbp, _self_]\ntau_m: 32\n")
+    assert cli.main(["train", "--config-dir", "own", "model=mine", "--cfg", "job"]) == 0
+    assert "tau_m: 32.0" in capsys.readouterr().out
+
+
+def test_an_option_without_schema_is_refused(run: Any, tmp_path: Path) -> None:
+    own = tmp_path / "own" / "model"
+    own.mkdir(parents=True)
+    (own / "loose.yaml").write_text("name: strsbp\ntau_mm: 3\n")
+    code, message = run("--config-dir", "own", "model=loose")
+    assert code == 2
+    assert "model: this option has no schema" in message

@@ -1,0 +1,284 @@
+"""The loop: it learns, repeats itself exactly, and ends well whatever happens in the middle."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from snnrun import encoders, engine, hardware
+from snnrun.data import Dataset, Split
+from snnrun.engine import Options, Result
+from snnrun.errors import UsageError
+from snnrun.network import Network
+from snnrun.rules import Hm2Bp, StbpRule, StRsbp
+
+CPU = torch.device("cpu")
+TARGETS = {"desired": 8.0, "undesired": 1.0, "margin": 1.0, "tau_m": 20.0}
+RULES = {
+    "strsbp": StRsbp(v_th=[1.0], **TARGETS),
+    "hm2bp": Hm2Bp(v_th=[1.0], lateral=0.5, **TARGETS),
+    "stbp": StbpRule(v_th=[0.5]),
+}
+
+
+def toy(samples: int = 60, validation: int = 12) -> Dataset:
+    """Three classes of 6-pixel images, each with its own bright pair of pixels."""
+    rng = np.random.default_rng(0)
+
+    def split(size: int, first: int) -> Split:
+        labels = np.arange(size, dtype=np.int64) % 3
+        images = rng.integers(0, 40, (size, 6)).astype(np.uint8)
+        for k in (0, 1):
+            images[np.arange(size), 2 * labels + k] = 230
+        return Split(images, labels, np.arange(first, first + size))
+
+    train, held, test = split(samples, 0), split(validation, 1000), split(21, 2000)
+    return Dataset("toy", "image", (2, 3), ("a", "b", "c"), train, held, test, "0" * 64)
+
+
+class Notes:
+    """An observer that remembers, and may do something at a batch."""
+
+    def __init__(self, at_batch=None):
+        self.calls, self.epochs, self.warnings, self.batches = [], [], [], 0
+        self.at_batch = at_batch or (lambda count: None)
+
+    def epoch_start(self, epoch, epochs, samples):
+        self.calls.append(("start", epoch, epochs, samples))
+
+    def batch(self, done, loss, accuracy, rates):
+        self.batches += 1
+        self.at_batch(self.batches)
+
+    def evaluating(self, split, done, total):
+        self.calls.append((split, done, total))
+
+    def epoch_end(self, metrics):
+        self.epochs.append(metrics)
+
+    def warn(self, message):
+        self.warnings.append(message)
+
+
+def run(rule="strsbp", *, dataset=None, notes=None, seed=0, frozen=False, topology="10", **options) -> Result:
+    rule = RULES.get(rule, rule) if isinstance(rule, str) else rule
+    network = Network(rule, inputs=6, topology=topology, outputs=3, seed=seed)
+    encoder = encoders.build("bernoulli", seed=seed, steps=30, frozen=frozen)
+    settings = Options(**{"epochs": 3, "batch_size": 5, "lr": 0.05} | options)
+    return engine.train(network, dataset or toy(), encoder, settings, seed=seed, device=CPU, observer=notes or Notes())
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("topology", ["10", "R10"])
+def test_it_learns(rule, topology):
+    result = run(rule, epochs=6, topology=topology)
+    assert result.status == "finished"
+    assert result.history[-1]["test/accuracy"] == 1.0
+    assert result.history[-1]["train/loss"] < 0.5 * result.history[0]["train/loss"]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_same_run_twice_is_bitwise_the_same(rule):
+    options = {"topology": "R10", "boosting": True}
+    first, again, other = run(rule, **options), run(rule, **options), run(rule, seed=1, **options)
+    assert all(torch.equal(first.last_state[name], again.last_state[name]) for name in first.last_state)
+    timed = ("time/epoch_s", "time/ms_per_sample", "samples_per_s")
+    for a, b in zip(first.history, again.history, strict=True):
+        assert {k: v for k, v in a.items() if k not in timed} == {k: v for k, v in b.items() if k not in timed}
+    assert not torch.equal(first.last_state["layers.0.weight"], other.last_state["layers.0.weight"])
+
+
+def test_metrics_and_observer_of_a_run():
+    notes = Notes()
+    result = run(epochs=2, notes=notes)
+    assert [metrics["epoch"] for metrics in result.history] == [1.0, 2.0]
+    assert notes.epochs == result.history
+    assert set(result.history[0]) == {
+        "epoch", "train/loss", "train/accuracy", "validation/accuracy", "test/accuracy", "rate/hidden1", "rate/output",
+        "lr", "grad/norm", "time/epoch_s", "time/ms_per_sample", "samples_per_s",
+    }  # fmt: skip
+    assert notes.calls[0] == ("start", 1, 2, 60)
+    assert ("validation", 12, 12) in notes.calls
+    assert ("test", 21, 21) in notes.calls
+    assert notes.batches == 2 * 12
+    assert result.confusion.sum() == 21
+    assert result.confusion.sum(1).tolist() == [7, 7, 7]
+    assert engine.accuracy(result.confusion) == result.history[-1]["test/accuracy"]
+    assert not notes.warnings
+
+
+def test_the_summary_chooses_the_epoch_on_the_validation_split():
+    history = [
+        {"test/accuracy": test, "validation/accuracy": validation}
+        for test, validation in ((0.7, 0.9), (0.95, 0.8), (0.6, 0.9), (0.5, 0.1))
+    ]
+    summary = Result(history=history, best_epoch=3).summary
+    assert summary == {
+        "test/accuracy_last": 0.5,
+        "test/accuracy_max_over_epochs": 0.95,
+        "test/accuracy_best_validation": 0.6,
+        "validation/accuracy_best": 0.9,
+        "best_epoch": 3.0,
+    }
+    assert Result().summary == {}
+
+
+def test_the_best_epoch_and_its_weights_are_kept():
+    result = run(epochs=4)
+    validation = [metrics["validation/accuracy"] for metrics in result.history]
+    last_of_the_best = len(validation) - validation[::-1].index(max(validation))
+    assert result.best_epoch == last_of_the_best
+    assert result.best_state is not None
+    assert set(result.best_state) == set(result.last_state)
+
+
+def test_without_a_validation_split_nothing_is_chosen():
+    result = run(dataset=toy(validation=0))
+    assert result.best_epoch is None
+    assert result.best_state is None
+    assert set(result.summary) == {"test/accuracy_last", "test/accuracy_max_over_epochs"}
+
+
+def interrupt_at(batch: int):
+    def act(count: int) -> None:
+        if count == batch:
+            raise KeyboardInterrupt
+
+    return act
+
+
+def test_an_interrupt_keeps_what_was_reached():
+    result = run(epochs=5, notes=Notes(interrupt_at(29)))
+    assert result.status == "interrupted"
+    assert result.message == "interrupted in epoch 3"
+    assert len(result.history) == 2
+    assert result.confusion is not None
+    assert result.summary["test/accuracy_last"] == result.history[1]["test/accuracy"]
+    assert set(result.last_state) == {"layers.0.weight", "layers.1.weight"}
+
+
+def test_an_interrupt_in_the_first_epoch_keeps_the_weights():
+    result = run(notes=Notes(interrupt_at(1)))
+    assert result.status == "interrupted"
+    assert result.history == []
+    assert result.confusion is None
+    assert result.last_state
+
+
+@pytest.mark.parametrize("poison", ["weight", "rate"])
+def test_a_divergence_ends_the_run_with_a_remedy(poison, monkeypatch):
+    notes = Notes()
+    if poison == "rate":
+        result = run("stbp", notes=notes, lr=1e30, epochs=20)
+    else:
+        real = engine._Loop.step
+
+        def step(self, *args):
+            if notes.batches == 14:
+                self.network.layers[1].weight.data[0, 0] = math.nan
+            loss, norm, trains = real(self, *args)
+            return (math.nan if notes.batches == 14 else loss), norm, trains
+
+        monkeypatch.setattr(engine._Loop, "step", step)
+        result = run(notes=notes)
+        assert len(result.history) == 1
+    assert result.status == "diverged"
+    assert "train.lr" in result.message
+    assert "train.clip_norm" in result.message
+    assert "epoch" in result.message
+
+
+def test_a_silent_layer_is_named_once():
+    notes = Notes()
+    run(StRsbp(v_th=[1e6, 1.0], **TARGETS), notes=notes, epochs=2)
+    assert [message.split(" ")[1] for message in notes.warnings] == ["hidden1", "output"]
+    assert all("model.v_th" in message for message in notes.warnings)
+
+
+def test_clipping_bounds_the_step(monkeypatch):
+    """With plain gradient descent the weights move by lr * clip_norm at most."""
+    start = Network(RULES["strsbp"], inputs=6, topology="10", outputs=3, seed=0).state_dict()
+    dataset = toy(samples=5, validation=0)
+    result = run(dataset=dataset, epochs=1, optimizer="sgd", schedule="constant", lr=0.01, clip_norm=0.5)
+    moved = math.sqrt(sum((result.last_state[name] - start[name]).square().sum().item() for name in start))
+    assert moved == pytest.approx(0.005, rel=1e-4)
+    free = run(dataset=dataset, epochs=1, optimizer="sgd", schedule="constant", lr=0.01)
+    moved = math.sqrt(sum((free.last_state[name] - start[name]).square().sum().item() for name in start))
+    assert moved > 0.006
+
+
+def test_frozen_spikes_are_the_same_in_every_epoch():
+    """With one sample a batch, no update and no boosting, the loss of every epoch is the same."""
+    losses = [metrics["train/loss"] for metrics in run(lr=1e-30, frozen=True).history]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    redrawn = [metrics["train/loss"] for metrics in run(lr=1e-30).history]
+    assert redrawn[0] != pytest.approx(redrawn[1], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "rates"),
+    [
+        ("constant", [1.0, 1.0, 1.0, 1.0]),
+        ("cosine", [1.0, 0.5 * (1 + math.sqrt(0.5)), 0.5, 0.5 * (1 - math.sqrt(0.5))]),
+        ("inverse_sqrt", [1.0, 1 / math.sqrt(2), 1 / math.sqrt(3), 0.5]),
+        ("inverse_sqrt_late", [1.0, 1.0, 1 / math.sqrt(2), 1 / math.sqrt(3)]),
+        ("step", [1.0, 0.1, 0.1, 0.01]),
+    ],
+)
+def test_schedules(schedule, rates):
+    options = Options(epochs=4, lr=1.0, schedule=schedule, schedule_milestones=(1, 3))
+    for epoch, expected in enumerate(rates):
+        assert options.learning_rate(epoch, epoch / 4) == pytest.approx(expected)
+
+
+def test_boosting_by_hand():
+    """Class 0: samples 0 and 1, the second wrong with weight 2 of 3; class 1: nothing wrong."""
+    boost = np.array([1.0, 2.0, 5.0], dtype=np.float32)
+    engine.boost_wrong(boost, np.array([0, 0, 1]), np.array([False, True, False]))
+    assert boost == pytest.approx([1.0, 2.0 * math.exp(2 / 3 / 20), 5.0])
+
+
+@pytest.mark.parametrize(("shuffle", "in_place"), [("full", 0.01), ("transpositions", 0.85)])
+def test_shuffles(shuffle, in_place):
+    """The authors' 5,000 transpositions leave 85 % of 60,000 samples where they were."""
+    dataset = toy(samples=60_000)
+    network = Network(RULES["strsbp"], inputs=6, topology="", outputs=3)
+    encoder = encoders.build("bernoulli", seed=0, steps=10)
+    loop = engine._Loop(network, dataset, encoder, Options(epochs=1, shuffle=shuffle), 0, CPU, Notes())
+    loop.shuffle(0)
+    assert sorted(loop.order) == list(range(60_000))
+    assert (loop.order == np.arange(60_000)).mean() == pytest.approx(in_place, abs=0.01)
+    before = loop.order.copy()
+    loop.shuffle(1)
+    assert not np.array_equal(before, loop.order)
+
+
+def test_prediction_is_the_first_of_the_most_active(monkeypatch):
+    dataset = toy()
+    encoder = encoders.build("bernoulli", seed=0, steps=10)
+    silent = Network(StRsbp(v_th=[1e6]), inputs=6, topology="", outputs=3)
+    assert set(engine.predict(silent, dataset.test, encoder, CPU)) == {0}
+
+
+def test_the_raster_shows_every_layer():
+    dataset = toy()
+    encoder = encoders.build("bernoulli", seed=0, steps=10)
+    network = Network(RULES["stbp"], inputs=6, topology="R10", outputs=3)
+    layers, label, predicted = engine.record_raster(network, dataset.test, encoder, CPU, sample=4)
+    assert {name: raster.shape for name, raster in layers.items()} == {
+        "input": (10, 6), "hidden1": (10, 10), "output": (10, 3)
+    }  # fmt: skip
+    assert all(raster.dtype == np.uint8 for raster in layers.values())
+    assert label == 1
+    assert predicted == layers["output"].sum(0).argmax()
+
+
+def test_an_absent_gpu_is_an_error_that_says_so(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UsageError, match=r"hardware\.device: no GPU .*hardware=cpu"):
+        hardware.set_up("cuda")
+    assert hardware.set_up("auto", threads=1) == CPU
+    assert torch.get_num_threads() == 1

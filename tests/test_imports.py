@@ -1,0 +1,91 @@
+"""The house's direction of imports, read from the source."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import snnrun
+
+ROOT = Path(snnrun.__file__).parent
+MODULES = sorted(ROOT.rglob("*.py"))
+
+# What each part may import of the package, beside `errors` and its own modules. Arrows point one way:
+# cli > app > experiment > engine > (network, data, encoders) > rules > kernels, with tracking and report on their own.
+MAY_IMPORT = {
+    "__init__": set(),
+    "__main__": {"cli"},
+    "errors": set(),
+    "kernels": set(),
+    "rules": {"kernels"},
+    "network": {"rules"},
+    "encoders": set(),
+    "data": set(),
+    "hardware": set(),
+    "engine": {"data", "encoders", "network"},
+    "plots": set(),
+    "report": {"plots"},
+    "provenance": set(),
+    "ui": set(),
+    "tracking": {"provenance", "ui"},
+    "sweeps": {"tracking"},
+    "experiment": {"data", "encoders", "engine", "hardware", "network", "report", "rules", "tracking"},
+    "options": set(),
+    "config": {"hardware", "network"},
+    "config_errors": {"config", "options"},
+    "app": {"config", "config_errors", "experiment", "options", "report", "sweeps", "tracking"},
+    "cli": {"app", "options", "tracking"},
+}
+# Heavy or opinionated packages, and the only parts that may import them.
+ONLY_IN = {
+    "hydra": {"app", "config", "config_errors"},
+    "omegaconf": {"app", "config", "config_errors"},
+    "mlflow": {"tracking", "sweeps"},
+    "torch": {"kernels", "rules", "network", "hardware", "engine", "experiment"},
+    "matplotlib": {"plots"},
+    "rich": {"report", "data"},
+    "sklearn": {"data"},
+}
+
+
+def part_of(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> set[str]:
+    """Full names of all that a module imports, wherever in it."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_one_way(path):
+    part = part_of(path)
+    for name in imported(path):
+        package, _, rest = name.partition(".")
+        if package == "snnrun":
+            target = rest.partition(".")[0]
+            assert target in MAY_IMPORT[part] | {part, "errors"}, f"{path.name} imports {name}"
+        elif package in ONLY_IN:
+            assert part in ONLY_IN[package], f"{path.name} imports {name}"
+
+
+def test_every_part_is_in_the_table():
+    assert {part_of(path) for path in MODULES} == set(MAY_IMPORT)
+
+
+def test_the_command_line_imports_nothing_heavy():
+    """Completion and --help must not wait for PyTorch."""
+    code = "import sys, snnrun.cli; print(*{name.partition('.')[0] for name in sys.modules})"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"torch", "mlflow", "hydra", "omegaconf", "numpy", "rich"} & set(result.stdout.split())

@@ -1,0 +1,257 @@
+"""The reference kernels against the definitions, step by step and pair by pair."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from snnrun import kernels
+from snnrun.kernels import Lif, Stbp
+from snnrun.kernels.reference import surrogate
+
+lifs = st.builds(
+    Lif,
+    tau_m=st.sampled_from([5.0, 64.0, 128.0]),
+    tau_s=st.sampled_from([4.0, 8.0]),
+    t_ref=st.integers(0, 3),
+    v_th=st.sampled_from([0.5, 2.0, 5.0]),
+)
+
+
+@st.composite
+def trains(draw, neurons: int = 4) -> Tensor:
+    """Random spikes (B, T, N), from silent to firing at every step."""
+    steps, batch = draw(st.integers(2, 60)), draw(st.integers(1, 3))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    rate = torch.rand(batch, 1, neurons, generator=generator)
+    rate[0, 0, 0], rate[-1, 0, -1] = 0.0, 1.0
+    return (torch.rand(batch, steps, neurons, generator=generator) < rate).to(torch.uint8)
+
+
+def lif_by_hand(spikes, weight, recurrent, lif: Lif):
+    """Section by section: leak, drive with a delay, hold, fire. One sample, plain floats."""
+    steps, _ = spikes.shape
+    neurons = len(weight)
+    out = np.zeros((steps, neurons), dtype=np.uint8)
+    u, a, r = np.zeros(neurons), np.zeros(neurons), np.zeros(neurons, dtype=int)
+    for t in range(1, steps):
+        for i in range(neurons):
+            u[i] *= 1 - 1 / lif.tau_m
+            a[i] *= 1 - 1 / lif.tau_s
+            a[i] += float(weight[i] @ spikes[t - 1])
+            if recurrent is not None:
+                a[i] += float(recurrent[i] @ out[t - 1])
+        for i in range(neurons):
+            u[i] += a[i] / lif.tau_s
+            if r[i] > 0:
+                u[i], r[i] = 0.0, r[i] - 1
+            if u[i] > lif.v_th - 1e-6:
+                out[t, i], u[i], r[i] = 1, 0.0, lif.t_ref
+    return out
+
+
+def strsbp_spsp_by_hand(pre, post, lif: Lif) -> float:
+    """One unit-weight input, resets and holds imposed at the post-neuron's spikes, membrane summed before each."""
+    p = q = total = 0.0
+    hold = lif.t_ref if post[0] else 0
+    for t in range(1, len(pre)):
+        p = p * (1 - 1 / lif.tau_s) + pre[t - 1]
+        q = q * (1 - 1 / lif.tau_m) + p / lif.tau_s
+        if hold > 0:
+            q, hold = 0.0, hold - 1
+        if post[t]:
+            total, q, hold = total + q, 0.0, lif.t_ref
+    return total
+
+
+def hm2bp_effect_by_hand(pre, post, lif: Lif) -> float:
+    """The closed form, spike pair by spike pair."""
+    total, previous = 0.0, None
+    for t_f in np.flatnonzero(post):
+        reference = 1 if previous is None else previous + lif.t_ref
+        s = t_f - reference
+        for t_j in np.flatnonzero(pre):
+            if max(1, math.floor(t_f - 4 * lif.tau_m)) <= t_j <= t_f - lif.t_ref:
+                t = t_f - t_j - lif.t_ref
+                shared = math.exp(-min(s, t) / lif.tau_m) - math.exp(-min(s, t) / lif.tau_s)
+                total += math.exp(-max(t - s, 0) / lif.tau_s) * shared / (1 - lif.tau_s / lif.tau_m)
+        previous = t_f
+    return total
+
+
+def refractory(spikes: Tensor, t_ref: int) -> Tensor:
+    """The train without the spikes that follow another within the hold."""
+    spikes = spikes.clone()
+    for sample in spikes:
+        for n in range(sample.shape[1]):
+            last = -t_ref - 1
+            for t in range(sample.shape[0]):
+                if sample[t, n] and t - last <= t_ref:
+                    sample[t, n] = 0
+                elif sample[t, n]:
+                    last = t
+    return spikes
+
+
+def test_membrane_of_one_input_spike_by_hand():
+    """tau_m = 4, tau_s = 2, weight 4, input at step 0: a = 4, 2, 1, ... and u = 2, 1.5 + 1, 1.875 + 0.5 from step 1 on.
+
+    u is 2 at step 1 and 2.5 at step 2, so a threshold of 2.25 is crossed at step 2; held at 3 and 4; afterwards
+    a = 1/4, 1/8 ... is too weak.
+    """
+    spikes = torch.zeros(1, 10, 1, dtype=torch.uint8)
+    spikes[0, 0, 0] = 1
+    fired = kernels.lif_forward(spikes, torch.tensor([[4.0]]), None, Lif(4.0, 2.0, 2, 2.25))
+    assert fired[0, :, 0].tolist() == [0, 0, 1, 0, 0, 0, 0, 0, 0, 0]
+
+
+@given(trains(), lifs, st.booleans(), st.integers(0, 1000))
+@settings(deadline=None, max_examples=60)
+def test_forward_equals_the_step_by_step_definition(spikes, lif, recurrent, seed):
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(5, spikes.shape[2], generator=generator, dtype=torch.float64) * 2
+    loop = torch.randn(5, 5, generator=generator, dtype=torch.float64) if recurrent else None
+    fired = kernels.lif_forward(spikes, weight, loop, lif)
+    for b, sample in enumerate(spikes.numpy()):
+        expected = lif_by_hand(sample, weight.numpy(), None if loop is None else loop.numpy(), lif)
+        assert np.array_equal(fired[b].numpy(), expected)
+
+
+@given(trains(), trains(), lifs)
+@settings(deadline=None, max_examples=60)
+def test_strsbp_spsp_equals_the_step_by_step_definition(pre, post, lif):
+    """Also for imposed trains that violate the refractory period."""
+    steps, batch = min(pre.shape[1], post.shape[1]), min(pre.shape[0], post.shape[0])
+    pre, post = pre[:batch, :steps], post[:batch, :steps]
+    e = kernels.spsp(kernels.strsbp_readout(post, lif, torch.float64), pre)
+    for b in range(batch):
+        for i in range(post.shape[2]):
+            for j in range(pre.shape[2]):
+                expected = strsbp_spsp_by_hand(pre[b, :, j].tolist(), post[b, :, i].tolist(), lif)
+                assert e[b, i, j].item() == pytest.approx(expected, abs=1e-10)
+
+
+@given(trains(), trains(), lifs)
+@settings(deadline=None, max_examples=60)
+def test_hm2bp_effect_equals_the_closed_form(pre, post, lif):
+    steps, batch = min(pre.shape[1], post.shape[1]), min(pre.shape[0], post.shape[0])
+    pre, post = pre[:batch, :steps], refractory(post[:batch, :steps], lif.t_ref)
+    e = kernels.spsp(kernels.hm2bp_readout(post, lif, torch.float64), pre)
+    for b in range(batch):
+        for i in range(post.shape[2]):
+            for j in range(pre.shape[2]):
+                expected = hm2bp_effect_by_hand(pre[b, :, j].numpy(), post[b, :, i].numpy(), lif)
+                assert e[b, i, j].item() == pytest.approx(expected, abs=1e-7)
+
+
+def test_the_two_spsps_converge():
+    """With time constants far above the step, the stepwise S-PSP tends to the closed form: error ~ 1/tau."""
+    gaps = []
+    for scale in (1, 2, 4):
+        lif = Lif(64.0 * scale, 8.0 * scale, 1, 1.0)
+        pre, post = torch.zeros(2, 1, 400 * scale, 1, dtype=torch.uint8).unbind()
+        pre[0, [10 * scale, 50 * scale, 90 * scale]] = 1
+        post[0, [40 * scale, 100 * scale]] = 1
+        stepwise, closed = (
+            kernels.spsp(readout(post, lif, torch.float64), pre).item()
+            for readout in (kernels.strsbp_readout, kernels.hm2bp_readout)
+        )
+        gaps.append(abs(stepwise - closed) / closed)
+    assert gaps[1] < 0.6 * gaps[0]
+    assert gaps[2] < 0.6 * gaps[1]
+
+
+@given(trains(), lifs)
+@settings(deadline=None, max_examples=30)
+def test_activation_is_the_membrane_summed_before_each_spike(spikes, lif):
+    """a_i = sum_j w_ij e_ij reaches the threshold at every spike, so a_i >= n_i v_th (up to the slack)."""
+    weight = torch.rand(3, spikes.shape[2], generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 3
+    fired = kernels.lif_forward(spikes, weight, None, lif)
+    readout = kernels.strsbp_readout(fired, lif, torch.float64)
+    activation = kernels.spsp_activation(readout, spikes, weight)
+    direct = torch.einsum("ij,bij->bi", weight, kernels.spsp(readout, spikes))
+    torch.testing.assert_close(activation, direct)
+    assert (activation >= fired.sum(1) * (lif.v_th - 1e-5) - 1e-9).all()
+
+
+@given(trains(), st.integers(0, 1000))
+@settings(deadline=None, max_examples=30)
+def test_backward_sums_equal_sums_over_pairs(spikes, seed):
+    generator = torch.Generator().manual_seed(seed)
+    batch, steps, inputs = spikes.shape
+    readout = torch.randn(batch, steps, 3, generator=generator, dtype=torch.float64)
+    gain, credit = torch.randn(2, batch, 3, generator=generator, dtype=torch.float64).unbind()
+    weight = torch.randn(3, inputs, generator=generator, dtype=torch.float64)
+    e = kernels.spsp(readout, spikes)
+    gradient, error = kernels.spsp_backward(readout, spikes, gain, credit, weight)
+    alone, nothing = kernels.spsp_backward(readout, spikes, gain, None, weight)
+    torch.testing.assert_close(gradient, sum(gain[b][:, None] * e[b] for b in range(batch)))
+    torch.testing.assert_close(error, torch.stack([credit[b] @ (weight * e[b]) for b in range(batch)]))
+    torch.testing.assert_close(alone, gradient)
+    assert nothing is None
+
+
+# ---- STBP -----------------------------------------------------------------------------------------------------------
+
+
+class SmoothStep(torch.autograd.Function):
+    """Step function whose derivative is the surrogate: what automatic differentiation of the model needs."""
+
+    @staticmethod
+    def forward(ctx, u, neuron):
+        ctx.save_for_backward(u)
+        ctx.neuron = neuron
+        return (u >= neuron.v_th).to(u.dtype)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * surrogate(ctx.saved_tensors[0], ctx.neuron), None
+
+
+SURROGATES = ["rectangle", "polynomial", "sigmoid", "gaussian"]
+
+
+@pytest.mark.parametrize("name", SURROGATES)
+@pytest.mark.parametrize("smooth_reset", [False, True])
+@pytest.mark.parametrize("recurrent", [False, True])
+@pytest.mark.parametrize("temporal", [False, True])
+def test_stbp_backward_equals_automatic_differentiation(name, smooth_reset, recurrent, temporal):
+    neuron = Stbp(0.5, 0.3, name, 1.0, exponential_reset=smooth_reset, temporal_gradient=temporal)
+    generator = torch.Generator().manual_seed(1)
+    drive = torch.randn(2, 7, 3, generator=generator, dtype=torch.float64).requires_grad_()
+    loop = torch.randn(3, 3, generator=generator, dtype=torch.float64) if recurrent else None
+    above = torch.randn(2, 7, 3, generator=generator, dtype=torch.float64)
+    u = o = torch.zeros(2, 3, dtype=torch.float64)
+    outputs = []
+    for t in range(7):
+        before, fired = (u, o) if temporal else (u.detach(), o.detach())
+        keep = 0.3 * torch.exp(-fired / 0.3) if smooth_reset else 0.3 * (1 - fired)
+        u = before * keep + drive[:, t] + (0 if loop is None else fired @ loop.T)
+        o = SmoothStep.apply(u, neuron)
+        outputs.append(o)
+    expected = torch.stack(outputs, dim=1)
+    (expected * above).sum().backward()
+    spikes, membrane = kernels.stbp_forward(drive.detach(), loop, neuron)
+    assert torch.equal(spikes, expected.detach())
+    torch.testing.assert_close(kernels.stbp_backward(above, spikes, membrane, loop, neuron), drive.grad)
+
+
+@pytest.mark.parametrize("name", SURROGATES)
+@pytest.mark.parametrize("width", [0.5, 1.0, 2.5])
+def test_surrogates_integrate_to_one(name, width):
+    u = torch.linspace(-60, 60, 1_200_001, dtype=torch.float64)
+    neuron = Stbp(0.5, 0.2, name, width)
+    assert torch.trapezoid(surrogate(u, neuron), u).item() == pytest.approx(1.0, abs=1e-3)
+    assert surrogate(torch.tensor([0.5]), neuron) >= surrogate(u, neuron).max() - 1e-6  # peak at the threshold
+
+
+def test_strict_threshold_is_the_authors_comparison():
+    drive = torch.full((1, 1, 1), 0.5)
+    assert kernels.stbp_forward(drive, None, Stbp(0.5, 0.2))[0].item() == 1.0
+    assert kernels.stbp_forward(drive, None, Stbp(0.5, 0.2, strict=True))[0].item() == 0.0

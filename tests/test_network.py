@@ -1,0 +1,64 @@
+"""Topologies and the stack of layers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from snnrun.errors import UsageError
+from snnrun.network import LayerSpec, Network, parse_topology
+from snnrun.rules import StRsbp
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(1, 99_999))))
+def test_a_topology_is_read_as_it_is_written(layers):
+    text = "-".join(f"{'R' if recurrent else ''}{size}" for recurrent, size in layers)
+    assert parse_topology(text) == [LayerSpec(size, recurrent) for recurrent, size in layers]
+
+
+@pytest.mark.parametrize(
+    "text", ["400-R40x", "400-", "-400", "R", "0", "400--R400", "400,R400", "-5", "4.5", "R 400", "RR4"]
+)
+def test_a_wrong_topology_is_refused_with_the_part_that_is_wrong(text):
+    with pytest.raises(UsageError, match=r"model\.network: cannot read .* Allowed: .*400-R400"):
+        parse_topology(text)
+
+
+def test_layers_have_the_sizes_and_names_of_the_topology():
+    net = Network(StRsbp(v_th=[1.0, 2.0, 3.0]), inputs=7, topology="5-R4", outputs=3)
+    assert [tuple(layer.weight.shape) for layer in net.layers] == [(5, 7), (4, 5), (3, 4)]
+    assert net.layer_names == ["hidden1", "hidden2", "output"]
+    assert [layer.recurrent_weight is not None for layer in net.layers] == [False, True, False]
+    assert [net.rule.threshold(layer.kind) for layer in net.layers] == [1.0, 2.0, 3.0]
+    assert net.synapses() == 35 + 20 + 12 + int(net.layers[1].recurrent_mask.sum())
+
+
+def test_one_threshold_serves_every_layer():
+    net = Network(StRsbp(v_th=[2.0]), inputs=7, topology="5", outputs=3)
+    assert [net.rule.threshold(layer.kind) for layer in net.layers] == [2.0, 2.0]
+
+
+@pytest.mark.parametrize("v_th", [[1.0, 2.0], [1.0] * 4, []])
+def test_thresholds_that_do_not_fit_are_refused(v_th):
+    with pytest.raises(UsageError, match=r"model\.v_th: .*3 layers"):
+        Network(StRsbp(v_th=v_th), inputs=7, topology="5-R4", outputs=3)
+
+
+def test_the_seed_decides_the_weights():
+    def weights(seed: int) -> list[torch.Tensor]:
+        return list(Network(StRsbp(v_th=[1.0]), inputs=7, topology="R9", outputs=3, seed=seed).parameters())
+
+    assert all(torch.equal(a, b) for a, b in zip(weights(1), weights(1), strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(weights(1), weights(2), strict=True))
+
+
+def test_a_forward_pass_reports_every_layer():
+    net = Network(StRsbp(v_th=[0.5]), inputs=7, topology="5-R4", outputs=3)
+    spikes = (torch.rand(2, 30, 7, generator=torch.Generator().manual_seed(0)) < 0.5).to(torch.uint8)
+    activity = net(spikes)
+    assert [tuple(train.spikes.shape) for train in activity.layers] == [(2, 30, 5), (2, 30, 4), (2, 30, 3)]
+    for train in activity.layers:
+        assert torch.equal(train.counts, train.spikes.sum(1).float())
+    assert activity.output is activity.layers[-1]
