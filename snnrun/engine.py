@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
@@ -193,20 +193,20 @@ class _Loop:
         started = time.perf_counter()
         for positions, spikes, labels in _batches(split, self.order, self.encoder, epoch + 1, options.batch_size):
             lr = options.learning_rate(epoch, (epoch + tally.samples / len(split)) / options.epochs)
-            loss, norm, trains = self.step(lr, positions, spikes, labels)
+            loss, norm, trains = self.gradients(positions, spikes, labels)
             predicted = trains[-1].argmax(dim=1).cpu().numpy()
             predictions[positions] = predicted
             tally.add(loss, norm, trains, int((predicted == split.labels[positions]).sum()), len(positions))
             if not (math.isfinite(loss) and math.isfinite(norm)):
-                name, value = ("gradient", norm) if math.isfinite(loss) else ("loss", loss)
-                raise Diverged(
-                    f"The {name} became {value} in epoch {epoch + 1} after {tally.samples} samples. "
-                    f"Lower train.lr (now {options.lr}) or set train.clip_norm, e.g. to {tally.usual_norm:.3g}."
-                )
+                what = f"gradient became {norm}" if math.isfinite(loss) else f"loss became {loss}"
+                raise Diverged(self.divergence(what, epoch, tally))
+            self.update(lr)
             self.observer.batch(tally.samples, tally.loss, tally.accuracy, tally.rates)
             if tally.batches == SILENCE_CHECK:
                 self.warn_of_silence(tally)
         seconds = time.perf_counter() - started
+        if not all(parameter.isfinite().all() for parameter in self.network.parameters()):
+            raise Diverged(self.divergence("weights became infinite", epoch, tally))
         self.warn_of_silence(tally)
         if options.boosting:
             boost_wrong(self.boost, split.labels, predictions != split.labels)
@@ -222,13 +222,11 @@ class _Loop:
             "samples_per_s": len(split) / seconds,
         }
 
-    def step(
-        self, lr: float, positions: NDArray[np.int64], spikes: Tensor, labels: Tensor
+    def gradients(
+        self, positions: NDArray[np.int64], spikes: Tensor, labels: Tensor
     ) -> tuple[float, float, list[Tensor]]:
-        """One update; returns loss, gradient norm and the counts of each layer."""
+        """Forward and backward pass of a batch; returns loss, gradient norm and the counts of each layer."""
         spikes, labels = spikes.to(self.device), labels.to(self.device)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
         self.optimizer.zero_grad(set_to_none=True)
         activity = self.network(spikes, labels)
         losses = self.network.rule.sample_loss(activity.output, labels)
@@ -237,8 +235,20 @@ class _Loop:
         (losses * weight).mean().backward()  # type: ignore[no-untyped-call]
         self.network.add_weight_penalty()
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.options.clip_norm or math.inf)
-        self.optimizer.step()
         return losses.detach().mean().item(), norm.item(), [train.counts.detach() for train in activity.layers]
+
+    def update(self, lr: float) -> None:
+        """Move the weights."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+
+    def divergence(self, what: str, epoch: int, tally: _Tally) -> str:
+        """The message of a training that is no longer in numbers."""
+        return (
+            f"The {what} in epoch {epoch + 1} after {tally.samples} samples. "
+            f"Lower train.lr (now {self.options.lr:g}) or set train.clip_norm, e.g. to {tally.usual_norm:.3g}."
+        )
 
     def shuffle(self, epoch: int) -> None:
         """Order of an epoch: a permutation of its own, or the authors' transpositions of the order before it."""
@@ -334,7 +344,11 @@ def _batches(
 
 @torch.no_grad()
 def predict(
-    network: Network, split: Split, encoder: Encoder, device: torch.device, progress: object = None
+    network: Network,
+    split: Split,
+    encoder: Encoder,
+    device: torch.device,
+    progress: Callable[[int], None] | None = None,
 ) -> NDArray[np.int64]:
     """Predicted class of each sample, (S,): the output neuron that fires most, the first of several."""
     predicted = np.empty(len(split), dtype=np.int64)
@@ -343,7 +357,7 @@ def predict(
         counts = network(spikes.to(device)).output.counts
         predicted[positions] = counts.argmax(dim=1).cpu().numpy()
         done += len(positions)
-        if callable(progress):
+        if progress is not None:
             progress(done)
     return predicted
 
