@@ -31,7 +31,7 @@ def ui(outputs: Path, host: str = "127.0.0.1", port: int = 5000, uri: str | None
     """
     folder = outputs.resolve()
     if uri is None and not (folder / "mlflow.db").exists():
-        raise SnnrunError(f"no runs yet: there is no {folder / 'mlflow.db'}; run snnrun train first, or give outputs=")
+        raise SnnrunError(f"no runs yet: there is no {folder / 'mlflow.db'}; run snnrun train first, or give --outputs FOLDER")
     if uri is not None and uri.startswith(("http://", "https://")):
         raise SnnrunError(f"{uri} is a server already: open it in a browser")
     _check_port(host, port)
@@ -58,7 +58,7 @@ def _check_port(host: str, port: int) -> None:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
     except (OSError, OverflowError) as error:
-        raise SnnrunError(f"cannot listen on {host}:{port} ({error}): give another port=") from None
+        raise SnnrunError(f"cannot listen on {host}:{port} ({error}): give another --port") from None
 
 
 def _wait_until_ready(server: subprocess.Popen[bytes], host: str, port: int, log: IO[str]) -> None:

@@ -197,6 +197,19 @@ def test_backward_sums_equal_sums_over_pairs(spikes, seed):
     assert nothing is None
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_batch_of_systems_is_solved_whatever_the_threads(threads):
+    """LAPACK under PyTorch's own threads has returned wrong pivots for this size."""
+    torch.set_num_threads(threads)
+    generator = torch.Generator().manual_seed(0)
+    matrix = torch.eye(400) + 0.02 * torch.randn(8, 400, 400, generator=generator)
+    expected = torch.randn(8, 400, 1, generator=generator)
+    torch.testing.assert_close(kernels.solve(matrix, matrix @ expected), expected, rtol=1e-3, atol=1e-3)
+    assert torch.get_num_threads() == threads
+    singular = torch.zeros(1, 3, 3)
+    assert not kernels.solve(singular, torch.ones(1, 3, 1)).isfinite().any()
+
+
 # ---- STBP -----------------------------------------------------------------------------------------------------------
 
 

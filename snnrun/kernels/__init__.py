@@ -7,6 +7,7 @@ from snnrun.kernels.neuron import Lif, Stbp
 from snnrun.kernels.reference import (
     hm2bp_readout,
     lif_forward,
+    solve,
     spsp,
     spsp_activation,
     spsp_backward,
@@ -20,6 +21,7 @@ __all__ = [
     "Stbp",
     "hm2bp_readout",
     "lif_forward",
+    "solve",
     "spsp",
     "spsp_activation",
     "spsp_backward",

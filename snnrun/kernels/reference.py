@@ -161,6 +161,19 @@ def spsp_backward(
     return torch.einsum("bi,bij->ij", gain, e), error
 
 
+def solve(matrix: Tensor, right: Tensor) -> Tensor:
+    """Solution (B, N, M) of matrix (B, N, N) @ x = right (B, N, M); not finite where a matrix is singular."""
+    threads = torch.get_num_threads()
+    # After torch.set_num_threads(n > 1), MKL runs several threads in each of PyTorch's own, and its LU factorisation
+    # of a batch then fails with wrong pivots (seen with PyTorch 2.13 and MKL 2024.2).
+    torch.set_num_threads(1)
+    try:
+        solution: Tensor = torch.linalg.solve_ex(matrix, right)[0]
+        return solution
+    finally:
+        torch.set_num_threads(threads)
+
+
 def stbp_forward(drive: Tensor, recurrent_weight: Tensor | None, neuron: Stbp) -> tuple[Tensor, Tensor]:
     """Simulate a layer of STBP's iterative neurons (Wu et al. 2018, eq. 3-8).
 

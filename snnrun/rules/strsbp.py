@@ -130,8 +130,7 @@ class StRsbp(SpikeTrainRule):
     def solved(self, p: Pass, denominator: Tensor) -> Tensor:
         """lambda of (Omega - Theta)^T lambda = delta, (B, N). A singular system gives non-finite values."""
         matrix = self.system(p, denominator).transpose(1, 2)
-        solution: Tensor = torch.linalg.solve_ex(matrix, p.delta[:, :, None])[0]
-        return solution.squeeze(2)
+        return kernels.solve(matrix, p.delta[:, :, None]).squeeze(2)
 
     def authors_error(self, p: Pass, denominator: Tensor) -> Tensor:
         """Error below as the authors' solver call returns it: P = reshape(reshape(Phi, (I, N)) A^-1, (N, I))."""
@@ -140,7 +139,7 @@ class StRsbp(SpikeTrainRule):
         misread = phi.reshape(batch, -1, neurons)
         # X A^-1 = (A^-T X^T)^T
         matrix = self.system(p, denominator).transpose(1, 2)
-        solved = torch.linalg.solve_ex(matrix, misread.transpose(1, 2))[0].transpose(1, 2)
+        solved = kernels.solve(matrix, misread.transpose(1, 2)).transpose(1, 2)
         return torch.einsum("bi,bij->bj", p.delta, solved.reshape(batch, neurons, -1))
 
     def authors_fan_in(self, kind: LayerKind, weights: LayerWeights) -> int:
