@@ -160,7 +160,7 @@ class Hardware:
 
     device: str = _choice("auto", "cpu", "cuda")
     threads: int | None = _number(low=1)
-    kernels: str = _choice("auto", "reference")
+    kernels: str = _choice("auto", "reference", "cpu")
 
 
 @dataclass
@@ -282,6 +282,10 @@ def _check_model(model: DictConfig) -> None:
 
 def _check_hardware(hardware: DictConfig) -> None:
     if hardware.device == "cuda":
+        if hardware.kernels == "cpu":
+            raise UsageError(
+                "hardware.kernels: the cpu kernels do not run on hardware.device=cuda. Allowed: auto, reference."
+            )
         from snnrun.hardware import set_up
 
         set_up(hardware.device, hardware.threads)  # says what is absent

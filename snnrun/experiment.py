@@ -9,12 +9,10 @@ from typing import Any
 
 import torch
 
-from snnrun import data, encoders, engine, hardware, report, tracking
+from snnrun import data, encoders, engine, hardware, kernels, report, tracking
 from snnrun.errors import UsageError
 from snnrun.network import Network
 from snnrun.rules import RULES
-
-KERNELS = "reference"  # the one implementation of the inner loops so far, which hardware.kernels=auto means too
 
 
 class _Observer:
@@ -46,6 +44,7 @@ def run(
         SnnrunError: a corpus is missing or damaged, or the store of the runs cannot be opened.
     """
     device = hardware.set_up(values["hardware"]["device"], values["hardware"]["threads"])
+    backend = kernels.use(values["hardware"]["kernels"], device)
     dataset = data.load(seed=values["seed"], **values["data"])
     encoder = build_encoder(values, dataset)
     network = build_network(values, dataset)
@@ -54,13 +53,15 @@ def run(
     status: tracking.Status = "FAILED"
     try:
         tracker.params(values)
-        tracker.tags(tracking.provenance(command) | {"device": hardware.describe(device), "kernels": KERNELS})
+        tracker.tags(tracking.provenance(command) | {"device": hardware.describe(device), "kernels": backend})
         sizes = {name: len(getattr(dataset, name)) for name in ("train", "validation", "test")}
         tracker.dataset(dataset.name, dataset.digest, sizes)
         for path in (run_dir / "config.yaml", run_dir / ".hydra" / "overrides.yaml"):
             if path.exists():
                 tracker.artifact(path, "config")
-        _say_what_runs(values, network, dataset, sizes, device, run_dir, tracker)
+        _say_what_runs(values, network, dataset, sizes, device, backend, run_dir, tracker)
+        if not kernels.ready():
+            display.note(f"Compiling the {backend} kernels, once on this machine: the first batch takes a while.")
         started = time.monotonic()
         with display:
             result = engine.train(
@@ -180,6 +181,7 @@ def _say_what_runs(
     dataset: data.Dataset,
     sizes: Mapping[str, int],
     device: torch.device,
+    backend: str,
     run_dir: Path,
     tracker: tracking.Tracker,
 ) -> None:
@@ -199,7 +201,7 @@ def _say_what_runs(
         training=f"{epochs}, batches of {training['batch_size']}, {rate}",
         device="CPU" if device.type == "cpu" else hardware.describe(device),
         threads=torch.get_num_threads(),
-        kernels=KERNELS,
+        kernels=backend,
         run_dir=run_dir,
         tracking=f"{tracker.run_name} ({tracker.run_id})" if tracker.run_id else None,
     )

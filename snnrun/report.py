@@ -110,6 +110,11 @@ class Display:
             fields = [f"{title.removesuffix(' %')} {_field(metrics, title)}" for title in _titles(metrics)]
             self._line("  ".join([f"epoch {self._epoch}/{self._epochs}", *fields, f"rates {_rates(rates)}"]))
 
+    def note(self, message: str) -> None:
+        """Say something in passing."""
+        if not self._quiet:
+            self.console.print(Text(message, style="dim"), soft_wrap=not self.console.is_terminal)
+
     def warn(self, message: str) -> None:
         """Say what the user should know, quiet or not."""
         text = Text.assemble(("warning: ", "bold yellow"), message)

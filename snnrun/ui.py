@@ -31,7 +31,9 @@ def ui(outputs: Path, host: str = "127.0.0.1", port: int = 5000, uri: str | None
     """
     folder = outputs.resolve()
     if uri is None and not (folder / "mlflow.db").exists():
-        raise SnnrunError(f"no runs yet: there is no {folder / 'mlflow.db'}; run snnrun train first, or give --outputs FOLDER")
+        raise SnnrunError(
+            f"no runs yet: there is no {folder / 'mlflow.db'}; run snnrun train first, or give --outputs FOLDER"
+        )
     if uri is not None and uri.startswith(("http://", "https://")):
         raise SnnrunError(f"{uri} is a server already: open it in a browser")
     _check_port(host, port)

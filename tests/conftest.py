@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from snnrun import kernels
+
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
@@ -19,6 +21,7 @@ def shared() -> Path:
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> None:
-    """Small tensors are faster without a second thread, and a busy machine makes no test slow."""
+def fresh_torch() -> None:
+    """The reference kernels on one thread: small tensors are faster so, and no test inherits another's choice."""
     torch.set_num_threads(1)
+    kernels.use("reference")

@@ -57,9 +57,11 @@ class TestStrsbp:
     def case(self, shared: Path) -> dict[str, np.ndarray]:
         return load(shared / "golden" / "strsbp_layer_40x30.npz")
 
-    @pytest.fixture(params=[torch.float32, torch.float64], ids=["float32", "float64"])
+    @pytest.fixture(params=["reference", "reference-float64", "cpu"])
     def dtype(self, request) -> torch.dtype:
-        return request.param
+        name, _, precision = request.param.partition("-")
+        kernels.use(name)
+        return torch.float64 if precision else torch.float32
 
     def rule(self, case, monkeypatch, **options) -> StRsbp:
         table = torch.from_numpy(case["coef"]).double()
@@ -102,10 +104,10 @@ class TestStrsbp:
         revived = rule.revived(output.spikes, output.counts, label)
         assert torch.equal(revived[0], torch.from_numpy(case["ff_spikes_revived"]))
         lif = rule.lif(OUTPUT)
-        readout = kernels.strsbp_readout(output.spikes, lif, dtype)
+        readout = kernels.active().strsbp_readout(output.spikes, lif, dtype)
         factor = rule.lateral_share(readout, output.spikes, output.counts, label, lif.v_th)
         assert relative(factor[0], case["ff_lateral_factor"]) < 1e-5
-        spsp = kernels.spsp(kernels.strsbp_readout(revived, lif, dtype), train.spikes)
+        spsp = kernels.active().spsp(kernels.active().strsbp_readout(revived, lif, dtype), train.spikes)
         assert relative(spsp[0], case["ff_spsp"]) < 1e-5
         assert relative(below[0], case["ff_below"]) < 1e-5
         assert relative(grad, case["ff_grad"]) < 1e-5
@@ -117,9 +119,9 @@ class TestStrsbp:
         delta = torch.from_numpy(case["delta"]).to(dtype)[None]
         output, below, grad, grad_recurrent = run(rule, RECURRENT, weights, train, delta)
         assert torch.equal(output.spikes[0], torch.from_numpy(case["rec_spikes"]))
-        readout = kernels.strsbp_readout(output.spikes, rule.lif(RECURRENT), dtype)
-        assert relative(kernels.spsp(readout, train.spikes)[0], case["rec_spsp_in"]) < 1e-5
-        own = kernels.spsp(readout, output.spikes)[0] * weights.recurrent_mask
+        readout = kernels.active().strsbp_readout(output.spikes, rule.lif(RECURRENT), dtype)
+        assert relative(kernels.active().spsp(readout, train.spikes)[0], case["rec_spsp_in"]) < 1e-5
+        own = kernels.active().spsp(readout, output.spikes)[0] * weights.recurrent_mask
         assert relative(own, case["rec_spsp_rec"]) < 1e-5
         assert relative(below[0], case["rec_below_paper"]) < 1e-5
         assert relative(grad, case["rec_grad_in"]) < 1e-5
@@ -141,6 +143,10 @@ class TestHm2bp:
     def case(self, shared: Path) -> dict[str, np.ndarray]:
         return load(shared / "golden" / "ti46_alpha_reservoir_64_26.npz")
 
+    @pytest.fixture(params=kernels.NAMES, autouse=True)
+    def backend(self, request) -> None:
+        kernels.use(request.param)
+
     def rule(self) -> Hm2Bp:
         return Hm2Bp(v_th=[20.0, 20.0, 5.0], effect_ratio=False, lateral=0.0)
 
@@ -150,14 +156,16 @@ class TestHm2bp:
     def test_spikes_of_every_layer(self, case):
         rule = self.rule()
         lif = Lif(rule.tau_m, rule.tau_s, rule.t_ref, 20.0)
-        s_res = kernels.lif_forward(
+        s_res = kernels.active().lif_forward(
             spikes_of(case["s_in"]), self.tensor(case["w_res"]), self.tensor(case["w_res_rec"]), lif
         )
         assert torch.equal(s_res[0], self.tensor(case["s_res"]))
         for suffix in ("", "_after"):
-            s_hid = kernels.lif_forward(s_res, self.tensor(case["w_hid" + suffix]), None, lif)
+            s_hid = kernels.active().lif_forward(s_res, self.tensor(case["w_hid" + suffix]), None, lif)
             assert torch.equal(s_hid[0], self.tensor(case["s_hid" + suffix]))
-            s_out = kernels.lif_forward(s_hid, self.tensor(case["w_out" + suffix]), None, lif._replace(v_th=5.0))
+            s_out = kernels.active().lif_forward(
+                s_hid, self.tensor(case["w_out" + suffix]), None, lif._replace(v_th=5.0)
+            )
             assert torch.equal(s_out[0], self.tensor(case["s_out" + suffix]))
 
     def test_one_step_of_gradient_descent(self, case):

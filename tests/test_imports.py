@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "ui": set(),
     "tracking": {"provenance", "ui"},
     "sweeps": {"tracking"},
-    "experiment": {"data", "encoders", "engine", "hardware", "network", "report", "rules", "tracking"},
+    "experiment": {"data", "encoders", "engine", "hardware", "kernels", "network", "report", "rules", "tracking"},
     "options": set(),
     "config": {"hardware", "network"},
     "config_errors": {"config", "options"},
@@ -49,6 +49,7 @@ ONLY_IN = {
     "matplotlib": {"plots"},
     "rich": {"report", "data"},
     "sklearn": {"data"},
+    "numba": {"kernels"},
 }
 
 

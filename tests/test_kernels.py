@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from snnrun import kernels
 from snnrun.kernels import Lif, Stbp
+from snnrun.kernels import reference as kernels
 from snnrun.kernels.reference import surrogate
 
 lifs = st.builds(

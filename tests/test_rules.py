@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snnrun import kernels
+from snnrun.kernels import Lif
+from snnrun.kernels import reference as kernels
 from snnrun.network import Network
 from snnrun.rules import RULES, Hm2Bp, LayerKind, LayerWeights, SpikeTrain, StbpRule, StRsbp
 from snnrun.rules.connectivity import connect, grid
@@ -282,7 +283,7 @@ def test_the_table_fits_the_mean_over_random_pairs():
     """The factorised mean equals the mean over explicit pairs of trains."""
     generator = torch.Generator().manual_seed(1)
     likelihood = torch.ones(100, dtype=torch.float64)
-    lif = kernels.Lif(20.0, 4.0, 2, 1.0)
+    lif = Lif(20.0, 4.0, 2, 1.0)
     direct = torch.zeros(16, dtype=torch.float64)
     for _ in range(20):
         pre = random_trains(likelihood, 16, 2, generator)[:, 7]  # n_in = 8

@@ -94,15 +94,8 @@ def hm2bp_readout(spikes: Tensor, lif: Lif, dtype: torch.dtype = torch.float32) 
     Args, Returns: as for `strsbp_readout`.
     """
     batch, steps, neurons = spikes.shape
-    window = 4.0 * lif.tau_m
-    decay = math.exp(-1.0 / lif.tau_s)
-
-    # kernel(t) by the distance t + t_ref to the output spike; 0 inside the refractory period, outside the window, and
-    # from `steps` on, which stands for no spike ahead.
-    distance = torch.arange(2 * steps + 1, dtype=torch.float64, device=spikes.device)
-    t = distance - lif.t_ref
-    kernel = (torch.exp(-t / lif.tau_m) - torch.exp(-t / lif.tau_s)) / (1.0 - lif.tau_s / lif.tau_m)
-    kernel = torch.where((t >= 0) & (distance < min(window + 1, steps)), kernel, 0.0).to(dtype)
+    kernel, window, decay = hm2bp_kernel(steps, lif)
+    kernel = kernel.to(spikes.device, dtype)
 
     # A pair of successive spikes (first, last) gives the inputs before `first` a tail that starts from kernel(S) and
     # is cut where the window of `last` begins.
@@ -125,6 +118,19 @@ def hm2bp_readout(spikes: Tensor, lif: Lif, dtype: torch.dtype = torch.float32) 
         tail.add_(tail_change[:, now]).mul_(decay)
         following.masked_fill_(spikes[:, now].bool(), now)
     return readout
+
+
+def hm2bp_kernel(steps: int, lif: Lif) -> tuple[Tensor, float, float]:
+    """kernel(t) of HM2-BP's effect by the distance t + t_ref to the output spike, its window and tau_s' decay per step.
+
+    (2 T + 1,) float64; 0 inside the refractory period, outside the window, and from T on, which stands for no spike.
+    """
+    window = 4.0 * lif.tau_m
+    distance = torch.arange(2 * steps + 1, dtype=torch.float64)
+    t = distance - lif.t_ref
+    kernel = (torch.exp(-t / lif.tau_m) - torch.exp(-t / lif.tau_s)) / (1.0 - lif.tau_s / lif.tau_m)
+    kernel = torch.where((t >= 0) & (distance < min(window + 1, steps)), kernel, 0.0)
+    return kernel, window, math.exp(-1.0 / lif.tau_s)
 
 
 def spsp(readout: Tensor, spikes_in: Tensor) -> Tensor:
@@ -159,6 +165,43 @@ def spsp_backward(
     e = spsp(readout, spikes_in)
     error = torch.stack([credit[b] @ (weight * e[b]) for b in range(len(e))])
     return torch.einsum("bi,bij->ij", gain, e), error
+
+
+def coupling(
+    readout: Tensor, spikes: Tensor, counts: Tensor, weight: Tensor, mask: Tensor, v_th: float, silent_ratio: float
+) -> Tensor:
+    """Theta of a recurrent layer, w_lp e_lp / n_p / v_th (ST-RSBP eq. 11 and 12).
+
+    Args:
+        readout, spikes: (B, T, N), the layer's own; counts: (B, N).
+        weight, mask: (N, N), the recurrent weights in mV and which of them exist.
+        v_th: threshold, mV.
+        silent_ratio: stands for e_lp / n_p where either neuron is silent.
+
+    Returns:
+        what `coupling_solve` and `coupling_product` take; here (B, N, N), to row from column.
+    """
+    both = (counts > 0)[:, :, None] & (counts > 0)[:, None, :]
+    ratio = torch.where(both, spsp(readout, spikes) / counts.clamp(min=1.0)[:, None, :], silent_ratio)
+    return weight * mask * ratio / v_th
+
+
+def coupling_solve(theta: Tensor, diagonal: Tensor, right: Tensor, self_coupling: bool = True) -> Tensor:
+    """x of (diag(diagonal) - theta)^T x = right, shaped as `right`: (B, N), or (B, N, M) for M right-hand sides.
+
+    Without `self_coupling` theta's diagonal counts as 0.
+    """
+    matrix = -theta
+    if not self_coupling:
+        matrix.diagonal(dim1=1, dim2=2).zero_()
+    matrix.diagonal(dim1=1, dim2=2).add_(diagonal)
+    several = right if right.dim() == 3 else right[:, :, None]
+    return solve(matrix.transpose(1, 2), several).reshape(right.shape)
+
+
+def coupling_product(theta: Tensor, x: Tensor) -> Tensor:
+    """theta^T x, (B, N)."""
+    return torch.einsum("bl,blp->bp", x, theta)
 
 
 def solve(matrix: Tensor, right: Tensor) -> Tensor:

@@ -46,7 +46,7 @@ class Hm2Bp(SpikeTrainRule):
 
     def readout(self, spikes: Tensor, lif: Lif, dtype: torch.dtype) -> Tensor:
         """Closed-form effect."""
-        return kernels.hm2bp_readout(spikes, lif, dtype)
+        return kernels.active().hm2bp_readout(spikes, lif, dtype)
 
     def gradients(self, p: Pass) -> Gradients:
         """The module's equations for one layer."""
@@ -55,34 +55,37 @@ class Hm2Bp(SpikeTrainRule):
             gain = gain * p.factor
         credit = self.credit(p) if p.wants_error else None
         through_effect = credit if self.effect_ratio else None
-        grad_weight, weighted = kernels.spsp_backward(p.readout, p.spikes_in, gain, through_effect, p.weight)
+        grad_weight, weighted = kernels.active().spsp_backward(p.readout, p.spikes_in, gain, through_effect, p.weight)
         grad_weight = grad_weight + self.silent_gradient(gain, p.counts, p.counts_in)
         error = None
         if credit is not None:
             error = credit @ p.weight if weighted is None else self.error_below(weighted, credit, p)
         grad_recurrent = None
         if p.recurrent_weight is not None and p.recurrent_mask is not None:
-            grad_recurrent, _ = kernels.spsp_backward(p.readout, p.spikes, gain, None, p.recurrent_weight)
+            grad_recurrent, _ = kernels.active().spsp_backward(p.readout, p.spikes, gain, None, p.recurrent_weight)
             grad_recurrent = grad_recurrent + self.silent_gradient(gain, p.counts, p.counts)
             grad_recurrent = grad_recurrent * p.recurrent_mask
         return Gradients(grad_weight, grad_recurrent, error)
 
     def sigma(self, p: Pass) -> Tensor:
         """(1 / v_th) sum_j w_ij e_ij / n_i over all synapses of each neuron, (B, N)."""
-        activation = kernels.spsp_activation(p.readout, p.spikes_in, p.weight)
+        activation = kernels.active().spsp_activation(p.readout, p.spikes_in, p.weight)
         silent = p.weight.sum(dim=1)
         if p.recurrent_weight is not None:
-            activation = activation + kernels.spsp_activation(p.readout, p.spikes, p.recurrent_weight)
+            activation = activation + kernels.active().spsp_activation(p.readout, p.spikes, p.recurrent_weight)
             silent = silent + p.recurrent_weight.sum(dim=1)
         ratio = torch.where(p.counts > 0, activation / p.counts.clamp(min=1.0), SILENT_SIGMA_RATIO * silent)
         return ratio / p.v_th
 
     def credit(self, p: Pass) -> Tensor:
         """lambda = delta + Theta^T delta of a recurrent layer, delta of another, (B, N)."""
-        if p.recurrent_weight is None:
+        if p.recurrent_weight is None or p.recurrent_mask is None:
             return p.delta
-        ratio = self.ratio(kernels.spsp(p.readout, p.spikes), p.counts, p.counts)
-        return p.delta + torch.einsum("bl,blp->bp", p.delta, p.recurrent_weight * ratio) / p.v_th
+        kernel = kernels.active()
+        theta = kernel.coupling(
+            p.readout, p.spikes, p.counts, p.recurrent_weight, p.recurrent_mask, p.v_th, self.silent_ratio
+        )
+        return p.delta + kernel.coupling_product(theta, p.delta)
 
     def silent_gradient(self, gain: Tensor, counts: Tensor, counts_in: Tensor) -> Tensor:
         """Share in the weight gradient of the pairs whose effect is `silent_effect`, (N, I)."""

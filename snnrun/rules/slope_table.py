@@ -17,7 +17,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from snnrun.kernels import Lif, strsbp_readout
+from snnrun.kernels import Lif
+from snnrun.kernels.reference import strsbp_readout
 
 DRAWS = 1000
 CHUNK = 100

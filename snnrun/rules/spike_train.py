@@ -117,7 +117,9 @@ class SpikeTrainRule(Rule):
         if kind.output and self.lateral:
             neurons = weights.weight.shape[0]
             recurrent_weight = weights.weight.new_full((neurons, neurons), -self.lateral).fill_diagonal_(0.0)
-        spikes = kernels.lif_forward(inputs.spikes, weights.weight.detach(), _detach(recurrent_weight), self.lif(kind))
+        spikes = kernels.active().lif_forward(
+            inputs.spikes, weights.weight.detach(), _detach(recurrent_weight), self.lif(kind)
+        )
         counts = spikes.sum(dim=1, dtype=weights.weight.dtype)
         if torch.is_grad_enabled():
             counts = _Layer.apply(
@@ -167,7 +169,7 @@ class SpikeTrainRule(Rule):
 
         r_li = e(l from i) / n_i, and x_i = 1 / v_th if i fired or is the label, else 0.
         """
-        ratio = self.ratio(kernels.spsp(readout, spikes), counts, counts)  # [b, l, i]
+        ratio = self.ratio(kernels.active().spsp(readout, spikes), counts, counts)  # [b, l, i]
         is_label = torch.nn.functional.one_hot(labels, counts.shape[1]).bool()
         active = torch.where((counts > 0) | is_label, 1.0 / v_th, 0.0).to(ratio.dtype)
         loop = ratio * ratio.transpose(1, 2) * active[:, :, None] * active[:, None, :]

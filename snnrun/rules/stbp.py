@@ -101,7 +101,7 @@ class _Layer(torch.autograd.Function):
         neuron: kernels.Stbp,
     ) -> Tensor:
         drive = torch.nn.functional.linear(spikes_in, weight, bias)
-        spikes, membrane = kernels.stbp_forward(drive, recurrent_weight, neuron)
+        spikes, membrane = kernels.active().stbp_forward(drive, recurrent_weight, neuron)
         ctx.save_for_backward(spikes_in, weight, bias, recurrent_weight, recurrent_mask, spikes, membrane)
         ctx.neuron = neuron
         return spikes
@@ -110,7 +110,7 @@ class _Layer(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_spikes: Tensor) -> Sequence[Tensor | None]:
         spikes_in, weight, bias, recurrent_weight, mask, spikes, membrane = ctx.saved_tensors
-        grad_drive = kernels.stbp_backward(grad_spikes, spikes, membrane, recurrent_weight, ctx.neuron)
+        grad_drive = kernels.active().stbp_backward(grad_spikes, spikes, membrane, recurrent_weight, ctx.neuron)
         grad_in = grad_drive @ weight if ctx.needs_input_grad[0] else None
         grad_weight = grad_drive.flatten(0, 1).T @ spikes_in.flatten(0, 1)
         grad_bias = None if bias is None else grad_drive.sum(dim=(0, 1))

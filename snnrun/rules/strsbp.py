@@ -37,7 +37,7 @@ import torch
 from torch import Tensor
 
 from snnrun import kernels
-from snnrun.kernels import Lif
+from snnrun.kernels import Lif, reference
 from snnrun.rules.base import LayerKind, LayerWeights
 from snnrun.rules.slope_table import published_table, slope_table
 from snnrun.rules.spike_train import Gradients, Pass, SpikeTrainRule, away_from_zero
@@ -56,7 +56,7 @@ class StRsbp(SpikeTrainRule):
 
     def readout(self, spikes: Tensor, lif: Lif, dtype: torch.dtype) -> Tensor:
         """Stepwise S-PSP (supplement of the paper): membrane of a unit-weight input just before each reset."""
-        return kernels.strsbp_readout(spikes, lif, dtype)
+        return kernels.active().strsbp_readout(spikes, lif, dtype)
 
     def gradients(self, p: Pass) -> Gradients:
         """Eq. 4-13 for one layer."""
@@ -71,7 +71,7 @@ class StRsbp(SpikeTrainRule):
         else:
             credit = local
         gain = local if p.factor is None else local * p.factor
-        grad_weight, weighted = kernels.spsp_backward(p.readout, p.spikes_in, gain, credit, p.weight)
+        grad_weight, weighted = kernels.active().spsp_backward(p.readout, p.spikes_in, gain, credit, p.weight)
         error = None
         if credit is not None and weighted is not None:
             error = self.error_below(weighted, credit, p)
@@ -79,7 +79,7 @@ class StRsbp(SpikeTrainRule):
                 error = self.authors_error(p, denominator)
         grad_recurrent = None
         if recurrent:
-            grad_recurrent, _ = kernels.spsp_backward(p.readout, p.spikes, gain, None, p.weight)
+            grad_recurrent, _ = kernels.active().spsp_backward(p.readout, p.spikes, gain, None, p.weight)
             assert p.recurrent_mask is not None
             grad_recurrent = grad_recurrent * p.recurrent_mask
         return Gradients(grad_weight, grad_recurrent, error)
@@ -97,9 +97,9 @@ class StRsbp(SpikeTrainRule):
         if self.slope == "none":
             return torch.ones_like(p.counts)
         if self.slope == "counts":
-            activation = kernels.spsp_activation(p.readout, p.spikes_in, p.weight)
+            activation = kernels.active().spsp_activation(p.readout, p.spikes_in, p.weight)
             if p.recurrent_weight is not None:
-                activation = activation + kernels.spsp_activation(p.readout, p.spikes, p.recurrent_weight)
+                activation = activation + kernels.active().spsp_activation(p.readout, p.spikes, p.recurrent_weight)
             inverse = 1.0 + activation / (p.v_th * p.counts.clamp(min=1.0))
             return 1.0 / away_from_zero(inverse)
         assert table is not None
@@ -116,31 +116,32 @@ class StRsbp(SpikeTrainRule):
 
     # -- the recurrent system -----------------------------------------------------------------------------------------
 
-    def system(self, p: Pass, denominator: Tensor) -> Tensor:
-        """Omega - Theta of eq. 12, (B, N, N)."""
-        assert p.recurrent_weight is not None
-        ratio = self.ratio(kernels.spsp(p.readout, p.spikes), p.counts, p.counts)
-        matrix = -p.recurrent_weight * ratio / p.v_th
-        diagonal = matrix.diagonal(dim1=1, dim2=2)
-        if not self.self_coupling:
-            diagonal.zero_()
-        diagonal.add_(denominator)
-        return matrix
-
     def solved(self, p: Pass, denominator: Tensor) -> Tensor:
         """lambda of (Omega - Theta)^T lambda = delta, (B, N). A singular system gives non-finite values."""
-        matrix = self.system(p, denominator).transpose(1, 2)
-        return kernels.solve(matrix, p.delta[:, :, None]).squeeze(2)
+        assert p.recurrent_weight is not None
+        assert p.recurrent_mask is not None
+        kernel = kernels.active()
+        theta = kernel.coupling(
+            p.readout, p.spikes, p.counts, p.recurrent_weight, p.recurrent_mask, p.v_th, self.silent_ratio
+        )
+        return kernel.coupling_solve(theta, denominator, p.delta, self.self_coupling)
 
     def authors_error(self, p: Pass, denominator: Tensor) -> Tensor:
-        """Error below as the authors' solver call returns it: P = reshape(reshape(Phi, (I, N)) A^-1, (N, I))."""
+        """Error below as the authors' solver call returns it: P = reshape(reshape(Phi, (I, N)) A^-1, (N, I)).
+
+        Their slip needs the dense matrices, so it runs on the reference kernels whichever are in use.
+        """
+        assert p.recurrent_weight is not None
+        assert p.recurrent_mask is not None
         batch, neurons = p.counts.shape
-        phi = p.weight * self.ratio(kernels.spsp(p.readout, p.spikes_in), p.counts, p.counts_in)
+        phi = p.weight * self.ratio(reference.spsp(p.readout, p.spikes_in), p.counts, p.counts_in)
         misread = phi.reshape(batch, -1, neurons)
-        # X A^-1 = (A^-T X^T)^T
-        matrix = self.system(p, denominator).transpose(1, 2)
-        solved = kernels.solve(matrix, misread.transpose(1, 2)).transpose(1, 2)
-        return torch.einsum("bi,bij->bj", p.delta, solved.reshape(batch, neurons, -1))
+        theta = reference.coupling(
+            p.readout, p.spikes, p.counts, p.recurrent_weight, p.recurrent_mask, p.v_th, self.silent_ratio
+        )
+        # X A^-1, row by row of X: the transposed system with one right-hand side after another.
+        solved = reference.coupling_solve(theta, denominator, misread.transpose(1, 2), self.self_coupling)
+        return torch.einsum("bi,bij->bj", p.delta, solved.transpose(1, 2).reshape(batch, neurons, -1))
 
     def authors_fan_in(self, kind: LayerKind, weights: LayerWeights) -> int:
         """Inputs + 1, plus, in a recurrent layer, the synapses of the whole layer."""
