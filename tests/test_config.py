@@ -10,9 +10,10 @@ import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
 
-from snnrun import cli, config, data, options
+from snnrun import cli, config, data, kernels, options
 from snnrun.encoders import ENCODERS
 from snnrun.engine import Options
+from snnrun.errors import UsageError
 from snnrun.rules import RULES
 
 GROUPS = options.groups()
@@ -81,6 +82,16 @@ def test_the_schemas_have_the_keys_that_the_code_takes() -> None:
     assert names(config.Data) | {"seed"} == set(inspect.signature(data.load).parameters)
     assert set(GROUPS["data"].options) == set(data.DATASETS)
     assert names(config.Train) == names(Options)
+
+
+def test_the_kernels_that_can_be_chosen_are_those_there_are() -> None:
+    choices = next(entry.metadata["choices"] for entry in fields(config.Hardware) if entry.name == "kernels")
+    assert choices == ("auto", *kernels.NAMES)
+
+
+def test_the_cpu_kernels_do_not_go_with_a_gpu() -> None:
+    with pytest.raises(UsageError, match=r"hardware\.kernels: the cpu kernels do not run on hardware\.device=cuda"):
+        config.check(composed("hardware=gpu", "hardware.kernels=cpu"))
 
 
 def test_the_config_is_in_the_order_of_the_data_flow() -> None:
