@@ -56,11 +56,12 @@ class Poisson:
 
 @dataclass
 class Bernoulli:
-    """`encoder=bernoulli`: a spike with probability pixel / 255 in every step."""
+    """`encoder=bernoulli`: a spike with probability pixel / 255 / attenuation in every step."""
 
     name: str = MISSING
     steps: int = _number(low=1)
     frozen: bool = MISSING
+    attenuation: float = _number(low=1)
 
 
 # ---- model ----------------------------------------------------------------------------------------------------------

@@ -79,7 +79,7 @@ def test_rates_match_the_pixels(pixel, seed, attenuation):
     samples, index = np.full((1, 400), pixel, np.uint8), np.array([12])
     for encoder, p in (
         (encoders.build("poisson", seed=seed, steps=101, attenuation=attenuation), pixel / 255 / attenuation),
-        (encoders.build("bernoulli", seed=seed, steps=100), pixel / 255),
+        (encoders.build("bernoulli", seed=seed, steps=100, attenuation=attenuation), pixel / 255 / attenuation),
     ):
         draws = 400 * 100
         spikes = encoder.encode(samples, index, 1)
@@ -172,7 +172,7 @@ def test_defaults():
     [
         ("poison", {}, ["encoder=poison", "poisson", "bernoulli"]),
         ("poisson", {"step": 3}, ["encoder.step:", "steps, frozen, attenuation"]),
-        ("bernoulli", {"attenuation": 3}, ["encoder.attenuation:", "steps, frozen"]),
+        ("bernoulli", {"rate": 3}, ["encoder.rate:", "steps, frozen, attenuation"]),
         ("poisson", {"steps": 1}, ["encoder.steps=1", "at least 2"]),
         ("bernoulli", {"steps": 0}, ["encoder.steps=0", "at least 1"]),
         ("bernoulli", {"steps": -4}, ["encoder.steps=-4"]),

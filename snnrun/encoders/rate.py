@@ -26,6 +26,7 @@ class RateEncoder:
         seed: Not negative.
         steps: T, the length of the spike trains.
         frozen: Draw each sample once, as epoch 0, and reuse the draw in every epoch.
+        attenuation: A white pixel fires with probability 1 / attenuation.
 
     Raises:
         UsageError: If an option is out of its range.
@@ -37,6 +38,7 @@ class RateEncoder:
     seed: int
     steps: int
     frozen: bool = False
+    attenuation: float = 1.0
 
     def __post_init__(self) -> None:
         if self.seed < 0:
@@ -45,10 +47,15 @@ class RateEncoder:
         if self.steps < least:
             why = " (step 0 never carries a spike)" if self.first_step else ""
             raise UsageError(f"encoder.steps={self.steps}: at least {least} needed{why}")
+        if not 1 <= self.attenuation < math.inf:
+            raise UsageError(
+                f"encoder.attenuation={self.attenuation}: a number from 1 up is needed "
+                "(a white pixel fires with probability 1 / attenuation)"
+            )
 
     def probabilities(self) -> NDArray[np.float64]:
         """Firing probability per step for each of the 256 pixel values, shape (256,)."""
-        return np.arange(256) / 255
+        return np.arange(256) / 255 / self.attenuation
 
     def encode(self, samples: NDArray[np.uint8], index: NDArray[np.int64], epoch: int) -> NDArray[np.uint8]:
         """Draw the spikes of a batch.
@@ -102,22 +109,14 @@ class Poisson(RateEncoder):
     steps: int = 400
     attenuation: float = 5.5
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 1 <= self.attenuation < math.inf:
-            raise UsageError(
-                f"encoder.attenuation={self.attenuation}: a number from 1 up is needed "
-                "(a white pixel fires with probability 1 / attenuation)"
-            )
-
     def probabilities(self) -> NDArray[np.float64]:
         """Firing probability per step for each of the 256 pixel values, shape (256,)."""
-        p = super().probabilities() / self.attenuation
+        p = super().probabilities()
         return np.where(p < 1e-5, 0.0, p)
 
 
 @dataclass(frozen=True)
 class Bernoulli(RateEncoder):
-    """Bernoulli trains: p = pixel / 255 at every step (the STBP paper's input and its authors' code)."""
+    """Bernoulli trains: p = pixel / 255 / attenuation at every step (attenuation 1: the STBP paper's input)."""
 
     steps: int = 20
