@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from snnrun.errors import UsageError
+from snnrun.kernels import count_spikes
 from snnrun.rules import LayerKind, LayerWeights, Rule, SpikeTrain
 
 
@@ -103,7 +104,7 @@ class Network(nn.Module):
 
     def forward(self, spikes: Tensor, labels: Tensor | None = None) -> Activity:
         """Run (B, T, inputs) uint8 spikes. `labels` (B,) are needed for training: the output layer's rule uses them."""
-        train = SpikeTrain(spikes, spikes.sum(dim=1, dtype=torch.float32))
+        train = SpikeTrain(spikes, count_spikes(spikes))
         trains = []
         for layer in self.layers:
             assert isinstance(layer, Layer)

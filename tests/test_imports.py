@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "errors": set(),
     "kernels": set(),
     "rules": {"kernels"},
-    "network": {"rules"},
+    "network": {"kernels", "rules"},
     "encoders": set(),
     "data": set(),
     "hardware": set(),

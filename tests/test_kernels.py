@@ -111,6 +111,13 @@ def test_membrane_of_one_input_spike_by_hand():
     assert fired[0, :, 0].tolist() == [0, 0, 1, 0, 0, 0, 0, 0, 0, 0]
 
 
+@pytest.mark.parametrize("steps", [1, 255, 256, 700])
+def test_counts_do_not_overflow(steps):
+    spikes = torch.ones(2, steps, 3, dtype=torch.uint8)
+    spikes[1, :, 2] = 0
+    assert kernels.count_spikes(spikes).tolist() == [[steps] * 3, [steps, steps, 0]]
+
+
 @given(trains(), lifs, st.booleans(), st.integers(0, 1000))
 @settings(deadline=None, max_examples=60)
 def test_forward_equals_the_step_by_step_definition(spikes, lif, recurrent, seed):

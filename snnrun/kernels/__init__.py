@@ -17,8 +17,9 @@ from torch import Tensor
 from snnrun.errors import UsageError
 from snnrun.kernels import reference
 from snnrun.kernels.neuron import Lif, Stbp
+from snnrun.kernels.reference import count_spikes
 
-__all__ = ["NAMES", "Backend", "Lif", "Stbp", "active", "ready", "use"]
+__all__ = ["NAMES", "Backend", "Lif", "Stbp", "active", "count_spikes", "ready", "use"]
 
 NAMES = ("reference", "cpu")
 

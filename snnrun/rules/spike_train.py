@@ -120,7 +120,7 @@ class SpikeTrainRule(Rule):
         spikes = kernels.active().lif_forward(
             inputs.spikes, weights.weight.detach(), _detach(recurrent_weight), self.lif(kind)
         )
-        counts = spikes.sum(dim=1, dtype=weights.weight.dtype)
+        counts = kernels.count_spikes(spikes, weights.weight.dtype)
         if torch.is_grad_enabled():
             counts = _Layer.apply(
                 inputs.counts, weights.weight, weights.recurrent_weight, weights.recurrent_mask, counts,
@@ -260,7 +260,7 @@ class _Layer(torch.autograd.Function):
                 factor = rule.lateral_share(readout, spikes, counts, labels, lif.v_th)
             revived = rule.revived(spikes, counts, labels) if rule.revive else spikes
             if revived is not spikes:
-                spikes, counts = revived, revived.sum(dim=1, dtype=weight.dtype)
+                spikes, counts = revived, kernels.count_spikes(revived, weight.dtype)
                 readout = rule.readout(spikes, lif, weight.dtype)
         result = rule.gradients(
             Pass(
