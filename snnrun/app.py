@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import sys
 import traceback
 from collections.abc import Iterator
@@ -42,7 +43,11 @@ def main(arguments: list[str]) -> int:
     OmegaConf.register_new_resolver("snnrun_groups", options.overview, replace=True)
     entry = hydra.main(version_base="1.3", config_path="pkg://snnrun.conf", config_name="train")(job)
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    with _environment(HYDRA_FULL_ERROR="1", **({TRACEBACKS: "1"} if wants_traceback else {})), _argv(arguments):
+    with (
+        _environment(HYDRA_FULL_ERROR="1", **({TRACEBACKS: "1"} if wants_traceback else {})),
+        _argv(arguments),
+        _sigterm_as_ctrl_c(),
+    ):
         try:
             entry()
             return _close_sweep("FINISHED")
@@ -142,6 +147,16 @@ def _environment(**variables: str) -> Iterator[None]:
                 os.environ.pop(key, None)
             else:
                 os.environ[key] = value
+
+
+@contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    """Schedulers send SIGTERM before they kill: the run ends as on Ctrl-C, with what was reached."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

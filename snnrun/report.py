@@ -209,7 +209,7 @@ def header(
         "encoder": f"{encoder}  ({steps} steps)",
         "training": training,
         "hardware": f"{device}, {threads} thread{'s' if threads != 1 else ''}, {kernels} kernels",
-        "folder": str(run_dir),
+        "folder": _short(run_dir),
         "MLflow": tracking or "off",
     }
     _print_rows(console or Console(), "snnrun train", rows)
@@ -245,7 +245,7 @@ def summary(
     if "test, max over epochs" in rows:
         rows["test, max over epochs"] += "  (chosen on the test set, as the papers do)"
     places = {"weights": weights, "figures": figures, "MLflow": tracking, "compare runs": ui_command}
-    rows |= {title: str(place) for title, place in places.items() if place is not None}
+    rows |= {title: _short(place) for title, place in places.items() if place is not None}
     _print_rows(console or Console(), "interrupted" if interrupted else "done", rows)
 
 
@@ -278,6 +278,13 @@ def _print_rows(console: Console, title: str, rows: Mapping[str, str]) -> None:
         # Folders are copied by hand: a terminal may wrap them, but no line break is put into them.
         console.print(Text.assemble((f"  {name:<{width}}  ", "dim"), value), soft_wrap=True)
     console.print()
+
+
+def _short(place: Path | str) -> str:
+    """A path as seen from the working directory, where it lies below it."""
+    if isinstance(place, Path) and place.is_relative_to(Path.cwd()):
+        return str(place.relative_to(Path.cwd()))
+    return str(place)
 
 
 def _titles(metrics: Mapping[str, float]) -> list[str]:

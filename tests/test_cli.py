@@ -161,7 +161,8 @@ def test_ctrl_c_keeps_what_was_reached(train: Any, tmp_path: Path, monkeypatch: 
     assert status_of(folder) == "KILLED"
 
 
-def test_ctrl_c_on_the_real_command(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_real_command_with_what_it_has(number: signal.Signals, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "snnrun", "train", *TINY, "tracking=none", "train.epochs=100000"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -169,7 +170,7 @@ def test_ctrl_c_on_the_real_command(tmp_path: Path) -> None:
         if line.startswith("epoch 1/"):
             break
     time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert err == "snnrun: interrupted\n"
