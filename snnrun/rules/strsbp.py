@@ -64,19 +64,17 @@ class StRsbp(SpikeTrainRule):
         table = self.table(p.spikes.shape[1], recurrent) if self.slope == "table" else None
         denominator = self.denominator(p, table)
         local = p.delta / denominator
-        if not p.wants_error:
-            credit = None
-        elif recurrent:
-            credit = self.solved(p, denominator)
-        else:
-            credit = local
+        by_authors = recurrent and self.solve == "authors"
+        credit = None
+        if p.wants_error and not by_authors:
+            credit = self.solved(p, denominator) if recurrent else local
         gain = local if p.factor is None else local * p.factor
         grad_weight, weighted = kernels.active().spsp_backward(p.readout, p.spikes_in, gain, credit, p.weight)
         error = None
         if credit is not None and weighted is not None:
             error = self.error_below(weighted, credit, p)
-            if recurrent and self.solve == "authors":
-                error = self.authors_error(p, denominator)
+        elif p.wants_error:
+            error = self.authors_error(p, denominator)
         grad_recurrent = None
         if recurrent:
             grad_recurrent, _ = kernels.active().spsp_backward(p.readout, p.spikes, gain, None, p.weight)
