@@ -5,15 +5,17 @@ bootstrap() {
     local extras=$1 python candidate wanted
     local venv=$root/.venv
     wanted=$(cat "$root/pyproject.toml" "$root/constraints.txt" | cksum)
-    # One stamp a set of extras: `test` adds to what `run` installed.
-    local stamp=$venv/.installed-${extras//[^a-z]/}
-    if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
-        return
-    fi
+    # One stamp for what `run` needs and one for `test`, which needs that and more.
+    local stamp=$venv/.installed-${extras//[^a-z]/} found
+    for found in "$stamp" "$venv/.installed-dev"; do
+        if [ -f "$found" ] && [ "$(cat "$found")" = "$wanted" ]; then
+            return
+        fi
+    done
     if [ ! -x "$venv/bin/python" ]; then
         for candidate in "${PYTHON:-python3}" python3.13 python3.12 python3.11; do
             if command -v "$candidate" >/dev/null &&
-                "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))'; then
+                "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then
                 python=$candidate
                 break
             fi

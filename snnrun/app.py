@@ -182,6 +182,7 @@ class _Sweep:
     parent_run_id: str | None
     outputs: Path
     uri: str | None
+    swept: list[str]  # keys of the config, as MLflow's parameters have them
 
 
 _sweep: _Sweep | None = None
@@ -240,7 +241,13 @@ def _start_sweep(cfg: DictConfig, overrides: list[str]) -> None:
             tags=tracking.provenance(["snnrun", "train", "-m", *overrides]),
         )
         os.environ[PARENT_RUN] = parent
-    _sweep = _Sweep(folder, parent, **where)
+    _sweep = _Sweep(folder, parent, **where, swept=[_parameter(override) for override in overrides])
+
+
+def _parameter(override: str) -> str:
+    """The parameter that an override sets: a group's choice shows in its name."""
+    key = override.partition("=")[0].lstrip("+~")
+    return f"{key}.name" if key in config.SCHEMAS else key
 
 
 def _close_sweep(status: Literal["FINISHED", "FAILED", "KILLED"]) -> int:
@@ -259,7 +266,7 @@ def _close_sweep(status: Literal["FINISHED", "FAILED", "KILLED"]) -> int:
             outputs=sweep.outputs,
             uri=sweep.uri,
         )
-        report.sweep_table(rows)
+        report.sweep_table(rows, sweep.swept)
     if failed:
         names = [f"{path.parent.name} ({path.read_text('utf-8').splitlines()[0]})" for path in failed]
         print(

@@ -249,24 +249,29 @@ def summary(
     _print_rows(console or Console(), "interrupted" if interrupted else "done", rows)
 
 
-def sweep_table(rows: Sequence[Mapping[str, str]], console: Console | None = None) -> None:
-    """Print the rows that ``sweeps.finish_sweep`` returns: run, what differs, the test accuracies in percent."""
+def sweep_table(rows: Sequence[Mapping[str, str]], swept: Sequence[str], console: Console | None = None) -> None:
+    """Print the rows that ``sweeps.finish_sweep`` returns: run, the ``swept`` parameters, test accuracies in percent.
+
+    The other parameters in which the runs differ, which follow from the swept ones, stand in ``sweep.csv``.
+    """
     console = console or Console()
     if not rows:
         return
     accuracies = [key for key in rows[0] if key.startswith("test/accuracy_")] or [
         key for key in rows[0] if key == "test/accuracy"
     ]
-    shown = [key for key in rows[0] if not key.startswith(("train/", "validation/", "test/"))] + accuracies
+    shown = ["run", "status", *(key for key in swept if key in rows[0]), *accuracies]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for key in shown:
         title = key.replace("/accuracy", "").replace("_", " ") + " %" if key in accuracies else key
-        table.add_column(title, justify="left" if key in ("run", "status") else "right")
+        table.add_column(title, justify="left" if key in ("run", "status") else "right", no_wrap=True)
     for row in rows:
         table.add_row(
             *(f"{100 * float(row[key]):.2f}" if key in accuracies and row[key] else row[key] for key in shown),
             style="" if row["status"] == "FINISHED" else "red",
         )
+    if not console.is_terminal:  # a pipe has no width that a table would have to fit
+        console = Console(file=console.file, width=400)
     console.print(table)
 
 

@@ -221,18 +221,18 @@ def test_summary_of_an_interrupted_run_without_an_epoch() -> None:
     assert "test" not in text(console)
 
 
-def test_sweep_table_shows_what_differs_and_the_test_accuracy() -> None:
+def test_sweep_table_shows_what_is_swept_and_the_test_accuracy() -> None:
     console = pipe()
     rows = [
-        {"run": "a", "status": "FINISHED", "model.name": "strsbp", "test/accuracy_last": "0.97", "train/loss": "3"},
-        {"run": "b", "status": "FAILED", "model.name": "stbp", "test/accuracy_last": "", "train/loss": ""},
+        {"run": "a", "status": "FINISHED", "model.name": "strsbp", "model.decay": "", "test/accuracy_last": "0.97"},
+        {"run": "b", "status": "FAILED", "model.name": "stbp", "model.decay": "0.2", "test/accuracy_last": ""},
     ]
-    report.sweep_table(rows, console)
+    report.sweep_table(rows, ["model.name", "train.epochs"], console)
     lines = [line.split() for line in text(console).splitlines() if line.strip()]
     assert lines[0] == ["run", "status", "model.name", "test", "last", "%"]
     assert lines[2:] == [["a", "FINISHED", "strsbp", "97.00"], ["b", "FAILED", "stbp"]]
     console = pipe()
-    report.sweep_table([], console)
+    report.sweep_table([], ["model.name"], console)
     assert text(console) == ""
 
 
