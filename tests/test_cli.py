@@ -239,7 +239,7 @@ def test_a_missing_corpus_and_a_folder_that_cannot_be_made(train: Any, tmp_path:
 def test_a_diverged_training_is_a_failure_that_keeps_its_files(
     train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine._Loop, "gradients", lambda *_: (float("nan"), 1.0, counts()))
+    monkeypatch.setattr(engine._Loop, "gradients", lambda _, at, *__: (float("nan"), 1.0, counts(len(at))))
     code, _, err = train(*TINY)
     assert code == 1
     assert "Lower train.lr" in err
@@ -248,10 +248,10 @@ def test_a_diverged_training_is_a_failure_that_keeps_its_files(
     assert status_of(folder) == "FAILED"
 
 
-def counts() -> Any:
+def counts(samples: int) -> Any:
     import torch
 
-    return [torch.zeros(16, 6), torch.zeros(16, 10)]
+    return [torch.zeros(samples, 6), torch.zeros(samples, 10)]
 
 
 # ---- sweeps ---------------------------------------------------------------------------------------------------------
