@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import signal
 import sys
 import traceback
 from collections.abc import Iterator
@@ -46,7 +45,6 @@ def main(arguments: list[str]) -> int:
     with (
         _environment(HYDRA_FULL_ERROR="1", **({TRACEBACKS: "1"} if wants_traceback else {})),
         _argv(arguments),
-        _sigterm_as_ctrl_c(),
     ):
         try:
             entry()
@@ -147,16 +145,6 @@ def _environment(**variables: str) -> Iterator[None]:
                 os.environ.pop(key, None)
             else:
                 os.environ[key] = value
-
-
-@contextmanager
-def _sigterm_as_ctrl_c() -> Iterator[None]:
-    """Schedulers send SIGTERM before they kill: the run ends as on Ctrl-C, with what was reached."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import signal
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -95,6 +96,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"snnrun {version('snnrun')}")
         return 0
     name, *rest = arguments
+    # Schedulers send SIGTERM before they kill: the command ends as on Ctrl-C, with what was reached.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         if name not in COMMANDS:
             raise UsageError(_unknown("command", name, COMMANDS))
