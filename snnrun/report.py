@@ -101,7 +101,7 @@ class Display:
         if self._quiet:
             return
         validation = metrics.get("validation/accuracy", -math.inf)
-        better = validation > self._best
+        better = math.isfinite(validation) and validation >= self._best
         self._best = max(self._best, validation)
         rates = {key.removeprefix("rate/"): value for key, value in metrics.items() if key.startswith("rate/")}
         if self.console.is_terminal:
