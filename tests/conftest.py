@@ -24,4 +24,6 @@ def shared() -> Path:
 def fresh_torch() -> None:
     """The reference kernels on one thread: small tensors are faster so, and no test inherits another's choice."""
     torch.set_num_threads(1)
+    torch.set_flush_denormal(False)
+    torch.use_deterministic_algorithms(False)
     kernels.use("reference")

@@ -323,7 +323,7 @@ def test_ui_refuses_without_store_and_on_a_taken_port(store: Store, tmp_path: Pa
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        with pytest.raises(SnnrunError, match="port="):
+        with pytest.raises(SnnrunError, match="--port"):
             tracking.ui(store.outputs, port=taken.getsockname()[1])
 
 
