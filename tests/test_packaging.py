@@ -1,0 +1,52 @@
+"""What reaches a user: the wheel's contents, the repository's files, the pinned versions."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tomllib
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def test_the_wheel_has_every_package():
+    found = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "snnrun").rglob("__init__.py")}
+    assert set(PROJECT["tool"]["setuptools"]["packages"]) == found | {"snnrun.conf"}
+
+
+def test_the_configs_ship_as_a_package():
+    assert PROJECT["tool"]["setuptools"]["package-dir"] == {"snnrun.conf": "conf"}
+    assert PROJECT["tool"]["setuptools"]["package-data"]["snnrun.conf"] == ["**/*.yaml"]
+    files = [path for path in (ROOT / "conf").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    assert {path.suffix for path in files} == {".yaml", ".py"}
+    assert (resources.files("snnrun.conf") / "train.yaml").is_file()
+
+
+def test_no_file_of_the_project_is_ignored_by_git():
+    """A clone would lack it."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    files = [path for folder in ("snnrun", "conf", "tests", "scripts", "docs") for path in (ROOT / folder).rglob("*")]
+    names = [str(path) for path in files if path.is_file() and "__pycache__" not in path.parts]
+    result = subprocess.run(["git", "check-ignore", *names], cwd=ROOT, capture_output=True, text=True)
+    assert result.stdout == ""
+
+
+def test_every_dependency_is_pinned():
+    pinned = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.M))
+    pinned = {name.lower().replace("_", "-"): version for name, version in pinned.items()}
+    for requirement in PROJECT["project"]["dependencies"] + PROJECT["project"]["optional-dependencies"]["dev"]:
+        name = re.match(r"[\w-]+", requirement)[0].lower()
+        assert name in pinned, f"{name} is not in constraints.txt"
+
+
+@pytest.mark.parametrize("extra", ["sweep", "slurm", "ray"])
+def test_extras_with_hydra_plugins_repeat_hydras_range(extra):
+    """The plugins alone would let pip choose a pre-release of Hydra."""
+    core = next(entry for entry in PROJECT["project"]["dependencies"] if entry.startswith("hydra-core"))
+    assert core in PROJECT["project"]["optional-dependencies"][extra]
