@@ -185,9 +185,9 @@ def _say_what_runs(
     run_dir: Path,
     tracker: tracking.Tracker,
 ) -> None:
-    training = values["train"]
-    epochs = f"{training['epochs']} epoch{'s' if training['epochs'] > 1 else ''}"
-    rate = f"learning rate {training['lr']:g} ({training['schedule']})"
+    training = engine.Options(**values["train"])
+    epochs = f"{training.epochs} epoch{'s' if training.epochs > 1 else ''}"
+    rate = f"learning rate {training.lr:g} ({training.schedule})"
     chain = [str(network.inputs), *filter(None, [network.topology]), str(network.sizes[-1])]
     report.header(
         model=values["model"]["name"],
@@ -198,7 +198,7 @@ def _say_what_runs(
         sizes=sizes,
         encoder=values["encoder"]["name"],
         steps=values["encoder"]["steps"],
-        training=f"{epochs}, batches of {training['batch_size']}, {rate}",
+        training=f"{epochs}, batches of {training.batch_size}, {rate}",
         device="CPU" if device.type == "cpu" else hardware.describe(device),
         threads=torch.get_num_threads(),
         kernels=backend,

@@ -192,9 +192,9 @@ class SpikeTrainRule(Rule):
 
     # -- regulariser --------------------------------------------------------------------------------------------------
 
+    @abstractmethod
     def authors_fan_in(self, kind: LayerKind, weights: LayerWeights) -> int:
         """The normaliser Z of the exponential regulariser as the rule's authors coded it."""
-        raise NotImplementedError  # pragma: no cover
 
     def weight_penalty(self, kind: LayerKind, weights: LayerWeights) -> tuple[Tensor, Tensor | None] | None:
         """Exponential regulariser: G_ij += L b (w_ij / W) exp(b (q_i - 1)), q_i = (1/Z) sum_j (w_ij / W)^2.

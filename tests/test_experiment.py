@@ -1,0 +1,68 @@
+"""One run from plain values, as from a notebook."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from snnrun import data, experiment
+from snnrun.encoders.rate import Poisson
+from snnrun.errors import UsageError
+
+MODELS: dict[str, dict[str, Any]] = {
+    "strsbp": {"name": "strsbp", "network": "12-R9", "v_th": [5.0]},
+    "hm2bp": {"name": "hm2bp", "network": "12-R9", "v_th": [5.0]},
+    "stbp": {"name": "stbp", "network": "12-R9", "v_th": [0.5]},
+}
+
+
+def values(model: str = "strsbp", kernels: str = "reference", **train: Any) -> dict[str, Any]:
+    return {
+        "seed": 0,
+        "outputs": "outputs",
+        "data": {"name": "digits", "limit": 48, "validation": 0.1, "root": None, "download": False},
+        "encoder": {"name": "poisson", "steps": 60, "frozen": False, "attenuation": 2.0},
+        "model": MODELS[model],
+        "train": {"epochs": 2, "batch_size": 16, "lr": 0.02} | train,
+        "hardware": {"device": "cpu", "threads": 1, "kernels": kernels},
+        "tracking": {
+            "kind": "none",
+            "uri": None,
+            "experiment": "snnrun",
+            "run_name": None,
+            "system_metrics": False,
+        },
+    }
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_run_leaves_its_files_and_the_backends_agree(model: str, tmp_path: Path) -> None:
+    """Float32 sums in another order: losses agree to 1e-3, the weights' shapes exactly."""
+    losses = {}
+    for kernels in ("reference", "cpu"):
+        folder = tmp_path / kernels
+        folder.mkdir()
+        result = experiment.run(values(model, kernels), folder, command=["test"])
+        assert result.status == "finished"
+        losses[kernels] = [metrics["train/loss"] for metrics in result.history]
+        names = {path.name for path in folder.iterdir()}
+        assert names == {
+            "best.safetensors",
+            "last.safetensors",
+            "confusion.png",
+            "curves.png",
+            "raster.png",
+            "metrics.jsonl",
+        }
+        weights = load_file(folder / "last.safetensors")
+        assert weights["layers.1.recurrent_weight"].shape == (9, 9)
+    assert losses["cpu"] == pytest.approx(losses["reference"], rel=1e-3)
+
+
+def test_an_encoder_that_does_not_take_the_data_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Poisson, "kinds", ("sound",))
+    with pytest.raises(UsageError, match="encoder: poisson takes sound data, and data=digits has the kind 'image'"):
+        experiment.build_encoder(values(), data.load("digits"))
