@@ -16,7 +16,7 @@ from torch import Tensor
 
 from snnrun.data import Dataset, Split
 from snnrun.encoders import Encoder
-from snnrun.errors import SnnrunError
+from snnrun.errors import SnnrunError, UsageError
 from snnrun.network import Network
 
 # Evaluation does not depend on the batch size: this many samples fit everywhere and keep the products large.
@@ -111,7 +111,11 @@ class Options:
                 return self.lr / math.sqrt(max(1, epoch))
             case "step":
                 return self.lr * self.schedule_factor ** sum(epoch >= m for m in self.schedule_milestones)
-        return self.lr
+            case "constant":
+                return self.lr
+        raise UsageError(
+            f"train.schedule: {self.schedule!r}. Allowed: constant, cosine, inverse_sqrt, inverse_sqrt_late, step."
+        )
 
 
 class Diverged(SnnrunError):
@@ -131,8 +135,8 @@ def train(
     """Train a network and evaluate it after every epoch.
 
     Ctrl-C and a divergence end the training early; the result says so and holds what was reached.
-    Validation and test samples are encoded once and for all; training samples anew at each presentation, unless the
-    encoder is frozen.
+    Validation and test samples have the same spikes after every epoch; training samples are drawn anew at each
+    presentation, unless the encoder is frozen.
     """
     loop = _Loop(network.to(device), dataset, encoder, options, seed, device, observer)
     result = Result()

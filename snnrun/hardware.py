@@ -27,12 +27,20 @@ def set_up(device: str = "auto", threads: int | None = None) -> torch.device:
         )
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+    torch.set_num_threads(threads or _cores())
     # Membranes that decay without input end in denormal numbers, on which a CPU is tens of times slower.
     torch.set_flush_denormal(True)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with it
     torch.use_deterministic_algorithms(True)
     return torch.device(device)
+
+
+def _cores() -> int:
+    """Cores that this process may use, which a scheduler can make fewer than there are."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS
+        return os.cpu_count() or 1
 
 
 def describe(device: torch.device) -> str:
