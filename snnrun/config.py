@@ -283,13 +283,11 @@ def _check_model(model: DictConfig) -> None:
 
 def _check_hardware(hardware: DictConfig) -> None:
     if hardware.device == "cuda":
-        if hardware.kernels == "cpu":
-            raise UsageError(
-                "hardware.kernels: the cpu kernels do not run on hardware.device=cuda. Allowed: auto, reference."
-            )
+        from snnrun import kernels
         from snnrun.hardware import set_up
 
-        set_up(hardware.device, hardware.threads)  # says what is absent
+        kernels.use(hardware.kernels, hardware.device)  # these two say what does not fit or is absent
+        set_up(hardware.device, hardware.threads)
 
 
 # ---- to plain values ------------------------------------------------------------------------------------------------

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 
 from snnrun import data, encoders, engine, hardware, kernels, report, tracking
-from snnrun.errors import UsageError
+from snnrun.errors import SnnrunError, UsageError
 from snnrun.network import Network
 from snnrun.rules import RULES
 
@@ -44,7 +46,8 @@ def run(
         SnnrunError: a corpus is missing or damaged, or the store of the runs cannot be opened.
     """
     device = hardware.set_up(values["hardware"]["device"], values["hardware"]["threads"])
-    backend = kernels.use(values["hardware"]["kernels"], device)
+    backend = kernels.use(values["hardware"]["kernels"], device.type)
+    options = engine.Options(**values["train"])
     dataset = data.load(seed=values["seed"], **values["data"])
     encoder = build_encoder(values, dataset)
     network = build_network(values, dataset)
@@ -54,12 +57,11 @@ def run(
     try:
         tracker.params(values)
         tracker.tags(tracking.provenance(command) | {"device": hardware.describe(device), "kernels": backend})
-        sizes = {name: len(getattr(dataset, name)) for name in ("train", "validation", "test")}
-        tracker.dataset(dataset.name, dataset.digest, sizes)
+        tracker.dataset(dataset.name, dataset.digest, _sizes(dataset))
         for path in (run_dir / "config.yaml", run_dir / ".hydra" / "overrides.yaml"):
             if path.exists():
                 tracker.artifact(path, "config")
-        _say_what_runs(values, network, dataset, sizes, device, backend, run_dir, tracker)
+        _say_what_runs(values, options, network, dataset, device, backend, run_dir, tracker)
         if not kernels.ready():
             display.note(f"Compiling the {backend} kernels, once on this machine: the first batch takes a while.")
         started = time.monotonic()
@@ -68,13 +70,20 @@ def run(
                 network,
                 dataset,
                 encoder,
-                engine.Options(**values["train"]),
+                options,
                 seed=values["seed"],
                 device=device,
                 observer=_Observer(display, tracker),
             )
-        _write_files(result, network, dataset, encoder, device, run_dir, tracker)
-        _say_what_came_out(result, values, time.monotonic() - started, run_dir, tracker)
+        try:
+            _write_files(result, network, dataset, encoder, device, run_dir, tracker)
+        except (OSError, SafetensorError) as error:
+            raise SnnrunError(
+                f"{run_dir}: not all files of the run could be written ({error}). Make room there, or give another "
+                "folder by outputs=FOLDER."
+            ) from None
+        finally:  # the accuracies are said whether or not the disk has room
+            _say_what_came_out(result, values, time.monotonic() - started, run_dir, tracker)
         status = _STATUS[result.status]
     except KeyboardInterrupt:
         status = "KILLED"
@@ -153,8 +162,6 @@ def _write_files(
     tracker: tracking.Tracker,
 ) -> None:
     """Weights and figures into the run's folder and the record, also of a training that was cut short."""
-    from safetensors.torch import save_file
-
     for name, state in (("last", result.last_state), ("best", result.best_state)):
         if state:
             path = run_dir / f"{name}.safetensors"
@@ -175,19 +182,22 @@ def _write_files(
         tracker.artifact(path, "figures" if path.suffix == ".png" else "")
 
 
+def _sizes(dataset: data.Dataset) -> dict[str, int]:
+    return {name: len(getattr(dataset, name)) for name in ("train", "validation", "test")}
+
+
 def _say_what_runs(
     values: Mapping[str, Any],
+    options: engine.Options,
     network: Network,
     dataset: data.Dataset,
-    sizes: Mapping[str, int],
     device: torch.device,
     backend: str,
     run_dir: Path,
     tracker: tracking.Tracker,
 ) -> None:
-    training = engine.Options(**values["train"])
-    epochs = f"{training.epochs} epoch{'s' if training.epochs > 1 else ''}"
-    rate = f"learning rate {training.lr:g} ({training.schedule})"
+    epochs = f"{options.epochs} epoch{'s' if options.epochs > 1 else ''}"
+    rate = f"learning rate {options.lr:g} ({options.schedule})"
     chain = [str(network.inputs), *filter(None, [network.topology]), str(network.sizes[-1])]
     report.header(
         model=values["model"]["name"],
@@ -195,10 +205,10 @@ def _say_what_runs(
         neurons=sum(network.sizes),
         weights=network.synapses(),
         dataset=dataset.name,
-        sizes=sizes,
+        sizes=_sizes(dataset),
         encoder=values["encoder"]["name"],
         steps=values["encoder"]["steps"],
-        training=f"{epochs}, batches of {training.batch_size}, {rate}",
+        training=f"{epochs}, batches of {options.batch_size}, {rate}",
         device="CPU" if device.type == "cpu" else hardware.describe(device),
         threads=torch.get_num_threads(),
         kernels=backend,

@@ -162,10 +162,10 @@ def test_the_choice_of_a_backend():
     assert kernels.active() is cpu
     assert kernels.use("reference") == "reference"
     assert kernels.ready(), "the reference has nothing to compile"
-    assert kernels.use("auto", torch.device("cpu")) == "cpu"
-    assert kernels.use("auto", torch.device("cuda")) == "reference"
+    assert kernels.use("auto", "cpu") == "cpu"
+    assert kernels.use("auto", "cuda") == "reference"
     with pytest.raises(UsageError, match=r"hardware\.kernels: the cpu kernels need hardware\.device=cpu"):
-        kernels.use("cpu", torch.device("cuda"))
+        kernels.use("cpu", "cuda")
     with pytest.raises(UsageError, match=r"hardware\.kernels: there is no 'gpu'\. Allowed: auto, reference, cpu"):
         kernels.use("gpu")
 

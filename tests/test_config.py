@@ -90,7 +90,7 @@ def test_the_kernels_that_can_be_chosen_are_those_there_are() -> None:
 
 
 def test_the_cpu_kernels_do_not_go_with_a_gpu() -> None:
-    with pytest.raises(UsageError, match=r"hardware\.kernels: the cpu kernels do not run on hardware\.device=cuda"):
+    with pytest.raises(UsageError, match=r"hardware\.kernels: the cpu kernels need hardware\.device=cpu"):
         config.check(composed("hardware=gpu", "hardware.kernels=cpu"))
 
 

@@ -202,7 +202,7 @@ def test_a_silent_layer_is_named_once():
     assert all("model.v_th" in message for message in notes.warnings)
 
 
-def test_clipping_bounds_the_step(monkeypatch):
+def test_clipping_bounds_the_step():
     """With plain gradient descent the weights move by lr * clip_norm at most."""
     start = Network(RULES["strsbp"], inputs=6, topology="10", outputs=3, seed=0).state_dict()
     dataset = toy(samples=5, validation=0)
@@ -260,7 +260,7 @@ def test_shuffles(shuffle, in_place):
     assert not np.array_equal(before, loop.order)
 
 
-def test_prediction_is_the_first_of_the_most_active(monkeypatch):
+def test_prediction_is_the_first_of_the_most_active():
     dataset = toy()
     encoder = encoders.build("bernoulli", seed=0, steps=10)
     silent = Network(StRsbp(v_th=[1e6]), inputs=6, topology="", outputs=3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from safetensors.torch import load_file
 
 from snnrun import data, experiment
 from snnrun.encoders.rate import Poisson
-from snnrun.errors import UsageError
+from snnrun.errors import SnnrunError, UsageError
 
 MODELS: dict[str, dict[str, Any]] = {
     "strsbp": {"name": "strsbp", "network": "12-R9", "v_th": [5.0]},
@@ -66,3 +67,16 @@ def test_an_encoder_that_does_not_take_the_data_is_refused(monkeypatch: pytest.M
     monkeypatch.setattr(Poisson, "kinds", ("sound",))
     with pytest.raises(UsageError, match="encoder: poisson takes sound data, and data=digits has the kind 'image'"):
         experiment.build_encoder(values(), data.load("digits"))
+
+
+def test_a_full_disk_is_told_with_the_remedy_and_the_accuracies_are_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(experiment, "save_file", full)
+    with pytest.raises(SnnrunError, match=r"No space left on device.*outputs=FOLDER"):
+        experiment.run(values(epochs=1), tmp_path, command=["test"])
+    assert "test, last epoch" in capsys.readouterr().out
+    assert "test/accuracy" in (tmp_path / "metrics.jsonl").read_text()

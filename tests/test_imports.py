@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "sweeps": {"tracking"},
     "experiment": {"data", "encoders", "engine", "hardware", "kernels", "network", "report", "rules", "tracking"},
     "options": set(),
-    "config": {"hardware", "network"},
+    "config": {"hardware", "kernels", "network"},
     "config_errors": {"config", "options"},
     "app": {"config", "config_errors", "experiment", "options", "report", "sweeps", "tracking"},
     "cli": {"app", "options", "tracking"},

@@ -130,31 +130,34 @@ def test_forward_equals_the_step_by_step_definition(spikes, lif, recurrent, seed
         assert np.array_equal(fired[b].numpy(), expected)
 
 
+def same_size(pre: Tensor, post: Tensor) -> tuple[Tensor, Tensor]:
+    steps, batch = min(pre.shape[1], post.shape[1]), min(pre.shape[0], post.shape[0])
+    return pre[:batch, :steps], post[:batch, :steps]
+
+
+def assert_every_pair(e: Tensor, pre: Tensor, post: Tensor, by_hand, tolerance: float) -> None:
+    """`e` (B, N, I) against a function of the trains of one pair."""
+    for b, i, j in np.ndindex(*e.shape):
+        expected = by_hand(pre[b, :, j].numpy(), post[b, :, i].numpy())
+        assert e[b, i, j].item() == pytest.approx(expected, abs=tolerance)
+
+
 @given(trains(), trains(), lifs)
 @settings(deadline=None, max_examples=60)
 def test_strsbp_spsp_equals_the_step_by_step_definition(pre, post, lif):
     """Also for imposed trains that violate the refractory period."""
-    steps, batch = min(pre.shape[1], post.shape[1]), min(pre.shape[0], post.shape[0])
-    pre, post = pre[:batch, :steps], post[:batch, :steps]
+    pre, post = same_size(pre, post)
     e = kernels.spsp(kernels.strsbp_readout(post, lif, torch.float64), pre)
-    for b in range(batch):
-        for i in range(post.shape[2]):
-            for j in range(pre.shape[2]):
-                expected = strsbp_spsp_by_hand(pre[b, :, j].tolist(), post[b, :, i].tolist(), lif)
-                assert e[b, i, j].item() == pytest.approx(expected, abs=1e-10)
+    assert_every_pair(e, pre, post, lambda s, o: strsbp_spsp_by_hand(s.tolist(), o.tolist(), lif), 1e-10)
 
 
 @given(trains(), trains(), lifs)
 @settings(deadline=None, max_examples=60)
 def test_hm2bp_effect_equals_the_closed_form(pre, post, lif):
-    steps, batch = min(pre.shape[1], post.shape[1]), min(pre.shape[0], post.shape[0])
-    pre, post = pre[:batch, :steps], refractory(post[:batch, :steps], lif.t_ref)
+    pre, post = same_size(pre, post)
+    post = refractory(post, lif.t_ref)
     e = kernels.spsp(kernels.hm2bp_readout(post, lif, torch.float64), pre)
-    for b in range(batch):
-        for i in range(post.shape[2]):
-            for j in range(pre.shape[2]):
-                expected = hm2bp_effect_by_hand(pre[b, :, j].numpy(), post[b, :, i].numpy(), lif)
-                assert e[b, i, j].item() == pytest.approx(expected, abs=1e-7)
+    assert_every_pair(e, pre, post, lambda s, o: hm2bp_effect_by_hand(s, o, lif), 1e-7)
 
 
 def test_the_two_spsps_converge():

@@ -258,7 +258,10 @@ def test_curves(epochs: int, tmp_path: Path) -> None:
 def test_curves_without_validation_and_with_a_number_that_is_none(tmp_path: Path) -> None:
     history = [{"epoch": 1.0, "train/loss": float("nan"), "train/accuracy": 0.1, "test/accuracy": 0.1}]
     report.plot_curves(history, tmp_path / "curves.png")
-    pixels(tmp_path / "curves.png")
+    image = pixels(tmp_path / "curves.png")
+    for colour, drawn in (("#d95f02", True), ("#1f77b4", False)):  # test accuracy, and no validation
+        wanted = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+        assert bool((np.abs(image[..., :3] - wanted).max(axis=-1) < 0.02).sum() > 30) is drawn
 
 
 @pytest.mark.parametrize("size", [2, 10, 61])

@@ -82,18 +82,19 @@ def ready() -> bool:
     return compiled_before is None or bool(compiled_before())
 
 
-def use(name: str = "auto", device: torch.device | None = None) -> str:
+def use(name: str = "auto", device: str = "cpu") -> str:
     """Choose the backend for this process; returns its name. `auto`: `cpu` on a CPU, `reference` elsewhere.
 
+    `device` is its type, `cpu` or `cuda`.
+
     Raises:
-        UsageError: the backend does not work on the device.
+        UsageError: there is no such backend, or it does not work on the device.
     """
     global _active
-    on_cpu = device is None or device.type == "cpu"
     if name == "auto":
-        name = "cpu" if on_cpu else "reference"
+        name = "cpu" if device == "cpu" else "reference"
     if name == "cpu":
-        if not on_cpu:
+        if device != "cpu":
             raise UsageError(
                 "hardware.kernels: the cpu kernels need hardware.device=cpu. Use hardware.kernels=auto or reference."
             )
