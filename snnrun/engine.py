@@ -17,11 +17,12 @@ from torch import Tensor
 from snnrun.data import Dataset, Split
 from snnrun.encoders import Encoder
 from snnrun.errors import SnnrunError, UsageError
+from snnrun.kernels import unpack
 from snnrun.network import Network
 
 # Evaluation does not depend on the batch size: this many samples fit everywhere and keep the products large.
 EVALUATION_BATCH = 64
-# Encoded batches that wait for the network while it computes.
+# Encoded batches that wait for a GPU while it computes. On a CPU the encoder has the same cores: it takes its turn.
 PREFETCH = 2
 # A layer that has not fired for so many batches is reported before the epoch is over.
 SILENCE_CHECK = 50
@@ -185,7 +186,7 @@ class _Loop:
                 parameters, lr=options.lr, momentum=options.momentum
             )
         else:
-            self.optimizer = torch.optim.Adam(parameters, lr=options.lr, betas=ADAM_BETAS, eps=ADAM_EPSILON)
+            self.optimizer = torch.optim.Adam(parameters, lr=options.lr, betas=ADAM_BETAS, eps=ADAM_EPSILON, fused=True)
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
         """One pass over the training samples; returns its metrics."""
@@ -195,7 +196,8 @@ class _Loop:
         predictions = np.empty(len(split), dtype=np.int64)
         self.observer.epoch_start(epoch + 1, options.epochs, len(split))
         started = time.perf_counter()
-        for positions, spikes, labels in _batches(split, self.order, self.encoder, epoch + 1, options.batch_size):
+        batches = _batches(split, self.order, self.encoder, epoch + 1, options.batch_size, self.device)
+        for positions, spikes, labels in batches:
             lr = options.learning_rate(epoch, (epoch + tally.samples / len(split)) / options.epochs)
             loss, norm, trains = self.gradients(positions, spikes, labels)
             predicted = trains[-1].argmax(dim=1).cpu().numpy()
@@ -324,15 +326,18 @@ class _Tally:
 
 
 def _batches(
-    split: Split, order: NDArray[np.int64], encoder: Encoder, epoch: int, batch_size: int
+    split: Split, order: NDArray[np.int64], encoder: Encoder, epoch: int, batch_size: int, device: torch.device
 ) -> Iterator[tuple[NDArray[np.int64], Tensor, Tensor]]:
-    """Positions, spikes (B, T, N) and labels of each batch; the next ones are encoded while one is in use."""
+    """Positions, bits of the spikes (B, T, W) and labels of each batch, on the CPU."""
 
     def encode(positions: NDArray[np.int64]) -> tuple[NDArray[np.int64], Tensor, Tensor]:
         spikes = encoder.encode(split.samples[positions], split.index[positions], epoch)
         return positions, torch.from_numpy(spikes), torch.from_numpy(split.labels[positions])
 
     chunks = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    if device.type == "cpu":
+        yield from map(encode, chunks)
+        return
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="encode") as pool:
         waiting: list[Future[tuple[NDArray[np.int64], Tensor, Tensor]]] = []
         try:
@@ -357,7 +362,7 @@ def predict(
     """Predicted class of each sample, (S,): the output neuron that fires most, the first of several."""
     predicted = np.empty(len(split), dtype=np.int64)
     done = 0
-    for positions, spikes, _ in _batches(split, np.arange(len(split)), encoder, 0, EVALUATION_BATCH):
+    for positions, spikes, _ in _batches(split, np.arange(len(split)), encoder, 0, EVALUATION_BATCH, device):
         counts = network(spikes.to(device)).output.counts
         predicted[positions] = counts.argmax(dim=1).cpu().numpy()
         done += len(positions)
@@ -386,9 +391,9 @@ def record_raster(
     """Spikes (T, N) of the input and of every layer for one sample, its label and the predicted class."""
     spikes = encoder.encode(split.samples[[sample]], split.index[[sample]], 0)
     activity = network.to(device)(torch.from_numpy(spikes).to(device))
-    layers = {"input": spikes[0]}
+    layers = {"input": unpack(torch.from_numpy(spikes), network.inputs)[0].numpy()}
     for name, train in zip(network.layer_names, activity.layers, strict=True):
-        layers[name] = train.spikes[0].to(torch.uint8).cpu().numpy()
+        layers[name] = unpack(train.spikes[:1], train.counts.shape[1])[0].cpu().numpy()
     return layers, int(split.labels[sample]), int(activity.output.counts.argmax().item())
 
 

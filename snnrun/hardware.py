@@ -6,6 +6,7 @@ import os
 
 import torch
 
+from snnrun import parallel
 from snnrun.errors import UsageError
 
 
@@ -28,10 +29,13 @@ def set_up(device: str = "auto", threads: int | None = None) -> torch.device:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_num_threads(threads or _cores())
+    parallel.set_threads(threads or _cores())
     # Membranes that decay without input end in denormal numbers, on which a CPU is tens of times slower.
     torch.set_flush_denormal(True)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with it
     torch.use_deterministic_algorithms(True)
+    # That also fills all new memory with NaN, to show what reads it unwritten; tests do without paying for it in runs.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return torch.device(device)
 
 

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from snnrun.errors import UsageError
-from snnrun.kernels import count_spikes
+from snnrun.kernels import ops, pack
 from snnrun.rules import LayerKind, LayerWeights, Rule, SpikeTrain
+from snnrun.rules.base import synapse_index
 
 
 @dataclass(frozen=True)
@@ -56,19 +57,23 @@ class Layer(nn.Module):
     recurrent_weight: nn.Parameter | None
     bias: nn.Parameter | None
     recurrent_mask: Tensor | None
+    recurrent_index: Tensor | None
 
     def __init__(self, kind: LayerKind, weights: LayerWeights) -> None:
         super().__init__()
         self.kind = kind
-        self.weight = nn.Parameter(weights.weight)
+        # Stored input by input: on a CPU an input spike adds the row of its neuron.
+        self.weight = nn.Parameter(weights.weight.T.contiguous().T)
         for name in ("recurrent_weight", "bias"):
             value = getattr(weights, name)
             self.register_parameter(name, None if value is None else nn.Parameter(value))
-        self.register_buffer("recurrent_mask", weights.recurrent_mask)
+        mask = weights.recurrent_mask
+        self.register_buffer("recurrent_mask", mask)
+        self.register_buffer("recurrent_index", None if mask is None else synapse_index(mask), persistent=False)
 
     def weights(self) -> LayerWeights:
         """The tensors as the rule takes them."""
-        return LayerWeights(self.weight, self.recurrent_weight, self.recurrent_mask, self.bias)
+        return LayerWeights(self.weight, self.recurrent_weight, self.recurrent_mask, self.bias, self.recurrent_index)
 
 
 class Network(nn.Module):
@@ -103,8 +108,12 @@ class Network(nn.Module):
         ]
 
     def forward(self, spikes: Tensor, labels: Tensor | None = None) -> Activity:
-        """Run (B, T, inputs) uint8 spikes. `labels` (B,) are needed for training: the output layer's rule uses them."""
-        train = SpikeTrain(spikes, count_spikes(spikes))
+        """Run spikes: (B, T, inputs) of 0 and 1, or their bits (B, T, W) int64 (see `kernels.pack`).
+
+        `labels` (B,) are needed for training: the output layer's rule uses them.
+        """
+        bits = spikes if spikes.dtype == torch.int64 else pack(spikes)
+        train = SpikeTrain(bits, ops.count_spikes(bits, self.inputs))
         trains = []
         for layer in self.layers:
             assert isinstance(layer, Layer)

@@ -9,9 +9,9 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from snnrun import parallel
+from snnrun.encoders import draws
 from snnrun.errors import UsageError
-
-_WORD_VALUES = 2**32
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,7 @@ class RateEncoder:
     """Independent draws: a pixel's neuron fires at a step with a probability that its brightness sets.
 
     The draws of a sample are keyed by `(seed, epoch, index)` alone: whatever the batch, the order or the thread it is
-    encoded in, it gets the same spikes. They run step by step, so fewer steps give the beginning of the same train.
-    `encode` holds no state and leaves the interpreter lock for most of its time: it may run in several threads at once.
+    encoded in, it gets the same spikes, on any machine. Fewer steps give the beginning of the same train.
 
     Attributes:
         seed: Not negative.
@@ -57,7 +56,7 @@ class RateEncoder:
         """Firing probability per step for each of the 256 pixel values, shape (256,)."""
         return np.arange(256) / 255 / self.attenuation
 
-    def encode(self, samples: NDArray[np.uint8], index: NDArray[np.int64], epoch: int) -> NDArray[np.uint8]:
+    def encode(self, samples: NDArray[np.uint8], index: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
         """Draw the spikes of a batch.
 
         Args:
@@ -66,7 +65,7 @@ class RateEncoder:
             epoch: 0 for evaluation, from 1 up for training.
 
         Returns:
-            Spikes 0 or 1, shape (B, T, N).
+            Spikes as bits, shape (B, T, W) int64: neuron n of a step is bit n % 64 of word n // 64.
 
         Raises:
             ValueError: If the arrays do not fit each other or the epoch is negative.
@@ -76,24 +75,13 @@ class RateEncoder:
                 f"want uint8 samples (B, N), index (B,) and epoch >= 0; "
                 f"got {samples.dtype} {samples.shape}, {index.shape} and {epoch}"
             )
-        thresholds = np.rint(self.probabilities() * _WORD_VALUES).astype(np.uint64)
-        fires = thresholds > 0
-        # The largest 32-bit word that is a spike: unlike the threshold itself it fits 32 bits when p = 1.
-        last = (np.maximum(thresholds, 1) - 1).astype(np.uint32)
-        spikes = np.zeros((len(samples), self.steps, samples.shape[1]), np.uint8)
-        for train, sample, number in zip(spikes, samples, index.tolist(), strict=True):
-            active = np.flatnonzero(fires[sample])
-            key = (self.seed, 0 if self.frozen else epoch, number)
-            _draw(train[self.first_step :], active, last[sample[active]], key)
+        levels = np.rint(self.probabilities() * draws.ALWAYS).astype(np.int64)
+        keys = np.empty((len(samples), 3), np.int64)
+        keys[:, 0], keys[:, 1], keys[:, 2] = self.seed, 0 if self.frozen else epoch, index
+        spikes = np.zeros((len(samples), self.steps, -(-samples.shape[1] // 64)), np.int64)
+        words, chunks = spikes.view(np.uint64), parallel.ranges(len(samples))
+        parallel.each(len(chunks), lambda k: draws.draw(samples, levels, keys, self.first_step, words, *chunks[k]))
         return spikes
-
-
-def _draw(train: NDArray[np.uint8], active: NDArray[np.intp], last: NDArray[np.uint32], key: tuple[int, ...]) -> None:
-    """Fill the active columns of `train` (steps, N); only these cost random words."""
-    draws = len(train) * active.size
-    raw = np.random.SFC64(np.random.SeedSequence(key)).random_raw((draws + 1) // 2)
-    words = raw.view(np.uint32)[:draws].reshape(len(train), active.size)
-    train[:, active] = (words <= last).view(np.uint8)
 
 
 @dataclass(frozen=True)

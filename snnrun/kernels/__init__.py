@@ -1,108 +1,92 @@
 """The inner loops. Every backend is one file with the same functions; this is the one place that chooses between them.
 
-Shapes, used throughout: `B` samples, `T` steps of 1 ms, `N` neurons of the layer, `I` inputs. Spikes are `(B, T, N)`.
+Shapes, used throughout: `B` samples, `T` steps of 1 ms, `N` neurons of the layer, `I` inputs, `S` recurrent synapses.
+Spikes are bits, `(B, T, W)` int64 with 64 neurons to a word, see `packed`.
 
-`active()` is the backend in use; `use(name, device)` chooses it for the process. `reference` is plain PyTorch, on any
-device, in float32 or float64: the truth, and what stands until something else is chosen. `cpu` is compiled, in float32.
-`auto` is the fastest one there is for the device.
+The functions of `ops` run those of the backend in use; `use(name, device)` chooses it for the process. `reference` is
+plain PyTorch, on any device, in float32 or float64: the truth, and what stands until something else is chosen. `cpu` is
+compiled by Numba and `gpu` by Triton, both in float32. `auto` is the fastest one there is for the device.
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol
-
-import torch
-from torch import Tensor
+from importlib.util import find_spec
+from types import ModuleType
 
 from snnrun.errors import UsageError
-from snnrun.kernels import reference
-from snnrun.kernels.neuron import Lif, Stbp
-from snnrun.kernels.reference import count_spikes
+from snnrun.kernels import ops, reference
+from snnrun.kernels.neuron import Lif, Stbp, Synapses
+from snnrun.kernels.packed import BITS, count_spikes, pack, unpack, words
 
-__all__ = ["NAMES", "Backend", "Lif", "Stbp", "active", "count_spikes", "ready", "use"]
+__all__ = [
+    "BITS",
+    "NAMES",
+    "Lif",
+    "Stbp",
+    "Synapses",
+    "active",
+    "count_spikes",
+    "ops",
+    "pack",
+    "ready",
+    "reference",
+    "unpack",
+    "use",
+    "words",
+]
 
-NAMES = ("reference", "cpu")
-
-
-class Backend(Protocol):
-    """The functions of a backend, described in `reference`."""
-
-    def lif_forward(
-        self, spikes_in: Tensor, weight: Tensor, recurrent_weight: Tensor | None, lif: Lif, /
-    ) -> Tensor: ...
-
-    def strsbp_readout(self, spikes: Tensor, lif: Lif, dtype: torch.dtype = ..., /) -> Tensor: ...
-
-    def hm2bp_readout(self, spikes: Tensor, lif: Lif, dtype: torch.dtype = ..., /) -> Tensor: ...
-
-    def spsp(self, readout: Tensor, spikes_in: Tensor, /) -> Tensor: ...
-
-    def spsp_activation(self, readout: Tensor, spikes_in: Tensor, weight: Tensor, /) -> Tensor: ...
-
-    def spsp_backward(
-        self, readout: Tensor, spikes_in: Tensor, gain: Tensor, credit: Tensor | None, weight: Tensor, /
-    ) -> tuple[Tensor, Tensor | None]: ...
-
-    def coupling(
-        self,
-        readout: Tensor,
-        spikes: Tensor,
-        counts: Tensor,
-        weight: Tensor,
-        mask: Tensor,
-        v_th: float,
-        silent: float,
-        /,
-    ) -> Any: ...
-
-    def coupling_solve(self, theta: Any, diagonal: Tensor, right: Tensor, self_coupling: bool = ..., /) -> Tensor: ...
-
-    def coupling_product(self, theta: Any, x: Tensor, /) -> Tensor: ...
-
-    def stbp_forward(
-        self, drive: Tensor, recurrent_weight: Tensor | None, neuron: Stbp, /
-    ) -> tuple[Tensor, Tensor]: ...
-
-    def stbp_backward(
-        self, grad_spikes: Tensor, spikes: Tensor, membrane: Tensor, recurrent_weight: Tensor | None, neuron: Stbp, /
-    ) -> Tensor: ...
+NAMES = ("reference", "cpu", "gpu")
 
 
-_active: Backend = reference
-
-
-def active() -> Backend:
+def active() -> ModuleType:
     """The backend in use."""
-    return _active
+    backend: ModuleType = ops.backend
+    return backend
 
 
 def ready() -> bool:
     """Whether the backend in use starts at once; if not, its first calls compile it."""
-    compiled_before = getattr(_active, "compiled_before", None)
+    compiled_before = getattr(active(), "compiled_before", None)
     return compiled_before is None or bool(compiled_before())
 
 
 def use(name: str = "auto", device: str = "cpu") -> str:
-    """Choose the backend for this process; returns its name. `auto`: `cpu` on a CPU, `reference` elsewhere.
+    """Choose the backend for this process; returns its name.
 
-    `device` is its type, `cpu` or `cuda`.
+    `device` is its type, `cpu` or `cuda`. `auto` is `cpu` on a CPU and `gpu` on a GPU, or `reference` there where
+    Triton is missing.
 
     Raises:
-        UsageError: there is no such backend, or it does not work on the device.
+        UsageError: there is no such backend, it does not work on the device, or what it needs is not installed.
     """
-    global _active
     if name == "auto":
-        name = "cpu" if device == "cpu" else "reference"
-    if name == "cpu":
+        on_gpu = "gpu" if find_spec("triton") else "reference"
+        name = "cpu" if device == "cpu" else on_gpu
+    if name == "reference":
+        ops.backend = reference
+    elif name == "cpu":
         if device != "cpu":
             raise UsageError(
-                "hardware.kernels: the cpu kernels need hardware.device=cpu. Use hardware.kernels=auto or reference."
+                "hardware.kernels: the cpu kernels need hardware.device=cpu. "
+                "Use hardware.kernels=auto, gpu or reference."
             )
         from snnrun.kernels import cpu
 
-        _active = cpu
-    elif name == "reference":
-        _active = reference
+        ops.backend = cpu
+    elif name == "gpu":
+        if not find_spec("triton"):
+            raise UsageError(
+                "hardware.kernels: the gpu kernels need Triton, which is not installed. "
+                "Install it (pip install 'snnrun[gpu]'), or use hardware.kernels=auto or reference."
+            )
+        if device != "cuda":
+            raise UsageError(
+                "hardware.kernels: the gpu kernels need hardware.device=cuda. "
+                "Use hardware.kernels=auto, cpu or reference."
+            )
+        from snnrun.kernels import gpu
+
+        ops.backend = gpu
     else:
         raise UsageError(f"hardware.kernels: there is no {name!r}. Allowed: auto, {', '.join(NAMES)}.")
     return name

@@ -1,9 +1,11 @@
-"""Parameters of the two neuron models, shared by every kernel backend."""
+"""Parameters of the two neuron models and recurrent synapses, shared by every kernel backend."""
 
 from __future__ import annotations
 
 import math
 from typing import NamedTuple
+
+from torch import Tensor
 
 # The authors compare with v_th - 1e-6 so that a membrane which reaches the threshold up to rounding fires.
 THRESHOLD_SLACK = 1e-6
@@ -52,3 +54,20 @@ class Stbp(NamedTuple):
     def decay_after_spike(self) -> float:
         """f(1): the share of the membrane that survives a spike."""
         return self.decay * math.exp(-1.0 / self.decay) if self.exponential_reset else 0.0
+
+
+class Synapses(NamedTuple):
+    """The existing synapses of a recurrent layer, sorted by pre-neuron and then by post-neuron, each pair once.
+
+    `weight`: (S,), mV. `pre`, `post`: (S,) int64, from which neuron and to which.
+    """
+
+    weight: Tensor
+    pre: Tensor
+    post: Tensor
+
+    def dense(self, neurons: int) -> Tensor:
+        """The weights as a matrix (N, N), to row from column; 0 where no synapse is."""
+        matrix = self.weight.new_zeros(neurons, neurons)
+        matrix[self.post, self.pre] = self.weight
+        return matrix

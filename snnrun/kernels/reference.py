@@ -1,6 +1,7 @@
 """The kernels in plain PyTorch: short, readable, on any device and in float32 or float64. This is the truth.
 
-Vectorised over samples and neurons; the recursions through time are Python loops over steps.
+Vectorised over samples and neurons; the recursions through time are Python loops over steps. Spikes come and go as bits
+(see `packed`) and are unpacked to one byte or float each for the computation.
 
 The spike-train-level rules need for each pair of neurons the S-PSP `e[b, i, j]`. Both of its definitions, the stepwise
 one of ST-RSBP and the closed form of HM2-BP, are linear in the spikes of the pre-neuron, so each is one product
@@ -19,30 +20,38 @@ import math
 import torch
 from torch import Tensor
 
-from snnrun.kernels.neuron import THRESHOLD_SLACK, Lif, Stbp
+from snnrun.kernels.neuron import THRESHOLD_SLACK, Lif, Stbp, Synapses
+from snnrun.kernels.packed import count_spikes, pack, unpack
+
+__all__ = [
+    "count_spikes",
+    "coupling",
+    "coupling_solve",
+    "lif_forward",
+    "recurrent_gradient",
+    "recurrent_spsp",
+    "spsp_activation",
+    "spsp_backward",
+    "stbp_backward",
+    "stbp_forward",
+]
 
 
-def count_spikes(spikes: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Firing counts (B, N) of uint8 spikes (B, T, N)."""
-    # Bytes are added as bytes, 255 steps at a time: thirty times faster than a sum that converts each of them.
-    parts = [part.sum(dim=1, dtype=torch.uint8).to(dtype) for part in torch.split(spikes, 255, dim=1)]
-    return torch.stack(parts).sum(dim=0)
-
-
-def lif_forward(spikes_in: Tensor, weight: Tensor, recurrent_weight: Tensor | None, lif: Lif) -> Tensor:
+def lif_forward(spikes_in: Tensor, weight: Tensor, recurrent: Synapses | None, lif: Lif) -> tuple[Tensor, Tensor]:
     """Simulate a layer of leaky integrate-and-fire neurons.
 
     Args:
-        spikes_in: (B, T, I) uint8.
+        spikes_in: bits (B, T, W) of the I inputs.
         weight: (N, I), mV.
-        recurrent_weight: (N, N), mV, to row from column, acting with a delay of one step; None without recurrence.
+        recurrent: synapses among the N neurons, acting with a delay of one step; None for none.
         lif: neuron parameters.
 
     Returns:
-        spikes (B, T, N) uint8. None occurs at step 0.
+        bits of the spikes (B, T, W), none at step 0; firing counts (B, N).
     """
-    drive = spikes_in.to(weight.dtype) @ weight.T  # (B, T, N)
+    drive = unpack(spikes_in, weight.shape[1], weight.dtype) @ weight.T  # (B, T, N)
     batch, steps, neurons = drive.shape
+    loop = None if recurrent is None else recurrent.dense(neurons)
     spikes = torch.zeros(drive.shape, dtype=torch.uint8, device=drive.device)
     u, a = drive.new_zeros(2, batch, neurons).unbind()
     theta = lif.v_th - THRESHOLD_SLACK
@@ -50,8 +59,8 @@ def lif_forward(spikes_in: Tensor, weight: Tensor, recurrent_weight: Tensor | No
     recent = [silent] * max(1, lif.t_ref)  # who fired in the last steps, the latest first
     for t in range(1, steps):
         a.mul_(lif.decay_s).add_(drive[:, t - 1])
-        if recurrent_weight is not None:
-            a.addmm_(recent[0].to(a.dtype), recurrent_weight.T)
+        if loop is not None:
+            a.addmm_(recent[0].to(a.dtype), loop.T)
         u.mul_(lif.decay_m).add_(a, alpha=1.0 / lif.tau_s)
         for held in recent[: lif.t_ref]:
             u.masked_fill_(held, 0.0)
@@ -59,14 +68,14 @@ def lif_forward(spikes_in: Tensor, weight: Tensor, recurrent_weight: Tensor | No
         u.masked_fill_(fired, 0.0)
         spikes[:, t] = fired
         recent = [fired, *recent[:-1]]
-    return spikes
+    return pack(spikes), spikes.sum(dim=1).to(weight.dtype)
 
 
 def strsbp_readout(spikes: Tensor, lif: Lif, dtype: torch.dtype = torch.float32) -> Tensor:
     """Readout of ST-RSBP's S-PSP: backwards filter that is 1 at each spike and 0 in the hold after the previous one.
 
     Args:
-        spikes: (B, T, N), the post-neurons' spikes.
+        spikes: (B, T, N) of 0 and 1, the post-neurons' spikes.
         lif: neuron parameters; `v_th` plays no part.
         dtype: of the result.
 
@@ -140,75 +149,100 @@ def hm2bp_kernel(steps: int, lif: Lif) -> tuple[Tensor, float, float]:
     return kernel, window, math.exp(-1.0 / lif.tau_s)
 
 
-def spsp(readout: Tensor, spikes_in: Tensor) -> Tensor:
-    """S-PSP of every pair: e (B, N, I) from the readout (B, T, N) and the input spikes (B, T, I)."""
+def readout(rule: str, spikes: Tensor, neurons: int, lif: Lif, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Readout (B, T, N) of `strsbp` or `hm2bp` from the bits (B, T, W) of the post-neurons' spikes."""
+    function = {"strsbp": strsbp_readout, "hm2bp": hm2bp_readout}[rule]
+    return function(unpack(spikes, neurons), lif, dtype)
+
+
+def spsp(rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, inputs: int, neurons: int) -> Tensor:
+    """S-PSP of every pair, e (B, N, I), from the bits of the input spikes and of the layer's own."""
+    return _spsp(readout(rule, spikes, neurons, lif), unpack(spikes_in, inputs))
+
+
+def _spsp(readout: Tensor, spikes_in: Tensor) -> Tensor:
     return torch.bmm(readout.transpose(1, 2), spikes_in.to(readout.dtype))
 
 
-def spsp_activation(readout: Tensor, spikes_in: Tensor, weight: Tensor) -> Tensor:
+def spsp_activation(rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, weight: Tensor) -> Tensor:
     """Total post-synaptic potential a_i = sum_j w_ij e_ij (ST-RSBP eq. 1), (B, N), without forming e."""
-    drive = spikes_in.to(weight.dtype) @ weight.T
-    return (readout * drive).sum(dim=1)
+    drive = unpack(spikes_in, weight.shape[1], weight.dtype) @ weight.T
+    return (readout(rule, spikes, len(weight), lif, weight.dtype) * drive).sum(dim=1)
 
 
 def spsp_backward(
-    readout: Tensor, spikes_in: Tensor, gain: Tensor, credit: Tensor | None, weight: Tensor
-) -> tuple[Tensor, Tensor | None]:
+    rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, gain: Tensor, credit: Tensor | None, weight: Tensor
+) -> tuple[Tensor, Tensor]:
     """The two sums over pairs that a spike-train-level backward pass needs.
 
     Args:
-        readout: (B, T, N).
-        spikes_in: (B, T, I) uint8.
+        rule: whose S-PSP, `strsbp` or `hm2bp`.
+        lif: neuron parameters; `v_th` plays no part.
+        spikes_in: bits (B, T, W) of the I inputs.
+        spikes: bits (B, T, W) of the layer's N neurons.
         gain: (B, N), what multiplies e_ij in the weight gradient.
         credit: (B, N), what multiplies w_ij e_ij in the error of the layer below; None when no layer is below.
         weight: (N, I), mV.
 
     Returns:
-        sum over b of gain_bi e_bij, (N, I); sum over i of credit_bi w_ij e_bij, (B, I), or None.
+        sum over b of gain_bi e_bij, (N, I); sum over i of credit_bi w_ij e_bij, (B, I), or (B, 0) without credit.
     """
+    trains = unpack(spikes_in, weight.shape[1])
+    traces = readout(rule, spikes, len(weight), lif, weight.dtype)
     if credit is None:
-        inputs = spikes_in.to(readout.dtype).flatten(0, 1)  # (B T, I)
-        return (readout * gain[:, None]).flatten(0, 1).T @ inputs, None
-    e = spsp(readout, spikes_in)
+        gradient = (traces * gain[:, None]).flatten(0, 1).T @ trains.to(weight.dtype).flatten(0, 1)
+        return gradient, gain.new_zeros(len(gain), 0)
+    e = _spsp(traces, trains)
     error = torch.stack([credit[b] @ (weight * e[b]) for b in range(len(e))])
     return torch.einsum("bi,bij->ij", gain, e), error
 
 
-def coupling(
-    readout: Tensor, spikes: Tensor, counts: Tensor, weight: Tensor, mask: Tensor, v_th: float, silent_ratio: float
+# ---- recurrent layers: one value per synapse, (B, S) ----------------------------------------------------------------
+
+
+def recurrent_spsp(
+    rule: str, lif: Lif, spikes: Tensor, recurrent: Synapses, neurons: int, dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """Theta of a recurrent layer, w_lp e_lp / n_p / v_th (ST-RSBP eq. 11 and 12).
+    """S-PSP e (B, S) of the recurrent synapses, from the bits (B, T, W) of the layer's spikes."""
+    e = _spsp(readout(rule, spikes, neurons, lif, dtype), unpack(spikes, neurons))
+    return e[:, recurrent.post, recurrent.pre]
+
+
+def coupling(e: Tensor, counts: Tensor, recurrent: Synapses, v_th: float, silent_ratio: float) -> Tensor:
+    """Theta of a recurrent layer by synapse, w_lp e_lp / n_p / v_th (ST-RSBP eq. 11 and 12), (B, S).
 
     Args:
-        readout, spikes: (B, T, N), the layer's own; counts: (B, N).
-        weight, mask: (N, N), the recurrent weights in mV and which of them exist.
+        e: (B, S), from `recurrent_spsp`.
+        counts: (B, N).
+        recurrent: the synapses.
         v_th: threshold, mV.
         silent_ratio: stands for e_lp / n_p where either neuron is silent.
-
-    Returns:
-        what `coupling_solve` and `coupling_product` take; here (B, N, N), to row from column.
     """
-    both = (counts > 0)[:, :, None] & (counts > 0)[:, None, :]
-    ratio = torch.where(both, spsp(readout, spikes) / counts.clamp(min=1.0)[:, None, :], silent_ratio)
-    return weight * mask * ratio / v_th
+    n_pre, n_post = counts[:, recurrent.pre], counts[:, recurrent.post]
+    ratio = torch.where((n_pre > 0) & (n_post > 0), e / n_pre.clamp(min=1.0), silent_ratio)
+    return recurrent.weight * ratio / v_th
 
 
-def coupling_solve(theta: Tensor, diagonal: Tensor, right: Tensor, self_coupling: bool = True) -> Tensor:
-    """x of (diag(diagonal) - theta)^T x = right, shaped as `right`: (B, N), or (B, N, M) for M right-hand sides.
+def coupling_solve(
+    theta: Tensor, recurrent: Synapses, diagonal: Tensor, right: Tensor, self_coupling: bool = True
+) -> Tensor:
+    """x (B, N) of (diag(diagonal) - theta)^T x = right (B, N); see `system`."""
+    return solve(system(theta, recurrent, diagonal, self_coupling).transpose(1, 2), right[:, :, None]).squeeze(2)
 
-    Without `self_coupling` theta's diagonal counts as 0.
-    """
-    matrix = -theta
+
+def system(theta: Tensor, recurrent: Synapses, diagonal: Tensor, self_coupling: bool = True) -> Tensor:
+    """diag(diagonal) - theta as matrices (B, N, N). Without `self_coupling` theta's own diagonal counts as 0."""
+    matrix = theta.new_zeros(len(theta), diagonal.shape[1], diagonal.shape[1])
+    matrix[:, recurrent.post, recurrent.pre] = -theta
     if not self_coupling:
         matrix.diagonal(dim1=1, dim2=2).zero_()
     matrix.diagonal(dim1=1, dim2=2).add_(diagonal)
-    several = right if right.dim() == 3 else right[:, :, None]
-    return solve(matrix.transpose(1, 2), several).reshape(right.shape)
+    return matrix
 
 
-def coupling_product(theta: Tensor, x: Tensor) -> Tensor:
-    """theta^T x, (B, N)."""
-    return torch.einsum("bl,blp->bp", x, theta)
+def recurrent_gradient(e: Tensor, gain: Tensor, recurrent: Synapses) -> Tensor:
+    """Sum over b of gain_bl e_blp by synapse, (S,); `e` (B, S), `gain` (B, N)."""
+    return (gain[:, recurrent.post] * e).sum(dim=0)
 
 
 def solve(matrix: Tensor, right: Tensor) -> Tensor:
@@ -224,17 +258,32 @@ def solve(matrix: Tensor, right: Tensor) -> Tensor:
         torch.set_num_threads(threads)
 
 
-def stbp_forward(drive: Tensor, recurrent_weight: Tensor | None, neuron: Stbp) -> tuple[Tensor, Tensor]:
+# ---- STBP -----------------------------------------------------------------------------------------------------------
+
+
+def stbp_forward(
+    spikes_in: Tensor, weight: Tensor, bias: Tensor | None, recurrent_weight: Tensor | None, neuron: Stbp
+) -> tuple[Tensor, Tensor, Tensor]:
     """Simulate a layer of STBP's iterative neurons (Wu et al. 2018, eq. 3-8).
 
     Args:
-        drive: (B, T, N), W o + b of eq. 3-4 for every step; no synaptic delay.
+        spikes_in: bits (B, T, W) of the I inputs; no synaptic delay.
+        weight: (N, I).
+        bias: (N,), or None.
         recurrent_weight: (N, N), acting with a delay of one step, or None.
         neuron: parameters.
 
     Returns:
-        spikes (B, T, N) of 0.0 and 1.0; membrane potentials u (B, T, N) before the reset.
+        bits of the spikes (B, T, W); firing counts (B, N); membrane potentials u (B, T, N) before the reset.
     """
+    inputs = unpack(spikes_in, weight.shape[1], weight.dtype)
+    drive = torch.nn.functional.linear(inputs, weight, bias)
+    spikes, membrane = stbp_scan(drive, recurrent_weight, neuron)
+    return pack(spikes), spikes.sum(dim=1), membrane
+
+
+def stbp_scan(drive: Tensor, recurrent_weight: Tensor | None, neuron: Stbp) -> tuple[Tensor, Tensor]:
+    """The recursion through time: spikes (B, T, N) of 0.0 and 1.0 and membranes from W o + b of every step."""
     spikes, membrane = torch.empty_like(drive), torch.empty_like(drive)
     u, o = drive.new_zeros(2, drive.shape[0], drive.shape[2]).unbind()
     after_spike = neuron.decay_after_spike - neuron.decay
@@ -263,9 +312,39 @@ def surrogate(u: Tensor, neuron: Stbp) -> Tensor:
 
 
 def stbp_backward(
+    grad_spikes: Tensor,
+    spikes_in: Tensor,
+    spikes: Tensor,
+    membrane: Tensor,
+    weight: Tensor,
+    recurrent_weight: Tensor | None,
+    neuron: Stbp,
+    wants_input: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Backpropagate through the steps of a layer.
+
+    Args:
+        grad_spikes: (B, T, N), dL/do as it comes from the layer above.
+        spikes_in, spikes, membrane, weight, recurrent_weight, neuron: of `stbp_forward`.
+        wants_input: whether a layer is below.
+
+    Returns:
+        dL/d(input spikes) (B, T, I), or (B, 0, 0) if not wanted; dL/dW (N, I); dL/db (N,); dL/dW_rec (N, N), or (0, 0).
+    """
+    own = unpack(spikes, membrane.shape[2], membrane.dtype)
+    grad_u = stbp_scan_backward(grad_spikes, own, membrane, recurrent_weight, neuron)
+    grad_in = grad_u @ weight if wants_input else grad_u.new_zeros(len(grad_u), 0, 0)
+    grad_weight = grad_u.flatten(0, 1).T @ unpack(spikes_in, weight.shape[1], weight.dtype).flatten(0, 1)
+    grad_recurrent = grad_u.new_zeros(0, 0)
+    if recurrent_weight is not None:
+        grad_recurrent = grad_u[:, 1:].flatten(0, 1).T @ own[:, :-1].flatten(0, 1)
+    return grad_in, grad_weight, grad_u.sum(dim=(0, 1)), grad_recurrent
+
+
+def stbp_scan_backward(
     grad_spikes: Tensor, spikes: Tensor, membrane: Tensor, recurrent_weight: Tensor | None, neuron: Stbp
 ) -> Tensor:
-    """Backpropagate through the steps of a layer: dL/du (B, T, N), which is also dL/d(drive).
+    """The recursion backwards through time: dL/du (B, T, N), which is also dL/d(drive).
 
     `grad_spikes` is what reaches the spikes from above, the first sum of
 

@@ -7,18 +7,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from torch import Generator, Tensor
+
+from snnrun.kernels import Synapses
 
 
 class SpikeTrain(NamedTuple):
     """What one layer hands to the next.
 
-    `spikes` is (B, T, N): uint8 for the spike-train-level rules, whose gradient travels in `counts`; floats that carry
-    the gradient themselves for STBP. `counts` is (B, N) float, the number of spikes of each neuron.
+    `spikes` is (B, T, W) int64, the bits of the N neurons' trains (see `kernels.packed`); `counts` is (B, N) float, the
+    number of spikes of each neuron. The gradient travels in `counts`. STBP, which needs it step by step, has `link` for
+    it besides: zeros (B, T, N) that take no memory and whose gradient is that of the spikes.
     """
 
     spikes: Tensor
     counts: Tensor
+    link: Tensor | None = None
 
 
 class LayerKind(NamedTuple):
@@ -31,12 +36,31 @@ class LayerKind(NamedTuple):
 
 @dataclass
 class LayerWeights:
-    """The tensors of one layer; `recurrent_mask` marks the synapses that exist. Absent ones are None."""
+    """The tensors of one layer; `recurrent_mask` marks the synapses that exist. Absent ones are None.
+
+    `recurrent_index` (2, S) is the mask as a list of pre- and post-neurons, see `synapse_index`.
+    """
 
     weight: Tensor
     recurrent_weight: Tensor | None = None
     recurrent_mask: Tensor | None = None
     bias: Tensor | None = None
+    recurrent_index: Tensor | None = None
+
+    def recurrent(self) -> Synapses | None:
+        """The recurrent synapses, their weights without gradient."""
+        if self.recurrent_weight is None:
+            return None
+        if self.recurrent_index is None:
+            assert self.recurrent_mask is not None
+            self.recurrent_index = synapse_index(self.recurrent_mask)
+        pre, post = self.recurrent_index.unbind()
+        return Synapses(self.recurrent_weight.detach()[post, pre], pre, post)
+
+
+def synapse_index(mask: Tensor) -> Tensor:
+    """Pre- and post-neurons (2, S) of the synapses that a mask (N, N), to row from column, lets exist."""
+    return torch.nonzero(mask.T).T.contiguous()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,14 +11,14 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from functools import lru_cache
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Generator, Tensor
 
-from snnrun import kernels
-from snnrun.kernels import Lif
-from snnrun.rules.base import LayerKind, LayerWeights, Rule, SpikeTrain
+from snnrun.kernels import BITS, Lif, Synapses, ops
+from snnrun.rules.base import LayerKind, LayerWeights, Rule, SpikeTrain, synapse_index
 from snnrun.rules.connectivity import connect
 
 # The guard of the ST-RSBP authors' recurrent layers, here of every denominator.
@@ -28,29 +28,29 @@ SMALLEST_DENOMINATOR = 1e-4
 class Pass(NamedTuple):
     """One layer's forward pass as its backward pass needs it, and the error that came back.
 
-    `spikes_in` (B, T, I), `counts_in` (B, I), `spikes` (B, T, N), `counts` (B, N), `readout` (B, T, N);
-    `delta` (B, N) is dE/dn / v_th (ST-RSBP eq. 5); `factor` (B, N) multiplies the weight gradient only.
+    `spikes_in` and `spikes` are bits (B, T, W), `counts_in` (B, I) and `counts` (B, N) their counts; `recurrent` are
+    the layer's own synapses and `e_recurrent` (B, S) their S-PSPs; `delta` (B, N) is dE/dn / v_th (ST-RSBP eq. 5);
+    `factor` (B, N) multiplies the weight gradient only.
     """
 
     spikes_in: Tensor
     counts_in: Tensor
     spikes: Tensor
     counts: Tensor
-    readout: Tensor
     weight: Tensor
-    recurrent_weight: Tensor | None
-    recurrent_mask: Tensor | None
-    v_th: float
+    recurrent: Synapses | None
+    e_recurrent: Tensor | None
+    lif: Lif
     delta: Tensor
     factor: Tensor | None
     wants_error: bool
 
 
 class Gradients(NamedTuple):
-    """dE/dw (N, I), dE/dw_rec (N, N) or None, and dE/dn of the layer below (B, I) or None."""
+    """dE/dw (N, I), dE/dw_rec by synapse (S,) or None, and dE/dn of the layer below (B, I) or None."""
 
     weight: Tensor
-    recurrent_weight: Tensor | None
+    recurrent: Tensor | None
     counts_in: Tensor | None
 
 
@@ -63,6 +63,8 @@ class SpikeTrainRule(Rule):
     `lateral` is the strength of the fixed inhibition among output neurons, `lateral_factor` its share in the gradient.
     `silent_ratio` stands for e_ij / n_j where either neuron is silent.
     """
+
+    spsp: ClassVar[str]  # whose S-PSP the kernels compute
 
     tau_m: float = 64.0
     tau_s: float = 8.0
@@ -113,20 +115,20 @@ class SpikeTrainRule(Rule):
 
     def layer(self, kind: LayerKind, weights: LayerWeights, inputs: SpikeTrain, labels: Tensor | None) -> SpikeTrain:
         """Run a layer; its backward pass applies the rule."""
-        recurrent_weight = weights.recurrent_weight
-        if kind.output and self.lateral:
-            neurons = weights.weight.shape[0]
-            recurrent_weight = weights.weight.new_full((neurons, neurons), -self.lateral).fill_diagonal_(0.0)
-        spikes = kernels.active().lif_forward(
-            inputs.spikes, weights.weight.detach(), _detach(recurrent_weight), self.lif(kind)
-        )
-        counts = kernels.count_spikes(spikes, weights.weight.dtype)
+        own = weights.recurrent()
+        recurrent = self.inhibition(weights.weight) if kind.output and self.lateral else own
+        spikes, counts = ops.lif_forward(inputs.spikes, weights.weight.detach(), recurrent, self.lif(kind))
         if torch.is_grad_enabled():
             counts = _Layer.apply(
-                inputs.counts, weights.weight, weights.recurrent_weight, weights.recurrent_mask, counts,
+                inputs.counts, weights.weight, weights.recurrent_weight, own, counts,
                 inputs.spikes, spikes, labels if kind.output else None, self, kind,
             )  # type: ignore[no-untyped-call]  # fmt: skip
         return SpikeTrain(spikes, counts)
+
+    def inhibition(self, weight: Tensor) -> Synapses:
+        """The fixed lateral inhibition among the N neurons of the output layer, whose weights are `weight` (N, I)."""
+        pre, post = _pairs(len(weight), weight.device)
+        return Synapses(weight.new_full((len(pre),), -self.lateral), pre, post)
 
     def targets(self, labels: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
         """Desired counts y, (B, classes)."""
@@ -144,32 +146,31 @@ class SpikeTrainRule(Rule):
     # -- backward -----------------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def readout(self, spikes: Tensor, lif: Lif, dtype: torch.dtype) -> Tensor:
-        """The rule's S-PSP as a readout (B, T, N) of the input spikes, see `kernels.reference`."""
-
-    @abstractmethod
     def gradients(self, p: Pass) -> Gradients:
         """The rule proper: from a layer's error to its gradients and the error of the layer below."""
 
-    def revived(self, spikes: Tensor, counts: Tensor, labels: Tensor) -> Tensor:
-        """Spikes in which a silent label neuron fires at D, 2 D, ... < T with D = floor(T / desired)."""
-        silent = (counts.gather(1, labels[:, None]) == 0).squeeze(1)
-        if not silent.any():
-            return spikes
+    def revived(self, spikes: Tensor, counts: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Spikes and counts in which a silent label neuron fires at D, 2 D, ... < T with D = floor(T / desired)."""
+        silent = counts.gather(1, labels[:, None]) == 0  # (B, 1)
         steps = spikes.shape[1]
         interval = max(1, int(steps // self.desired))
-        train = torch.zeros(steps, dtype=spikes.dtype, device=spikes.device)
-        train[interval::interval] = 1
+        bit = torch.where(silent, torch.ones_like(labels)[:, None] << labels[:, None] % BITS, 0)  # (B, 1)
+        sample = torch.arange(len(labels), device=labels.device)[:, None]
+        time = torch.arange(interval, steps, interval, device=labels.device)
+        word = labels[:, None] // BITS
         spikes = spikes.clone()
-        spikes[silent, :, labels[silent]] = train
-        return spikes
+        spikes[sample, time, word] |= bit
+        return spikes, counts.scatter_add(1, labels[:, None], silent.to(counts.dtype) * len(time))
 
-    def lateral_share(self, readout: Tensor, spikes: Tensor, counts: Tensor, labels: Tensor, v_th: float) -> Tensor:
+    def lateral_share(self, spikes: Tensor, counts: Tensor, labels: Tensor, lif: Lif, weight: Tensor) -> Tensor:
         """L_i = 1 / (1 - s^2 sum_{l != i} r_li x_l r_il x_i), (B, N): the first-order echo of the lateral inhibition.
 
         r_li = e(l from i) / n_i, and x_i = 1 / v_th if i fired or is the label, else 0.
         """
-        ratio = self.ratio(kernels.active().spsp(readout, spikes), counts, counts)  # [b, l, i]
+        v_th, pairs, neurons = lif.v_th, self.inhibition(weight), len(weight)
+        e = weight.new_zeros(len(spikes), neurons, neurons)
+        e[:, pairs.post, pairs.pre] = ops.recurrent_spsp(self.spsp, lif, spikes, pairs, neurons)
+        ratio = self.ratio(e, counts, counts)  # [b, l, i]
         is_label = torch.nn.functional.one_hot(labels, counts.shape[1]).bool()
         active = torch.where((counts > 0) | is_label, 1.0 / v_th, 0.0).to(ratio.dtype)
         loop = ratio * ratio.transpose(1, 2) * active[:, :, None] * active[:, None, :]
@@ -180,6 +181,13 @@ class SpikeTrainRule(Rule):
         """e_ij / n_j, the estimate of de_ij / dn_j; `silent_ratio` where either neuron is silent. (B, N, I)."""
         both = (counts > 0)[:, :, None] & (counts_in > 0)[:, None, :]
         return torch.where(both, e / counts_in.clamp(min=1.0)[:, None, :], self.silent_ratio)
+
+    def activation(self, p: Pass) -> Tensor:
+        """a_i = sum_j w_ij e_ij over all synapses of each neuron (ST-RSBP eq. 1), (B, N)."""
+        activation = ops.spsp_activation(self.spsp, p.lif, p.spikes_in, p.spikes, p.weight)
+        if p.recurrent is not None and p.e_recurrent is not None:
+            activation = activation.index_add(1, p.recurrent.post, p.e_recurrent * p.recurrent.weight)
+        return activation
 
     def error_below(self, weighted: Tensor, credit: Tensor, p: Pass) -> Tensor:
         """dE/dn of the layer below, sum_i credit_i w_ij ratio_ij, from weighted = sum_i credit_i w_ij e_ij. (B, I)."""
@@ -226,6 +234,12 @@ def _detach(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.detach()
 
 
+@lru_cache(maxsize=8)
+def _pairs(neurons: int, device: torch.device) -> Tensor:
+    """Pre- and post-neurons (2, N (N - 1)) of all pairs of different neurons."""
+    return synapse_index(~torch.eye(neurons, dtype=torch.bool, device=device))
+
+
 class _Layer(torch.autograd.Function):
     """A layer as a node from input counts to output counts. The spikes ride along as constants."""
 
@@ -235,7 +249,7 @@ class _Layer(torch.autograd.Function):
         counts_in: Tensor,
         weight: Tensor,
         recurrent_weight: Tensor | None,
-        recurrent_mask: Tensor | None,
+        recurrent: Synapses | None,
         counts: Tensor,
         spikes_in: Tensor,
         spikes: Tensor,
@@ -243,29 +257,32 @@ class _Layer(torch.autograd.Function):
         rule: SpikeTrainRule,
         kind: LayerKind,
     ) -> Tensor:
-        ctx.save_for_backward(counts_in, weight, recurrent_weight, recurrent_mask, counts, spikes_in, spikes, labels)
+        del recurrent_weight
+        ctx.save_for_backward(counts_in, weight, counts, spikes_in, spikes, labels, *(recurrent or (None, None, None)))
         ctx.rule, ctx.kind = rule, kind
         return counts.clone()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, error: Tensor) -> Sequence[Tensor | None]:
-        counts_in, weight, recurrent_weight, recurrent_mask, counts, spikes_in, spikes, labels = ctx.saved_tensors
+        counts_in, weight, counts, spikes_in, spikes, labels, *synapses = ctx.saved_tensors
         rule: SpikeTrainRule = ctx.rule
         lif = rule.lif(ctx.kind)
-        readout = rule.readout(spikes, lif, weight.dtype)
         factor = None
         if labels is not None:  # output layer
             if rule.lateral and rule.lateral_factor:
-                factor = rule.lateral_share(readout, spikes, counts, labels, lif.v_th)
-            revived = rule.revived(spikes, counts, labels) if rule.revive else spikes
-            if revived is not spikes:
-                spikes, counts = revived, kernels.count_spikes(revived, weight.dtype)
-                readout = rule.readout(spikes, lif, weight.dtype)
+                factor = rule.lateral_share(spikes, counts, labels, lif, weight)
+            if rule.revive:
+                spikes, counts = rule.revived(spikes, counts, labels)
+        recurrent = None if synapses[0] is None else Synapses(*synapses)
+        e = None if recurrent is None else ops.recurrent_spsp(rule.spsp, lif, spikes, recurrent, len(weight))
         result = rule.gradients(
             Pass(
-                spikes_in, counts_in, spikes, counts, readout, weight, recurrent_weight, recurrent_mask, lif.v_th,
+                spikes_in, counts_in, spikes, counts, weight, recurrent, e, lif,
                 error / lif.v_th, factor, ctx.needs_input_grad[0],
             )
         )  # fmt: skip
-        return result.counts_in, result.weight, result.recurrent_weight, *[None] * 7
+        grad_recurrent = None
+        if recurrent is not None and result.recurrent is not None:
+            grad_recurrent = recurrent._replace(weight=result.recurrent).dense(len(weight))
+        return result.counts_in, result.weight, grad_recurrent, *[None] * 7

@@ -1,8 +1,8 @@
 """STBP: spatio-temporal backpropagation (Wu, Deng, Li, Zhu & Shi, Frontiers in Neuroscience 2018).
 
 Backpropagation through time over an iterative leaky integrate-and-fire layer whose step function gets a surrogate
-derivative. The neuron and the recursions are in `kernels.reference`; here are the layer as an autograd node over
-spikes, the paper's initialisation (eq. 29-30) and its loss (eq. 9), L = 1/2 |y - (1/T) sum_t o^t|^2 with y one-hot.
+derivative. The neuron and the recursions are in `kernels.reference`; here are the layer as an autograd node, the
+paper's initialisation (eq. 29-30) and its loss (eq. 9), L = 1/2 |y - (1/T) sum_t o^t|^2 with y one-hot.
 
 `temporal_gradient=false` is the paper's ablation SDBP: errors travel down the layers but not back through time.
 Recurrent layers, which the paper does not have, receive W_rec o^{t-1} and backpropagate through it.
@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from snnrun import kernels
+from snnrun.kernels import Stbp, ops
 from snnrun.rules.base import LayerKind, LayerWeights, Rule, SpikeTrain
 from snnrun.rules.connectivity import connect
 
@@ -42,9 +42,9 @@ class StbpRule(Rule):
     connectivity: str = "full"
     loss: str = "squared"
 
-    def neuron(self, kind: LayerKind) -> kernels.Stbp:
+    def neuron(self, kind: LayerKind) -> Stbp:
         """Neuron of a layer."""
-        return kernels.Stbp(
+        return Stbp(
             v_th=self.threshold(kind),
             decay=self.decay,
             surrogate=self.surrogate,
@@ -71,13 +71,13 @@ class StbpRule(Rule):
         return weights
 
     def layer(self, kind: LayerKind, weights: LayerWeights, inputs: SpikeTrain, labels: Tensor | None) -> SpikeTrain:
-        """Run a layer; spikes are floats and carry the gradient."""
+        """Run a layer; the gradient of its spikes comes back through counts and link."""
         del labels
-        spikes = _Layer.apply(
-            inputs.spikes.to(weights.weight.dtype), weights.weight, weights.bias,
+        spikes, counts, link = _Layer.apply(
+            inputs.spikes, inputs.link, weights.weight, weights.bias,
             weights.recurrent_weight, weights.recurrent_mask, self.neuron(kind),
         )  # type: ignore[no-untyped-call]  # fmt: skip
-        return SpikeTrain(spikes, spikes.sum(dim=1))
+        return SpikeTrain(spikes, counts, link)
 
     def sample_loss(self, output: SpikeTrain, labels: Tensor) -> Tensor:
         """Squared distance of the firing rates from the one-hot label (eq. 9); half of it, or its mean over outputs."""
@@ -88,33 +88,45 @@ class StbpRule(Rule):
 
 
 class _Layer(torch.autograd.Function):
-    """A layer as a node from input spikes to output spikes, (B, T, I) to (B, T, N)."""
+    """A layer as a node from (spikes, link) to (spikes, counts, link); the spikes ride along as constants."""
 
     @staticmethod
     def forward(
         ctx: Any,
         spikes_in: Tensor,
+        link_in: Tensor | None,
         weight: Tensor,
         bias: Tensor | None,
         recurrent_weight: Tensor | None,
         recurrent_mask: Tensor | None,
-        neuron: kernels.Stbp,
-    ) -> Tensor:
-        drive = torch.nn.functional.linear(spikes_in, weight, bias)
-        spikes, membrane = kernels.active().stbp_forward(drive, recurrent_weight, neuron)
-        ctx.save_for_backward(spikes_in, weight, bias, recurrent_weight, recurrent_mask, spikes, membrane)
+        neuron: Stbp,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        del link_in
+        spikes, counts, membrane = ops.stbp_forward(spikes_in, weight, bias, recurrent_weight, neuron)
+        ctx.save_for_backward(spikes_in, weight, recurrent_weight, recurrent_mask, spikes, membrane)
         ctx.neuron = neuron
-        return spikes
+        ctx.mark_non_differentiable(spikes)
+        ctx.set_materialize_grads(False)
+        return spikes, counts, counts.new_zeros(1, 1, 1).expand(membrane.shape)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad_spikes: Tensor) -> Sequence[Tensor | None]:
-        spikes_in, weight, bias, recurrent_weight, mask, spikes, membrane = ctx.saved_tensors
-        grad_drive = kernels.active().stbp_backward(grad_spikes, spikes, membrane, recurrent_weight, ctx.neuron)
-        grad_in = grad_drive @ weight if ctx.needs_input_grad[0] else None
-        grad_weight = grad_drive.flatten(0, 1).T @ spikes_in.flatten(0, 1)
-        grad_bias = None if bias is None else grad_drive.sum(dim=(0, 1))
-        grad_recurrent = None
-        if recurrent_weight is not None:
-            grad_recurrent = grad_drive[:, 1:].flatten(0, 1).T @ spikes[:, :-1].flatten(0, 1) * mask
-        return grad_in, grad_weight, grad_bias, grad_recurrent, None, None
+    def backward(ctx: Any, _: None, grad_counts: Tensor | None, grad_link: Tensor | None) -> Sequence[Tensor | None]:
+        spikes_in, weight, recurrent_weight, mask, spikes, membrane = ctx.saved_tensors
+        grad_spikes = torch.zeros_like(membrane) if grad_link is None else grad_link
+        if grad_counts is not None:
+            every_step = grad_counts[:, None].expand(membrane.shape)
+            grad_spikes = every_step if grad_link is None else grad_spikes + every_step
+        _, wants_input, _, wants_bias, *_ = ctx.needs_input_grad
+        grad_in, grad_weight, grad_bias, grad_recurrent = ops.stbp_backward(
+            grad_spikes, spikes_in, spikes, membrane, weight, recurrent_weight, ctx.neuron, wants_input
+        )
+        return (
+            None,
+            grad_in if wants_input else None,
+            grad_weight,
+            grad_bias if wants_bias else None,
+            None if mask is None else grad_recurrent * mask,
+            None,
+            None,
+        )

@@ -32,12 +32,12 @@ Differs from the authors' code, each difference an option:
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from snnrun import kernels
-from snnrun.kernels import Lif, reference
+from snnrun.kernels import ops, reference
 from snnrun.rules.base import LayerKind, LayerWeights
 from snnrun.rules.slope_table import published_table, slope_table
 from snnrun.rules.spike_train import Gradients, Pass, SpikeTrainRule, away_from_zero
@@ -45,7 +45,12 @@ from snnrun.rules.spike_train import Gradients, Pass, SpikeTrainRule, away_from_
 
 @dataclass(frozen=True, kw_only=True)
 class StRsbp(SpikeTrainRule):
-    """ST-RSBP. `slope_rows`: rows of the fitted table, its largest count."""
+    """ST-RSBP. `slope_rows`: rows of the fitted table, its largest count.
+
+    Its S-PSP is the stepwise one of the paper's supplement: a unit-weight input's membrane just before each reset.
+    """
+
+    spsp: ClassVar[str] = "strsbp"
 
     slope: str = "none"
     slope_tables: str = "own"
@@ -54,13 +59,9 @@ class StRsbp(SpikeTrainRule):
     solve: str = "paper"
     self_coupling: bool = True
 
-    def readout(self, spikes: Tensor, lif: Lif, dtype: torch.dtype) -> Tensor:
-        """Stepwise S-PSP (supplement of the paper): membrane of a unit-weight input just before each reset."""
-        return kernels.active().strsbp_readout(spikes, lif, dtype)
-
     def gradients(self, p: Pass) -> Gradients:
         """Eq. 4-13 for one layer."""
-        recurrent = p.recurrent_weight is not None
+        recurrent = p.recurrent is not None
         table = self.table(p.spikes.shape[1], recurrent) if self.slope == "table" else None
         denominator = self.denominator(p, table)
         local = p.delta / denominator
@@ -69,17 +70,15 @@ class StRsbp(SpikeTrainRule):
         if p.wants_error and not by_authors:
             credit = self.solved(p, denominator) if recurrent else local
         gain = local if p.factor is None else local * p.factor
-        grad_weight, weighted = kernels.active().spsp_backward(p.readout, p.spikes_in, gain, credit, p.weight)
+        grad_weight, weighted = ops.spsp_backward(self.spsp, p.lif, p.spikes_in, p.spikes, gain, credit, p.weight)
         error = None
-        if credit is not None and weighted is not None:
+        if credit is not None:
             error = self.error_below(weighted, credit, p)
         elif p.wants_error:
             error = self.authors_error(p, denominator)
         grad_recurrent = None
-        if recurrent:
-            grad_recurrent, _ = kernels.active().spsp_backward(p.readout, p.spikes, gain, None, p.weight)
-            assert p.recurrent_mask is not None
-            grad_recurrent = grad_recurrent * p.recurrent_mask
+        if p.recurrent is not None and p.e_recurrent is not None:
+            grad_recurrent = ops.recurrent_gradient(p.e_recurrent, gain, p.recurrent)
         return Gradients(grad_weight, grad_recurrent, error)
 
     # -- the diagonal -------------------------------------------------------------------------------------------------
@@ -95,50 +94,43 @@ class StRsbp(SpikeTrainRule):
         if self.slope == "none":
             return torch.ones_like(p.counts)
         if self.slope == "counts":
-            activation = kernels.active().spsp_activation(p.readout, p.spikes_in, p.weight)
-            if p.recurrent_weight is not None:
-                activation = activation + kernels.active().spsp_activation(p.readout, p.spikes, p.recurrent_weight)
-            inverse = 1.0 + activation / (p.v_th * p.counts.clamp(min=1.0))
+            inverse = 1.0 + self.activation(p) / (p.lif.v_th * p.counts.clamp(min=1.0))
             return 1.0 / away_from_zero(inverse)
         assert table is not None
         rows = float(len(table))
         slopes: Tensor
-        if p.recurrent_weight is None:
+        if p.recurrent is None:
             n = p.counts if self.extrapolate_slope else p.counts.clamp(max=rows)
             slopes = slope_sum(table, p.weight, p.counts_in, n) * (p.counts > 0)
         else:
             n = p.counts.clamp(1.0, rows)
             slopes = slope_sum(table, p.weight, p.counts_in, n)
-            slopes = slopes + slope_sum(table, p.recurrent_weight, p.counts, n)
-        return away_from_zero(1.0 - slopes / p.v_th)
+            slopes = slopes + slope_sum(table, p.recurrent.dense(n.shape[1]), p.counts, n)
+        return away_from_zero(1.0 - slopes / p.lif.v_th)
 
     # -- the recurrent system -----------------------------------------------------------------------------------------
 
     def solved(self, p: Pass, denominator: Tensor) -> Tensor:
         """lambda of (Omega - Theta)^T lambda = delta, (B, N). A singular system gives non-finite values."""
-        assert p.recurrent_weight is not None
-        assert p.recurrent_mask is not None
-        kernel = kernels.active()
-        theta = kernel.coupling(
-            p.readout, p.spikes, p.counts, p.recurrent_weight, p.recurrent_mask, p.v_th, self.silent_ratio
-        )
-        return kernel.coupling_solve(theta, denominator, p.delta, self.self_coupling)
+        assert p.recurrent is not None
+        assert p.e_recurrent is not None
+        theta = ops.coupling(p.e_recurrent, p.counts, p.recurrent, p.lif.v_th, self.silent_ratio)
+        return ops.coupling_solve(theta, p.recurrent, denominator, p.delta, self.self_coupling)
 
     def authors_error(self, p: Pass, denominator: Tensor) -> Tensor:
         """Error below as the authors' solver call returns it: P = reshape(reshape(Phi, (I, N)) A^-1, (N, I)).
 
         Their slip needs the dense matrices, so it runs on the reference kernels whichever are in use.
         """
-        assert p.recurrent_weight is not None
-        assert p.recurrent_mask is not None
+        assert p.recurrent is not None
+        assert p.e_recurrent is not None
         batch, neurons = p.counts.shape
-        phi = p.weight * self.ratio(reference.spsp(p.readout, p.spikes_in), p.counts, p.counts_in)
-        misread = phi.reshape(batch, -1, neurons)
-        theta = reference.coupling(
-            p.readout, p.spikes, p.counts, p.recurrent_weight, p.recurrent_mask, p.v_th, self.silent_ratio
-        )
+        e = reference.spsp(self.spsp, p.lif, p.spikes_in, p.spikes, *reversed(p.weight.shape))
+        misread = (p.weight * self.ratio(e, p.counts, p.counts_in)).reshape(batch, -1, neurons)
+        theta = reference.coupling(p.e_recurrent, p.counts, p.recurrent, p.lif.v_th, self.silent_ratio)
+        system = reference.system(theta, p.recurrent, denominator, self.self_coupling)
         # X A^-1, row by row of X: the transposed system with one right-hand side after another.
-        solved = reference.coupling_solve(theta, denominator, misread.transpose(1, 2), self.self_coupling)
+        solved = reference.solve(system.transpose(1, 2), misread.transpose(1, 2))
         return torch.einsum("bi,bij->bj", p.delta, solved.transpose(1, 2).reshape(batch, neurons, -1))
 
     def authors_fan_in(self, kind: LayerKind, weights: LayerWeights) -> int:

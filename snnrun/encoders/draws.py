@@ -1,0 +1,109 @@
+"""Bernoulli draws 64 steps at a time, compiled: a neuron's word has each of its bits set with the neuron's probability.
+
+A probability m / 2^L is a chain of L random words, from the lowest binary digit of m to the highest: `or` with the next
+word where the digit is 1 halves the probability and adds a half, `and` where it is 0 halves it. So a word costs the
+same whatever the probability, in whole-number arithmetic that gives the same bits on every machine.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+Words = NDArray[np.uint64]
+
+# L: probabilities are rounded to multiples of 2^-24.
+DIGITS = 24
+ALWAYS = 1 << DIGITS
+
+# SplitMix64 (Steele, Lea and Flood 2014): numbers of a stream are mixed values of an arithmetic progression.
+_STEP = np.uint64(0x9E3779B97F4A7C15)
+_MIX1, _MIX2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+
+_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+
+
+@njit(inline="always", **_OPTIONS)  # type: ignore[untyped-decorator]
+def mix(x: Any) -> Any:
+    """SplitMix64's output function."""
+    x = (x ^ (x >> np.uint64(30))) * _MIX1
+    x = (x ^ (x >> np.uint64(27))) * _MIX2
+    return x ^ (x >> np.uint64(31))
+
+
+def _compiled(function: Any) -> Any:
+    try:
+        return njit(cache=True, **_OPTIONS)(function)
+    except RuntimeError:  # neither beside this file nor in the user's cache folder
+        return njit(**_OPTIONS)(function)
+
+
+@_compiled
+def draw(
+    samples: NDArray[np.uint8],
+    levels: NDArray[np.int64],
+    keys: NDArray[np.int64],
+    first_step: int,
+    words: Words,
+    start: int,
+    stop: int,
+) -> None:
+    """Draw samples start ... stop.
+
+    `samples` (B, N) pixels; `levels` (256,) probability of each value in units of 2^-L; `keys` (B, 3) name the stream
+    of each sample; `words` (B, T, W), zero, gets the bits from `first_step` on. Every neuron has a stream of its own,
+    used from the first step on: fewer steps give the beginning of the same train.
+    """
+    steps, width = words.shape[1], words.shape[2]
+    neurons = samples.shape[1]
+    lane, place = np.empty(64, np.uint64), np.empty(64, np.int64)
+    level, bits, block = np.empty(64, np.int64), np.empty(64, np.uint64), np.empty(64, np.uint64)
+    for b in range(start, stop):
+        key = np.uint64(0)
+        for k in range(keys.shape[1]):
+            key = mix(key + _STEP + np.uint64(keys[b, k]))
+        for w in range(width):
+            active = 0
+            for k in range(min(64, neurons - 64 * w)):
+                p = levels[samples[b, 64 * w + k]]
+                if p > 0:
+                    place[active], level[active] = k, p
+                    lane[active] = mix(key + np.uint64(64 * w + k + 1) * _STEP)
+                    active += 1
+            if active == 0:
+                continue
+            for span in range((steps - first_step + 63) // 64):
+                for i in range(active):
+                    bits[i] = np.uint64(0)
+                for digit in range(DIGITS):
+                    turn = np.uint64(span * DIGITS + digit + 1) * _STEP
+                    for i in range(active):
+                        one = np.uint64(0) - np.uint64((level[i] >> digit) & 1)
+                        word = mix(lane[i] + turn)
+                        bits[i] = (word & (bits[i] | one)) | (bits[i] & one)
+                block[:] = 0
+                for i in range(active):
+                    block[place[i]] = bits[i] if level[i] < ALWAYS else ~np.uint64(0)
+                transpose(block)
+                begin = first_step + 64 * span
+                for k in range(min(64, steps - begin)):
+                    words[b, begin + k, w] = block[k]
+
+
+@njit(**_OPTIONS)  # type: ignore[untyped-decorator]
+def transpose(block: Words) -> None:
+    """Transpose 64 x 64 bits in place: swap ever smaller squares off the diagonal."""
+    width = 32
+    mask = np.uint64(0x00000000FFFFFFFF)
+    while width:
+        shift = np.uint64(width)
+        for start in range(0, 64, 2 * width):
+            for k in range(start, start + width):
+                swap = ((block[k] >> shift) ^ block[k + width]) & mask
+                block[k] ^= swap << shift
+                block[k + width] ^= swap
+        width //= 2
+        mask ^= mask << np.uint64(width)

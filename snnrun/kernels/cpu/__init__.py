@@ -1,0 +1,246 @@
+"""The kernels for CPUs, compiled by Numba: driven by events, threads over samples and blocks of neurons.
+
+- A spike adds the weight row of its neuron; a silent neuron costs nothing. Layers store their weights pre-neuron first
+  (see `network.Layer`), so that the rows are there without a copy, in step with the optimiser.
+- The S-PSP of an input neuron is the sum of the readout's rows at its spikes. It lives in registers for as long as it
+  takes to add its share to the gradient and to the error below: nothing of size (N, I) is stored for a sample.
+- Recurrent S-PSPs and the recurrent system live on the list of existing synapses; the system is solved by Gauss-Seidel
+  sweeps to float32 rounding, and by the reference where they do not converge.
+
+Which samples are added up in which order does not depend on the number of threads (see `parallel`): 1, 2 or N give the
+same bits. Numba compiles at the first call on a machine and caches the result. Tensors are float32.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from snnrun import parallel
+from snnrun.kernels import reference
+from snnrun.kernels.cpu import forward_loops, pair_loops, recurrent_loops, spike_loops
+from snnrun.kernels.cpu.arrays import (
+    NO_FLOATS,
+    add_up,
+    as_floats,
+    as_groups,
+    as_rows,
+    as_words,
+    block_offsets,
+    check_type,
+    lif_constants,
+    pad,
+    padded_size,
+    parts_of,
+    room_for_readout,
+    room_for_spikes,
+    rule_constants,
+    sort_by_neuron,
+)
+from snnrun.kernels.cpu.readout_loops import RULES
+from snnrun.kernels.cpu.stbp import stbp_backward, stbp_forward
+from snnrun.kernels.neuron import Lif, Synapses
+from snnrun.kernels.packed import words
+
+__all__ = [
+    "compiled_before",
+    "count_spikes",
+    "coupling",
+    "coupling_solve",
+    "lif_forward",
+    "recurrent_gradient",
+    "recurrent_spsp",
+    "spsp_activation",
+    "spsp_backward",
+    "stbp_backward",
+    "stbp_forward",
+]
+
+
+# Spikes of a step in `row_addition_rate`, as many as an input layer of images has.
+ROWS_AT_A_TIME = 40
+
+
+def compiled_before() -> bool:
+    """Whether an earlier run on this machine has left its compiled kernels."""
+    folder = forward_loops.lif_forward.stats.cache_path
+    return folder is not None and any(Path(folder).glob("forward_loops.lif_forward*.nbi"))
+
+
+# ---- the functions of a backend -------------------------------------------------------------------------------------
+
+
+def lif_forward(spikes_in: Tensor, weight: Tensor, recurrent: Synapses | None, lif: Lif) -> tuple[Tensor, Tensor]:
+    """See `reference.lif_forward`."""
+    batch, steps, _ = spikes_in.shape
+    neurons, padded = len(weight), padded_size(len(weight))
+    inputs, rows, loop = as_words(spikes_in), as_rows(weight), as_groups(recurrent, neurons)
+    spikes = torch.zeros(batch, steps, words(neurons), dtype=torch.int64)
+    counts = torch.zeros(batch, padded)
+    out, n, constants = as_words(spikes), counts.numpy(), lif_constants(lif)
+    chunks = parallel.ranges(batch)
+
+    def some(k: int) -> None:
+        state = np.empty((3, padded), np.float32)
+        index_in, index = room_for_spikes(inputs), room_for_spikes(out)
+        forward_loops.lif_forward(
+            inputs, rows, padded, *loop, constants, neurons, out, n, *state, index_in, index, *chunks[k]
+        )
+
+    parallel.each(len(chunks), some)
+    return spikes, counts[:, :neurons].contiguous()
+
+
+def count_spikes(spikes: Tensor, neurons: int) -> Tensor:
+    """See `packed.count_spikes`."""
+    counts = torch.zeros(len(spikes), neurons)
+    trains, out, chunks = as_words(spikes), counts.numpy(), parallel.ranges(len(spikes))
+    parallel.each(
+        len(chunks), lambda k: spike_loops.count_spikes(trains, np.empty((1, 64), np.uint64), out, *chunks[k])
+    )
+    return counts
+
+
+def row_addition_rate(inputs: int, neurons: int) -> float:
+    """Float additions per second of one thread that adds random rows of a float32 matrix (inputs, neurons) to a vector.
+
+    What the loops do for a spike and nothing else: the bound of a layer of this shape on this core.
+    """
+    generator = np.random.default_rng(0)
+    padded = padded_size(neurons)
+    rows = generator.standard_normal(inputs * padded).astype(np.float32)
+    index = generator.integers(inputs, size=20_000).astype(np.uint16)
+    total = np.zeros(padded, np.float32)
+    best = math.inf
+    for _ in range(30):
+        started = time.perf_counter()
+        pair_loops.add_random_rows(rows, index, ROWS_AT_A_TIME, total)
+        best = min(best, time.perf_counter() - started)
+    return index.size * neurons / best
+
+
+def spsp_activation(rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, weight: Tensor) -> Tensor:
+    """See `reference.spsp_activation`."""
+    batch, steps, _ = spikes_in.shape
+    padded = padded_size(len(weight))
+    inputs, own, rows = as_words(spikes_in), as_words(spikes), as_rows(weight)
+    constants, kernel = rule_constants(rule, lif, steps)
+    activation = torch.zeros(batch, padded)
+    out, chunks = activation.numpy(), parallel.ranges(batch)
+
+    def some(k: int) -> None:
+        scratch = room_for_readout(steps, padded)
+        pair_loops.spsp_activation(
+            RULES[rule],
+            inputs,
+            own,
+            rows,
+            padded,
+            constants,
+            kernel,
+            *scratch,
+            room_for_spikes(inputs),
+            out,
+            *chunks[k],
+        )
+
+    parallel.each(len(chunks), some)
+    return activation[:, : len(weight)].contiguous()
+
+
+def spsp_backward(
+    rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, gain: Tensor, credit: Tensor | None, weight: Tensor
+) -> tuple[Tensor, Tensor]:
+    """See `reference.spsp_backward`."""
+    batch, steps, _ = spikes_in.shape
+    neurons, inputs = weight.shape
+    padded = padded_size(neurons)
+    own, trains = as_words(spikes), sort_by_neuron(spikes_in, inputs)
+    gains, credits = pad(gain), pad(credit) if credit is not None else np.zeros((batch, 0), np.float32)
+    rows = NO_FLOATS if credit is None else as_rows(weight)
+    constants, kernel = rule_constants(rule, lif, steps)
+    parts = parts_of(batch)
+    offsets = block_offsets(padded)
+    partial = torch.empty(len(parts), inputs, padded)
+    below = torch.zeros(len(offsets), batch if credit is not None else 1, inputs)
+    gradients, errors = partial.numpy().reshape(len(parts), -1), below.numpy()
+
+    def one(k: int) -> None:
+        block, part = divmod(k, len(parts))
+        pair_loops.spsp_backward(
+            RULES[rule], own, trains.times, trains.first, gains, credits, rows, padded, constants, kernel,
+            *room_for_readout(steps, 128), offsets[block], *parts[part], gradients[part], errors[block],
+        )  # fmt: skip
+
+    parallel.each(len(offsets) * len(parts), one)
+    return add_up(partial)[:, :neurons].T, below.sum(dim=0) if credit is not None else gain.new_zeros(batch, 0)
+
+
+def recurrent_spsp(
+    rule: str, lif: Lif, spikes: Tensor, recurrent: Synapses, neurons: int, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """See `reference.recurrent_spsp`."""
+    check_type(dtype)
+    batch, steps, _ = spikes.shape
+    padded = padded_size(neurons)
+    own, (first, post, _values) = as_words(spikes), as_groups(recurrent, neurons)
+    constants, kernel = rule_constants(rule, lif, steps)
+    e = torch.zeros(batch, len(post))
+    out, chunks = e.numpy(), parallel.ranges(batch)
+
+    def some(k: int) -> None:
+        scratch = room_for_readout(steps, padded)
+        recurrent_loops.recurrent_spsp(
+            RULES[rule], own, first, post, padded, constants, kernel, *scratch, room_for_spikes(own), out, *chunks[k]
+        )
+
+    parallel.each(len(chunks), some)
+    return e
+
+
+def coupling(e: Tensor, counts: Tensor, recurrent: Synapses, v_th: float, silent_ratio: float) -> Tensor:
+    """See `reference.coupling`."""
+    values, n = as_floats(e), as_floats(counts)
+    first, post, weight = as_groups(recurrent, n.shape[1])
+    theta, by_threshold = torch.empty_like(e), weight / np.float32(v_th)
+    out, chunks = theta.numpy(), parallel.ranges(len(n))
+    parallel.each(
+        len(chunks),
+        lambda k: recurrent_loops.coupling(values, n, first, post, by_threshold, silent_ratio, out, *chunks[k]),
+    )
+    return theta
+
+
+def coupling_solve(
+    theta: Tensor, recurrent: Synapses, diagonal: Tensor, right: Tensor, self_coupling: bool = True
+) -> Tensor:
+    """See `reference.coupling_solve`."""
+    values, diagonals, rights = as_floats(theta), as_floats(diagonal), as_floats(right)
+    first, post, _ = as_groups(recurrent, rights.shape[1])
+    solution = np.empty_like(rights)
+
+    def one(b: int) -> None:
+        if not recurrent_loops.coupling_solve(
+            values[b], first, post, diagonals[b], rights[b], self_coupling, solution[b]
+        ):
+            exact = reference.coupling_solve(
+                theta[[b]].double(), recurrent, diagonal[[b]].double(), right[[b]].double(), self_coupling
+            )
+            solution[b] = exact[0].float().numpy()
+
+    parallel.each(len(rights), one)
+    return torch.from_numpy(solution)
+
+
+def recurrent_gradient(e: Tensor, gain: Tensor, recurrent: Synapses) -> Tensor:
+    """See `reference.recurrent_gradient`."""
+    values, gains, post = as_floats(e), as_floats(gain), recurrent.post.numpy().astype(np.int32)
+    gradient = torch.zeros(len(post))
+    out, chunks = gradient.numpy(), parallel.ranges(len(post))
+    parallel.each(len(chunks), lambda k: recurrent_loops.recurrent_gradient(values, gains, post, out, *chunks[k]))
+    return gradient

@@ -1,0 +1,133 @@
+"""Between tensors and the arrays of the spike_loops."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from snnrun import parallel
+from snnrun.kernels import reference
+from snnrun.kernels.cpu import spike_loops
+from snnrun.kernels.cpu.jit import Floats, Indices, Times, Words
+from snnrun.kernels.neuron import THRESHOLD_SLACK, Lif, Synapses
+
+# A batch is added up in so many parts, whatever the number of threads.
+PARTS = 2
+NO_FLOATS = np.zeros(0, np.float32)
+NO_INDICES = np.zeros(0, np.int32)
+
+
+class Trains(NamedTuple):
+    """Spike times of the inputs, see `spike_loops.sort_by_neuron`: `times` (spikes,), `first` (B, I + 1)."""
+
+    times: Times
+    first: Indices
+
+
+def sort_by_neuron(spikes: Tensor, neurons: int) -> Trains:
+    """Spike times neuron by neuron from bits (B, T, W)."""
+    trains = as_words(spikes)
+    totals = np.bitwise_count(trains).sum(axis=(1, 2), dtype=np.int64)
+    begin = np.concatenate([[0], np.cumsum(totals)])
+    times = np.empty(begin[-1], np.uint16)
+    first = np.empty((len(trains), neurons + 1), np.int32)
+    first[:, 0] = begin[:-1]
+    chunks = parallel.ranges(len(trains))
+
+    def some(k: int) -> None:
+        block = np.empty((trains.shape[1] // 64 + 1, 64), np.uint64)
+        spike_loops.sort_by_neuron(trains, times, first, block, *chunks[k])
+
+    parallel.each(len(chunks), some)
+    return Trains(times, first)
+
+
+def padded_size(neurons: int) -> int:
+    """P: so many neurons in blocks of 64, the last one of 16, 32 or 64."""
+    rest = neurons % 64
+    return neurons - rest + next(width for width in (0, 16, 32, 64) if rest <= width)
+
+
+def block_offsets(padded: int) -> list[int]:
+    """Where the blocks begin that a backward pass takes as one task: 128 neurons, and the rest."""
+    whole = padded // 128 * 128
+    return [*range(0, whole, 128), *range(whole, padded, 64)]
+
+
+def room_for_spikes(words: Words) -> Times:
+    """Room for the neurons that fire in a step."""
+    return np.empty(64 * words.shape[2] + 4, np.uint16)
+
+
+def room_for_readout(steps: int, width: int) -> tuple[Indices, Floats, Floats]:
+    """What the readout of `width` neurons needs: their next spikes, their tails, and the readout itself."""
+    return np.empty(64, np.int32), np.empty(64, np.float32), np.empty(steps * width, np.float32)
+
+
+def as_words(spikes: Tensor) -> Words:
+    """The bits (B, T, W) as an array; ValueError where a step's number would not fit 16 bits."""
+    if spikes.shape[1] > 65535:
+        raise ValueError(f"the cpu kernels take at most 65535 steps, not {spikes.shape[1]}")
+    return spikes.contiguous().numpy().view(np.uint64)
+
+
+def as_floats(tensor: Tensor) -> Floats:
+    """A float32 tensor as a contiguous array."""
+    check_type(tensor.dtype)
+    array: Floats = tensor.detach().contiguous().numpy()
+    return array
+
+
+def check_type(dtype: torch.dtype) -> None:
+    """ValueError for all but float32."""
+    if dtype != torch.float32:
+        raise ValueError(f"the cpu kernels compute in float32, not {dtype}")
+
+
+def pad(tensor: Tensor) -> Floats:
+    """(..., N) with its rows padded to P."""
+    missing = padded_size(tensor.shape[-1]) - tensor.shape[-1]
+    return as_floats(torch.nn.functional.pad(tensor, (0, missing)) if missing else tensor)
+
+
+def as_rows(weight: Tensor) -> Floats:
+    """The weights (N, I) as rows by input, (I * P,): a view where the layer stores them so and N fills its blocks."""
+    return pad(weight.T).reshape(-1)
+
+
+def as_groups(recurrent: Synapses | None, neurons: int) -> tuple[Indices, Indices, Floats]:
+    """Recurrent synapses grouped by pre-neuron: where each group begins (N + 1), post-neurons (S,), weights (S,)."""
+    if recurrent is None:
+        return NO_INDICES, NO_INDICES, NO_FLOATS
+    first = np.searchsorted(recurrent.pre.numpy(), np.arange(neurons + 1)).astype(np.int32)
+    return first, recurrent.post.numpy().astype(np.int32), as_floats(recurrent.weight)
+
+
+def lif_constants(lif: Lif) -> Floats:
+    """What the loops need of a neuron: both decays, 1 / tau_s, threshold, t_ref."""
+    values = (lif.decay_m, lif.decay_s, 1.0 / lif.tau_s, lif.v_th - THRESHOLD_SLACK, lif.t_ref)
+    return np.array(values, np.float32)
+
+
+def rule_constants(rule: str, lif: Lif, steps: int) -> tuple[Floats, Floats]:
+    """Constants of a readout, and HM2-BP's kernel."""
+    if rule == "strsbp":
+        return lif_constants(lif), NO_FLOATS
+    kernel, window, decay = reference.hm2bp_kernel(steps, lif)
+    return np.append(lif_constants(lif), [window, decay]).astype(np.float32), kernel.float().numpy()
+
+
+def add_up(partial: Tensor) -> Tensor:
+    """Add the parts of a gradient up, into the first."""
+    for other in partial[1:]:
+        partial[0] += other
+    return partial[0]
+
+
+def parts_of(batch: int) -> list[tuple[int, int]]:
+    """The ranges of samples that are added up apart."""
+    size = -(-batch // PARTS)
+    return [(start, min(start + size, batch)) for start in range(0, batch, size)]

@@ -1,0 +1,102 @@
+"""The loops over the recurrent synapses of a layer.
+
+They are grouped by pre-neuron: those of p stand at first[p] ... first[p + 1], each with its post-neuron.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from snnrun.kernels.cpu.jit import Floats, Indices, Times, Words, jit
+from snnrun.kernels.cpu.readout_loops import read_block
+from snnrun.kernels.cpu.spike_loops import list_spikes
+
+# Gauss-Seidel: largest change of a sweep, as a share of the largest entry, and the sweeps it may take.
+TOLERANCE = 1e-7
+SWEEPS = 200
+
+
+@jit
+def recurrent_spsp(
+    rule: int,
+    words: Words,
+    first: Indices,
+    post: Indices,
+    padded: int,
+    constants: Floats,
+    kernel: Floats,
+    following: Indices,
+    tail: Floats,
+    readout: Floats,
+    own: Times,
+    e: Floats,
+    start: int,
+    stop: int,
+) -> None:
+    """Samples start ... stop of `reference.recurrent_spsp`; `readout` scratch (T * P,), `e` (B, S) zero."""
+    for b in range(start, stop):
+        for offset in range(0, padded, 64):
+            width = min(64, padded - offset)
+            read_block(rule, width, words, b, offset // 64, constants, kernel, following, tail, readout, offset, padded)
+        for t in range(words.shape[1]):
+            for k in range(list_spikes(words, b, t, own)):
+                for s in range(first[own[k]], first[own[k] + 1]):
+                    e[b, s] += readout[t * padded + post[s]]
+
+
+@jit
+def coupling(
+    e: Floats,
+    counts: Floats,
+    first: Indices,
+    post: Indices,
+    weight: Floats,
+    silent: float,
+    theta: Floats,
+    start: int,
+    stop: int,
+) -> None:
+    """Samples start ... stop of `reference.coupling`; `weight` (S,) is divided by the threshold."""
+    for b in range(start, stop):
+        for p in range(counts.shape[1]):
+            n = counts[b, p]
+            inverse = np.float32(1) / max(n, np.float32(1))
+            for s in range(first[p], first[p + 1]):
+                both = n > 0 and counts[b, post[s]] > 0
+                theta[b, s] = weight[s] * (e[b, s] * inverse if both else np.float32(silent))
+
+
+@jit
+def coupling_solve(
+    theta: Floats, first: Indices, post: Indices, diagonal: Floats, right: Floats, self_coupling: bool, x: Floats
+) -> bool:
+    """Gauss-Seidel for x_p = (right_p + sum_i theta_ip x_i) / diagonal_p of a sample; False if it does not converge."""
+    neurons = right.shape[0]
+    for p in range(neurons):
+        x[p] = right[p] / diagonal[p]
+    for _ in range(SWEEPS):
+        change = largest = np.float32(0)
+        for p in range(neurons):
+            sum_, own = right[p], diagonal[p]
+            for s in range(first[p], first[p + 1]):
+                if post[s] != p:
+                    sum_ += theta[s] * x[post[s]]
+                elif self_coupling:
+                    own -= theta[s]
+            new = sum_ / own
+            if not np.isfinite(new):
+                return False
+            change = max(change, abs(new - x[p]))
+            largest = max(largest, abs(new))
+            x[p] = new
+        if change <= np.float32(TOLERANCE) * largest:
+            return True
+    return False
+
+
+@jit
+def recurrent_gradient(e: Floats, gain: Floats, post: Indices, gradient: Floats, start: int, stop: int) -> None:
+    """Synapses start ... stop of `reference.recurrent_gradient`; `gradient` (S,) zero."""
+    for b in range(e.shape[0]):
+        for s in range(start, stop):
+            gradient[s] += gain[b, post[s]] * e[b, s]

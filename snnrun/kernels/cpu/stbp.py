@@ -1,0 +1,126 @@
+"""The functions of the backend for STBP."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from snnrun import parallel
+from snnrun.kernels import reference
+from snnrun.kernels.cpu import stbp_loops
+from snnrun.kernels.cpu.arrays import (
+    NO_FLOATS,
+    Trains,
+    add_up,
+    as_rows,
+    as_words,
+    block_offsets,
+    pad,
+    padded_size,
+    parts_of,
+    room_for_spikes,
+    sort_by_neuron,
+)
+from snnrun.kernels.cpu.jit import Floats
+from snnrun.kernels.neuron import Stbp
+from snnrun.kernels.packed import unpack, words
+
+
+def stbp_forward(
+    spikes_in: Tensor, weight: Tensor, bias: Tensor | None, recurrent_weight: Tensor | None, neuron: Stbp
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See `reference.stbp_forward`."""
+    batch, steps, _ = spikes_in.shape
+    neurons, padded = len(weight), padded_size(len(weight))
+    inputs, rows = as_words(spikes_in), as_rows(weight)
+    offset = np.zeros(padded, np.float32) if bias is None else pad(bias[None])[0]
+    loop = NO_FLOATS if recurrent_weight is None else as_rows(recurrent_weight)
+    spikes = torch.zeros(batch, steps, words(neurons), dtype=torch.int64)
+    counts, membrane = torch.zeros(batch, padded), torch.empty(batch, steps, padded)
+    constants = np.array((neuron.v_th, neuron.decay, neuron.decay_after_spike), np.float32)
+    out, n, u = as_words(spikes), counts.numpy(), membrane.numpy().reshape(-1)
+    chunks = parallel.ranges(batch)
+
+    def some(k: int) -> None:
+        stbp_loops.stbp_forward(
+            inputs, rows, offset, loop, constants, neuron.strict, neurons, out, n, u,
+            room_for_spikes(inputs), room_for_spikes(out),
+            *chunks[k],
+        )  # fmt: skip
+
+    parallel.each(len(chunks), some)
+    return spikes, counts[:, :neurons].contiguous(), membrane[:, :, :neurons].contiguous()
+
+
+def stbp_backward(
+    grad_spikes: Tensor,
+    spikes_in: Tensor,
+    spikes: Tensor,
+    membrane: Tensor,
+    weight: Tensor,
+    recurrent_weight: Tensor | None,
+    neuron: Stbp,
+    wants_input: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """See `reference.stbp_backward`."""
+    neurons = membrane.shape[2]
+    if recurrent_weight is None:
+        grad_u = _stbp_scan_backward(grad_spikes, spikes, membrane, neuron)
+    else:  # a dense product per step, which PyTorch does as well
+        own = unpack(spikes, neurons, membrane.dtype)
+        grad_u = reference.stbp_scan_backward(grad_spikes, own, membrane, recurrent_weight, neuron)
+    trace = pad(grad_u)
+    grad_in = grad_u @ weight if wants_input else grad_u.new_zeros(len(grad_u), 0, 0)
+    grad_weight = _weight_gradient(trace, 0, sort_by_neuron(spikes_in, weight.shape[1]))[:, :neurons].T
+    grad_recurrent = grad_u.new_zeros(0, 0)
+    if recurrent_weight is not None:
+        own_trains = sort_by_neuron(spikes[:, :-1], neurons)
+        grad_recurrent = _weight_gradient(trace, 1, own_trains)[:, :neurons].T
+    return grad_in, grad_weight, grad_u.sum(dim=(0, 1)), grad_recurrent
+
+
+def _stbp_scan_backward(grad_spikes: Tensor, spikes: Tensor, membrane: Tensor, neuron: Stbp) -> Tensor:
+    """See `reference.stbp_scan_backward`; without recurrent synapses."""
+    a, neurons = neuron.width, membrane.shape[2]
+    forms = {
+        "rectangle": (stbp_loops.RECTANGLE, 1 / a, a / 2),
+        "polynomial": (stbp_loops.POLYNOMIAL, a / 4, 2 / math.sqrt(a)),
+    }
+    form, height, reach = forms.get(neuron.surrogate, (stbp_loops.GIVEN, 0.0, 0.0))
+    given = pad(reference.surrogate(membrane, neuron)) if form == stbp_loops.GIVEN else NO_FLOATS
+    slopes = (-1.0, -math.exp(-1.0 / neuron.decay)) if neuron.exponential_reset else (-neuron.decay, -neuron.decay)
+    values = (neuron.v_th, neuron.decay, neuron.decay_after_spike, *slopes, height, reach)
+    own, grad, u = as_words(spikes), pad(grad_spikes), pad(membrane)
+    grad_u = torch.empty(grad.shape)
+    out, constants, chunks = grad_u.numpy(), np.array(values, np.float32), parallel.ranges(len(grad))
+
+    def some(k: int) -> None:
+        stbp_loops.stbp_scan_backward(
+            own, grad.reshape(-1), u.reshape(-1), given.reshape(-1), form, constants, neuron.temporal_gradient,
+            out.reshape(-1), grad.shape[2], *chunks[k],
+        )  # fmt: skip
+
+    parallel.each(len(chunks), some)
+    return grad_u[:, :, :neurons].contiguous()
+
+
+def _weight_gradient(trace: Floats, delay: int, trains: Trains) -> Tensor:
+    """Sum over samples and steps of trace(t + delay) spikes(t), (I, P); `trace` (B, T, P)."""
+    batch, steps, padded = trace.shape
+    inputs = trains.first.shape[1] - 1
+    parts, offsets = parts_of(batch), block_offsets(padded)
+    partial = torch.empty(len(parts), inputs, padded)
+    gradients, flat = partial.numpy().reshape(len(parts), -1), trace.reshape(-1)
+    ones, nothing = np.ones((batch, padded), np.float32), np.zeros((batch, 0), np.float32)
+
+    def one(k: int) -> None:
+        block, part = divmod(k, len(parts))
+        stbp_loops.weight_gradient(
+            flat, delay, steps, *trains, ones, nothing, padded, offsets[block], *parts[part], gradients[part]
+        )
+
+    parallel.each(len(offsets) * len(parts), one)
+    return add_up(partial)

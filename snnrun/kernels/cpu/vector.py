@@ -1,0 +1,178 @@
+"""Vectors of 16 to 128 floats inside Numba functions, one lane per neuron, for the loops of the cpu kernels.
+
+LLVM's own vector types: it maps them to whatever registers the processor has (four of AVX-512's for 64 lanes), keeps
+them there through a loop, and turns a comparison into the bits of a spike word at once. Numba's arrays go through
+memory for each operation instead.
+
+A vector's width is part of its Numba type: functions that take a `like` vector, of zeros, work at its width, and Numba
+compiles them once for each. Addresses are indices of floats in a flat array and are not checked. Each `intrinsic` below
+gives Numba the type of a call and the LLVM instructions for it.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic, models, overload, register_model
+
+# Sums may be reordered and contracted, but NaN and infinity keep their meaning.
+FAST = ("reassoc", "contract", "arcp", "nsz")
+
+_FLOAT, _INDEX = ir.FloatType(), ir.IntType(32)
+
+
+class Vector(types.Type):  # type: ignore[misc]
+    """The Numba type of `lanes` float32."""
+
+    def __init__(self, lanes: int) -> None:
+        self.lanes = lanes
+        super().__init__(name=f"float32 x {lanes}")
+
+
+@register_model(Vector)
+class _Model(models.PrimitiveModel):  # type: ignore[misc]
+    def __init__(self, dmm: Any, fe_type: Vector) -> None:
+        super().__init__(dmm, fe_type, _llvm(fe_type))
+
+
+def _llvm(vector: Vector) -> ir.VectorType:
+    return ir.VectorType(_FLOAT, vector.lanes)
+
+
+def _address(context: Any, builder: Any, array_type: Any, array: Any, index: Any, vector: Vector) -> Any:
+    data = context.make_array(array_type)(context, builder, array).data
+    return builder.bitcast(builder.gep(data, [index]), _llvm(vector).as_pointer())
+
+
+def _splat(builder: Any, value: Any, lanes: int) -> Any:
+    undefined = ir.Constant(ir.VectorType(_FLOAT, lanes), ir.Undefined)
+    first = builder.insert_element(undefined, value, ir.Constant(_INDEX, 0))
+    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(_INDEX, lanes), [0] * lanes))
+
+
+def _constant(lanes: int) -> Any:
+    @intrinsic  # type: ignore[untyped-decorator]
+    def zeros(_: Any) -> Any:
+        vector = Vector(lanes)
+
+        def codegen(_context: Any, _builder: Any, _signature: Any, _args: Any) -> Any:
+            return ir.Constant(_llvm(vector), [0.0] * lanes)
+
+        return vector(), codegen
+
+    return zeros
+
+
+zeros16, zeros32, zeros64, zeros128 = (_constant(lanes) for lanes in (16, 32, 64, 128))
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def load(_: Any, array: Any, index: Any, like: Any) -> Any:  # noqa: ARG001
+    """The lanes that begin at array[index]."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        address = _address(context, builder, signature.args[0], args[0], args[1], like)
+        return builder.load(address, align=4)
+
+    return like(array, types.intp, like), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def store(_: Any, array: Any, index: Any, vector: Any) -> Any:  # noqa: ARG001
+    """Write the lanes to array[index] and on."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        address = _address(context, builder, signature.args[0], args[0], args[1], vector)
+        builder.store(args[2], address, align=4)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, vector), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def splat(_: Any, value: Any, like: Any) -> Any:  # noqa: ARG001
+    """`value` in every lane."""
+
+    def codegen(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        return _splat(builder, args[0], like.lanes)
+
+    return like(types.float32, like), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def above(_: Any, a: Any, b: Any) -> Any:
+    """Bits of the lanes in which a > b, lane 0 lowest, uint64."""
+
+    def codegen(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        bits = builder.bitcast(builder.fcmp_ordered(">", *args), ir.IntType(a.lanes))
+        return bits if a.lanes == 64 else builder.zext(bits, ir.IntType(64))
+
+    return types.uint64(a, b), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def choose(_: Any, bits: Any, a: Any, b: Any) -> Any:  # noqa: ARG001
+    """a in the lanes whose bit is set, b in the others."""
+
+    def codegen(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        lanes = a.lanes
+        mask = args[0] if lanes == 64 else builder.trunc(args[0], ir.IntType(lanes))
+        return builder.select(builder.bitcast(mask, ir.VectorType(ir.IntType(1), lanes)), args[1], args[2])
+
+    return a(types.uint64, a, b), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def total(_: Any, a: Any) -> Any:
+    """Sum of the lanes."""
+
+    def codegen(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        kind = ir.FunctionType(_FLOAT, [_FLOAT, _llvm(a)])
+        reduce = builder.module.declare_intrinsic(f"llvm.vector.reduce.fadd.v{a.lanes}f32", (), kind)
+        return builder.call(reduce, [ir.Constant(_FLOAT, -0.0), args[0]], fastmath=FAST)
+
+    return types.float32(a), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def lowest_bit(_: Any, word: Any) -> Any:  # noqa: ARG001
+    """Place of the lowest bit that is set in a word, int64; 64 if none is."""
+
+    def codegen(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 0))
+
+    return types.int64(types.uint64), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def count_bits(_: Any, word: Any) -> Any:  # noqa: ARG001
+    """Number of bits that are set in a word, int64."""
+
+    def codegen(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        return builder.ctpop(args[0])
+
+    return types.int64(types.uint64), codegen
+
+
+def _arithmetic(function: Callable[..., Any], instruction: str) -> None:
+    @intrinsic  # type: ignore[untyped-decorator]
+    def compute(_: Any, a: Any, b: Any) -> Any:
+        def codegen(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+            return getattr(builder, instruction)(*args, flags=FAST)
+
+        return a(a, b), codegen
+
+    @overload(function)
+    def operate(a, b):  # type: ignore[no-untyped-def] # Numba compares this signature with the lambda's
+        if isinstance(a, Vector) and a == b:
+            return lambda a, b: compute(a, b)
+        return None
+
+
+_arithmetic(operator.add, "fadd")
+_arithmetic(operator.sub, "fsub")
+_arithmetic(operator.mul, "fmul")

@@ -1,0 +1,316 @@
+"""The kernels as operators of PyTorch, `torch.ops.snnrun.*`: what the rules call, and what compile and export see.
+
+Each runs the function of the same name of the backend in use, where `reference` describes it. An operator takes
+tensors and plain numbers alone, so each has a wrapper that takes the neuron and the synapses as the backends do. The
+fakes give shapes and types, for tracing without running.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from snnrun.kernels import reference
+from snnrun.kernels.neuron import Lif, Stbp, Synapses
+from snnrun.kernels.packed import words
+
+# The module whose functions run; `kernels.use` chooses it.
+backend: Any = reference
+
+_NO_SYNAPSES = (None, None, None)
+
+
+@torch.library.custom_op("snnrun::count_spikes", mutates_args=())
+def count_spikes(spikes: Tensor, neurons: int) -> Tensor:
+    """See `packed.count_spikes`."""
+    counts: Tensor = backend.count_spikes(spikes, neurons)
+    return counts
+
+
+@count_spikes.register_fake
+def _(spikes: Tensor, neurons: int) -> Tensor:
+    return spikes.new_empty(spikes.shape[0], neurons, dtype=torch.float32)
+
+
+# ---- spike-train-level rules ----------------------------------------------------------------------------------------
+
+
+@torch.library.custom_op("snnrun::lif_forward", mutates_args=())
+def _lif_forward(
+    spikes_in: Tensor,
+    weight: Tensor,
+    recurrent_weight: Tensor | None,
+    pre: Tensor | None,
+    post: Tensor | None,
+    tau_m: float,
+    tau_s: float,
+    t_ref: int,
+    v_th: float,
+) -> tuple[Tensor, Tensor]:
+    recurrent = None
+    if recurrent_weight is not None and pre is not None and post is not None:
+        recurrent = Synapses(recurrent_weight, pre, post)
+    result: tuple[Tensor, Tensor] = backend.lif_forward(spikes_in, weight, recurrent, Lif(tau_m, tau_s, t_ref, v_th))
+    return result
+
+
+@_lif_forward.register_fake
+def _(spikes_in: Tensor, weight: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    batch, steps = spikes_in.shape[:2]
+    return spikes_in.new_empty(batch, steps, words(weight.shape[0])), weight.new_empty(batch, weight.shape[0])
+
+
+def lif_forward(spikes_in: Tensor, weight: Tensor, recurrent: Synapses | None, lif: Lif) -> tuple[Tensor, Tensor]:
+    """See `reference.lif_forward`."""
+    result: tuple[Tensor, Tensor] = _lif_forward(spikes_in, weight, *(recurrent or _NO_SYNAPSES), *lif)
+    return result
+
+
+@torch.library.custom_op("snnrun::spsp_activation", mutates_args=())
+def _spsp_activation(
+    rule: str, spikes_in: Tensor, spikes: Tensor, weight: Tensor, tau_m: float, tau_s: float, t_ref: int, v_th: float
+) -> Tensor:
+    result: Tensor = backend.spsp_activation(rule, Lif(tau_m, tau_s, t_ref, v_th), spikes_in, spikes, weight)
+    return result
+
+
+@_spsp_activation.register_fake
+def _(_rule: str, spikes_in: Tensor, _spikes: Tensor, weight: Tensor, *_: Any) -> Tensor:
+    return weight.new_empty(spikes_in.shape[0], weight.shape[0])
+
+
+def spsp_activation(rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, weight: Tensor) -> Tensor:
+    """See `reference.spsp_activation`."""
+    result: Tensor = _spsp_activation(rule, spikes_in, spikes, weight, *lif)
+    return result
+
+
+@torch.library.custom_op("snnrun::spsp_backward", mutates_args=())
+def _spsp_backward(
+    rule: str,
+    spikes_in: Tensor,
+    spikes: Tensor,
+    gain: Tensor,
+    credit: Tensor | None,
+    weight: Tensor,
+    tau_m: float,
+    tau_s: float,
+    t_ref: int,
+    v_th: float,
+) -> tuple[Tensor, Tensor]:
+    result: tuple[Tensor, Tensor] = backend.spsp_backward(
+        rule, Lif(tau_m, tau_s, t_ref, v_th), spikes_in, spikes, gain, credit, weight
+    )
+    return result
+
+
+@_spsp_backward.register_fake
+def _(
+    _rule: str, _spikes_in: Tensor, _spikes: Tensor, gain: Tensor, credit: Tensor | None, weight: Tensor, *_: Any
+) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(weight), gain.new_empty(gain.shape[0], 0 if credit is None else weight.shape[1])
+
+
+def spsp_backward(
+    rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, gain: Tensor, credit: Tensor | None, weight: Tensor
+) -> tuple[Tensor, Tensor]:
+    """See `reference.spsp_backward`."""
+    result: tuple[Tensor, Tensor] = _spsp_backward(rule, spikes_in, spikes, gain, credit, weight, *lif)
+    return result
+
+
+# ---- recurrent layers -----------------------------------------------------------------------------------------------
+
+
+@torch.library.custom_op("snnrun::recurrent_spsp", mutates_args=())
+def _recurrent_spsp(
+    rule: str,
+    spikes: Tensor,
+    weight: Tensor,
+    pre: Tensor,
+    post: Tensor,
+    neurons: int,
+    tau_m: float,
+    tau_s: float,
+    t_ref: int,
+    v_th: float,
+) -> Tensor:
+    lif, recurrent = Lif(tau_m, tau_s, t_ref, v_th), Synapses(weight, pre, post)
+    e: Tensor = backend.recurrent_spsp(rule, lif, spikes, recurrent, neurons, weight.dtype)
+    return e
+
+
+@_recurrent_spsp.register_fake
+def _(_rule: str, spikes: Tensor, weight: Tensor, *_: Any) -> Tensor:
+    return weight.new_empty(spikes.shape[0], weight.shape[0])
+
+
+def recurrent_spsp(rule: str, lif: Lif, spikes: Tensor, recurrent: Synapses, neurons: int) -> Tensor:
+    """See `reference.recurrent_spsp`; of the type of the weights."""
+    result: Tensor = _recurrent_spsp(rule, spikes, *recurrent, neurons, *lif)
+    return result
+
+
+@torch.library.custom_op("snnrun::coupling", mutates_args=())
+def _coupling(
+    e: Tensor, counts: Tensor, weight: Tensor, pre: Tensor, post: Tensor, v_th: float, silent_ratio: float
+) -> Tensor:
+    theta: Tensor = backend.coupling(e, counts, Synapses(weight, pre, post), v_th, silent_ratio)
+    return theta
+
+
+@_coupling.register_fake
+def _(e: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(e)
+
+
+def coupling(e: Tensor, counts: Tensor, recurrent: Synapses, v_th: float, silent_ratio: float) -> Tensor:
+    """See `reference.coupling`."""
+    result: Tensor = _coupling(e, counts, *recurrent, v_th, silent_ratio)
+    return result
+
+
+@torch.library.custom_op("snnrun::coupling_solve", mutates_args=())
+def _coupling_solve(
+    theta: Tensor,
+    weight: Tensor,
+    pre: Tensor,
+    post: Tensor,
+    diagonal: Tensor,
+    right: Tensor,
+    self_coupling: bool,
+) -> Tensor:
+    x: Tensor = backend.coupling_solve(theta, Synapses(weight, pre, post), diagonal, right, self_coupling)
+    return x
+
+
+@_coupling_solve.register_fake
+def _(
+    _theta: Tensor, _weight: Tensor, _pre: Tensor, _post: Tensor, _diagonal: Tensor, right: Tensor, _own: bool
+) -> Tensor:
+    return torch.empty_like(right)
+
+
+def coupling_solve(
+    theta: Tensor, recurrent: Synapses, diagonal: Tensor, right: Tensor, self_coupling: bool = True
+) -> Tensor:
+    """See `reference.coupling_solve`."""
+    result: Tensor = _coupling_solve(theta, *recurrent, diagonal, right, self_coupling)
+    return result
+
+
+@torch.library.custom_op("snnrun::recurrent_gradient", mutates_args=())
+def _recurrent_gradient(e: Tensor, gain: Tensor, weight: Tensor, pre: Tensor, post: Tensor) -> Tensor:
+    gradient: Tensor = backend.recurrent_gradient(e, gain, Synapses(weight, pre, post))
+    return gradient
+
+
+@_recurrent_gradient.register_fake
+def _(_e: Tensor, _gain: Tensor, weight: Tensor, _pre: Tensor, _post: Tensor) -> Tensor:
+    return torch.empty_like(weight)
+
+
+def recurrent_gradient(e: Tensor, gain: Tensor, recurrent: Synapses) -> Tensor:
+    """See `reference.recurrent_gradient`."""
+    result: Tensor = _recurrent_gradient(e, gain, *recurrent)
+    return result
+
+
+# ---- STBP -----------------------------------------------------------------------------------------------------------
+
+
+@torch.library.custom_op("snnrun::stbp_forward", mutates_args=())
+def _stbp_forward(
+    spikes_in: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    recurrent_weight: Tensor | None,
+    v_th: float,
+    decay: float,
+    surrogate: str,
+    width: float,
+    strict: bool,
+    exponential_reset: bool,
+    temporal_gradient: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    neuron = Stbp(v_th, decay, surrogate, width, strict, exponential_reset, temporal_gradient)
+    result: tuple[Tensor, Tensor, Tensor] = backend.stbp_forward(spikes_in, weight, bias, recurrent_weight, neuron)
+    return result
+
+
+@_stbp_forward.register_fake
+def _(spikes_in: Tensor, weight: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+    batch, steps, neurons = *spikes_in.shape[:2], weight.shape[0]
+    spikes = spikes_in.new_empty(batch, steps, words(neurons))
+    return spikes, weight.new_empty(batch, neurons), weight.new_empty(batch, steps, neurons)
+
+
+def stbp_forward(
+    spikes_in: Tensor, weight: Tensor, bias: Tensor | None, recurrent_weight: Tensor | None, neuron: Stbp
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See `reference.stbp_forward`."""
+    result: tuple[Tensor, Tensor, Tensor] = _stbp_forward(spikes_in, weight, bias, recurrent_weight, *neuron)
+    return result
+
+
+@torch.library.custom_op("snnrun::stbp_backward", mutates_args=())
+def _stbp_backward(
+    grad_spikes: Tensor,
+    spikes_in: Tensor,
+    spikes: Tensor,
+    membrane: Tensor,
+    weight: Tensor,
+    recurrent_weight: Tensor | None,
+    wants_input: bool,
+    v_th: float,
+    decay: float,
+    surrogate: str,
+    width: float,
+    strict: bool,
+    exponential_reset: bool,
+    temporal_gradient: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    neuron = Stbp(v_th, decay, surrogate, width, strict, exponential_reset, temporal_gradient)
+    result: tuple[Tensor, Tensor, Tensor, Tensor] = backend.stbp_backward(
+        grad_spikes, spikes_in, spikes, membrane, weight, recurrent_weight, neuron, wants_input
+    )
+    return result
+
+
+@_stbp_backward.register_fake
+def _(
+    grad_spikes: Tensor,
+    _spikes_in: Tensor,
+    _spikes: Tensor,
+    _membrane: Tensor,
+    weight: Tensor,
+    recurrent_weight: Tensor | None,
+    wants_input: bool,
+    *_: Any,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    batch, steps, neurons = grad_spikes.shape
+    return (
+        weight.new_empty((batch, steps, weight.shape[1]) if wants_input else (batch, 0, 0)),
+        torch.empty_like(weight),
+        weight.new_empty(neurons),
+        weight.new_empty(0, 0) if recurrent_weight is None else torch.empty_like(recurrent_weight),
+    )
+
+
+def stbp_backward(
+    grad_spikes: Tensor,
+    spikes_in: Tensor,
+    spikes: Tensor,
+    membrane: Tensor,
+    weight: Tensor,
+    recurrent_weight: Tensor | None,
+    neuron: Stbp,
+    wants_input: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """See `reference.stbp_backward`."""
+    result: tuple[Tensor, Tensor, Tensor, Tensor] = _stbp_backward(
+        grad_spikes, spikes_in, spikes, membrane, weight, recurrent_weight, wants_input, *neuron
+    )
+    return result

@@ -1,0 +1,58 @@
+"""The threads of the compiled loops: Python threads over functions that hold no interpreter lock.
+
+One pool serves kernels and encoders, and the thread that asks works too. Numba's own threading layers are not used, so
+nothing competes with PyTorch's threads: these run while PyTorch waits, and PyTorch's while these wait.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+_threads = 1
+_pool: ThreadPoolExecutor | None = None
+
+
+def threads() -> int:
+    """How many threads work."""
+    return _threads
+
+
+def set_threads(number: int) -> None:
+    """Let so many threads work, the calling one included."""
+    global _threads, _pool
+    if number != _threads and _pool is not None:
+        _pool.shutdown()
+        _pool = None
+    _threads = number
+
+
+def each(count: int, task: Callable[[int], None]) -> None:
+    """Run `task` for 0 ... count - 1, whichever thread is free taking the next; raises what a task raises."""
+    global _pool
+    helpers = min(_threads, count) - 1
+    if helpers < 1:
+        for item in range(count):
+            task(item)
+        return
+    if _pool is None:
+        _pool = ThreadPoolExecutor(_threads - 1, thread_name_prefix="snnrun")
+    turn = itertools.count()
+
+    def work() -> None:
+        while (item := next(turn)) < count:
+            task(item)
+
+    waiting: list[Future[None]] = [_pool.submit(work) for _ in range(helpers)]
+    try:
+        work()
+    finally:
+        for future in waiting:
+            future.result()
+
+
+def ranges(count: int) -> list[tuple[int, int]]:
+    """Split 0 ... count into a few ranges for each thread, so that one that is late costs little."""
+    size = max(1, count // (4 * _threads))
+    return [(start, min(start + size, count)) for start in range(0, count, size)]
