@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -14,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from snnrun.batches import batches
 from snnrun.data import Dataset, Split
 from snnrun.encoders import Encoder
 from snnrun.errors import SnnrunError, UsageError
@@ -22,8 +22,6 @@ from snnrun.network import Network
 
 # Evaluation does not depend on the batch size: this many samples fit everywhere and keep the products large.
 EVALUATION_BATCH = 64
-# Encoded batches that wait for a GPU while it computes. On a CPU the encoder has the same cores: it takes its turn.
-PREFETCH = 2
 # A layer that has not fired for so many batches is reported before the epoch is over.
 SILENCE_CHECK = 50
 # The authors' shuffle: this many random transpositions an epoch.
@@ -196,8 +194,10 @@ class _Loop:
         predictions = np.empty(len(split), dtype=np.int64)
         self.observer.epoch_start(epoch + 1, options.epochs, len(split))
         started = time.perf_counter()
-        batches = _batches(split, self.order, self.encoder, epoch + 1, options.batch_size, self.device)
-        for positions, spikes, labels in batches:
+        encoded = batches(
+            split, self.order, self.encoder, epoch + 1, options.batch_size, self.device, self.dataset.augment
+        )
+        for positions, spikes, labels in encoded:
             lr = options.learning_rate(epoch, (epoch + tally.samples / len(split)) / options.epochs)
             loss, norm, trains = self.gradients(positions, spikes, labels)
             predicted = trains[-1].argmax(dim=1).cpu().numpy()
@@ -240,7 +240,10 @@ class _Loop:
         weight = torch.from_numpy(self.boost[positions]).to(self.device)
         (losses * weight).mean().backward()  # type: ignore[no-untyped-call]
         self.network.add_weight_penalty()
-        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.options.clip_norm or math.inf)
+        gradients = [parameter.grad for parameter in self.network.parameters() if parameter.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if self.options.clip_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(self.network.parameters(), self.options.clip_norm, norm)
         return losses.detach().mean().item(), norm.item(), [train.counts.detach() for train in activity.layers]
 
     def update(self, lr: float) -> None:
@@ -325,32 +328,6 @@ class _Tally:
         }
 
 
-def _batches(
-    split: Split, order: NDArray[np.int64], encoder: Encoder, epoch: int, batch_size: int, device: torch.device
-) -> Iterator[tuple[NDArray[np.int64], Tensor, Tensor]]:
-    """Positions, bits of the spikes (B, T, W) and labels of each batch, on the CPU."""
-
-    def encode(positions: NDArray[np.int64]) -> tuple[NDArray[np.int64], Tensor, Tensor]:
-        spikes = encoder.encode(split.samples[positions], split.index[positions], epoch)
-        return positions, torch.from_numpy(spikes), torch.from_numpy(split.labels[positions])
-
-    chunks = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    if device.type == "cpu":
-        yield from map(encode, chunks)
-        return
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="encode") as pool:
-        waiting: list[Future[tuple[NDArray[np.int64], Tensor, Tensor]]] = []
-        try:
-            for chunk in chunks:
-                waiting.append(pool.submit(encode, chunk))
-                if len(waiting) > PREFETCH:
-                    yield waiting.pop(0).result()
-            while waiting:
-                yield waiting.pop(0).result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
 @torch.no_grad()
 def predict(
     network: Network,
@@ -362,7 +339,7 @@ def predict(
     """Predicted class of each sample, (S,): the output neuron that fires most, the first of several."""
     predicted = np.empty(len(split), dtype=np.int64)
     done = 0
-    for positions, spikes, _ in _batches(split, np.arange(len(split)), encoder, 0, EVALUATION_BATCH, device):
+    for positions, spikes, _ in batches(split, np.arange(len(split)), encoder, 0, EVALUATION_BATCH, device):
         counts = network(spikes.to(device)).output.counts
         predicted[positions] = counts.argmax(dim=1).cpu().numpy()
         done += len(positions)

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from snnrun import data, encoders, engine, hardware, kernels, report, tracking
+from snnrun import data, encoders, engine, hardware, kernels, parallel, report, tracking
 from snnrun.errors import SnnrunError, UsageError
 from snnrun.network import Network
 from snnrun.rules import RULES
@@ -62,6 +62,8 @@ def run(
             if path.exists():
                 tracker.artifact(path, "config")
         _say_what_runs(values, options, network, dataset, device, backend, run_dir, tracker)
+        if device.type == "cuda" and backend == "reference" and values["hardware"]["kernels"] == "auto":
+            display.note("Triton is not installed: the reference kernels run on the GPU (pip install 'snnrun[gpu]').")
         if not kernels.ready():
             display.note(f"Compiling the {backend} kernels, once on this machine: the first batch takes a while.")
         started = time.monotonic()
@@ -210,7 +212,7 @@ def _say_what_runs(
         steps=values["encoder"]["steps"],
         training=f"{epochs}, batches of {options.batch_size}, {rate}",
         device="CPU" if device.type == "cpu" else hardware.describe(device),
-        threads=torch.get_num_threads(),
+        threads=parallel.threads(),
         kernels=backend,
         run_dir=run_dir,
         tracking=f"{tracker.run_name} ({tracker.run_id})" if tracker.run_id else None,

@@ -28,8 +28,8 @@ def set_up(device: str = "auto", threads: int | None = None) -> torch.device:
         )
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.set_num_threads(threads or _cores())
-    parallel.set_threads(threads or _cores())
+    torch.set_num_threads(threads or cores())
+    parallel.set_threads(threads or cores())
     # Membranes that decay without input end in denormal numbers, on which a CPU is tens of times slower.
     torch.set_flush_denormal(True)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with it
@@ -39,7 +39,7 @@ def set_up(device: str = "auto", threads: int | None = None) -> torch.device:
     return torch.device(device)
 
 
-def _cores() -> int:
+def cores() -> int:
     """Cores that this process may use, which a scheduler can make fewer than there are."""
     try:
         return len(os.sched_getaffinity(0))
@@ -51,4 +51,4 @@ def describe(device: torch.device) -> str:
     """One line on the device, for the console and the run's record."""
     if device.type == "cuda":
         return f"GPU ({torch.cuda.get_device_name(device)})"
-    return f"CPU, {torch.get_num_threads()} threads"
+    return f"CPU, {parallel.threads()} threads"

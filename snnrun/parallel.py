@@ -54,5 +54,5 @@ def each(count: int, task: Callable[[int], None]) -> None:
 
 def ranges(count: int) -> list[tuple[int, int]]:
     """Split 0 ... count into a few ranges for each thread, so that one that is late costs little."""
-    size = max(1, count // (4 * _threads))
+    size = max(1, count // (8 * _threads))
     return [(start, min(start + size, count)) for start in range(0, count, size)]

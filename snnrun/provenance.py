@@ -12,7 +12,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-PACKAGES = ("snnrun", "torch", "numpy", "hydra-core", "omegaconf", "mlflow")
+PACKAGES = ("snnrun", "torch", "numpy", "numba", "hydra-core", "omegaconf", "mlflow")
 
 
 def provenance(command: Sequence[str]) -> dict[str, str]:
@@ -26,7 +26,7 @@ def provenance(command: Sequence[str]) -> dict[str, str]:
         "snnrun.command": shlex.join(command),
         "python.version": platform.python_version(),
         "host.platform": platform.platform(),
-        "host.cpu": _cpu(),
+        "host.cpu": processor(),
         "host.cores": str(os.cpu_count()),
         "mlflow.source.name": " ".join(command[:2]),
         "mlflow.source.type": "LOCAL",
@@ -67,7 +67,8 @@ def _git(folder: Path, *arguments: str) -> str | None:
     return done.stdout.strip()
 
 
-def _cpu() -> str:
+def processor() -> str:
+    """Name of the processor."""
     with contextlib.suppress(OSError), Path("/proc/cpuinfo").open(encoding="utf-8") as file:
         for line in file:
             if line.startswith("model name"):

@@ -7,13 +7,14 @@ same whatever the probability, in whole-number arithmetic that gives the same bi
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-Words = NDArray[np.uint64]
+from snnrun.jit import Words, jit, part
+from snnrun.vector import transpose_bits
 
 # L: probabilities are rounded to multiples of 2^-24.
 DIGITS = 24
@@ -23,10 +24,8 @@ ALWAYS = 1 << DIGITS
 _STEP = np.uint64(0x9E3779B97F4A7C15)
 _MIX1, _MIX2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
-_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 
-
-@njit(inline="always", **_OPTIONS)  # type: ignore[untyped-decorator]
+@part
 def mix(x: Any) -> Any:
     """SplitMix64's output function."""
     x = (x ^ (x >> np.uint64(30))) * _MIX1
@@ -34,14 +33,7 @@ def mix(x: Any) -> Any:
     return x ^ (x >> np.uint64(31))
 
 
-def _compiled(function: Any) -> Any:
-    try:
-        return njit(cache=True, **_OPTIONS)(function)
-    except RuntimeError:  # neither beside this file nor in the user's cache folder
-        return njit(**_OPTIONS)(function)
-
-
-@_compiled
+@partial(jit, memory=True)  # arrays made here are known not to overlap, which makes the loops over neurons vectors
 def draw(
     samples: NDArray[np.uint8],
     levels: NDArray[np.int64],
@@ -59,8 +51,10 @@ def draw(
     """
     steps, width = words.shape[1], words.shape[2]
     neurons = samples.shape[1]
-    lane, place = np.empty(64, np.uint64), np.empty(64, np.int64)
-    level, bits, block = np.empty(64, np.int64), np.empty(64, np.uint64), np.empty(64, np.uint64)
+    # Of the active neurons of a word: their streams, the words that grow, which they are, their probabilities.
+    lane, bits = np.empty(64, np.uint64), np.empty(64, np.uint64)
+    place, level = np.empty(64, np.int64), np.empty(64, np.int64)
+    block = np.empty(64, np.uint64)
     for b in range(start, stop):
         key = np.uint64(0)
         for k in range(keys.shape[1]):
@@ -84,26 +78,11 @@ def draw(
                         one = np.uint64(0) - np.uint64((level[i] >> digit) & 1)
                         word = mix(lane[i] + turn)
                         bits[i] = (word & (bits[i] | one)) | (bits[i] & one)
-                block[:] = 0
+                for i in range(64):
+                    block[i] = np.uint64(0)
                 for i in range(active):
                     block[place[i]] = bits[i] if level[i] < ALWAYS else ~np.uint64(0)
-                transpose(block)
+                transpose_bits(block, 0)
                 begin = first_step + 64 * span
                 for k in range(min(64, steps - begin)):
                     words[b, begin + k, w] = block[k]
-
-
-@njit(**_OPTIONS)  # type: ignore[untyped-decorator]
-def transpose(block: Words) -> None:
-    """Transpose 64 x 64 bits in place: swap ever smaller squares off the diagonal."""
-    width = 32
-    mask = np.uint64(0x00000000FFFFFFFF)
-    while width:
-        shift = np.uint64(width)
-        for start in range(0, 64, 2 * width):
-            for k in range(start, start + width):
-                swap = ((block[k] >> shift) ^ block[k + width]) & mask
-                block[k] ^= swap << shift
-                block[k + width] ^= swap
-        width //= 2
-        mask ^= mask << np.uint64(width)

@@ -13,6 +13,8 @@ from __future__ import annotations
 from importlib.util import find_spec
 from types import ModuleType
 
+import torch
+
 from snnrun.errors import UsageError
 from snnrun.kernels import ops, reference
 from snnrun.kernels.neuron import Lif, Stbp, Synapses
@@ -73,6 +75,8 @@ def use(name: str = "auto", device: str = "cpu") -> str:
         from snnrun.kernels import cpu
 
         ops.backend = cpu
+        # PyTorch's threads go on waiting at full speed after each of its operations, on the cores of the kernels'.
+        torch.set_num_threads(1)
     elif name == "gpu":
         if not find_spec("triton"):
             raise UsageError(

@@ -7,7 +7,8 @@ fakes give shapes and types, for tracing without running.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,28 +17,53 @@ from snnrun.kernels import reference
 from snnrun.kernels.neuron import Lif, Stbp, Synapses
 from snnrun.kernels.packed import words
 
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
 # The module whose functions run; `kernels.use` chooses it.
 backend: Any = reference
 
 _NO_SYNAPSES = (None, None, None)
 
+# torch.library.custom_op would do for all this, at three times the cost of a call.
+_library = torch.library.Library("snnrun", "DEF")  # type: ignore[no-untyped-call]
 
-@torch.library.custom_op("snnrun::count_spikes", mutates_args=())
-def count_spikes(spikes: Tensor, neurons: int) -> Tensor:
-    """See `packed.count_spikes`."""
+
+def _operator(function: Callable[..., Any]) -> Any:
+    """Register a function as an operator of its name without underscore; returns what calls it."""
+    name = function.__name__.removeprefix("_")
+    schema = name + torch.library.infer_schema(function, mutates_args=())
+    _library.define(schema)  # type: ignore[no-untyped-call]
+    _library.impl(name, function, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+    return getattr(torch.ops.snnrun, name).default
+
+
+def _fake(name: str) -> Callable[[_Function], _Function]:
+    """Register a function that gives the results of an operator as to shape and type."""
+    register: Callable[[_Function], _Function] = torch.library.register_fake(f"snnrun::{name}", lib=_library)
+    return register
+
+
+@_operator
+def _count_spikes(spikes: Tensor, neurons: int) -> Tensor:
     counts: Tensor = backend.count_spikes(spikes, neurons)
     return counts
 
 
-@count_spikes.register_fake
+@_fake("count_spikes")
 def _(spikes: Tensor, neurons: int) -> Tensor:
     return spikes.new_empty(spikes.shape[0], neurons, dtype=torch.float32)
+
+
+def count_spikes(spikes: Tensor, neurons: int) -> Tensor:
+    """See `packed.count_spikes`."""
+    counts: Tensor = _count_spikes(spikes, neurons)
+    return counts
 
 
 # ---- spike-train-level rules ----------------------------------------------------------------------------------------
 
 
-@torch.library.custom_op("snnrun::lif_forward", mutates_args=())
+@_operator
 def _lif_forward(
     spikes_in: Tensor,
     weight: Tensor,
@@ -56,7 +82,7 @@ def _lif_forward(
     return result
 
 
-@_lif_forward.register_fake
+@_fake("lif_forward")
 def _(spikes_in: Tensor, weight: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     batch, steps = spikes_in.shape[:2]
     return spikes_in.new_empty(batch, steps, words(weight.shape[0])), weight.new_empty(batch, weight.shape[0])
@@ -68,7 +94,7 @@ def lif_forward(spikes_in: Tensor, weight: Tensor, recurrent: Synapses | None, l
     return result
 
 
-@torch.library.custom_op("snnrun::spsp_activation", mutates_args=())
+@_operator
 def _spsp_activation(
     rule: str, spikes_in: Tensor, spikes: Tensor, weight: Tensor, tau_m: float, tau_s: float, t_ref: int, v_th: float
 ) -> Tensor:
@@ -76,7 +102,7 @@ def _spsp_activation(
     return result
 
 
-@_spsp_activation.register_fake
+@_fake("spsp_activation")
 def _(_rule: str, spikes_in: Tensor, _spikes: Tensor, weight: Tensor, *_: Any) -> Tensor:
     return weight.new_empty(spikes_in.shape[0], weight.shape[0])
 
@@ -87,7 +113,7 @@ def spsp_activation(rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, weig
     return result
 
 
-@torch.library.custom_op("snnrun::spsp_backward", mutates_args=())
+@_operator
 def _spsp_backward(
     rule: str,
     spikes_in: Tensor,
@@ -106,7 +132,7 @@ def _spsp_backward(
     return result
 
 
-@_spsp_backward.register_fake
+@_fake("spsp_backward")
 def _(
     _rule: str, _spikes_in: Tensor, _spikes: Tensor, gain: Tensor, credit: Tensor | None, weight: Tensor, *_: Any
 ) -> tuple[Tensor, Tensor]:
@@ -124,7 +150,7 @@ def spsp_backward(
 # ---- recurrent layers -----------------------------------------------------------------------------------------------
 
 
-@torch.library.custom_op("snnrun::recurrent_spsp", mutates_args=())
+@_operator
 def _recurrent_spsp(
     rule: str,
     spikes: Tensor,
@@ -142,7 +168,7 @@ def _recurrent_spsp(
     return e
 
 
-@_recurrent_spsp.register_fake
+@_fake("recurrent_spsp")
 def _(_rule: str, spikes: Tensor, weight: Tensor, *_: Any) -> Tensor:
     return weight.new_empty(spikes.shape[0], weight.shape[0])
 
@@ -153,7 +179,7 @@ def recurrent_spsp(rule: str, lif: Lif, spikes: Tensor, recurrent: Synapses, neu
     return result
 
 
-@torch.library.custom_op("snnrun::coupling", mutates_args=())
+@_operator
 def _coupling(
     e: Tensor, counts: Tensor, weight: Tensor, pre: Tensor, post: Tensor, v_th: float, silent_ratio: float
 ) -> Tensor:
@@ -161,7 +187,7 @@ def _coupling(
     return theta
 
 
-@_coupling.register_fake
+@_fake("coupling")
 def _(e: Tensor, *_: Any) -> Tensor:
     return torch.empty_like(e)
 
@@ -172,7 +198,7 @@ def coupling(e: Tensor, counts: Tensor, recurrent: Synapses, v_th: float, silent
     return result
 
 
-@torch.library.custom_op("snnrun::coupling_solve", mutates_args=())
+@_operator
 def _coupling_solve(
     theta: Tensor,
     weight: Tensor,
@@ -186,7 +212,7 @@ def _coupling_solve(
     return x
 
 
-@_coupling_solve.register_fake
+@_fake("coupling_solve")
 def _(
     _theta: Tensor, _weight: Tensor, _pre: Tensor, _post: Tensor, _diagonal: Tensor, right: Tensor, _own: bool
 ) -> Tensor:
@@ -201,13 +227,13 @@ def coupling_solve(
     return result
 
 
-@torch.library.custom_op("snnrun::recurrent_gradient", mutates_args=())
+@_operator
 def _recurrent_gradient(e: Tensor, gain: Tensor, weight: Tensor, pre: Tensor, post: Tensor) -> Tensor:
     gradient: Tensor = backend.recurrent_gradient(e, gain, Synapses(weight, pre, post))
     return gradient
 
 
-@_recurrent_gradient.register_fake
+@_fake("recurrent_gradient")
 def _(_e: Tensor, _gain: Tensor, weight: Tensor, _pre: Tensor, _post: Tensor) -> Tensor:
     return torch.empty_like(weight)
 
@@ -221,7 +247,7 @@ def recurrent_gradient(e: Tensor, gain: Tensor, recurrent: Synapses) -> Tensor:
 # ---- STBP -----------------------------------------------------------------------------------------------------------
 
 
-@torch.library.custom_op("snnrun::stbp_forward", mutates_args=())
+@_operator
 def _stbp_forward(
     spikes_in: Tensor,
     weight: Tensor,
@@ -240,7 +266,7 @@ def _stbp_forward(
     return result
 
 
-@_stbp_forward.register_fake
+@_fake("stbp_forward")
 def _(spikes_in: Tensor, weight: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
     batch, steps, neurons = *spikes_in.shape[:2], weight.shape[0]
     spikes = spikes_in.new_empty(batch, steps, words(neurons))
@@ -255,7 +281,7 @@ def stbp_forward(
     return result
 
 
-@torch.library.custom_op("snnrun::stbp_backward", mutates_args=())
+@_operator
 def _stbp_backward(
     grad_spikes: Tensor,
     spikes_in: Tensor,
@@ -279,7 +305,7 @@ def _stbp_backward(
     return result
 
 
-@_stbp_backward.register_fake
+@_fake("stbp_backward")
 def _(
     grad_spikes: Tensor,
     _spikes_in: Tensor,

@@ -31,7 +31,6 @@ from snnrun.kernels.cpu.arrays import (
     as_groups,
     as_rows,
     as_words,
-    block_offsets,
     check_type,
     lif_constants,
     pad,
@@ -80,17 +79,17 @@ def lif_forward(spikes_in: Tensor, weight: Tensor, recurrent: Synapses | None, l
     batch, steps, _ = spikes_in.shape
     neurons, padded = len(weight), padded_size(len(weight))
     inputs, rows, loop = as_words(spikes_in), as_rows(weight), as_groups(recurrent, neurons)
-    spikes = torch.zeros(batch, steps, words(neurons), dtype=torch.int64)
-    counts = torch.zeros(batch, padded)
+    spikes = torch.empty(batch, steps, words(neurons), dtype=torch.int64)
+    counts = torch.empty(batch, padded)
     out, n, constants = as_words(spikes), counts.numpy(), lif_constants(lif)
     chunks = parallel.ranges(batch)
 
     def some(k: int) -> None:
         state = np.empty((3, padded), np.float32)
-        index_in, index = room_for_spikes(inputs), room_for_spikes(out)
         forward_loops.lif_forward(
-            inputs, rows, padded, *loop, constants, neurons, out, n, *state, index_in, index, *chunks[k]
-        )
+            inputs, rows, padded, *loop, constants, neurons, out, n, *state,
+            room_for_spikes(inputs), room_for_spikes(out), *chunks[k],
+        )  # fmt: skip
 
     parallel.each(len(chunks), some)
     return spikes, counts[:, :neurons].contiguous()
@@ -100,9 +99,7 @@ def count_spikes(spikes: Tensor, neurons: int) -> Tensor:
     """See `packed.count_spikes`."""
     counts = torch.zeros(len(spikes), neurons)
     trains, out, chunks = as_words(spikes), counts.numpy(), parallel.ranges(len(spikes))
-    parallel.each(
-        len(chunks), lambda k: spike_loops.count_spikes(trains, np.empty((1, 64), np.uint64), out, *chunks[k])
-    )
+    parallel.each(len(chunks), lambda k: spike_loops.count_spikes(trains, np.empty(64, np.uint64), out, *chunks[k]))
     return counts
 
 
@@ -165,16 +162,16 @@ def spsp_backward(
     rows = NO_FLOATS if credit is None else as_rows(weight)
     constants, kernel = rule_constants(rule, lif, steps)
     parts = parts_of(batch)
-    offsets = block_offsets(padded)
-    partial = torch.empty(len(parts), inputs, padded)
+    offsets = range(0, padded, 64)
+    partial = [torch.empty(inputs, padded) for _ in parts]
     below = torch.zeros(len(offsets), batch if credit is not None else 1, inputs)
-    gradients, errors = partial.numpy().reshape(len(parts), -1), below.numpy()
+    gradients, errors = [each.numpy().reshape(-1) for each in partial], below.numpy()
 
     def one(k: int) -> None:
         block, part = divmod(k, len(parts))
         pair_loops.spsp_backward(
             RULES[rule], own, trains.times, trains.first, gains, credits, rows, padded, constants, kernel,
-            *room_for_readout(steps, 128), offsets[block], *parts[part], gradients[part], errors[block],
+            *room_for_readout(steps, 64), offsets[block], *parts[part], gradients[part], errors[block],
         )  # fmt: skip
 
     parallel.each(len(offsets) * len(parts), one)

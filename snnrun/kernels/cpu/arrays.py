@@ -9,13 +9,15 @@ import torch
 from torch import Tensor
 
 from snnrun import parallel
+from snnrun.jit import Floats, Indices, Times, Words
 from snnrun.kernels import reference
 from snnrun.kernels.cpu import spike_loops
-from snnrun.kernels.cpu.jit import Floats, Indices, Times, Words
 from snnrun.kernels.neuron import THRESHOLD_SLACK, Lif, Synapses
 
 # A batch is added up in so many parts, whatever the number of threads.
 PARTS = 2
+# What `spike_loops` may write beyond the end of a list.
+ROOM = 4
 NO_FLOATS = np.zeros(0, np.float32)
 NO_INDICES = np.zeros(0, np.int32)
 
@@ -31,14 +33,14 @@ def sort_by_neuron(spikes: Tensor, neurons: int) -> Trains:
     """Spike times neuron by neuron from bits (B, T, W)."""
     trains = as_words(spikes)
     totals = np.bitwise_count(trains).sum(axis=(1, 2), dtype=np.int64)
-    begin = np.concatenate([[0], np.cumsum(totals)])
+    begin = np.concatenate([[0], np.cumsum(totals + ROOM)])
     times = np.empty(begin[-1], np.uint16)
     first = np.empty((len(trains), neurons + 1), np.int32)
     first[:, 0] = begin[:-1]
     chunks = parallel.ranges(len(trains))
 
     def some(k: int) -> None:
-        block = np.empty((trains.shape[1] // 64 + 1, 64), np.uint64)
+        block = np.empty(trains.shape[1] + 63, np.uint64)
         spike_loops.sort_by_neuron(trains, times, first, block, *chunks[k])
 
     parallel.each(len(chunks), some)
@@ -51,15 +53,9 @@ def padded_size(neurons: int) -> int:
     return neurons - rest + next(width for width in (0, 16, 32, 64) if rest <= width)
 
 
-def block_offsets(padded: int) -> list[int]:
-    """Where the blocks begin that a backward pass takes as one task: 128 neurons, and the rest."""
-    whole = padded // 128 * 128
-    return [*range(0, whole, 128), *range(whole, padded, 64)]
-
-
 def room_for_spikes(words: Words) -> Times:
     """Room for the neurons that fire in a step."""
-    return np.empty(64 * words.shape[2] + 4, np.uint16)
+    return np.empty(64 * words.shape[2] + ROOM, np.uint16)
 
 
 def room_for_readout(steps: int, width: int) -> tuple[Indices, Floats, Floats]:
@@ -120,11 +116,16 @@ def rule_constants(rule: str, lif: Lif, steps: int) -> tuple[Floats, Floats]:
     return np.append(lif_constants(lif), [window, decay]).astype(np.float32), kernel.float().numpy()
 
 
-def add_up(partial: Tensor) -> Tensor:
-    """Add the parts of a gradient up, into the first."""
-    for other in partial[1:]:
-        partial[0] += other
-    return partial[0]
+def add_up(parts: list[Tensor]) -> Tensor:
+    """Sum of the parts (I, P) of a gradient, which the first one holds then."""
+    chunks = parallel.ranges(len(parts[0])) if len(parts) > 1 else []
+
+    def some(k: int) -> None:
+        for other in parts[1:]:
+            parts[0][slice(*chunks[k])] += other[slice(*chunks[k])]
+
+    parallel.each(len(chunks), some)
+    return parts[0]
 
 
 def parts_of(batch: int) -> list[tuple[int, int]]:

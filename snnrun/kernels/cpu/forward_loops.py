@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from snnrun.kernels.cpu.jit import Floats, Indices, Times, Words, jit, part
+from snnrun.jit import Floats, Indices, Times, Words, jit, part
 from snnrun.kernels.cpu.spike_loops import held_bits, last_step, list_spikes, valid_bits
-from snnrun.kernels.cpu.vector import above, choose, load, splat, store, zeros16, zeros32, zeros64
+from snnrun.vector import above, choose, load, splat, store, zeros16, zeros32, zeros64
 
 # Steps between two looks whether any neuron can still fire.
 LOOK = 8
@@ -62,6 +62,77 @@ def lif_step(
     return fired
 
 
+@part
+def advance(
+    like: Any,
+    b: int,
+    t: int,
+    offset: int,
+    rows: Floats,
+    padded: int,
+    inputs: Times,
+    count: int,
+    looped: int,
+    loop: Floats,
+    constants: Floats,
+    neurons: int,
+    words: Words,
+    u: Floats,
+    a: Floats,
+    counts: Floats,
+) -> Any:
+    """Advance a block by one step, with the input spikes inputs[:count]; returns the bits of those that fire."""
+    drive = add_rows(like, rows, padded, offset, inputs, 0, count)
+    if looped:
+        drive = drive + load(loop, offset, like)
+    held = held_bits(words, b, t, offset // 64, int(constants[4]))
+    fired = lif_step(like, drive, offset, held, valid_bits(neurons - offset), constants, u, a, counts, b * padded)
+    words[b, t, offset // 64] = fired
+    return fired
+
+
+@part
+def advance_pair(
+    b: int,
+    t: int,
+    offset: int,
+    rows: Floats,
+    padded: int,
+    inputs: Times,
+    count: int,
+    looped: int,
+    loop: Floats,
+    constants: Floats,
+    neurons: int,
+    words: Words,
+    u: Floats,
+    a: Floats,
+    counts: Floats,
+) -> Any:
+    """`advance` for a block of 64 and the one after it; returns whether any fires."""
+    drive, second = add_row_pairs(zeros64(), rows, padded, offset, inputs, 0, count)
+    if looped:
+        drive = drive + load(loop, offset, zeros64())
+        second = second + load(loop, offset + 64, zeros64())
+    w, t_ref = offset // 64, int(constants[4])
+    held, held_after = held_bits(words, b, t, w, t_ref), held_bits(words, b, t, w + 1, t_ref)
+    valid = valid_bits(neurons - offset - 64)
+    fired = lif_step(zeros64(), drive, offset, held, ~np.uint64(0), constants, u, a, counts, b * padded)
+    after = lif_step(zeros64(), second, offset + 64, held_after, valid, constants, u, a, counts, b * padded)
+    words[b, t, w], words[b, t, w + 1] = fired, after
+    return fired | after
+
+
+@part
+def can_fire(u: Floats, a: Floats, threshold: float) -> Any:
+    """Whether any neuron can reach the threshold without further input."""
+    highest = np.float32(0)
+    for i in range(u.shape[0]):
+        # A current a adds at most a to a membrane in all.
+        highest = max(highest, max(u[i], np.float32(0)) + max(a[i], np.float32(0)))
+    return highest * np.float32(1.0001) > threshold  # the margin covers the rounding of either side
+
+
 @jit
 def lif_forward(
     words_in: Words,
@@ -82,73 +153,54 @@ def lif_forward(
     start: int,
     stop: int,
 ) -> None:
-    """Samples start ... stop of `reference.lif_forward`; `words` (B, T, W) and `counts` (B, P) come in as zeros.
-
-    Scratch: `u`, `a`, `loop` (P,), `inputs` and `own` of as many entries as neurons, in whole words.
+    """Samples start ... stop of `reference.lif_forward`; `words` (B, T, W) and `counts` (B, P) are written.
 
     `constants`: decay_m, decay_s, 1 / tau_s, threshold, t_ref. A layer whose recurrent weights are `first` of length 0
-    has none. Once the input is over, the simulation ends when no membrane can reach the threshold any more.
+    has none. Scratch: `u`, `a`, `loop` (P,), `inputs` and `own` with room for a step's spikes. Once the input is over,
+    the simulation ends when no membrane can reach the threshold any more.
     """
     steps = words_in.shape[1]
-    t_ref, theta = int(constants[4]), constants[3]
-    zero16, zero32, zero64 = zeros16(), zeros32(), zeros64()
-    every = ~np.uint64(0)
     for b in range(start, stop):
         for i in range(padded):
-            u[i] = a[i] = loop[i] = np.float32(0)
+            u[i] = a[i] = loop[i] = counts[b, i] = np.float32(0)
+        for t in range(steps):
+            for w in range(words.shape[2]):
+                words[b, t, w] = np.uint64(0)
         last = last_step(words_in, b)
         looped = 0
         for t in range(1, steps):
-            spikes = list_spikes(words_in, b, t - 1, inputs)
+            count = list_spikes(words_in, b, t - 1, inputs)
             if first.shape[0]:
                 looped = list_spikes(words, b, t - 1, own)
                 for k in range(looped):
                     for s in range(first[own[k]], first[own[k] + 1]):
                         loop[post[s]] += recurrent[s]
-            fired_any = np.uint64(0)
+            fired = np.uint64(0)
             offset = 0
-            while offset < padded:
-                w = offset // 64
-                held = held_bits(words, b, t, w, t_ref)
-                if padded - offset >= 128:
-                    drive, second = add_row_pairs(zero64, rows, padded, offset, inputs, 0, spikes)
-                    if looped:
-                        drive = drive + load(loop, offset, zero64)
-                        second = second + load(loop, offset + 64, zero64)
-                    valid = valid_bits(neurons - offset - 64)
-                    fired = lif_step(zero64, drive, offset, held, every, constants, u, a, counts, b * padded)
-                    held = held_bits(words, b, t, w + 1, t_ref)
-                    other = lif_step(zero64, second, offset + 64, held, valid, constants, u, a, counts, b * padded)
-                    words[b, t, w], words[b, t, w + 1] = fired, other
-                    fired_any |= fired | other
-                    offset += 128
-                    continue
-                valid = valid_bits(neurons - offset)
-                if padded - offset == 64:
-                    drive = add_rows(zero64, rows, padded, offset, inputs, 0, spikes)
-                    if looped:
-                        drive = drive + load(loop, offset, zero64)
-                    fired = lif_step(zero64, drive, offset, held, valid, constants, u, a, counts, b * padded)
-                elif padded - offset == 32:
-                    drive32 = add_rows(zero32, rows, padded, offset, inputs, 0, spikes)
-                    if looped:
-                        drive32 = drive32 + load(loop, offset, zero32)
-                    fired = lif_step(zero32, drive32, offset, held, valid, constants, u, a, counts, b * padded)
-                else:
-                    drive16 = add_rows(zero16, rows, padded, offset, inputs, 0, spikes)
-                    if looped:
-                        drive16 = drive16 + load(loop, offset, zero16)
-                    fired = lif_step(zero16, drive16, offset, held, valid, constants, u, a, counts, b * padded)
-                words[b, t, w] = fired
-                fired_any |= fired
+            while padded - offset >= 128:
+                fired |= advance_pair(
+                    b, t, offset, rows, padded, inputs, count, looped, loop, constants, neurons, words, u, a, counts
+                )
+                offset += 128
+            if padded - offset >= 64:
+                fired |= advance(
+                    zeros64(), b, t, offset, rows, padded, inputs, count, looped, loop, constants, neurons, words, u, a,
+                    counts,
+                )  # fmt: skip
                 offset += 64
+            if padded - offset == 32:
+                fired |= advance(
+                    zeros32(), b, t, offset, rows, padded, inputs, count, looped, loop, constants, neurons, words, u, a,
+                    counts,
+                )  # fmt: skip
+            elif padded - offset == 16:
+                fired |= advance(
+                    zeros16(), b, t, offset, rows, padded, inputs, count, looped, loop, constants, neurons, words, u, a,
+                    counts,
+                )  # fmt: skip
             if looped:
                 for i in range(padded):
                     loop[i] = np.float32(0)
-            if t > last and t % LOOK == 0 and fired_any == np.uint64(0):
-                highest = np.float32(0)
-                for i in range(padded):
-                    highest = max(highest, max(u[i], np.float32(0)) + max(a[i], np.float32(0)))
-                # A current a adds at most a to a membrane in all; the margin covers the rounding of either side.
-                if highest * np.float32(1.0001) <= theta:
-                    break
+            over = t > last and fired == np.uint64(0)
+            if over and t % LOOK == 0 and not can_fire(u, a, constants[3]):
+                break

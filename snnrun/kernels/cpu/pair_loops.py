@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from snnrun.jit import Floats, Indices, Times, Words, jit, part
 from snnrun.kernels.cpu.forward_loops import add_row_pairs, add_rows
-from snnrun.kernels.cpu.jit import Floats, Indices, Times, Words, jit, part
 from snnrun.kernels.cpu.readout_loops import read_block
 from snnrun.kernels.cpu.spike_loops import list_spikes
-from snnrun.kernels.cpu.vector import load, store, total, zeros16, zeros32, zeros64, zeros128
+from snnrun.vector import load, store, total, zeros16, zeros32, zeros64
 
 
 @part
@@ -68,13 +68,13 @@ def spsp_backward(
     gradient: Floats,
     error: Floats,
 ) -> None:
-    """Up to 128 neurons from `offset` on of `reference.spsp_backward`, for samples start ... stop in their order.
+    """The block from neuron `offset` on of `reference.spsp_backward`, for samples start ... stop in their order.
 
     `times`, `first` (B, I + 1) from `sort_by_neuron`; `gain` (B, P), `credit` (B, P) or (B, 0); `readout` scratch of T
     rows of the block; `gradient` (I * P,) of this range, whose columns of the block are written; `error` (B, I) of
     this block.
     """
-    width = 128 if padded - offset >= 128 else min(64, padded - offset)
+    width = min(64, padded - offset)
     inputs = first.shape[1] - 1
     for j in range(inputs):
         for i in range(width):
@@ -82,13 +82,8 @@ def spsp_backward(
     for b in range(start, stop):
         if idle(gain, b, offset, width) and idle(credit, b, offset, width):
             continue
-        for base in range(0, width, 64):
-            w = (offset + base) // 64
-            block = min(64, width)
-            read_block(rule, block, words, b, w, constants, kernel, following, tail, readout, base, width)
-        if width == 128:
-            add_pairs(zeros128(), b, readout, 0, 128, times, first, gain, credit, rows, padded, offset, gradient, error)
-        elif width == 64:
+        read_block(rule, width, words, b, offset // 64, constants, kernel, following, tail, readout, 0, width)
+        if width == 64:
             add_pairs(zeros64(), b, readout, 0, 64, times, first, gain, credit, rows, padded, offset, gradient, error)
         elif width == 32:
             add_pairs(zeros32(), b, readout, 0, 32, times, first, gain, credit, rows, padded, offset, gradient, error)
@@ -151,10 +146,11 @@ def add_random_rows(rows: Floats, index: Times, together: int, total: Floats) ->
             store(total, offset, load(total, offset, zeros64()) + a)
             store(total, offset + 64, load(total, offset + 64, zeros64()) + b)
             offset += 128
-        if padded - offset == 64:
+        if padded - offset >= 64:
             c = add_rows(zeros64(), rows, padded, offset, index, start, start + together)
             store(total, offset, load(total, offset, zeros64()) + c)
-        elif padded - offset == 32:
+            offset += 64
+        if padded - offset == 32:
             d = add_rows(zeros32(), rows, padded, offset, index, start, start + together)
             store(total, offset, load(total, offset, zeros32()) + d)
         elif padded - offset == 16:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from snnrun.kernels.cpu.jit import Floats, Indices, Times, Words, jit
+from snnrun.jit import Floats, Indices, Times, Words, jit
 from snnrun.kernels.cpu.readout_loops import read_block
 from snnrun.kernels.cpu.spike_loops import list_spikes
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from snnrun import parallel
+from snnrun.jit import Floats
 from snnrun.kernels import reference
 from snnrun.kernels.cpu import stbp_loops
 from snnrun.kernels.cpu.arrays import (
@@ -17,14 +18,12 @@ from snnrun.kernels.cpu.arrays import (
     add_up,
     as_rows,
     as_words,
-    block_offsets,
     pad,
     padded_size,
     parts_of,
     room_for_spikes,
     sort_by_neuron,
 )
-from snnrun.kernels.cpu.jit import Floats
 from snnrun.kernels.neuron import Stbp
 from snnrun.kernels.packed import unpack, words
 
@@ -111,9 +110,9 @@ def _weight_gradient(trace: Floats, delay: int, trains: Trains) -> Tensor:
     """Sum over samples and steps of trace(t + delay) spikes(t), (I, P); `trace` (B, T, P)."""
     batch, steps, padded = trace.shape
     inputs = trains.first.shape[1] - 1
-    parts, offsets = parts_of(batch), block_offsets(padded)
-    partial = torch.empty(len(parts), inputs, padded)
-    gradients, flat = partial.numpy().reshape(len(parts), -1), trace.reshape(-1)
+    parts, offsets = parts_of(batch), range(0, padded, 64)
+    partial = [torch.empty(inputs, padded) for _ in parts]
+    gradients, flat = [each.numpy().reshape(-1) for each in partial], trace.reshape(-1)
     ones, nothing = np.ones((batch, padded), np.float32), np.zeros((batch, 0), np.float32)
 
     def one(k: int) -> None:

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from snnrun.jit import Floats, Indices, Times, Words, jit, part
 from snnrun.kernels.cpu.forward_loops import add_rows
-from snnrun.kernels.cpu.jit import Floats, Indices, Times, Words, jit, part
 from snnrun.kernels.cpu.pair_loops import add_pairs
 from snnrun.kernels.cpu.spike_loops import list_spikes, valid_bits
-from snnrun.kernels.cpu.vector import above, choose, load, splat, store, zeros16, zeros32, zeros64, zeros128
+from snnrun.vector import above, choose, load, splat, store, zeros16, zeros32, zeros64
 
 # How a surrogate derivative is computed: here, or given for every step and neuron.
 RECTANGLE, POLYNOMIAL, GIVEN = 0, 1, 2
@@ -196,35 +196,18 @@ def weight_gradient(
     stop: int,
     gradient: Floats,
 ) -> None:
-    """Sum over samples start ... stop and steps of trace(t + delay) spikes(t), of up to 128 neurons from `offset` on.
+    """Sum over samples start ... stop and steps of trace(t + delay) spikes(t), of the block from neuron `offset` on.
 
     `trace` (B * T * P,); `times`, `first` (B, I + 1) of the spikes; `ones` (B, P) and `nothing` (B, 0) stand for the
     factors of `add_pairs`; the block's columns of `gradient` (I * P,) are written.
     """
-    width = 128 if padded - offset >= 128 else min(64, padded - offset)
+    width = min(64, padded - offset)
     for j in range(first.shape[1] - 1):
         for i in range(width):
             gradient[j * padded + offset + i] = np.float32(0)
     for b in range(start, stop):
         base = (b * steps + delay) * padded + offset
-        if width == 128:
-            add_pairs(
-                zeros128(),
-                b,
-                trace,
-                base,
-                padded,
-                times,
-                first,
-                ones,
-                nothing,
-                trace,
-                padded,
-                offset,
-                gradient,
-                nothing,
-            )
-        elif width == 64:
+        if width == 64:
             add_pairs(
                 zeros64(), b, trace, base, padded, times, first, ones, nothing, trace, padded, offset, gradient, nothing
             )

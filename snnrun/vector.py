@@ -1,4 +1,4 @@
-"""Vectors of 16 to 128 floats inside Numba functions, one lane per neuron, for the loops of the cpu kernels.
+"""Vectors of 16, 32 or 64 floats inside Numba functions, one lane per neuron, and operations on the bits of spikes.
 
 LLVM's own vector types: it maps them to whatever registers the processor has (four of AVX-512's for 64 lanes), keeps
 them there through a loop, and turns a comparison into the bits of a spike word at once. Numba's arrays go through
@@ -67,7 +67,7 @@ def _constant(lanes: int) -> Any:
     return zeros
 
 
-zeros16, zeros32, zeros64, zeros128 = (_constant(lanes) for lanes in (16, 32, 64, 128))
+zeros16, zeros32, zeros64 = (_constant(lanes) for lanes in (16, 32, 64))
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -156,6 +156,28 @@ def count_bits(_: Any, word: Any) -> Any:  # noqa: ARG001
         return builder.ctpop(args[0])
 
     return types.int64(types.uint64), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def transpose_bits(_: Any, words: Any, index: Any) -> Any:  # noqa: ARG001
+    """Transpose the 64 x 64 bits of words[index] ... words[index + 63] in place."""
+    word, byte = ir.IntType(64), ir.IntType(8)
+    row, column = ir.VectorType(word, 64), ir.VectorType(byte, 64)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        first = builder.gep(data, [args[1]])
+        block = builder.load(builder.bitcast(first, row.as_pointer()), align=8)
+        zeros = ir.Constant(column, [0] * 64)
+        for number in range(8):  # a byte of every word at a time, of which each bit is one comparison
+            octets = builder.trunc(builder.lshr(block, ir.Constant(row, [8 * number] * 64)), column)
+            for bit in range(8):
+                set_ = builder.icmp_unsigned("!=", builder.and_(octets, ir.Constant(column, [1 << bit] * 64)), zeros)
+                place = builder.gep(first, [ir.Constant(word, 8 * number + bit)])
+                builder.store(builder.bitcast(set_, word), place, align=8)
+        return context.get_dummy_value()
+
+    return types.void(words, types.intp), codegen
 
 
 def _arithmetic(function: Callable[..., Any], instruction: str) -> None:

@@ -1,0 +1,55 @@
+"""How the loops of encoders and cpu kernels are compiled by Numba, and the arrays they work on.
+
+A loop writes into arrays it is given and holds no interpreter lock. Numba's cache of a loop knows its own file alone:
+after a change to a part it calls, remove the folder `__pycache__` beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from snnrun.vector import FAST
+
+Floats = NDArray[np.float32]
+Times = NDArray[np.uint16]
+Indices = NDArray[np.int32]
+Words = NDArray[np.uint64]
+
+_OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": set(FAST), "error_model": "numpy"}
+
+
+def jit(function: Callable[..., Any], *, memory: bool = False) -> Any:
+    """Compile at the first call; keep the result on disk where there is a folder to write it to.
+
+    Without `memory`, Numba's manager of it, nothing can be allocated and nothing counts references in the loop.
+    """
+    options = _OPTIONS | {"_nrt": memory}
+    try:
+        compiled = njit(cache=True, **options)(function)
+    except RuntimeError:  # neither beside the function's file nor in the user's cache folder
+        return njit(**options)(function)
+    file = compiled._cache._cache_file
+    file._load_data = _forgiving(file._load_data)
+    return compiled
+
+
+def part(function: Callable[..., Any]) -> Any:
+    """Compile as a part of the loops that call it."""
+    return njit(forceinline=True, _nrt=False, **_OPTIONS)(function)
+
+
+def _forgiving(load: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Take a damaged file of the cache, as a full disk or a killed process leaves it, for a missing one."""
+
+    def attempt(name: str) -> Any:
+        try:
+            return load(name)
+        except Exception as error:
+            raise FileNotFoundError(name) from error
+
+    return attempt

@@ -1,0 +1,332 @@
+"""Checks of a backend's kernels against the reference in float64, on whatever device there is, with fixed seeds.
+
+Floats must come within 1e-5 of the largest entry. Spikes must be the reference's until its own membrane stands within
+1e-4 mV of the threshold, which is where a threshold that much lower or higher changes them. What comes after it in that
+train, or in a recurrent layer in any train of that sample, is excused.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from snnrun.kernels import reference
+from snnrun.kernels.neuron import Lif, Stbp, Synapses
+from snnrun.kernels.packed import pack, unpack
+
+TOLERANCE = 1e-5
+NEAR_THRESHOLD = 1e-4  # mV
+_SYNAPSES = 30  # of a neuron, recurrent
+
+
+class CheckResult(NamedTuple):
+    """Outcome of one check.
+
+    `error` is the worst deviation as a share of the largest entry. Of the spikes, `differing` are not the reference's,
+    and `near` of the reference's own change with a threshold 1e-4 mV lower or higher. `note` says what went wrong.
+    """
+
+    name: str
+    passed: bool
+    error: float = 0.0
+    differing: int = 0
+    near: int = 0
+    note: str = ""
+
+
+class Case(NamedTuple):
+    """A layer to check: samples, steps, inputs, neurons; the neuron of the spike-train-level rules; the seed."""
+
+    batch: int
+    steps: int
+    inputs: int
+    neurons: int
+    lif: Lif
+    seed: int = 0
+
+
+# One word of bits and several, whole and not; steps beyond HM2-BP's window of 4 tau_m; each refractory period.
+CASES = (
+    Case(3, 40, 20, 10, Lif(20.0, 8.0, 2, 1.0)),
+    Case(2, 60, 64, 65, Lif(5.0, 4.0, 3, 2.0), seed=1),
+    Case(5, 2, 1, 1, Lif(20.0, 8.0, 0, 0.5), seed=2),
+    Case(1, 500, 70, 128, Lif(64.0, 8.0, 1, 2.0), seed=3),
+    Case(4, 60, 200, 800, Lif(64.0, 8.0, 2, 5.0), seed=4),
+)
+
+
+class Data(NamedTuple):
+    """Random tensors for a case, on the CPU, in float64 with the values of float32."""
+
+    spikes_in: Tensor  # bits (B, T, W) of the inputs, from silent to dense
+    spikes: Tensor  # bits of the layer itself, at rates of their own
+    counts: Tensor
+    weight: Tensor
+    recurrent: Synapses  # all in a small layer
+    gain: Tensor
+    credit: Tensor
+
+    def loop(self, scale: float) -> Tensor:
+        """The recurrent weights as a matrix, whose spectral radius is about `scale`."""
+        return self.recurrent.dense(self.counts.shape[1]) * (scale / math.sqrt(_SYNAPSES))
+
+    @classmethod
+    def of(cls, case: Case) -> Data:
+        """Draw them."""
+        generator = torch.Generator().manual_seed(case.seed)
+
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(*shape, generator=generator).double()
+
+        def trains(neurons: int) -> Tensor:
+            rate = torch.rand(case.batch, 1, neurons, generator=generator) ** 2
+            rate[0, 0, 0] = 0.0
+            return torch.rand(case.batch, case.steps, neurons, generator=generator) < rate
+
+        own = trains(case.neurons)
+        mask = torch.rand(case.neurons, case.neurons, generator=generator) < _SYNAPSES / case.neurons
+        pre, post = mask.T.nonzero().T.contiguous().unbind()
+        return cls(
+            pack(trains(case.inputs)), pack(own), own.sum(dim=1).double(),
+            normal(case.neurons, case.inputs) * math.sqrt(20 / case.inputs), Synapses(normal(len(pre)), pre, post),
+            normal(case.batch, case.neurons), normal(case.batch, case.neurons),
+        )  # fmt: skip
+
+
+# ---- spike-train-level rules ----------------------------------------------------------------------------------------
+
+
+def check_lif_forward(backend: Any, device: str, case: Case, recurrent: bool) -> CheckResult:
+    """Spikes and counts of a layer."""
+    data = Data.of(case)
+    synapses = data.recurrent if recurrent else None
+    spikes, counts = backend.lif_forward(*_to(device, data.spikes_in, data.weight, synapses), case.lif)
+    expected = [
+        reference.lif_forward(data.spikes_in, data.weight, synapses, case.lif._replace(v_th=case.lif.v_th + shift))[0]
+        for shift in (0.0, -NEAR_THRESHOLD, NEAR_THRESHOLD)
+    ]
+    return _compare_spikes("lif_forward" + _loop(recurrent), spikes, counts, expected, recurrent)[0]
+
+
+def check_count_spikes(backend: Any, device: str, case: Case) -> CheckResult:
+    """Firing counts of bits."""
+    data = Data.of(case)
+    counts = backend.count_spikes(*_to(device, data.spikes), case.neurons)
+    return _compare("count_spikes", (counts, data.counts))
+
+
+def check_spsp_activation(backend: Any, device: str, case: Case, rule: str) -> CheckResult:
+    """Total post-synaptic potential."""
+    data = Data.of(case)
+    arguments = (data.spikes_in, data.spikes, data.weight)
+    actual = backend.spsp_activation(rule, case.lif, *_to(device, *arguments))
+    return _compare(f"spsp_activation {rule}", (actual, reference.spsp_activation(rule, case.lif, *arguments)))
+
+
+def check_spsp_backward(backend: Any, device: str, case: Case, rule: str) -> CheckResult:
+    """Weight gradient and the error of the layer below, and the gradient alone."""
+    data = Data.of(case)
+    pairs: list[tuple[Tensor, Tensor]] = []
+    for credit in (data.credit, None):
+        arguments = (data.spikes_in, data.spikes, data.gain, credit, data.weight)
+        actual = backend.spsp_backward(rule, case.lif, *_to(device, *arguments))
+        pairs += zip(actual, reference.spsp_backward(rule, case.lif, *arguments), strict=True)
+    return _compare(f"spsp_backward {rule}", *pairs)
+
+
+def check_recurrent_spsp(backend: Any, device: str, case: Case, rule: str) -> CheckResult:
+    """S-PSPs of the recurrent synapses."""
+    data = Data.of(case)
+    actual = backend.recurrent_spsp(rule, case.lif, *_to(device, data.spikes, data.recurrent), case.neurons)
+    expected = reference.recurrent_spsp(rule, case.lif, data.spikes, data.recurrent, case.neurons, torch.float64)
+    return _compare(f"recurrent_spsp {rule}", (actual, expected))
+
+
+def check_coupling(backend: Any, device: str, case: Case) -> CheckResult:
+    """Theta, with and without a ratio for silent pairs, and the gradient of the recurrent weights."""
+    data = Data.of(case)
+    e = reference.recurrent_spsp("strsbp", case.lif, data.spikes, data.recurrent, case.neurons, torch.float64)
+    arguments = (e, data.counts, data.recurrent)
+    pairs = []
+    for silent_ratio in (0.0, 0.5):
+        actual = backend.coupling(*_to(device, *arguments), case.lif.v_th, silent_ratio)
+        pairs.append((actual, reference.coupling(*arguments, case.lif.v_th, silent_ratio)))
+    gradient = backend.recurrent_gradient(*_to(device, e, data.gain, data.recurrent))
+    pairs.append((gradient, reference.recurrent_gradient(e, data.gain, data.recurrent)))
+    return _compare("coupling", *pairs)
+
+
+def check_coupling_solve(
+    backend: Any, device: str, case: Case, self_coupling: bool, radius: float, name: str = "coupling_solve"
+) -> CheckResult:
+    """The residual of the coupled system, theta of about the spectral radius `radius`.
+
+    The error is the residual as a share of what rounding the matrix' entries could cause: a system near a singular one
+    has no solution more exact than that.
+    """
+    data = Data.of(case)
+    size = radius / math.sqrt(len(data.recurrent.pre) / case.neurons)  # theta's entries, independent normal
+    e = torch.randn(case.batch, len(data.recurrent.pre), generator=torch.Generator().manual_seed(case.seed))
+    theta, diagonal = (size * e).double(), 1.0 + 0.1 * data.credit.tanh()
+    arguments = (theta, data.recurrent, diagonal, data.gain)
+    x = backend.coupling_solve(*_to(device, *arguments), self_coupling).double().cpu()
+    matrix = reference.system(theta, data.recurrent, diagonal, self_coupling)
+    residual = torch.einsum("blp,bl->bp", matrix, x) - data.gain
+    allowed = torch.einsum("blp,bl->bp", matrix.abs(), x.abs()).amax(1) + data.gain.abs().amax(1)
+    error = (residual.abs().amax(1) / allowed).max().item()
+    return CheckResult(name, error <= TOLERANCE, error)
+
+
+# ---- STBP -----------------------------------------------------------------------------------------------------------
+
+
+def check_stbp_forward(backend: Any, device: str, case: Case, neuron: Stbp, recurrent: bool) -> CheckResult:
+    """Spikes, counts and membranes of a layer."""
+    data = Data.of(case)
+    loop = data.loop(1.0) if recurrent else None
+    arguments = (data.spikes_in, data.weight, data.credit[0], loop)
+    spikes, counts, membrane = backend.stbp_forward(*_to(device, *arguments), neuron)
+    results = [
+        reference.stbp_forward(*arguments, neuron._replace(v_th=neuron.v_th + shift))
+        for shift in (0.0, -NEAR_THRESHOLD, NEAR_THRESHOLD)
+    ]
+    expected = [result[0] for result in results]
+    name = "stbp_forward" + _loop(recurrent)
+    outcome, excused = _compare_spikes(name, spikes, counts, expected, recurrent)
+    u, wanted = (torch.where(excused, 0.0, tensor.double().cpu()) for tensor in (membrane, results[0][2]))
+    membranes = _compare(name, (u, wanted))
+    return outcome._replace(
+        passed=outcome.passed and membranes.passed, error=membranes.error, note=outcome.note or membranes.note
+    )
+
+
+def check_stbp_backward(backend: Any, device: str, case: Case, neuron: Stbp, recurrent: bool) -> CheckResult:
+    """All gradients, for a gradient that differs by step and for one that is the same at each."""
+    data = Data.of(case)
+    loop = data.loop(0.3) if recurrent else None
+    generator = torch.Generator().manual_seed(case.seed)
+    shape = (case.batch, case.steps, case.neurons)
+    membrane, by_step = (torch.randn(shape, generator=generator).double() for _ in range(2))
+    pairs: list[tuple[Tensor, Tensor]] = []
+    for above, wants_input in ((by_step, True), (data.gain[:, None].expand(shape), False)):
+        arguments = (above, data.spikes_in, data.spikes, membrane, data.weight, loop)
+        actual = backend.stbp_backward(*_to(device, *arguments), neuron, wants_input)
+        pairs += zip(actual, reference.stbp_backward(*arguments, neuron, wants_input), strict=True)
+    return _compare(f"stbp_backward {neuron.surrogate}" + _loop(recurrent), *pairs)
+
+
+# ---- all of them ----------------------------------------------------------------------------------------------------
+
+NEURONS = (
+    Stbp(0.5, 0.2, "rectangle"),
+    Stbp(0.5, 0.5, "polynomial", 0.7, exponential_reset=True),
+    Stbp(0.3, 0.6, "sigmoid", 0.5, strict=True),
+    Stbp(1.0, 0.2, "gaussian", 1.5, temporal_gradient=False),
+)
+
+_RULES: list[dict[str, Any]] = [{"rule": "strsbp"}, {"rule": "hm2bp"}]
+_LOOPS: list[dict[str, Any]] = [{"recurrent": False}, {"recurrent": True}]
+_STBP: list[dict[str, Any]] = [{"neuron": neuron, **loop} for neuron in NEURONS for loop in _LOOPS]
+# Half of the systems have a series that converges.
+_SYSTEMS: list[dict[str, Any]] = [
+    {"self_coupling": own, "radius": radius, "name": name}
+    for radius, name in ((0.3, "coupling_solve"), (2.0, "coupling_solve divergent"))
+    for own in (True, False)
+]
+CHECKS: list[tuple[Callable[..., CheckResult], list[dict[str, Any]]]] = [
+    (check_lif_forward, _LOOPS),
+    (check_count_spikes, [{}]),
+    (check_spsp_activation, _RULES),
+    (check_spsp_backward, _RULES),
+    (check_recurrent_spsp, _RULES),
+    (check_coupling, [{}]),
+    (check_coupling_solve, _SYSTEMS),
+    (check_stbp_forward, _STBP),
+    (check_stbp_backward, _STBP),
+]
+
+
+def run_checks(backend: Any, device: str = "cpu", cases: Sequence[Case] = CASES) -> list[CheckResult]:
+    """Run every check of a backend's module on every case; one result per name, the worst of its cases."""
+    results: dict[str, CheckResult] = {}
+    for check, variants in CHECKS:
+        for options in variants:
+            for case in cases:
+                result = _attempt(check, backend, device, case, options)
+                results[result.name] = _worse(results.get(result.name), result)
+    return list(results.values())
+
+
+def _attempt(check: Callable[..., CheckResult], backend: Any, device: str, case: Case, options: Any) -> CheckResult:
+    try:
+        result = check(backend, device, case, **options)
+    except Exception as error:  # of a compiler or driver: the other kernels are still worth checking
+        name = check.__name__.removeprefix("check_")
+        result = CheckResult(name, False, math.nan, note=f"{type(error).__name__}: {error}")
+    return result if result.passed else result._replace(note=f"{result.note or 'differs'} ({case}, {options})")
+
+
+def _worse(before: CheckResult | None, now: CheckResult) -> CheckResult:
+    if before is None:
+        return now
+    return CheckResult(
+        now.name,
+        before.passed and now.passed,
+        before.error if math.isnan(before.error) else max(now.error, before.error),
+        before.differing + now.differing,
+        before.near + now.near,
+        before.note or now.note,
+    )
+
+
+# ---- comparison -----------------------------------------------------------------------------------------------------
+
+
+def _to(device: str, *values: Any) -> Iterable[Any]:
+    """The values on the device, floats as float32."""
+    for value in values:
+        if isinstance(value, Synapses):
+            yield Synapses(*_to(device, *value))
+        elif isinstance(value, Tensor):
+            yield value.to(device, torch.float32 if value.is_floating_point() else value.dtype)
+        else:
+            yield value
+
+
+def _loop(recurrent: bool) -> str:
+    return " recurrent" if recurrent else ""
+
+
+def _compare(name: str, *pairs: tuple[Tensor, Tensor]) -> CheckResult:
+    """Compare results (actual, expected) of one function."""
+    worst = 0.0
+    for actual, expected in pairs:
+        if actual.shape != expected.shape:
+            return CheckResult(name, False, math.nan, note=f"{tuple(actual.shape)} is not {tuple(expected.shape)}")
+        if expected.numel():
+            difference = (actual.double().cpu() - expected).abs().max()
+            # Python's max would lose a NaN.
+            worst = torch.maximum(torch.tensor(worst), difference / expected.abs().max().clamp(min=1e-6)).item()
+    return CheckResult(name, worst <= TOLERANCE, worst)
+
+
+def _compare_spikes(
+    name: str, spikes: Tensor, counts: Tensor, expected: Sequence[Tensor], recurrent: bool
+) -> tuple[CheckResult, Tensor]:
+    """Compare bits with the reference's at the threshold, below and above it; also says which (B, T, N) are excused."""
+    neurons = counts.shape[1]
+    fired, exact, low, high = (unpack(bits.cpu(), neurons).bool() for bits in (spikes, *expected))
+    near, differing = low != high, fired != exact
+    begins = near.any(dim=2, keepdim=True) if recurrent else near
+    excused = begins.cumsum(dim=1) > 0
+    note = ""
+    if not torch.equal(counts.cpu(), fired.sum(dim=1).to(counts.dtype)):
+        note = "the counts are not those of the spikes"
+    elif not torch.equal(pack(fired), spikes.cpu()):
+        note = "bits are set beyond the last neuron"
+    passed = not note and not (differing & ~excused).any()
+    return CheckResult(name, passed, 0.0, int(differing.sum()), int(near.sum()), note), excused.expand_as(fired)

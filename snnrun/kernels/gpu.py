@@ -1,0 +1,278 @@
+"""The kernels in Triton, for a GPU, in float32.
+
+The recursions through time are one launch per layer (`triton_loops`), all samples and neurons in parallel; all sums
+over pairs of neurons are matrix products of the unpacked spikes, in which no S-PSP `e` of a sample is ever stored.
+PyTorch computes them in full float32 as long as `torch.backends.cuda.matmul.allow_tf32` is False, its default. Nothing
+is read back by the host. With one launch per scan there is little left for CUDA graphs to save, so there are none.
+
+Not measured: this has run in Triton's interpreter on a CPU (`TRITON_INTERPRET=1`) and been compiled for NVIDIA GPUs,
+but no GPU has executed it yet. `checks` compares it with the reference wherever it runs.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from snnrun.kernels import reference
+from snnrun.kernels import triton_loops as loops
+from snnrun.kernels.neuron import THRESHOLD_SLACK, Lif, Stbp, Synapses
+from snnrun.kernels.packed import BITS, count_spikes, unpack, words
+from snnrun.kernels.reference import coupling, recurrent_gradient
+
+__all__ = [
+    "count_spikes",
+    "coupling",
+    "coupling_solve",
+    "lif_forward",
+    "recurrent_gradient",
+    "recurrent_spsp",
+    "spsp_activation",
+    "spsp_backward",
+    "stbp_backward",
+    "stbp_forward",
+]
+
+SYNAPSES_PER_PROGRAM = 128
+# The series for the coupled system shrinks by 0.8 or better per sweep to get there; what is slower is eliminated.
+SWEEPS = 64
+SWEEP_TOLERANCE = 1e-6
+
+
+# ---- spike-train-level rules ----------------------------------------------------------------------------------------
+
+
+def lif_forward(spikes_in: Tensor, weight: Tensor, recurrent: Synapses | None, lif: Lif) -> tuple[Tensor, Tensor]:
+    """See `reference.lif_forward`."""
+    _check(weight)
+    drive = unpack(spikes_in, weight.shape[1], weight.dtype) @ weight.T
+    batch, steps, neurons = drive.shape
+    spikes = spikes_in.new_zeros(batch, steps, words(neurons))
+    counts = drive.new_empty(batch, neurons)
+    loop = None if recurrent is None else recurrent.dense(neurons).T.contiguous()
+    grid, block = _programs(batch, neurons, loop)
+    _launch(
+        loops.lif_scan, grid, drive, loop, _names(batch, loop, block["BLOCK"]), spikes, counts,
+        steps, neurons, words(neurons),
+        lif.decay_m, lif.decay_s, 1.0 / lif.tau_s, lif.v_th - THRESHOLD_SLACK, lif.t_ref, **block,
+    )  # fmt: skip
+    return spikes, counts
+
+
+def readout(rule: str, spikes: Tensor, neurons: int, lif: Lif) -> Tensor:
+    """See `reference.readout`."""
+    if rule not in ("strsbp", "hm2bp"):
+        raise ValueError(f"no S-PSP of {rule!r}; there are strsbp and hm2bp")
+    batch, steps, width = spikes.shape
+    spikes = spikes.contiguous()
+    out = torch.empty(batch, steps, neurons, dtype=torch.float32, device=spikes.device)
+    if rule == "strsbp":
+        _launch(
+            loops.strsbp_scan, (batch, width), spikes, out, steps, neurons, width,
+            lif.decay_m, lif.decay_s, 1.0 / lif.tau_s, lif.t_ref, num_warps=1,
+        )  # fmt: skip
+    else:
+        kernel, window, decay = _hm2bp_kernel(steps, lif, spikes.device)
+        _launch(
+            loops.hm2bp_scan, (batch, width), spikes, kernel, out, steps, neurons, width,
+            math.ceil(window), lif.tau_s, decay, num_warps=1,
+        )  # fmt: skip
+    return out
+
+
+@lru_cache(maxsize=64)
+def _hm2bp_kernel(steps: int, lif: Lif, device: torch.device) -> tuple[Tensor, float, float]:
+    kernel, window, decay = reference.hm2bp_kernel(steps, lif)
+    return kernel.to(device, torch.float32), window, decay
+
+
+def spsp_activation(rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, weight: Tensor) -> Tensor:
+    """See `reference.spsp_activation`."""
+    _check(weight)
+    drive = unpack(spikes_in, weight.shape[1], weight.dtype) @ weight.T
+    return drive.mul_(readout(rule, spikes, len(weight), lif)).sum(dim=1)
+
+
+def spsp_backward(
+    rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, gain: Tensor, credit: Tensor | None, weight: Tensor
+) -> tuple[Tensor, Tensor]:
+    """See `reference.spsp_backward`."""
+    _check(weight)
+    batch, steps, width = spikes_in.shape
+    neurons, inputs = weight.shape
+    traces = readout(rule, spikes, neurons, lif)
+    trains = unpack(spikes_in, inputs, weight.dtype)
+    gradient = (traces * gain[:, None]).flatten(0, 1).T @ trains.flatten(0, 1)
+    if credit is None:
+        return gradient, gain.new_zeros(batch, 0)
+    # sum_i credit_i w_ij e_ij, with the sum over the steps at which j fired done last: e is not needed.
+    sent_back = traces.mul_(credit[:, None]) @ weight
+    error = weight.new_empty(batch, inputs)
+    _launch(
+        loops.sum_at_spikes, (batch, width), sent_back, spikes_in.contiguous(), error, steps, inputs, width, num_warps=1
+    )
+    return gradient, error
+
+
+# ---- recurrent layers: one value per synapse, (B, S) ----------------------------------------------------------------
+
+
+def recurrent_spsp(
+    rule: str, lif: Lif, spikes: Tensor, recurrent: Synapses, neurons: int, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """See `reference.recurrent_spsp`."""
+    _check(recurrent.weight, dtype)
+    batch, steps, width = spikes.shape
+    synapses = len(recurrent.pre)
+    e = recurrent.weight.new_empty(batch, synapses)
+    _launch(
+        loops.synapse_scan, (triton.cdiv(synapses, SYNAPSES_PER_PROGRAM), batch),
+        readout(rule, spikes, neurons, lif), spikes.contiguous(), recurrent.pre, recurrent.post, e,
+        steps, neurons, width, synapses, BLOCK=SYNAPSES_PER_PROGRAM, num_warps=4,
+    )  # fmt: skip
+    return e
+
+
+def coupling_solve(
+    theta: Tensor, recurrent: Synapses, diagonal: Tensor, right: Tensor, self_coupling: bool = True
+) -> Tensor:
+    """See `reference.coupling_solve`.
+
+    The series x = (right + theta^T x) / diagonal needs S products a sweep, a dense factorisation N^3 / 3, so it comes
+    first. It diverges for rare samples, whose theta is too large: those are eliminated densely. Each sample's own
+    program sees which case it has, for the host would have to wait to learn it.
+    """
+    _check(theta)
+    batch, neurons = right.shape
+    synapses = len(recurrent.pre)
+    pre, post = recurrent.pre.contiguous(), recurrent.post.contiguous()
+    first = torch.searchsorted(pre, torch.arange(neurons + 1, device=pre.device))
+    x = torch.empty_like(right, memory_format=torch.contiguous_format)
+    converged = torch.empty(batch, dtype=torch.int32, device=right.device)
+    matrix = right.new_empty(batch, neurons + 1, neurons)
+    values, diagonals, rights = theta.contiguous(), diagonal.contiguous(), right.contiguous()
+    block = triton.next_power_of_2(neurons)
+    constants: dict[str, Any] = {"SELF": self_coupling, "BLOCK": block, "num_warps": _warps(block)}
+    _launch(
+        loops.coupling_sweeps, (batch,), values, first, post, diagonals, rights, x, converged, neurons, synapses,
+        SWEEPS, SWEEP_TOLERANCE, **constants,
+    )  # fmt: skip
+    _launch(
+        loops.coupling_elimination, (batch,), values, pre, post, diagonals, rights, x, converged, matrix,
+        neurons, synapses, **constants,
+    )  # fmt: skip
+    return x
+
+
+# ---- STBP -----------------------------------------------------------------------------------------------------------
+
+
+def stbp_forward(
+    spikes_in: Tensor, weight: Tensor, bias: Tensor | None, recurrent_weight: Tensor | None, neuron: Stbp
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See `reference.stbp_forward`."""
+    _check(weight)
+    drive = torch.nn.functional.linear(unpack(spikes_in, weight.shape[1], weight.dtype), weight, bias)
+    batch, steps, neurons = drive.shape
+    spikes = spikes_in.new_empty(batch, steps, words(neurons))
+    counts, membrane = drive.new_empty(batch, neurons), torch.empty_like(drive)
+    loop = None if recurrent_weight is None else recurrent_weight.T.contiguous()
+    grid, block = _programs(batch, neurons, loop)
+    _launch(
+        loops.stbp_scan, grid, drive, loop, _names(batch, loop, block["BLOCK"]), spikes, counts, membrane,
+        steps, neurons, words(neurons), neuron.v_th, neuron.decay, neuron.decay_after_spike,
+        STRICT=neuron.strict, **block,
+    )  # fmt: skip
+    return spikes, counts, membrane
+
+
+def stbp_backward(
+    grad_spikes: Tensor,
+    spikes_in: Tensor,
+    spikes: Tensor,
+    membrane: Tensor,
+    weight: Tensor,
+    recurrent_weight: Tensor | None,
+    neuron: Stbp,
+    wants_input: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """See `reference.stbp_backward`."""
+    _check(weight)
+    grad_u = _stbp_scan_backward(grad_spikes, spikes.contiguous(), membrane.contiguous(), recurrent_weight, neuron)
+    grad_in = grad_u @ weight if wants_input else grad_u.new_zeros(len(grad_u), 0, 0)
+    trains = unpack(spikes_in, weight.shape[1], weight.dtype)
+    grad_weight = grad_u.flatten(0, 1).T @ trains.flatten(0, 1)
+    grad_recurrent = grad_u.new_zeros(0, 0)
+    if recurrent_weight is not None:
+        own = unpack(spikes[:, :-1], len(weight), weight.dtype)
+        grad_recurrent = grad_u[:, 1:].flatten(0, 1).T @ own.flatten(0, 1)
+    return grad_in, grad_weight, grad_u.sum(dim=(0, 1)), grad_recurrent
+
+
+def _stbp_scan_backward(
+    grad_spikes: Tensor, spikes: Tensor, membrane: Tensor, recurrent_weight: Tensor | None, neuron: Stbp
+) -> Tensor:
+    batch, steps, neurons = membrane.shape
+    grad_u = torch.empty_like(membrane)
+    loop = None if recurrent_weight is None or not neuron.temporal_gradient else recurrent_weight.contiguous()
+    smooth = neuron.exponential_reset
+    slopes = (-1.0, -math.exp(-1.0 / neuron.decay)) if smooth else (-neuron.decay, -neuron.decay)
+    grid, block = _programs(batch, neurons, loop)
+    _launch(
+        # By its strides, for the gradient of the counts is one step expanded to all.
+        loops.stbp_scan_backward, grid, grad_spikes, *grad_spikes.stride(), spikes, membrane, loop, grad_u,
+        steps, neurons, words(neurons), neuron.v_th, neuron.decay, neuron.decay_after_spike, *slopes,
+        *surrogate_constants(neuron), SURROGATE=neuron.surrogate, TEMPORAL=neuron.temporal_gradient, **block,
+    )  # fmt: skip
+    return grad_u
+
+
+def surrogate_constants(neuron: Stbp) -> tuple[float, float]:
+    """Height of the surrogate derivative, and what its distance from the threshold is scaled by, or compared with."""
+    a = neuron.width
+    match neuron.surrogate:
+        case "rectangle":
+            return 1.0 / a, a / 2
+        case "polynomial":
+            return math.sqrt(a) / 2, a / 4
+        case "sigmoid":
+            return 1.0 / a, 1.0 / a
+        case "gaussian":
+            return 1.0 / math.sqrt(2 * math.pi * a), 1.0 / (2 * a)
+    raise ValueError(f"unknown surrogate {neuron.surrogate!r}")
+
+
+# ---- launches -------------------------------------------------------------------------------------------------------
+
+
+def _programs(batch: int, neurons: int, loop: Tensor | None) -> tuple[tuple[int, int], dict[str, int]]:
+    """Grid and block of a scan: a program has a word of bits, or the whole layer where `loop` couples its neurons."""
+    block = BITS if loop is None else max(BITS, triton.next_power_of_2(neurons))
+    return (batch, triton.cdiv(neurons, block)), {"BLOCK": block, "num_warps": _warps(block)}
+
+
+def _names(batch: int, loop: Tensor | None, block: int) -> Tensor | None:
+    """Scratch for the numbers of the neurons that fired at a step; not needed where they do not meet."""
+    return None if loop is None else loop.new_empty(batch, block, dtype=torch.int32)
+
+
+def _warps(block: int) -> int:
+    """Four neurons a thread: their reads are one of 16 bytes. Of one word there is one warp, so no barrier waits."""
+    return min(max(block // 128, 1), 16)
+
+
+def _launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
+    # Triton launches on the current device, which need not be that of the tensors. Products are rounded before they are
+    # added, as PyTorch does step by step; what Triton does by default differs by version.
+    with torch.cuda.device_of(arguments[0]):  # type: ignore[no-untyped-call]
+        kernel[grid](*arguments, **constants, enable_fp_fusion=False)
+
+
+def _check(tensor: Tensor, dtype: torch.dtype = torch.float32) -> None:
+    for wrong in {tensor.dtype, dtype} - {torch.float32}:
+        raise ValueError(f"the gpu kernels compute in float32, not {wrong}; the reference takes float64 too")
