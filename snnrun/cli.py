@@ -54,10 +54,28 @@ def _config(arguments: list[str]) -> int:
     return 0
 
 
+def _bench(arguments: list[str]) -> int:
+    from snnrun.bench import main
+
+    return main(arguments)
+
+
+def _doctor(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser("snnrun doctor", description="Say what this installation can run on.")
+    parser.add_argument("--kernels", action="store_true", help="check every kernel here against the reference")
+    options = parser.parse_args(arguments)
+    from snnrun import doctor
+
+    doctor.describe()
+    return 0 if not options.kernels or doctor.check_kernels() else SnnrunError.exit_code
+
+
 # name: (function of the arguments that follow, one line of help)
 COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "train": (_train, "train and evaluate a network; -m sweeps over several settings"),
     "ui": (_ui, "open MLflow's pages on the runs"),
+    "bench": (_bench, "measure time, memory and spikes of training and inference"),
+    "doctor": (_doctor, "say what this installation can run on; --kernels checks its kernels"),
     "config": (_config, "list the options of `train`, or show one"),
 }
 

@@ -35,13 +35,31 @@ def _choice(*allowed: str) -> Any:
 
 @dataclass
 class Data:
-    """A corpus: `data=digits`, `mnist`, `fashion_mnist`."""
+    """A corpus."""
 
     name: str = MISSING
     root: str | None = MISSING
     limit: int | None = _number(low=1)
     validation: float = _number(low=0, below=1)
     download: bool = MISSING
+
+
+@dataclass
+class Images(Data):
+    """`data=digits`, `mnist`, `fashion_mnist`."""
+
+    mirror: bool = MISSING
+    shift: int = _number(low=0)
+
+
+@dataclass
+class Utterances(Data):
+    """`data=utterances`."""
+
+    classes: int = _number(low=2)
+    samples: int = _number(low=1)
+    steps: int = _number(low=2)
+    variant: int = _number(low=0)
 
 
 @dataclass
@@ -62,6 +80,14 @@ class Bernoulli:
     steps: int = _number(low=1)
     frozen: bool = MISSING
     attenuation: float = _number(low=1)
+
+
+@dataclass
+class Stored:
+    """`encoder=stored`: the samples are spikes."""
+
+    name: str = MISSING
+    steps: int | None = _number(low=1)
 
 
 # ---- model ----------------------------------------------------------------------------------------------------------
@@ -161,7 +187,7 @@ class Hardware:
 
     device: str = _choice("auto", "cpu", "cuda")
     threads: int | None = _number(low=1)
-    kernels: str = _choice("auto", "reference", "cpu")
+    kernels: str = _choice("auto", "reference", "cpu", "gpu")
 
 
 @dataclass
@@ -190,8 +216,8 @@ class Config:
 
 
 SCHEMAS: dict[str, dict[str, type]] = {
-    "data": {"digits": Data, "mnist": Data, "fashion_mnist": Data},
-    "encoder": {"poisson": Poisson, "bernoulli": Bernoulli},
+    "data": {"digits": Images, "mnist": Images, "fashion_mnist": Images, "utterances": Utterances},
+    "encoder": {"poisson": Poisson, "bernoulli": Bernoulli, "stored": Stored},
     "model": {"strsbp": StRsbp, "hm2bp": Hm2Bp, "stbp": Stbp},
     "hardware": {"auto": Hardware, "cpu": Hardware, "gpu": Hardware},
     "tracking": {"mlflow": Tracking, "none": Tracking},

@@ -9,8 +9,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -21,7 +23,16 @@ from rich.text import Text
 
 from snnrun.plots import plot_confusion, plot_curves, plot_raster
 
-__all__ = ["Display", "header", "plot_confusion", "plot_curves", "plot_raster", "summary", "sweep_table"]
+__all__ = [
+    "Display",
+    "bench_tables",
+    "header",
+    "plot_confusion",
+    "plot_curves",
+    "plot_raster",
+    "summary",
+    "sweep_table",
+]
 
 PLAIN_SECONDS = 30.0
 COLUMNS = (  # of the table that grows by a line an epoch: title, metric, width, factor, format
@@ -273,6 +284,50 @@ def sweep_table(rows: Sequence[Mapping[str, str]], swept: Sequence[str], console
     if not console.is_terminal:  # a pipe has no width that a table would have to fit
         console = Console(file=console.file, width=400)
     console.print(table)
+
+
+def bench_tables(result: Mapping[str, Any], console: Console | None = None) -> None:
+    """Print what ``measure.run`` returns, with its workload and command."""
+    console = console or Console()
+    machine = result["machine"]
+    memory = f", {machine['memory_gib']:g} GiB" if machine["memory_gib"] else ""
+    rows = {
+        "workload": result["workload"],
+        "model": f"{result['model']}  {result['network']}",
+        "input": f"{result['data']}  ({result['encoder']}, {result['steps']} steps, batches of {result['batch']})",
+        "weights": f"after {result['warm_up']:,} training samples",
+        "kernels": f"{result['kernels']} on {result['device']}",
+        "machine": f"{machine['cpu']}, {machine['cores']} core{'s' if machine['cores'] > 1 else ''}{memory}",
+    }
+    _print_rows(console, "snnrun bench", rows)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    titles = ("training\nms", "\nsamples/s", "inference\nms", "\nsamples/s", "peak\nMiB", "\nGadd/s", "\nshare")
+    for title in ("\nthreads", *titles):
+        table.add_column(title, justify="right", no_wrap=True)
+    for threads, entry in result["by_threads"].items():
+        additions = entry["row_additions"]
+        times = [entry[task][key] for task in ("training", "inference") for key in ("ms_per_sample", "samples_per_s")]
+        table.add_row(
+            threads,
+            *(f"{value:,.0f}" if value >= 100 else f"{value:#.3g}" for value in times),
+            _or_dash(entry["peak_memory_mib"], ".0f"),
+            f"{additions['rate_gadd_s']:.2f}",
+            _or_dash(additions["share"], ".0%"),
+        )
+    console.print(table)
+    whole = sum(result["phases"].values())
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for title in (f"phase, {result['threads']} threads", "ms", "%", "  spikes of", "a sample"):
+        table.add_column(title, justify="left" if title[:3] in ("pha", "  s") else "right", no_wrap=True)
+    phases = [(name, f"{value:.3f}", f"{100 * value / whole:.0f}") for name, value in result["phases"].items()]
+    spikes = [(f"  {name}", f"{value:,.0f}") for name, value in result["spikes_per_sample"].items()]
+    for phase, layer in zip_longest(phases, spikes, fillvalue=("", "", "")):
+        table.add_row(*phase, *layer[:2])
+    console.print(table)
+
+
+def _or_dash(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
 
 
 def _print_rows(console: Console, title: str, rows: Mapping[str, str]) -> None:

@@ -5,21 +5,25 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from snnrun.data import images
+from snnrun.data.augment import Augment
 from snnrun.data.corpus import Corpus, Dataset, Split, stratified
+from snnrun.data.utterances import utterances
 from snnrun.errors import UsageError
 
-__all__ = ["DATASETS", "Dataset", "Split", "load"]
+__all__ = ["DATASETS", "Augment", "Dataset", "Split", "load"]
 
-# A new corpus is one line here: a function of (root folder, may download).
-DATASETS: dict[str, Callable[[Path, bool], Corpus]] = {
+# A new corpus is one line here: a function of (root folder, may download) and of the options that it alone has.
+DATASETS: dict[str, Callable[..., Corpus]] = {
     "digits": images.digits,
     "mnist": images.mnist,
     "fashion_mnist": images.fashion_mnist,
+    "utterances": utterances,
 }
 
 # Distinct streams of the run's seed; large, so that no encoder key (seed, epoch, index) equals one of them.
@@ -35,6 +39,9 @@ def load(
     validation: float = 0.1,
     seed: int = 0,
     download: bool = True,
+    mirror: bool = False,
+    shift: int = 0,
+    **options: Any,
 ) -> Dataset:
     """Load a corpus and cut it; every part keeps the order of the corpus.
 
@@ -49,9 +56,11 @@ def load(
             exactly `round(validation * S)` in all. 0: none.
         seed: Seeds the choice of the validation samples and the limit's shuffle; the test samples never depend on it.
         download: Whether missing files may be downloaded.
+        mirror, shift: Augmentation of the training images, see `Augment`.
+        options: Of this corpus, see its function.
 
     Raises:
-        UsageError: If there is no such corpus, or if `limit`, `validation` or `seed` is out of range.
+        UsageError: If there is no such corpus, or if an option is out of range.
         SnnrunError: If files are missing and cannot be had, or are damaged.
     """
     if name not in DATASETS:
@@ -68,7 +77,7 @@ def load(
         folder = Path(root).expanduser()
     except RuntimeError as error:
         raise UsageError(f"data.root={root}: {error}") from None
-    corpus = DATASETS[name](folder, download)
+    corpus = DATASETS[name](folder, download, **options)
 
     train, held = _cut(corpus.train_labels, limit, validation, seed)
     size = len(corpus.train_labels)
@@ -81,6 +90,8 @@ def load(
         validation=Split(corpus.train_samples[held], corpus.train_labels[held], held),
         test=Split(corpus.test_samples, corpus.test_labels, size + np.arange(len(corpus.test_labels))),
         digest=corpus.digest(),
+        synthetic=corpus.synthetic,
+        augment=Augment(corpus.shape, seed, mirror, shift),
     )
 
 

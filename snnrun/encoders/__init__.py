@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snnrun.encoders.rate import Bernoulli, Poisson
+from snnrun.encoders.stored import Stored
 from snnrun.errors import UsageError
 
 __all__ = ["ENCODERS", "Encoder", "build"]
@@ -23,17 +24,21 @@ class Encoder(Protocol):
         """Kinds of corpora it takes, such as `("image",)`."""
 
     @property
-    def steps(self) -> int:
-        """T, the length of the spike trains it makes."""
+    def steps(self) -> int | None:
+        """T, the length of the spike trains it makes; None for that of the samples."""
 
-    def encode(self, samples: NDArray[np.uint8], index: NDArray[np.int64], epoch: int) -> NDArray[np.uint8]:
-        """Turn samples (B, N) into spikes (B, T, N), as a function of seed, epoch and each sample's index alone."""
+    def encode(self, samples: NDArray[Any], index: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
+        """Turn samples (B, ...) into bits of spikes (B, T, W), a function of seed, epoch and each sample's index alone.
+
+        Neuron n of a step is bit n % 64 of word n // 64, see `kernels.packed`.
+        """
 
 
 # A new encoder is one line here.
 ENCODERS: dict[str, Callable[..., Encoder]] = {
     "poisson": Poisson,
     "bernoulli": Bernoulli,
+    "stored": Stored,
 }
 
 

@@ -1,0 +1,136 @@
+"""`snnrun bench`: a workload, which is a list of overrides of the config, measured by `measure`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import hydra
+import numpy as np
+from numpy.typing import NDArray
+
+from snnrun import app, config, config_errors
+from snnrun.errors import UsageError
+
+DEFAULT = "fashion"
+# name: (what it is, overrides). Thresholds, time constants and learning rate are those tuned for model and corpus.
+WORKLOADS: dict[str, tuple[str, list[str]]] = {
+    "fashion": (
+        "ST-RSBP on Fashion-MNIST, 784-400-R400-10, 400 steps",
+        ["data=fashion_mnist", "model=strsbp", "model.network=400-R400", "encoder.steps=400"],
+    ),
+    "alpha": (
+        "ST-RSBP on synthetic utterances as dense as TI46-Alpha's, 78-R800-26, 700 steps",
+        ["data=utterances", "model=strsbp", "model.network=R800"],
+    ),
+    "alpha3": (
+        "the same with the paper's 78-400-R400-400-26",
+        ["data=utterances", "model=strsbp", "model.network=400-R400-400", "model.v_th=[10,8,8,8]"],
+    ),
+    "mnist": (
+        "STBP on MNIST, 784-400-10, 20 steps",
+        ["data=mnist", "model=stbp", "model.network=400", "encoder.steps=20"],
+    ),
+}
+EPILOG = """\
+workloads (the first is the default):
+{}
+
+An override changes any key or group of `snnrun train`: model=hm2bp, model.network=R200, encoder.steps=100.
+The network trains on --warm-up samples first, so that it fires as a trained one does."""
+
+
+def main(arguments: list[str]) -> int:
+    """Run `snnrun bench` with these arguments; returns the exit code."""
+    options = _parser().parse_intermixed_args(arguments)
+    words = list(options.words)
+    workload = DEFAULT if not words or "=" in words[0] or words[0].startswith("~") else words.pop(0)
+    values = compose(workload, words + ([f"train.batch_size={options.batch}"] if options.batch is not None else []))
+    from snnrun import hardware, measure, report
+
+    result = measure.run(
+        values,
+        threads=_threads(options.threads or values["hardware"]["threads"], hardware.cores()),
+        repeats=options.repeats,
+        warm_up=options.warm_up,
+        note=lambda text: print(text, file=sys.stderr, flush=True),
+    )
+    result = {"workload": workload, "command": shlex.join(["snnrun", "bench", *arguments]), **result}
+    if options.json:
+        print(json.dumps(result))
+    else:
+        report.bench_tables(result)
+    return 0
+
+
+def batch(workload: str, size: int, overrides: Sequence[str] = ()) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Dense input spikes (size, T, N) uint8 and labels (size,) int64 of a workload: those that it is measured with."""
+    from snnrun import measure
+
+    return measure.batch(compose(workload, overrides), size)
+
+
+def compose(workload: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """The plain config of a workload; later overrides win.
+
+    Raises:
+        UsageError: there is no such workload, or an override is wrong.
+    """
+    if workload not in WORKLOADS:
+        raise UsageError(
+            f"{workload}: no such workload. Allowed: {', '.join(WORKLOADS)}.{config.did_you_mean(workload, WORKLOADS)}"
+        )
+    every = [*WORKLOADS[workload][1], *overrides]
+    config.register()
+    try:
+        with hydra.initialize_config_module("snnrun.conf", version_base="1.3"):
+            app._check_tuned(every)
+            cfg = hydra.compose("train", every)
+        config.check(cfg)
+    except Exception as error:
+        text = config_errors.explain(error, every)
+        if text is None:
+            raise
+        raise UsageError(text) from None
+    return config.plain(cfg)
+
+
+def _parser() -> argparse.ArgumentParser:
+    listing = "\n".join(f"  {name:<8} {about}" for name, (about, _) in WORKLOADS.items())
+    parser = argparse.ArgumentParser(
+        "snnrun bench",
+        usage="snnrun bench [WORKLOAD] [override ...] [options]",
+        description="Measure what training and inference cost: time, memory, phases, spikes.",
+        epilog=EPILOG.format(listing),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("words", nargs="*", metavar="WORKLOAD, override", help="see below")
+    parser.add_argument("--threads", type=_at_least(1), metavar="N", help="default: once 1, once all cores")
+    parser.add_argument("--batch", type=_at_least(1), metavar="B", help="samples to a batch (default: the tuned size)")
+    parser.add_argument("--repeats", type=_at_least(1), metavar="R", default=5, help="default: %(default)s")
+    parser.add_argument(
+        "--warm-up", type=_at_least(0), metavar="SAMPLES", default=4000, help="to train on first (default: %(default)s)"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    return parser
+
+
+def _at_least(least: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r}: a whole number from {least} up is needed")
+        return int(text)
+
+    return number
+
+
+def _threads(wanted: int | None, cores: int) -> list[int]:
+    if wanted is None:
+        return sorted({1, cores})
+    if wanted > cores:
+        raise UsageError(f"--threads: {wanted} is more than the {cores} cores that this process may use.")
+    return [wanted]

@@ -1,0 +1,49 @@
+"""For corpora whose samples are spike trains already."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snnrun.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The samples themselves; seed, epoch and index play no part.
+
+    Attributes:
+        steps: T, which takes the beginning of longer trains; None: all steps that are stored.
+
+    Raises:
+        UsageError: If `steps` is not positive.
+    """
+
+    kinds: ClassVar[tuple[str, ...]] = ("spikes",)
+
+    seed: int
+    steps: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.steps is not None and self.steps < 1:
+            raise UsageError(f"encoder.steps={self.steps}: at least 1 needed, or null for all that are stored")
+
+    def encode(self, samples: NDArray[Any], index: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
+        """Hand on a batch of packed spikes, int64 (B, T', W), cut to (B, T, W).
+
+        Raises:
+            ValueError: If the samples are not packed spikes.
+            UsageError: If they have fewer steps than `steps`.
+        """
+        del index, epoch
+        if samples.dtype != np.int64 or samples.ndim != 3:
+            raise ValueError(f"want packed spikes, int64 (B, T, W); got {samples.dtype} {samples.shape}")
+        if self.steps is not None and self.steps > samples.shape[1]:
+            raise UsageError(
+                f"encoder.steps={self.steps}: the stored spike trains have {samples.shape[1]} steps. "
+                "Choose at most as many, or null for all."
+            )
+        return np.ascontiguousarray(samples[:, : self.steps])

@@ -1,0 +1,330 @@
+"""What training and inference cost: time, memory, spikes and row additions. Takes plain values; knows no Hydra.
+
+A network is trained briefly first, for the firing rates of a trained network are what a run pays for. Then its weights
+stand still (the optimiser works at a learning rate of 0), so that every repeat does the same work. Each number of
+threads is measured in a fresh process, whose peak memory is its own.
+
+Row additions are the work that no event-driven simulation of a dense layer avoids: each spike of its input adds a row
+of weights, one float for each neuron, once forward and once backward. Recurrent synapses are not counted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import pickle
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from snnrun import data, engine, experiment, hardware, kernels, provenance, report
+from snnrun.batches import batches
+from snnrun.errors import SnnrunError
+from snnrun.network import Network
+from snnrun.phases import in_turn, phases, wait
+
+# A repeat runs over so many samples, or over so many batches if these are more.
+SAMPLES, BATCHES = 128, 4
+# The measured samples are encoded as in this epoch; the warm-up counts up from it.
+EPOCH = 1
+# On one thread more time than so many times the processor's own means that others had the core.
+BUSY = 1.1
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one process measures: the samples of `dataset.train`, in batches, with the weights of `state`."""
+
+    values: Mapping[str, Any]
+    dataset: data.Dataset
+    state: Mapping[str, Tensor]
+    threads: int
+    repeats: int
+
+
+def run(
+    values: Mapping[str, Any], *, threads: Sequence[int], repeats: int, warm_up: int, note: Callable[[str], None]
+) -> dict[str, Any]:
+    """Measure the training and the inference of one network.
+
+    Args:
+        values: the config as `snnrun.config.plain` gives it.
+        threads: the numbers of threads to measure with.
+        repeats: of each measurement; medians are reported.
+        warm_up: samples to train on first.
+        note: is told what is going on.
+
+    Returns:
+        What `snnrun bench --json` prints, but for workload and command; times in ms per sample, memory in MiB. The
+        measurements stand under `by_threads` and those of the most threads at the top too.
+
+    Raises:
+        UsageError: the settings do not fit one another or this machine.
+        SnnrunError: a corpus is missing, the training diverges, or a measuring process dies.
+    """
+    device = hardware.set_up(values["hardware"]["device"], max(threads))
+    backend = kernels.use(values["hardware"]["kernels"], device.type)
+    dataset = data.load(seed=values["seed"], **values["data"])
+    loop = _loop(values, dataset, device)
+    network = loop.network
+    batch = loop.options.batch_size
+    if warm_up:
+        note(f"training on {warm_up:,} samples ...")
+        _warm_up(loop, warm_up)
+    cut = _measured(values, dataset, batch * max(BATCHES, math.ceil(SAMPLES / batch)))
+    state = {name: value.detach().cpu() for name, value in network.state_dict().items()}
+    entries = {}
+    for number in sorted(threads):
+        note(f"measuring with {number} thread{'s' if number > 1 else ''} ...")
+        entries[number] = entry = _in_own_process(Job(values, cut, state, number, repeats))
+        waited = entry["training"]["ms_per_sample"] / entry["training"]["cpu_ms_per_sample"]
+        if number == 1 and device.type == "cpu" and waited > BUSY:
+            note(f"The machine was busy: {waited:.1f} times the processor time passed. Measure again.")
+    return {
+        "machine": _machine(),
+        "model": values["model"]["name"],
+        "network": "-".join(filter(None, [str(network.inputs), network.topology, str(network.sizes[-1])])),
+        "data": dataset.label,
+        "encoder": values["encoder"]["name"],
+        "batch": batch,
+        "kernels": backend,
+        "device": "CPU" if device.type == "cpu" else hardware.describe(device),
+        "warm_up": warm_up,
+        "threads": max(threads),
+        **entries[max(threads)],
+        "by_threads": {str(number): entry for number, entry in entries.items()},
+    }
+
+
+def batch(values: Mapping[str, Any], size: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Dense input spikes (size, T, N) uint8 and labels (size,) int64, the first samples that `run` measures."""
+    dataset = _measured(values, data.load(seed=values["seed"], **values["data"]), size)
+    encoder, order = experiment.build_encoder(values, dataset), np.arange(size)
+    [(_, spikes, labels)] = batches(dataset.train, order, encoder, EPOCH, size, torch.device("cpu"), dataset.augment)
+    return kernels.unpack(spikes, dataset.channels).numpy(), labels.numpy()
+
+
+# ---- building -------------------------------------------------------------------------------------------------------
+
+
+def _loop(values: Mapping[str, Any], dataset: data.Dataset, device: torch.device) -> engine._Loop:
+    return engine._Loop(
+        experiment.build_network(values, dataset).to(device),
+        dataset,
+        experiment.build_encoder(values, dataset),
+        engine.Options(**values["train"]),
+        values["seed"],
+        device,
+        report.Display(quiet=True),
+    )
+
+
+def _warm_up(loop: engine._Loop, samples: int) -> None:
+    """Train on so many samples at the first learning rate of the schedule."""
+    split, left, epoch = loop.dataset.train, samples, EPOCH
+    while left > 0:
+        loop.shuffle(epoch)
+        order, size = loop.order[:left], loop.options.batch_size
+        encoded = batches(split, order, loop.encoder, epoch, size, loop.device, loop.dataset.augment)
+        for positions, spikes, labels in encoded:
+            loss, norm, _ = loop.gradients(positions, spikes, labels)
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                raise SnnrunError(
+                    f"The training before the measurement diverged. Lower train.lr (now {loop.options.lr:g})."
+                )
+            loop.update(loop.options.lr)
+        left, epoch = left - len(split), epoch + 1
+
+
+def _measured(values: Mapping[str, Any], dataset: data.Dataset, size: int) -> data.Dataset:
+    """The dataset cut to the samples to measure: `size` of the training samples in random order, again if too few."""
+    split = dataset.train
+    order = np.random.Generator(np.random.PCG64(values["seed"])).permutation(len(split))
+    chosen, none = np.resize(order, size), order[:0]
+
+    def part(positions: NDArray[np.int64]) -> data.Split:
+        return data.Split(split.samples[positions], split.labels[positions], split.index[positions])
+
+    return replace(dataset, train=part(chosen), validation=part(none), test=part(none))
+
+
+def _machine() -> dict[str, Any]:
+    tags = provenance.provenance([])
+    try:
+        memory: float | None = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    except (AttributeError, ValueError, OSError):  # no POSIX system
+        memory = None
+    return {
+        "cpu": tags["host.cpu"],
+        "cores": hardware.cores(),
+        "memory_gib": memory and round(memory, 1),
+        "python": tags["python.version"],
+        **{name: tags.get(f"{name}.version") for name in ("torch", "numba", "snnrun")},
+        "commit": tags.get("snnrun.git.commit", tags["git.commit"]),
+    }
+
+
+# ---- one process for each number of threads -------------------------------------------------------------------------
+
+
+def _in_own_process(job: Job) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, "-c", "from snnrun import measure; measure.child()"],
+        input=pickle.dumps((job.values["hardware"], job.threads)) + pickle.dumps(job),
+        capture_output=True,
+        check=False,
+    )
+    if done.returncode:
+        last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2] or "without a word"
+        killed = " (killed: out of memory?)" if done.returncode == -9 else ""
+        raise SnnrunError(
+            f"The process that measures {job.threads} threads ended with {done.returncode}{killed}: {last}"
+        )
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+def child() -> None:
+    """Measure the job on the standard input and print the result.
+
+    The device and the kernels come first, for setting them up imports what `import torch` has left out.
+    """
+    options, threads = pickle.load(sys.stdin.buffer)
+    device = hardware.set_up(options["device"], threads)
+    kernels.use(options["kernels"], device.type)
+    before = memory("VmRSS")
+    print(json.dumps(measure(pickle.load(sys.stdin.buffer), device, before)))
+
+
+def measure(job: Job, device: torch.device, memory_before: int | None) -> dict[str, Any]:
+    """Measure in this process, which had `memory_before` bytes of resident memory when all was imported."""
+    loop = _loop(job.values, job.dataset, device)
+    loop.network.load_state_dict(job.state)
+    order = np.arange(len(job.dataset.train))
+
+    whole = (job.dataset.train, order, loop.encoder, EPOCH, loop.options.batch_size, device)
+
+    def train() -> None:
+        for positions, spikes, labels in batches(*whole, job.dataset.augment):
+            loop.gradients(positions, spikes, labels)
+            loop.update(0.0)
+
+    @torch.no_grad()
+    def infer() -> None:
+        for _, spikes, _ in batches(*whole):
+            loop.network(spikes.to(device)).output.counts.argmax(dim=1).cpu()
+
+    knows_peak = _reset_peak(device)
+    train()
+    training = _timed(train, job.repeats, device, len(order))
+    peak = memory("VmHWM") if knows_peak else None
+    on_device = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+    infer()
+    inference = _timed(infer, job.repeats, device, len(order))
+    spikes, steps = _spikes(loop)
+    return {
+        "steps": steps,
+        "training": training,
+        "inference": inference,
+        "peak_memory_mib": None if peak is None or memory_before is None else (peak - memory_before) / MIB,
+        "peak_process_mib": peak and peak / MIB,
+        "peak_device_memory_mib": on_device and on_device / MIB,
+        "phases": {phase: 1e3 * seconds / len(order) for phase, seconds in phases(loop, EPOCH, job.repeats).items()},
+        "spikes_per_sample": spikes,
+        "row_additions": _row_additions(loop.network, spikes, training["ms_per_sample"], job.threads, device),
+    }
+
+
+def memory(key: str) -> int | None:
+    """Resident memory of this process in bytes: `VmRSS` now, `VmHWM` its peak. None where the system does not say."""
+    with contextlib.suppress(OSError), Path("/proc/self/status").open(encoding="ascii") as file:
+        for line in file:
+            if line.startswith(f"{key}:"):
+                return int(line.split()[1]) * 1024
+    return None
+
+
+def _reset_peak(device: torch.device) -> bool:
+    """Let the peaks begin anew; returns whether the system does that for the resident memory."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return False
+    return True
+
+
+def _timed(task: Callable[[], None], repeats: int, device: torch.device, samples: int) -> dict[str, float]:
+    """Median and least time of a task, and the processor's time in all threads, ms per sample."""
+    times, of_processor = [], []
+    for _ in range(repeats):
+        wait(device)
+        started, processor = time.perf_counter(), time.process_time()
+        task()
+        wait(device)
+        times.append(1e3 * (time.perf_counter() - started) / samples)
+        of_processor.append(1e3 * (time.process_time() - processor) / samples)
+    median = statistics.median(times)
+    return {
+        "ms_per_sample": median,
+        "samples_per_s": 1e3 / median,
+        "min_ms_per_sample": min(times),
+        "cpu_ms_per_sample": statistics.median(of_processor),
+    }
+
+
+# ---- spikes and the work they make ----------------------------------------------------------------------------------
+
+
+def _spikes(loop: engine._Loop) -> tuple[dict[str, float], int]:
+    """Mean number of spikes of a sample, by layer from the input on, and T."""
+    network = loop.network
+    total = dict.fromkeys(["input", *network.layer_names], 0.0)
+    for positions, bits, labels in in_turn(loop, EPOCH):
+        total["input"] += float(kernels.unpack(bits, network.inputs).sum())
+        _, _, trains = loop.gradients(positions, bits, labels)
+        for name, counts in zip(network.layer_names, trains, strict=True):
+            total[name] += counts.sum().item()
+    return {name: spikes / len(loop.dataset.train) for name, spikes in total.items()}, bits.shape[1]
+
+
+def _row_additions(
+    network: Network, spikes: Mapping[str, float], ms_per_sample: float, threads: int, device: torch.device
+) -> dict[str, float | None]:
+    """How many a sample takes, their rate, and the rate that so many cores reach on rows that are picked at random."""
+    inputs = [network.inputs, *network.sizes[:-1]]
+    additions = [2.0 * count * size for count, size in zip(spikes.values(), network.sizes, strict=False)]
+    total = sum(additions)
+    rate = total / (1e-3 * ms_per_sample)
+    bound = None
+    if device.type == "cpu" and total:
+        shapes = zip(additions, inputs, network.sizes, strict=True)
+        bound = threads * total / sum(work / row_rate(*shape) for work, *shape in shapes)
+    return {
+        "per_sample": total,
+        "rate_gadd_s": rate / 1e9,
+        "bound_gadd_s": bound and bound / 1e9,
+        "share": bound and rate / bound,
+    }
+
+
+def row_rate(inputs: int, neurons: int) -> float:
+    """Float32 additions a second of one core that adds random rows of a matrix (inputs, neurons) to a vector."""
+    from snnrun.kernels import cpu
+
+    rate: float = cpu.row_addition_rate(inputs, neurons)
+    return rate

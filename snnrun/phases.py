@@ -1,0 +1,106 @@
+"""Where the time of a training step goes: the functions of the kernels timed one by one, without changing them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from snnrun import kernels
+from snnrun.batches import batches
+from snnrun.engine import _Loop
+
+
+def phases(loop: _Loop, epoch: int, repeats: int) -> dict[str, float]:
+    """Seconds that each phase takes of a pass over the training split, mean of the repeats; the weights stay.
+
+    On a GPU each phase waits for its end, and the encoder for the phases that it runs beside of: there their sum is
+    more than what a pass takes.
+    """
+    timed = _TimedBackend(kernels.ops.backend, loop.network.layer_names, loop.device)
+    seconds = {"encode": 0.0, "gradients": 0.0, "optimiser": 0.0}
+
+    def book(phase: str, task: Callable[[], Any]) -> Any:
+        started = time.perf_counter()
+        result = task()
+        wait(loop.device)
+        seconds[phase] += time.perf_counter() - started
+        return result
+
+    kernels.ops.backend = timed
+    try:
+        for _ in range(repeats):
+            source = in_turn(loop, epoch)
+            while batch := book("encode", partial(next, source, None)):
+                book("gradients", partial(loop.gradients, *batch))
+                book("optimiser", partial(loop.update, 0.0))
+    finally:
+        kernels.ops.backend = timed.backend
+    rest = seconds["gradients"] - sum(timed.seconds.values())
+    ordered = {"encode": seconds["encode"], **timed.seconds, "rest": rest, "optimiser": seconds["optimiser"]}
+    return {phase: total / repeats for phase, total in ordered.items()}
+
+
+def in_turn(loop: _Loop, epoch: int) -> Iterator[tuple[NDArray[np.int64], Tensor, Tensor]]:
+    """The batches of the training split in the order of the split, each encoded when it is asked for."""
+    split, size = loop.dataset.train, loop.options.batch_size
+    order, here = np.arange(len(split)), torch.device("cpu")  # for a GPU they would be encoded ahead
+    return batches(split, order, loop.encoder, epoch, size, here, loop.dataset.augment)
+
+
+def wait(device: torch.device) -> None:
+    """Wait until the device has done all it was asked to."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+# The kernels' functions by the pass of a layer that calls them; what another does is left to the rest.
+FORWARD = ("lif_forward", "stbp_forward")
+BACKWARD = ("spsp_activation", "recurrent_spsp", "recurrent_gradient", "spsp_backward", "stbp_backward")
+SOLVE = ("coupling", "coupling_solve")
+
+
+class _TimedBackend:
+    """Stands in for the backend of `kernels.ops`: its functions, each timed and booked on a phase of a training step.
+
+    A step goes through the layers forwards and then backwards, which tells the layer that a call belongs to.
+    """
+
+    def __init__(self, backend: Any, layers: Sequence[str], device: torch.device) -> None:
+        self.backend, self._layers, self._device = backend, layers, device
+        self._layer = -1  # the last that has gone forward and not yet backward
+        self.seconds: dict[str, float] = {
+            **{f"forward {layer}": 0.0 for layer in layers},
+            **{f"backward {layer}": 0.0 for layer in reversed(layers)},
+            "solve": 0.0,
+        }
+
+    def __getattr__(self, name: str) -> Any:
+        function = getattr(self.backend, name)
+        return partial(self._call, name, function) if name in (*FORWARD, *BACKWARD, *SOLVE) else function
+
+    def _call(self, name: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        wait(self._device)
+        started = time.perf_counter()
+        result = function(*arguments)
+        wait(self._device)
+        self.seconds[self._phase(name)] += time.perf_counter() - started
+        return result
+
+    def _phase(self, name: str) -> str:
+        if name in SOLVE:
+            return "solve"
+        if name in FORWARD:
+            self._layer += 1
+            return f"forward {self._layers[self._layer]}"
+        if name == "recurrent_gradient":  # comes after the layer's `spsp_backward`
+            return f"backward {self._layers[self._layer + 1]}"
+        layer = self._layers[self._layer]
+        self._layer -= name.endswith("_backward")
+        return f"backward {layer}"
