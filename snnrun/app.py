@@ -194,7 +194,7 @@ class Lifecycle(Callback):
 def _checked(cfg: DictConfig, *, full: bool) -> None:
     overrides = _overrides(cfg.hydra)
     try:
-        _check_tuned(overrides)
+        check_tuned(overrides)
         if full:
             config.check(cfg)
         else:
@@ -203,7 +203,7 @@ def _checked(cfg: DictConfig, *, full: bool) -> None:
         raise SystemExit(_report(error, overrides)) from None
 
 
-def _check_tuned(overrides: list[str]) -> None:
+def check_tuned(overrides: list[str]) -> None:
     """The group is optional for Hydra, which takes a mistyped name for a pair without settings."""
     allowed = GlobalHydra.instance().config_loader().get_group_options("tuned")
     for override in overrides:

@@ -88,7 +88,7 @@ def compose(workload: str, overrides: Sequence[str]) -> dict[str, Any]:
     config.register()
     try:
         with hydra.initialize_config_module("snnrun.conf", version_base="1.3"):
-            app._check_tuned(every)
+            app.check_tuned(every)
             cfg = hydra.compose("train", every)
         config.check(cfg)
     except Exception as error:

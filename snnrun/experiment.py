@@ -127,7 +127,7 @@ def build_network(values: Mapping[str, Any], dataset: data.Dataset) -> Network:
     constants = {key: value for key, value in values["model"].items() if key not in ("name", "network")}
     return Network(
         RULES[values["model"]["name"]](**constants),
-        inputs=dataset.train.samples.shape[1],
+        inputs=dataset.channels,
         topology=values["model"]["network"],
         outputs=len(dataset.classes),
         seed=values["seed"],
@@ -206,10 +206,10 @@ def _say_what_runs(
         network="-".join(chain),
         neurons=sum(network.sizes),
         weights=network.synapses(),
-        dataset=dataset.name,
+        dataset=dataset.label,
         sizes=_sizes(dataset),
         encoder=values["encoder"]["name"],
-        steps=values["encoder"]["steps"],
+        steps=values["encoder"]["steps"] or dataset.steps,
         training=f"{epochs}, batches of {options.batch_size}, {rate}",
         device="CPU" if device.type == "cpu" else hardware.describe(device),
         threads=parallel.threads(),

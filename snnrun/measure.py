@@ -198,19 +198,18 @@ def _in_own_process(job: Job) -> dict[str, Any]:
 
 
 def child() -> None:
-    """Measure the job on the standard input and print the result.
-
-    The device and the kernels come first, for setting them up imports what `import torch` has left out.
-    """
+    """Measure the job on the standard input and print the result."""
     options, threads = pickle.load(sys.stdin.buffer)
     device = hardware.set_up(options["device"], threads)
     kernels.use(options["kernels"], device.type)
-    before = memory("VmRSS")
-    print(json.dumps(measure(pickle.load(sys.stdin.buffer), device, before)))
+    imported = memory("VmRSS")
+    print(json.dumps(measure(pickle.load(sys.stdin.buffer), device, imported)))
 
 
-def measure(job: Job, device: torch.device, memory_before: int | None) -> dict[str, Any]:
-    """Measure in this process, which had `memory_before` bytes of resident memory when all was imported."""
+def measure(job: Job, device: torch.device, imported: int | None) -> dict[str, Any]:
+    """Measure in this process, which had `imported` bytes of resident memory when all was imported."""
+    _load_code(job, device)
+    loaded = memory("VmRSS")
     loop = _loop(job.values, job.dataset, device)
     loop.network.load_state_dict(job.state)
     order = np.arange(len(job.dataset.train))
@@ -239,13 +238,25 @@ def measure(job: Job, device: torch.device, memory_before: int | None) -> dict[s
         "steps": steps,
         "training": training,
         "inference": inference,
-        "peak_memory_mib": None if peak is None or memory_before is None else (peak - memory_before) / MIB,
+        "peak_memory_mib": None if peak is None or loaded is None else (peak - loaded) / MIB,
+        "compiled_code_mib": None if imported is None or loaded is None else (loaded - imported) / MIB,
         "peak_process_mib": peak and peak / MIB,
         "peak_device_memory_mib": on_device and on_device / MIB,
         "phases": {phase: 1e3 * seconds / len(order) for phase, seconds in phases(loop, EPOCH, job.repeats).items()},
         "spikes_per_sample": spikes,
         "row_additions": _row_additions(loop.network, spikes, training["ms_per_sample"], job.threads, device),
     }
+
+
+def _load_code(job: Job, device: torch.device) -> None:
+    """A tiny network for two steps: what is imported, compiled or set up at a first call counts as import."""
+    model = job.values["model"]
+    tiny = {**job.values, "model": {**model, "network": "4-R4", "v_th": list(model["v_th"])[:1]}}
+    loop = _loop(tiny, job.dataset, device)
+    loop.encoder.encode(loop.dataset.train.samples[:1], loop.dataset.train.index[:1], EPOCH)
+    silent = torch.zeros(1, 2, kernels.words(loop.network.inputs), dtype=torch.int64)
+    loop.gradients(np.arange(1), silent, torch.zeros(1, dtype=torch.int64))
+    loop.update(0.0)
 
 
 def memory(key: str) -> int | None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from snnrun.errors import UsageError
-from snnrun.kernels import ops, pack
+from snnrun.kernels import ops, pack, words
 from snnrun.rules import LayerKind, LayerWeights, Rule, SpikeTrain
 from snnrun.rules.base import synapse_index
 
@@ -112,7 +112,10 @@ class Network(nn.Module):
 
         `labels` (B,) are needed for training: the output layer's rule uses them.
         """
-        bits = spikes if spikes.dtype == torch.int64 else pack(spikes)
+        packed = spikes.dtype == torch.int64
+        bits = spikes if packed else pack(spikes)
+        if words(self.inputs) != bits.shape[2] or not (packed or self.inputs == spikes.shape[2]):
+            raise ValueError(f"spikes of shape {tuple(spikes.shape)} do not fit a network of {self.inputs} inputs")
         train = SpikeTrain(bits, ops.count_spikes(bits, self.inputs))
         trains = []
         for layer in self.layers:

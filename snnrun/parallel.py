@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
 _threads = 1
 _pool: ThreadPoolExecutor | None = None
@@ -44,12 +44,13 @@ def each(count: int, task: Callable[[int], None]) -> None:
         while (item := next(turn)) < count:
             task(item)
 
-    waiting: list[Future[None]] = [_pool.submit(work) for _ in range(helpers)]
+    helping = [_pool.submit(work) for _ in range(helpers)]
     try:
         work()
     finally:
-        for future in waiting:
-            future.result()
+        wait(helping)
+    for future in helping:
+        future.result()
 
 
 def ranges(count: int) -> list[tuple[int, int]]:

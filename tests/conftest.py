@@ -7,8 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
-from snnrun import kernels
+from snnrun import kernels, parallel
+
+# The same examples in every run; --hypothesis-profile=explore draws others. No deadline: a first call may compile.
+settings.register_profile("explore", deadline=None)
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.load_profile("repeatable")
 
 
 @pytest.fixture(scope="session")
@@ -24,6 +30,7 @@ def shared() -> Path:
 def fresh_torch() -> None:
     """The reference kernels on one thread: small tensors are faster so, and no test inherits another's choice."""
     torch.set_num_threads(1)
+    parallel.set_threads(1)
     torch.set_flush_denormal(False)
     torch.use_deterministic_algorithms(False)
     kernels.use("reference")

@@ -67,7 +67,7 @@ def test_help_names_every_command(arguments: list[str], code: int, capsys: pytes
 def test_an_unknown_command_gets_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["trian"]) == 2
     assert capsys.readouterr().err == (
-        "snnrun: trian: no such command. Allowed: train, ui, config. Did you mean train?\n"
+        f"snnrun: trian: no such command. Allowed: {', '.join(cli.COMMANDS)}. Did you mean train?\n"
     )
 
 

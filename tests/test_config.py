@@ -18,6 +18,8 @@ from snnrun.rules import RULES
 
 GROUPS = options.groups()
 CHOICES = [f"{group}={option}" for group, entry in GROUPS.items() for option in entry.options]
+# What an option needs beside it, for the default corpus has tuned settings of another encoder.
+WITH = {"encoder=stored": ["tuned=none"]}
 PAIRS = [(model, corpus) for model in GROUPS["model"].options for corpus in GROUPS["data"].options]
 
 
@@ -40,7 +42,7 @@ def composed(*overrides: str) -> DictConfig:
 
 @pytest.mark.parametrize("choice", CHOICES)
 def test_every_option_composes_with_a_value_for_each_key(choice: str) -> None:
-    cfg = composed(choice)
+    cfg = composed(choice, *WITH.get(choice, []))
     assert not OmegaConf.missing_keys(cfg)
     if choice != "hardware=gpu":
         config.check(cfg)
@@ -66,7 +68,9 @@ def test_every_option_says_what_it_is(choice: str) -> None:
 def test_every_option_has_a_schema(group: str) -> None:
     assert set(config.SCHEMAS[group]) == set(GROUPS[group].options)
     for option in GROUPS[group].options:
-        assert OmegaConf.get_type(composed(f"{group}={option}")[group]) is config.SCHEMAS[group][option]
+        choice = f"{group}={option}"
+        cfg = composed(choice, *WITH.get(choice, []))
+        assert OmegaConf.get_type(cfg[group]) is config.SCHEMAS[group][option]
 
 
 def names(schema: type) -> set[str]:
@@ -79,7 +83,11 @@ def test_the_schemas_have_the_keys_that_the_code_takes() -> None:
     for name, schema in config.SCHEMAS["encoder"].items():
         factory: Any = ENCODERS[name]
         assert names(schema) - {"name"} == names(factory) - {"seed"}
-    assert names(config.Data) | {"seed"} == set(inspect.signature(data.load).parameters)
+    shared = set(inspect.signature(data.load).parameters) - {"seed", "options"}
+    for name, schema in config.SCHEMAS["data"].items():
+        parameters = inspect.signature(data.DATASETS[name]).parameters.values()
+        own = {option.name for option in parameters if option.kind is option.KEYWORD_ONLY}
+        assert names(config.Data) | own <= names(schema) <= shared | own
     assert set(GROUPS["data"].options) == set(data.DATASETS)
     assert names(config.Train) == names(Options)
 
@@ -92,6 +100,13 @@ def test_the_kernels_that_can_be_chosen_are_those_there_are() -> None:
 def test_the_cpu_kernels_do_not_go_with_a_gpu() -> None:
     with pytest.raises(UsageError, match=r"hardware\.kernels: the cpu kernels need hardware\.device=cpu"):
         config.check(composed("hardware=gpu", "hardware.kernels=cpu"))
+
+
+@pytest.mark.parametrize(("triton", "remedy"), [(True, "need hardware.device=cuda"), (False, "need Triton")])
+def test_the_gpu_kernels_need_triton_and_a_gpu(triton: bool, remedy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "find_spec", lambda name: triton or None)
+    with pytest.raises(UsageError, match=rf"hardware\.kernels: the gpu kernels {remedy}"):
+        config.check(composed("hardware=cpu", "hardware.kernels=gpu"))
 
 
 def test_the_config_is_in_the_order_of_the_data_flow() -> None:
@@ -149,7 +164,7 @@ WRONG = {
     "+nonsense=3": ["nonsense: no such key", "seed, outputs"],
     "modle=stbp": ["modle: ", "Did you mean model?"],
     "model=strsbq": ["model: there is no 'strsbq'", "hm2bp, stbp, strsbp.", "Did you mean strsbp?"],
-    "data=mnits": ["data: there is no 'mnits'", "digits, fashion_mnist, mnist.", "Did you mean mnist?"],
+    "data=mnits": ["data: there is no 'mnits'", "digits, fashion_mnist, mnist, utterances.", "Did you mean mnist?"],
     "tuned=strsbp_mnits": ["tuned: there is no 'strsbp_mnits'", "Did you mean strsbp_mnist?"],
     "tuned=null": ["tuned: 'null' is not an option's name", "none"],
     "experiment=nothing": ["experiment: there is no 'nothing'", "mnist_stbp_paper"],

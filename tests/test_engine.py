@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from snnrun import encoders, engine, hardware
+from snnrun import encoders, engine, hardware, parallel
 from snnrun.data import Dataset, Split
 from snnrun.engine import Options, Result
 from snnrun.errors import UsageError
@@ -285,4 +285,6 @@ def test_an_absent_gpu_is_an_error_that_says_so(monkeypatch):
     with pytest.raises(UsageError, match=r"hardware\.device: no GPU .*hardware=cpu"):
         hardware.set_up("cuda")
     assert hardware.set_up("auto", threads=1) == CPU
-    assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == parallel.threads() == 1
+    hardware.set_up("cpu", threads=3)
+    assert parallel.threads() == 3, "of the kernels and encoders"

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from snnrun import kernels
-from snnrun.kernels import Lif
+from snnrun.kernels import Lif, Synapses, pack
 from snnrun.rules import Hm2Bp, LayerKind, LayerWeights, SpikeTrain, StRsbp
 from snnrun.rules import strsbp as strsbp_module
+from snnrun.rules.base import synapse_index
 
 HIDDEN = LayerKind(number=0, output=False, recurrent=False)
 RECURRENT = LayerKind(number=0, output=False, recurrent=True)
@@ -25,7 +26,23 @@ def load(path: Path) -> dict[str, np.ndarray]:
 
 
 def spikes_of(array: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.array(array))[None]
+    """Bits (1, T, W) of spikes (T, N)."""
+    return pack(torch.from_numpy(np.array(array))[None])
+
+
+def train_of(array: np.ndarray, dtype: torch.dtype = torch.float32) -> SpikeTrain:
+    return SpikeTrain(spikes_of(array), torch.from_numpy(np.array(array)).sum(0).to(dtype)[None])
+
+
+def synapses_of(matrix: Tensor) -> Synapses:
+    pre, post = synapse_index(matrix != 0).unbind()
+    return Synapses(matrix[post, pre], pre, post)
+
+
+def spsp(lif: Lif, spikes_in: Tensor, spikes: Tensor, weight: Tensor) -> Tensor:
+    """S-PSP of every pair in one sample, (N, I): the weight gradient for a gain of 1."""
+    gain = weight.new_ones(1, len(weight))
+    return kernels.active().spsp_backward("strsbp", lif, spikes_in, spikes, gain, None, weight)[0]
 
 
 def relative(actual: Tensor, expected: np.ndarray) -> float:
@@ -81,10 +98,6 @@ class TestStrsbp:
             **options,
         )
 
-    def inputs(self, case, dtype):
-        spikes = spikes_of(case["s_in"])
-        return SpikeTrain(spikes, spikes.sum(1).to(dtype))
-
     def tensors(self, case, dtype, recurrent: bool) -> LayerWeights:
         weight = torch.from_numpy(case["w"]).to(dtype)
         if not recurrent:
@@ -95,34 +108,33 @@ class TestStrsbp:
     def test_output_layer(self, case, dtype, monkeypatch):
         rule = self.rule(case, monkeypatch, silent_ratio=0.5)
         weights = self.tensors(case, dtype, recurrent=False)
-        train = self.inputs(case, dtype)
+        train = train_of(case["s_in"], dtype)
         label = torch.tensor([int(case["label"])])
         delta = torch.from_numpy(case["delta"]).to(dtype)[None]
         output, below, grad, _ = run(rule, OUTPUT, weights, train, delta, label)
-        assert torch.equal(output.spikes[0], torch.from_numpy(case["ff_spikes"]))
+        assert torch.equal(output.spikes, spikes_of(case["ff_spikes"]))
 
-        revived = rule.revived(output.spikes, output.counts, label)
-        assert torch.equal(revived[0], torch.from_numpy(case["ff_spikes_revived"]))
-        lif = rule.lif(OUTPUT)
-        readout = kernels.active().strsbp_readout(output.spikes, lif, dtype)
-        factor = rule.lateral_share(readout, output.spikes, output.counts, label, lif.v_th)
+        revived, counts = rule.revived(output.spikes, output.counts, label)
+        assert torch.equal(revived, spikes_of(case["ff_spikes_revived"]))
+        assert counts[0].tolist() == case["ff_spikes_revived"].sum(0).tolist()
+        lif, weight = rule.lif(OUTPUT), weights.weight.detach()
+        factor = rule.lateral_share(output.spikes, output.counts, label, lif, weight)
         assert relative(factor[0], case["ff_lateral_factor"]) < 1e-5
-        spsp = kernels.active().spsp(kernels.active().strsbp_readout(revived, lif, dtype), train.spikes)
-        assert relative(spsp[0], case["ff_spsp"]) < 1e-5
+        assert relative(spsp(lif, train.spikes, revived, weight), case["ff_spsp"]) < 1e-5
         assert relative(below[0], case["ff_below"]) < 1e-5
         assert relative(grad, case["ff_grad"]) < 1e-5
 
     def test_recurrent_layer_as_in_the_paper(self, case, dtype, monkeypatch):
         rule = self.rule(case, monkeypatch, silent_ratio=0.5)
         weights = self.tensors(case, dtype, recurrent=True)
-        train = self.inputs(case, dtype)
+        train = train_of(case["s_in"], dtype)
         delta = torch.from_numpy(case["delta"]).to(dtype)[None]
         output, below, grad, grad_recurrent = run(rule, RECURRENT, weights, train, delta)
-        assert torch.equal(output.spikes[0], torch.from_numpy(case["rec_spikes"]))
-        readout = kernels.active().strsbp_readout(output.spikes, rule.lif(RECURRENT), dtype)
-        assert relative(kernels.active().spsp(readout, train.spikes)[0], case["rec_spsp_in"]) < 1e-5
-        own = kernels.active().spsp(readout, output.spikes)[0] * weights.recurrent_mask
-        assert relative(own, case["rec_spsp_rec"]) < 1e-5
+        assert torch.equal(output.spikes, spikes_of(case["rec_spikes"]))
+        lif, weight, own = rule.lif(RECURRENT), weights.weight.detach(), weights.recurrent()
+        assert relative(spsp(lif, train.spikes, output.spikes, weight), case["rec_spsp_in"]) < 1e-5
+        e = kernels.active().recurrent_spsp("strsbp", lif, output.spikes, own, len(weight), dtype)
+        assert relative(own._replace(weight=e[0]).dense(len(weight)), case["rec_spsp_rec"]) < 1e-5
         assert relative(below[0], case["rec_below_paper"]) < 1e-5
         assert relative(grad, case["rec_grad_in"]) < 1e-5
         assert relative(grad_recurrent, case["rec_grad_rec"]) < 1e-5
@@ -131,7 +143,7 @@ class TestStrsbp:
         rule = self.rule(case, monkeypatch, silent_ratio=0.5, solve="authors")
         weights = self.tensors(case, dtype, recurrent=True)
         delta = torch.from_numpy(case["delta"]).to(dtype)[None]
-        _, below, grad, _ = run(rule, RECURRENT, weights, self.inputs(case, dtype), delta)
+        _, below, grad, _ = run(rule, RECURRENT, weights, train_of(case["s_in"], dtype), delta)
         assert relative(below[0], case["rec_below_authors"]) < 1e-5
         assert relative(grad, case["rec_grad_in"]) < 1e-5
 
@@ -143,7 +155,7 @@ class TestHm2bp:
     def case(self, shared: Path) -> dict[str, np.ndarray]:
         return load(shared / "golden" / "ti46_alpha_reservoir_64_26.npz")
 
-    @pytest.fixture(params=kernels.NAMES, autouse=True)
+    @pytest.fixture(params=["reference", "cpu"], autouse=True)
     def backend(self, request) -> None:
         kernels.use(request.param)
 
@@ -156,26 +168,24 @@ class TestHm2bp:
     def test_spikes_of_every_layer(self, case):
         rule = self.rule()
         lif = Lif(rule.tau_m, rule.tau_s, rule.t_ref, 20.0)
-        s_res = kernels.active().lif_forward(
-            spikes_of(case["s_in"]), self.tensor(case["w_res"]), self.tensor(case["w_res_rec"]), lif
-        )
-        assert torch.equal(s_res[0], self.tensor(case["s_res"]))
+        loop = synapses_of(self.tensor(case["w_res_rec"]))
+        forward = kernels.active().lif_forward
+        s_res, _ = forward(spikes_of(case["s_in"]), self.tensor(case["w_res"]), loop, lif)
+        assert torch.equal(s_res, spikes_of(case["s_res"]))
         for suffix in ("", "_after"):
-            s_hid = kernels.active().lif_forward(s_res, self.tensor(case["w_hid" + suffix]), None, lif)
-            assert torch.equal(s_hid[0], self.tensor(case["s_hid" + suffix]))
-            s_out = kernels.active().lif_forward(
-                s_hid, self.tensor(case["w_out" + suffix]), None, lif._replace(v_th=5.0)
-            )
-            assert torch.equal(s_out[0], self.tensor(case["s_out" + suffix]))
+            s_hid, _ = forward(s_res, self.tensor(case["w_hid" + suffix]), None, lif)
+            assert torch.equal(s_hid, spikes_of(case["s_hid" + suffix]))
+            s_out, counts = forward(s_hid, self.tensor(case["w_out" + suffix]), None, lif._replace(v_th=5.0))
+            assert torch.equal(s_out, spikes_of(case["s_out" + suffix]))
+            assert counts[0].tolist() == case["s_out" + suffix].sum(0).tolist()
 
     def test_one_step_of_gradient_descent(self, case):
         rule = self.rule()
-        s_res = spikes_of(case["s_res"])
         w_hid, w_out = self.tensor(case["w_hid"]).requires_grad_(), self.tensor(case["w_out"]).requires_grad_()
         label = torch.tensor([int(case["label"])])
         hidden_kind = LayerKind(number=1, output=False, recurrent=False)
         output_kind = LayerKind(number=2, output=True, recurrent=False)
-        hidden = rule.layer(hidden_kind, LayerWeights(w_hid), SpikeTrain(s_res, s_res.sum(1).float()), label)
+        hidden = rule.layer(hidden_kind, LayerWeights(w_hid), train_of(case["s_res"]), label)
         output = rule.layer(output_kind, LayerWeights(w_out), hidden, label)
         rule.sample_loss(output, label).sum().backward()
         for weight, name in ((w_hid, "w_hid"), (w_out, "w_out")):

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from snnrun.kernels import Lif, Stbp
+from snnrun.kernels import Lif, Stbp, Synapses, pack, unpack
 from snnrun.kernels import reference as kernels
 from snnrun.kernels.reference import surrogate
 
@@ -32,6 +32,11 @@ def trains(draw, neurons: int = 4) -> Tensor:
     rate = torch.rand(batch, 1, neurons, generator=generator)
     rate[0, 0, 0], rate[-1, 0, -1] = 0.0, 1.0
     return (torch.rand(batch, steps, neurons, generator=generator) < rate).to(torch.uint8)
+
+
+def spsp(readout: Tensor, spikes: Tensor) -> Tensor:
+    """S-PSP of every pair, e_ij = sum over t of readout_i(t) s_j(t), (B, N, I)."""
+    return torch.einsum("bti,btj->bij", readout, spikes.to(readout.dtype))
 
 
 def lif_by_hand(spikes, weight, recurrent, lif: Lif):
@@ -107,27 +112,24 @@ def test_membrane_of_one_input_spike_by_hand():
     """
     spikes = torch.zeros(1, 10, 1, dtype=torch.uint8)
     spikes[0, 0, 0] = 1
-    fired = kernels.lif_forward(spikes, torch.tensor([[4.0]]), None, Lif(4.0, 2.0, 2, 2.25))
-    assert fired[0, :, 0].tolist() == [0, 0, 1, 0, 0, 0, 0, 0, 0, 0]
-
-
-@pytest.mark.parametrize("steps", [1, 255, 256, 700])
-def test_counts_do_not_overflow(steps):
-    spikes = torch.ones(2, steps, 3, dtype=torch.uint8)
-    spikes[1, :, 2] = 0
-    assert kernels.count_spikes(spikes).tolist() == [[steps] * 3, [steps, steps, 0]]
+    fired, counts = kernels.lif_forward(pack(spikes), torch.tensor([[4.0]]), None, Lif(4.0, 2.0, 2, 2.25))
+    assert unpack(fired, 1)[0, :, 0].tolist() == [0, 0, 1, 0, 0, 0, 0, 0, 0, 0]
+    assert counts.tolist() == [[1.0]]
 
 
 @given(trains(), lifs, st.booleans(), st.integers(0, 1000))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_forward_equals_the_step_by_step_definition(spikes, lif, recurrent, seed):
     generator = torch.Generator().manual_seed(seed)
     weight = torch.randn(5, spikes.shape[2], generator=generator, dtype=torch.float64) * 2
-    loop = torch.randn(5, 5, generator=generator, dtype=torch.float64) if recurrent else None
-    fired = kernels.lif_forward(spikes, weight, loop, lif)
+    loop = torch.randn(5, 5, generator=generator, dtype=torch.float64)
+    pre, post = (torch.rand(5, 5, generator=generator) < 0.6).nonzero().unbind(1)
+    synapses = Synapses(loop[post, pre], pre, post) if recurrent else None
+    fired, counts = kernels.lif_forward(pack(spikes), weight, synapses, lif)
     for b, sample in enumerate(spikes.numpy()):
-        expected = lif_by_hand(sample, weight.numpy(), None if loop is None else loop.numpy(), lif)
-        assert np.array_equal(fired[b].numpy(), expected)
+        expected = lif_by_hand(sample, weight.numpy(), None if synapses is None else synapses.dense(5).numpy(), lif)
+        assert np.array_equal(unpack(fired, 5)[b].numpy(), expected)
+        assert counts[b].tolist() == expected.sum(0).tolist()
 
 
 def same_size(pre: Tensor, post: Tensor) -> tuple[Tensor, Tensor]:
@@ -143,20 +145,20 @@ def assert_every_pair(e: Tensor, pre: Tensor, post: Tensor, by_hand, tolerance: 
 
 
 @given(trains(), trains(), lifs)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_strsbp_spsp_equals_the_step_by_step_definition(pre, post, lif):
     """Also for imposed trains that violate the refractory period."""
     pre, post = same_size(pre, post)
-    e = kernels.spsp(kernels.strsbp_readout(post, lif, torch.float64), pre)
+    e = spsp(kernels.strsbp_readout(post, lif, torch.float64), pre)
     assert_every_pair(e, pre, post, lambda s, o: strsbp_spsp_by_hand(s.tolist(), o.tolist(), lif), 1e-10)
 
 
 @given(trains(), trains(), lifs)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_hm2bp_effect_equals_the_closed_form(pre, post, lif):
     pre, post = same_size(pre, post)
     post = refractory(post, lif.t_ref)
-    e = kernels.spsp(kernels.hm2bp_readout(post, lif, torch.float64), pre)
+    e = spsp(kernels.hm2bp_readout(post, lif, torch.float64), pre)
     assert_every_pair(e, pre, post, lambda s, o: hm2bp_effect_by_hand(s, o, lif), 1e-7)
 
 
@@ -169,7 +171,7 @@ def test_the_two_spsps_converge():
         pre[0, [10 * scale, 50 * scale, 90 * scale]] = 1
         post[0, [40 * scale, 100 * scale]] = 1
         stepwise, closed = (
-            kernels.spsp(readout(post, lif, torch.float64), pre).item()
+            spsp(readout(post, lif, torch.float64), pre).item()
             for readout in (kernels.strsbp_readout, kernels.hm2bp_readout)
         )
         gaps.append(abs(stepwise - closed) / closed)
@@ -177,34 +179,69 @@ def test_the_two_spsps_converge():
     assert gaps[2] < 0.6 * gaps[1]
 
 
+RULES = st.sampled_from(["strsbp", "hm2bp"])
+
+
 @given(trains(), lifs)
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_activation_is_the_membrane_summed_before_each_spike(spikes, lif):
     """a_i = sum_j w_ij e_ij reaches the threshold at every spike, so a_i >= n_i v_th (up to the slack)."""
     weight = torch.rand(3, spikes.shape[2], generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 3
-    fired = kernels.lif_forward(spikes, weight, None, lif)
-    readout = kernels.strsbp_readout(fired, lif, torch.float64)
-    activation = kernels.spsp_activation(readout, spikes, weight)
-    direct = torch.einsum("ij,bij->bi", weight, kernels.spsp(readout, spikes))
-    torch.testing.assert_close(activation, direct)
-    assert (activation >= fired.sum(1) * (lif.v_th - 1e-5) - 1e-9).all()
+    bits = pack(spikes)
+    fired, counts = kernels.lif_forward(bits, weight, None, lif)
+    activation = kernels.spsp_activation("strsbp", lif, bits, fired, weight)
+    assert (activation >= counts * (lif.v_th - 1e-5) - 1e-9).all()
 
 
-@given(trains(), st.integers(0, 1000))
-@settings(deadline=None, max_examples=30)
-def test_backward_sums_equal_sums_over_pairs(spikes, seed):
+@given(trains(), trains(neurons=3), lifs, RULES, st.integers(0, 1000))
+@settings(max_examples=40)
+def test_sums_over_pairs(pre, post, lif, rule, seed):
+    """Activation, gradient and error are the sums over pairs that they are described as."""
+    pre, post = same_size(pre, post)
     generator = torch.Generator().manual_seed(seed)
-    batch, steps, inputs = spikes.shape
-    readout = torch.randn(batch, steps, 3, generator=generator, dtype=torch.float64)
+    batch, inputs = len(pre), pre.shape[2]
     gain, credit = torch.randn(2, batch, 3, generator=generator, dtype=torch.float64).unbind()
     weight = torch.randn(3, inputs, generator=generator, dtype=torch.float64)
-    e = kernels.spsp(readout, spikes)
-    gradient, error = kernels.spsp_backward(readout, spikes, gain, credit, weight)
-    alone, nothing = kernels.spsp_backward(readout, spikes, gain, None, weight)
+    e = spsp(kernels.readout(rule, pack(post), 3, lif, torch.float64), pre)
+    arguments = (rule, lif, pack(pre), pack(post))
+    gradient, error = kernels.spsp_backward(*arguments, gain, credit, weight)
+    alone, nothing = kernels.spsp_backward(*arguments, gain, None, weight)
     torch.testing.assert_close(gradient, sum(gain[b][:, None] * e[b] for b in range(batch)))
     torch.testing.assert_close(error, torch.stack([credit[b] @ (weight * e[b]) for b in range(batch)]))
     torch.testing.assert_close(alone, gradient)
-    assert nothing is None
+    assert nothing.shape == (batch, 0)
+    torch.testing.assert_close(kernels.spsp_activation(*arguments, weight), torch.einsum("ij,bij->bi", weight, e))
+    torch.testing.assert_close(kernels.spsp(rule, lif, pack(pre), pack(post), inputs, 3), e.float())
+
+
+@given(trains(), lifs, RULES, st.integers(0, 1000), st.sampled_from([0.0, 0.5]), st.booleans())
+@settings(max_examples=40)
+def test_values_by_synapse(own, lif, rule, seed, silent_ratio, self_coupling):
+    """Recurrent S-PSPs, theta, the system and the gradient, synapse by synapse."""
+    generator = torch.Generator().manual_seed(seed)
+    batch, _, neurons = own.shape
+    pre, post = (torch.rand(neurons, neurons, generator=generator) < 0.6).nonzero().unbind(1)
+    synapses = Synapses(torch.randn(len(pre), generator=generator, dtype=torch.float64), pre, post)
+    gain, right = torch.randn(2, batch, neurons, generator=generator, dtype=torch.float64).unbind()
+    counts = own.sum(1).double()
+    e = kernels.recurrent_spsp(rule, lif, pack(own), synapses, neurons, torch.float64)
+    theta = kernels.coupling(e, counts, synapses, lif.v_th, silent_ratio)
+    gradient = kernels.recurrent_gradient(e, gain, synapses)
+    pairs = spsp(kernels.readout(rule, pack(own), neurons, lif, torch.float64), own)
+    matrix = torch.zeros(batch, neurons, neurons, dtype=torch.float64)
+    for s, (w, p, q) in enumerate(zip(*synapses, strict=True)):
+        torch.testing.assert_close(e[:, s], pairs[:, q, p])
+        torch.testing.assert_close(gradient[s], (gain[:, q] * e[:, s]).sum())
+        for b in range(batch):
+            silent = counts[b, p] == 0 or counts[b, q] == 0
+            expected = w * (silent_ratio if silent else e[b, s] / counts[b, p]) / lif.v_th
+            torch.testing.assert_close(theta[b, s], expected.double())
+        if p != q or self_coupling:
+            matrix[:, q, p] -= theta[:, s]
+    size = matrix.abs().sum((1, 2)).max() + 1  # regular, whatever theta is
+    matrix += size * torch.eye(neurons, dtype=torch.float64)
+    x = kernels.coupling_solve(theta, synapses, torch.full_like(right, size), right, self_coupling)
+    torch.testing.assert_close(torch.einsum("bqp,bq->bp", matrix, x), right)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -260,9 +297,43 @@ def test_stbp_backward_equals_automatic_differentiation(name, smooth_reset, recu
         outputs.append(o)
     expected = torch.stack(outputs, dim=1)
     (expected * above).sum().backward()
-    spikes, membrane = kernels.stbp_forward(drive.detach(), loop, neuron)
+    spikes, membrane = kernels.stbp_scan(drive.detach(), loop, neuron)
     assert torch.equal(spikes, expected.detach())
-    torch.testing.assert_close(kernels.stbp_backward(above, spikes, membrane, loop, neuron), drive.grad)
+    torch.testing.assert_close(kernels.stbp_scan_backward(above, spikes, membrane, loop, neuron), drive.grad)
+
+
+@pytest.mark.parametrize("recurrent", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+def test_stbp_gradients_of_the_weights_equal_automatic_differentiation(recurrent, bias):
+    """What comes before the scan, W x + b, and the recurrent weights."""
+    neuron = Stbp(0.5, 0.3, "gaussian", 1.0)
+    generator = torch.Generator().manual_seed(2)
+    inputs = (torch.rand(2, 9, 70, generator=generator) < 0.3).double().requires_grad_()
+    weight = (0.2 * torch.randn(3, 70, generator=generator, dtype=torch.float64)).requires_grad_()
+    offset = torch.randn(3, generator=generator, dtype=torch.float64).requires_grad_() if bias else None
+    loop = torch.randn(3, 3, generator=generator, dtype=torch.float64).requires_grad_() if recurrent else None
+    above = torch.randn(2, 9, 3, generator=generator, dtype=torch.float64)
+    drive = torch.nn.functional.linear(inputs, weight, offset)
+    u = o = torch.zeros(2, 3, dtype=torch.float64)
+    outputs = []
+    for t in range(9):
+        u = u * 0.3 * (1 - o) + drive[:, t] + (0 if loop is None else o @ loop.T)
+        o = SmoothStep.apply(u, neuron)
+        outputs.append(o)
+    (torch.stack(outputs, dim=1) * above).sum().backward()
+    arguments = [None if x is None else x.detach() for x in (weight, offset, loop)]
+    bits = pack(inputs.detach())
+    spikes, counts, membrane = kernels.stbp_forward(bits, *arguments, neuron)
+    assert torch.equal(unpack(spikes, 3).double(), torch.stack(outputs, dim=1).detach())
+    assert torch.equal(counts, sum(outputs).detach())
+    weights = (arguments[0], arguments[2])
+    grad_in, *grads = kernels.stbp_backward(above, bits, spikes, membrane, *weights, neuron, True)
+    torch.testing.assert_close(grad_in, inputs.grad)
+    torch.testing.assert_close(grads[0], weight.grad)
+    if offset is not None:
+        torch.testing.assert_close(grads[1], offset.grad)
+    torch.testing.assert_close(grads[2], torch.zeros(0, 0, dtype=torch.float64) if loop is None else loop.grad)
+    assert kernels.stbp_backward(above, bits, spikes, membrane, *weights, neuron, False)[0].shape == (2, 0, 0)
 
 
 @pytest.mark.parametrize("name", SURROGATES)
@@ -276,5 +347,5 @@ def test_surrogates_integrate_to_one(name, width):
 
 def test_strict_threshold_is_the_authors_comparison():
     drive = torch.full((1, 1, 1), 0.5)
-    assert kernels.stbp_forward(drive, None, Stbp(0.5, 0.2))[0].item() == 1.0
-    assert kernels.stbp_forward(drive, None, Stbp(0.5, 0.2, strict=True))[0].item() == 0.0
+    assert kernels.stbp_scan(drive, None, Stbp(0.5, 0.2))[0].item() == 1.0
+    assert kernels.stbp_scan(drive, None, Stbp(0.5, 0.2, strict=True))[0].item() == 0.0

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snnrun.errors import UsageError
+from snnrun.kernels import pack, unpack
 from snnrun.network import LayerSpec, Network, parse_topology
-from snnrun.rules import StRsbp
+from snnrun.rules import RULES, Hm2Bp, StbpRule, StRsbp
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(1, 99_999))))
@@ -54,11 +55,50 @@ def test_the_seed_decides_the_weights():
     assert not any(torch.equal(a, b) for a, b in zip(weights(1), weights(2), strict=True))
 
 
-def test_a_forward_pass_reports_every_layer():
-    net = Network(StRsbp(v_th=[0.5]), inputs=7, topology="5-R4", outputs=3)
-    spikes = (torch.rand(2, 30, 7, generator=torch.Generator().manual_seed(0)) < 0.5).to(torch.uint8)
-    activity = net(spikes)
-    assert [tuple(train.spikes.shape) for train in activity.layers] == [(2, 30, 5), (2, 30, 4), (2, 30, 3)]
+def inputs() -> torch.Tensor:
+    return (torch.rand(2, 30, 70, generator=torch.Generator().manual_seed(0)) < 0.5).to(torch.uint8)
+
+
+@pytest.mark.parametrize("rule", [StRsbp(v_th=[0.5]), Hm2Bp(v_th=[0.5]), StbpRule(v_th=[0.5])], ids=list(RULES))
+def test_a_forward_pass_reports_every_layer(rule):
+    net = Network(rule, inputs=70, topology="65-R4", outputs=3)
+    activity = net(inputs())
+    assert [tuple(train.spikes.shape) for train in activity.layers] == [(2, 30, 2), (2, 30, 1), (2, 30, 1)]
+    assert [tuple(train.counts.shape) for train in activity.layers] == [(2, 65), (2, 4), (2, 3)]
     for train in activity.layers:
-        assert torch.equal(train.counts, train.spikes.sum(1).float())
+        assert train.spikes.dtype == torch.int64
+        assert torch.equal(train.counts, unpack(train.spikes, train.counts.shape[1]).sum(1).float())
     assert activity.output is activity.layers[-1]
+
+
+def test_spikes_and_their_bits_are_the_same_input():
+    net = Network(StRsbp(v_th=[0.5]), inputs=70, topology="R9", outputs=3)
+    dense, packed = net(inputs()), net(pack(inputs()))
+    for a, b in zip(dense.layers, packed.layers, strict=True):
+        assert torch.equal(a.spikes, b.spikes)
+
+
+def test_weights_lie_in_memory_input_by_input():
+    """A spike of an input adds a row of the transposed weights: a CPU backend must find it without a copy."""
+    net = Network(StRsbp(v_th=[0.5]), inputs=70, topology="R9", outputs=3)
+    optimizer = torch.optim.Adam(net.parameters())
+    net(inputs(), torch.tensor([0, 1])).output.counts.sum().backward()
+    optimizer.step()
+    net.load_state_dict({name: value.clone().contiguous() for name, value in net.state_dict().items()})
+    for layer in net.to("cpu").layers:
+        assert layer.weight.T.is_contiguous()
+
+
+def test_a_checkpoint_has_the_weights_and_the_synapses_that_exist():
+    """The list of synapses follows from the mask, so files of weights do not hold it twice."""
+    net = Network(StbpRule(v_th=[0.5]), inputs=7, topology="R9", outputs=3)
+    assert list(net.state_dict()) == [
+        *("layers.0.weight", "layers.0.recurrent_weight", "layers.0.bias", "layers.0.recurrent_mask"),
+        *("layers.1.weight", "layers.1.bias"),
+    ]
+    layer = net.layers[0]
+    synapses = layer.weights().recurrent()
+    assert torch.equal(synapses._replace(weight=torch.ones(len(synapses.pre))).dense(9).bool(), layer.recurrent_mask)
+    assert torch.equal(synapses.dense(9), layer.recurrent_weight)
+    order = synapses.pre * 9 + synapses.post
+    assert (order.diff() > 0).all(), "by pre-neuron, then by post-neuron"

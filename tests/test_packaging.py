@@ -45,6 +45,12 @@ def test_every_dependency_is_pinned():
         assert name in pinned, f"{name} is not in constraints.txt"
 
 
+def test_every_extra_that_a_message_names_is_there():
+    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "snnrun").rglob("*.py"))
+    named = set(re.findall(r"snnrun\[([a-z]+)\]", source))
+    assert {"gpu", "sweep"} <= named <= set(PROJECT["project"]["optional-dependencies"])
+
+
 @pytest.mark.parametrize("extra", ["sweep", "slurm", "ray"])
 def test_extras_with_hydra_plugins_repeat_hydras_range(extra):
     """The plugins alone would let pip choose a pre-release of Hydra."""

@@ -1,0 +1,347 @@
+#!/usr/bin/env python3
+"""Makes docs/performance.md and its figure from `snnrun bench`: the workloads, the scaling sweeps, other libraries.
+
+    .venv/bin/python scripts/performance.py                        # everything: under ten minutes on two cores
+    .venv/bin/python scripts/performance.py --only fashion,steps   # some measurements anew, the others as they were
+    .venv/bin/python scripts/performance.py --peers peers.json     # with what scripts/bench_peers.py wrote
+
+Each measurement is kept in outputs/performance/NAME.json; one that is there is not repeated unless --only names it or
+--fresh asks for all. Overrides such as hardware.kernels=reference go to every measurement.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).parents[1]
+KEPT = ROOT / "outputs" / "performance"
+PAGE = ROOT / "docs" / "performance.md"
+FIGURE = ROOT / "docs" / "performance.svg"
+WORKLOADS = ("fashion", "alpha", "alpha3", "mnist")
+DOUBLINGS = (100, 200, 400, 800, 1600)
+
+Result = dict[str, Any]
+
+
+def of_width(width: int) -> list[str]:
+    """Thresholds grow with the root of the fan-in, so that neurons fire as often at every width."""
+    grown = math.sqrt(width / 400)
+    return [f"model.network={width}-R{width}", f"model.v_th=[20,{20 * grown:.4g},{15 * grown:.4g}]"]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Measurements of the fashion workload along one quantity, and how to read it from a result."""
+
+    title: str
+    quantity: str
+    unit: str
+    points: dict[str, list[str]]
+    read: Callable[[Result], float]
+
+
+SWEEPS = {
+    "steps": Sweep(
+        "Steps",
+        "T",
+        "steps",
+        {str(steps): [f"encoder.steps={steps}"] for steps in DOUBLINGS},
+        lambda result: float(result["steps"]),
+    ),
+    "width": Sweep(
+        "Width",
+        "neurons of a hidden layer",
+        "neurons",
+        {str(width): of_width(width) for width in DOUBLINGS},
+        lambda result: float(result["network"].split("-")[1]),
+    ),
+    "rate": Sweep(
+        "Firing rate",
+        "input spikes of a sample",
+        "input spikes",
+        {str(factor): [f"encoder.attenuation={factor}"] for factor in (22, 11, 5.5, 2.75, 1.375)},
+        lambda result: float(result["spikes_per_sample"]["input"]),
+    ),
+}
+
+
+# ---- measuring ------------------------------------------------------------------------------------------------------
+
+
+def measurements() -> dict[str, list[str]]:
+    """Arguments of `snnrun bench` by the name of each measurement."""
+    runs = {name: [name] for name in WORKLOADS}
+    for name, sweep in SWEEPS.items():
+        for point, overrides in sweep.points.items():
+            # Initial weights fire at the same rates whatever the number of steps; trained ones would not.
+            options = ["--threads", "1", "--warm-up", "0", "--repeats", "3"]
+            runs[f"{name}_{point}"] = ["fashion", *overrides, *options]
+    return runs
+
+
+def measured(name: str, arguments: list[str], extra: list[str], fresh: bool) -> Result:
+    kept = KEPT / f"{name}.json"
+    command = ["snnrun", "bench", *arguments, *extra, "--json"]
+    if not fresh and kept.exists():
+        return json.loads(kept.read_text(encoding="utf-8"))
+    print(" ".join(command), flush=True)
+    done = subprocess.run([sys.executable, "-m", *command], stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        sys.exit(done.returncode)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_text(done.stdout, encoding="utf-8")
+    return json.loads(done.stdout)
+
+
+def exponent(x: Sequence[float], y: Sequence[float]) -> float:
+    """The power p of y ~ x^p, by least squares of the logarithms."""
+    return float(np.polyfit(np.log(x), np.log(y), 1)[0])
+
+
+# ---- the page -------------------------------------------------------------------------------------------------------
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
+
+
+def number(value: float | None, form: str = "#.3g") -> str:
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if form == "#.3g" and value >= 100 else format(value, form)
+
+
+def introduction(result: Result) -> list[str]:
+    machine = result["machine"]
+    cores = f"{machine['cores']} core{'s' if machine['cores'] > 1 else ''}"
+    return [
+        "# Performance",
+        "",
+        "Made by `scripts/performance.py`; not edited by hand. Times are of whole training steps (encoding, forward,",
+        "loss, backward, optimiser) and of inference (encoding, forward), per sample, medians of repeats over 128",
+        "samples or more. The weights are those after a short training, so that neurons fire as in a real run. Memory",
+        "is the peak of a fresh process that trains, above what it held once everything was imported.",
+        "",
+        f"Machine: {machine['cpu']}, {cores}, {number(machine['memory_gib'], 'g')} GiB of memory. "
+        f"Python {machine['python']}, PyTorch {machine['torch']}, Numba {machine['numba']}, "
+        f"snnrun {machine['snnrun']} ({machine['commit'][:7]}), {result['kernels']} kernels on {result['device']}.",
+        "",
+    ]
+
+
+def workload_section(results: dict[str, Result]) -> list[str]:
+    head = ["workload", "network", "T", "batch", "threads", "training ms", "samples/s", "inference ms", "peak MiB"]
+    rows = []
+    for name, result in results.items():
+        for threads, entry in result["by_threads"].items():
+            rows.append(
+                [
+                    *(
+                        f"`{name}`",
+                        f"{result['model']} {result['network']}",
+                        str(result["steps"]),
+                        str(result["batch"]),
+                    ),
+                    threads,
+                    number(entry["training"]["ms_per_sample"]),
+                    number(entry["training"]["samples_per_s"]),
+                    number(entry["inference"]["ms_per_sample"]),
+                    number(entry["peak_memory_mib"], ".0f"),
+                ]
+            )
+    return ["## Workloads", "", *table(head, rows), "", *work(results), "", *where_the_time_goes(results)]
+
+
+def work(results: dict[str, Result]) -> list[str]:
+    head = [
+        "workload",
+        "data",
+        "spikes of a sample, from the input on",
+        "row additions",
+        "Gadd/s",
+        "reachable",
+        "share",
+    ]
+    rows = []
+    for name, result in results.items():
+        first = next(iter(result["by_threads"].values()))
+        additions = first["row_additions"]
+        rows.append(
+            [
+                *(f"`{name}`", result["data"]),
+                " / ".join(f"{spikes:,.0f}" for spikes in first["spikes_per_sample"].values()),
+                f"{additions['per_sample'] / 1e6:.2f} M",
+                number(additions["rate_gadd_s"]),
+                number(additions["bound_gadd_s"]),
+                number(additions["share"], ".0%"),
+            ]
+        )
+    return [
+        "A spike of a dense layer's input adds a row of weights, a float for each neuron, once forward and once back.",
+        "The rate of these additions over a whole training step stands beside that at which one core adds random rows",
+        "of the same matrices and does nothing else. One thread:",
+        "",
+        *table(head, rows),
+    ]
+
+
+def where_the_time_goes(results: dict[str, Result]) -> list[str]:
+    lines = ["Where the time of a training step goes, ms per sample, one thread:", ""]
+    for name, result in results.items():
+        phases = next(iter(result["by_threads"].values()))["phases"]
+        lines += [f"- `{name}`: " + ", ".join(f"{phase} {value:.3f}" for phase, value in phases.items())]
+    return [*lines, "", "Commands:", "", *(f"    {result['command']}" for result in results.values()), ""]
+
+
+def scaling_section(results: dict[str, list[Result]]) -> list[str]:
+    lines = [
+        "## Scaling",
+        "",
+        "The `fashion` workload along one quantity, one thread, at the initial weights, where neurons fire as often at",
+        "every number of steps; with the width, thresholds grow by the root of the fan-in, for the same reason.",
+        "Exponents are slopes of log(y) by log(x), least squares.",
+        "",
+        f"![Time and memory against steps, width and firing rate]({FIGURE.name})",
+        "",
+    ]
+    for name, points in results.items():
+        sweep = SWEEPS[name]
+        x = [sweep.read(result) for result in points]
+        powers = [f"{what} {exponent(x, y):.2f}" for what, y in curves(points).items() if None not in y]
+        lines += [f"### {sweep.title}", "", f"Exponents: {', '.join(powers)}.{growth(x, points, sweep.unit)}", ""]
+        rows = [[f"{at:,.0f}", *point_cells(result)] for at, result in zip(x, points, strict=True)]
+        head = [sweep.quantity, "spikes, from the input on", "row additions", "training ms", "inference ms", "peak MiB"]
+        lines += [*table(head, rows), ""]
+    return lines
+
+
+def point_cells(result: Result) -> list[str]:
+    return [
+        " / ".join(f"{spikes:,.0f}" for spikes in result["spikes_per_sample"].values()),
+        f"{result['row_additions']['per_sample'] / 1e6:.2f} M",
+        number(result["training"]["ms_per_sample"]),
+        number(result["inference"]["ms_per_sample"]),
+        number(result["peak_memory_mib"], ".0f"),
+    ]
+
+
+def growth(x: Sequence[float], points: list[Result], unit: str) -> str:
+    """The memory's slope, for most of a peak is there whatever the point."""
+    peaks = [result["peak_memory_mib"] for result in points]
+    return "" if None in peaks else f" Memory grows by {100 * np.polyfit(x, peaks, 1)[0]:.2g} MiB for 100 more {unit}."
+
+
+def curves(points: list[Result]) -> dict[str, list[Any]]:
+    return {
+        "row additions": [result["row_additions"]["per_sample"] for result in points],
+        "training": [result["training"]["ms_per_sample"] for result in points],
+        "inference": [result["inference"]["ms_per_sample"] for result in points],
+        "memory": [result["peak_memory_mib"] for result in points],
+    }
+
+
+def peers_section(peers: Result) -> list[str]:
+    """What scripts/bench_peers.py found, with the ratio to snnrun in brackets."""
+    rows = []
+    for workload, libraries in peers["results"].items():
+        own = libraries["snnrun"]
+        for library, found in libraries.items():
+            name = f"{library} {found.get('version') or ''}".strip()
+            if "error" in found:
+                rows.append([f"`{workload}`", name, found["error"], "", ""])
+                continue
+            values = [(found[key], own.get(key)) for key in ("training", "inference", "memory")]
+            cells = [f"{number(value)} ({value / base:.1f})" if base else number(value) for value, base in values]
+            rows.append([f"`{workload}`", name, *cells])
+    settings = peers["settings"]
+    return [
+        "## Other libraries",
+        "",
+        "By `scripts/bench_peers.py`, which says what is compared: the same networks and batches on the same machine,",
+        f"{settings['threads']} threads, batches of {settings['batch']}, medians of {settings['rounds']} rounds.",
+        "In brackets the ratio to snnrun's.",
+        "",
+        *table(["workload", "library", "training ms", "inference ms", "peak MiB"], rows),
+    ]
+
+
+# ---- the figure -----------------------------------------------------------------------------------------------------
+
+
+def draw(results: dict[str, list[Result]]) -> None:
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    matplotlib.rcParams["svg.hashsalt"] = "snnrun"  # the same figure is the same file
+    figure = Figure(figsize=(3.6 * len(results), 5.6), layout="constrained")
+    axes = figure.subplots(2, len(results), squeeze=False, sharex="col")
+    for column, (name, points) in enumerate(results.items()):
+        x = [SWEEPS[name].read(result) for result in points]
+        for what, values in curves(points).items():
+            if what == "row additions" or None in values:
+                continue
+            panel = axes[int(what == "memory"), column]
+            label = f"{what}, exponent {exponent(x, values):.2f}"
+            panel.plot(x, values, marker="o", markersize=3.5, label=label)
+        for panel in axes[:, column]:
+            panel.set_xscale("log")
+            panel.set_yscale("log")
+            panel.grid(alpha=0.25)
+            panel.spines[["top", "right"]].set_visible(False)
+            if panel.lines:
+                panel.legend(frameon=False, fontsize=8)
+        axes[1, column].set_xlabel(SWEEPS[name].quantity)
+    axes[0, 0].set_ylabel("ms per sample")
+    axes[1, 0].set_ylabel("peak MiB")
+    figure.savefig(FIGURE, metadata={"Date": None})
+
+
+def main(arguments: list[str]) -> None:
+    runs = measurements()
+    groups = [*WORKLOADS, *SWEEPS]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("overrides", nargs="*", help="for every measurement, such as hardware.kernels=reference")
+    parser.add_argument("--only", default="", metavar="NAME,...", help=f"of {', '.join(groups)}")
+    parser.add_argument("--fresh", action="store_true", help="measure everything anew")
+    parser.add_argument("--peers", type=Path, help="results of other libraries, JSON")
+    options = parser.parse_intermixed_args(arguments)
+    only = options.only.split(",") if options.only else []
+    for name in only:
+        if name not in groups:
+            parser.error(f"--only: {name} is none of {', '.join(groups)}")
+    peers = json.loads(options.peers.read_text(encoding="utf-8")) if options.peers else None
+    results = {}
+    for name, run in runs.items():
+        wanted = name.partition("_")[0] in only
+        if wanted or not only or (KEPT / f"{name}.json").exists():
+            results[name] = measured(name, run, options.overrides, fresh=wanted or options.fresh)
+    workloads = {name: results[name] for name in WORKLOADS if name in results}
+    sweeps = {
+        name: [results[f"{name}_{point}"] for point in sweep.points]
+        for name, sweep in SWEEPS.items()
+        if all(f"{name}_{point}" in results for point in sweep.points)
+    }
+    lines = introduction(next(iter(results.values())))
+    if workloads:
+        lines += workload_section(workloads)
+    if sweeps:
+        draw(sweeps)
+        lines += scaling_section(sweeps)
+    if peers:
+        lines += peers_section(peers)
+    PAGE.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+    print(f"{PAGE} is written")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

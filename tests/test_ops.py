@@ -1,0 +1,174 @@
+"""The kernels as operators of PyTorch: what tracing, export and compilation are told of them is true."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from snnrun import kernels
+from snnrun.kernels import Lif, Stbp, Synapses, pack
+from snnrun.network import Network
+from snnrun.rules import Hm2Bp, StbpRule, StRsbp
+from snnrun.rules.base import synapse_index
+
+BACKENDS = ["reference", "cpu"]
+TARGETS = {"tau_m": 20.0, "desired": 8.0, "undesired": 1.0, "margin": 1.0}
+RULES = {
+    "strsbp": StRsbp(v_th=[0.2], **TARGETS),
+    "hm2bp": Hm2Bp(v_th=[0.2], lateral=0.5, **TARGETS),
+    "stbp": StbpRule(v_th=[0.5]),
+}
+FORWARD = {"strsbp": "lif_forward", "hm2bp": "lif_forward", "stbp": "stbp_forward"}
+
+
+def operator_cases() -> dict[str, list[tuple]]:
+    """Arguments for each operator: 3 samples, 20 steps, 9 inputs and 5 neurons, which fill no block."""
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator)
+
+    def trains(neurons: int) -> Tensor:
+        return torch.rand(3, 20, neurons, generator=generator) < 0.3
+
+    own = trains(5)
+    spikes_in, spikes, counts = pack(trains(9)), pack(own), own.sum(1).float()
+    by_neuron, gain, credit = normal(5, 9), normal(3, 5), normal(3, 5)
+    by_input = by_neuron.T.contiguous().T  # as layers store it
+    pre, post = synapse_index(torch.rand(5, 5, generator=generator) < 0.5).unbind()
+    synapses, e, loop = Synapses(normal(len(pre)), pre, post), normal(3, len(pre)), normal(5, 5)
+    above, membrane = normal(3, 20, 5), normal(3, 20, 5)
+    lif, stbp = Lif(20.0, 8.0, 2, 1.0), Stbp(0.5, 0.2)
+    every_step = gain[:, None].expand(3, 20, 5)
+    return {
+        "count_spikes": [(spikes_in, 9)],
+        "lif_forward": [(spikes_in, by_neuron, None, None, None, *lif), (spikes_in, by_input, *synapses, *lif)],
+        "spsp_activation": [(rule, spikes_in, spikes, by_input, *lif) for rule in ("strsbp", "hm2bp")],
+        "spsp_backward": [
+            ("strsbp", spikes_in, spikes, gain, credit, by_input, *lif),
+            ("strsbp", spikes_in, spikes, gain, None, by_neuron, *lif),
+            ("hm2bp", spikes_in, spikes, gain, credit, by_neuron, *lif),
+        ],
+        "recurrent_spsp": [(rule, spikes, *synapses, 5, *lif) for rule in ("strsbp", "hm2bp")],
+        "coupling": [(e, counts, *synapses, 1.0, 0.5)],
+        "coupling_solve": [(0.1 * e, *synapses, 1 + 0.1 * credit, gain, own) for own in (True, False)],
+        "recurrent_gradient": [(e, gain, *synapses)],
+        "stbp_forward": [(spikes_in, by_input, None, None, *stbp), (spikes_in, by_neuron, gain[0], loop, *stbp)],
+        "stbp_backward": [
+            (above, spikes_in, spikes, membrane, by_input, None, True, *stbp),
+            (above, spikes_in, spikes, membrane, by_neuron, loop, True, *stbp),
+            (every_step, spikes_in, spikes, membrane, by_input, loop, False, *stbp),
+        ],
+    }
+
+
+CASES = operator_cases()
+# A fourth, test_autograd_registration, has nothing to test: the rules' own autograd functions are around the operators.
+CHECKS = ["test_schema", "test_faketensor", "test_aot_dispatch_dynamic"]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("name", "number"), [(name, k) for name in CASES for k in range(len(CASES[name]))])
+def test_an_operator_is_what_it_says(name, number, backend):
+    """It changes no argument, returns no view of one, and its fake has the shapes, types and strides of its results."""
+    kernels.use(backend)
+    torch.library.opcheck(getattr(torch.ops.snnrun, name).default, CASES[name][number], test_utils=CHECKS)
+
+
+def test_every_operator_is_checked():
+    names = {name.split("::")[1] for name in torch._C._dispatch_get_all_op_names() if name.startswith("snnrun::")}
+    assert names == set(CASES)
+
+
+# ---- whole networks -------------------------------------------------------------------------------------------------
+
+
+class Counts(nn.Module):
+    """A network as what an application wants of it."""
+
+    def __init__(self, net: Network) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, spikes: Tensor) -> Tensor:
+        return self.net(spikes).output.counts
+
+
+def network(rule: str, outputs: int = 4) -> Network:
+    return Network(RULES[rule], inputs=7, topology="9-R8", outputs=outputs)
+
+
+def batch(size: int = 3, steps: int = 25) -> Tensor:
+    return (torch.rand(size, steps, 7, generator=torch.Generator().manual_seed(size)) < 0.3).to(torch.uint8)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("packed", [False, True])
+@torch.no_grad()
+def test_an_exported_network_counts_the_same(rule, packed):
+    net = network(rule)
+    spikes = pack(batch()) if packed else batch()
+    expected = net(spikes)
+    program = torch.export.export(net, (spikes,))
+    operators = [node.target for node in program.graph.nodes if str(node.target).startswith("snnrun.")]
+    forward = getattr(torch.ops.snnrun, FORWARD[rule]).default
+    assert operators == [torch.ops.snnrun.count_spikes.default, forward, forward, forward]
+    assert expected.output.counts.any()
+    for backend in BACKENDS:  # whichever is in use when the program runs
+        kernels.use(backend)
+        actual = program.module()(spikes)
+        for ours, theirs in zip(expected.layers, actual.layers, strict=True):
+            assert torch.equal(ours.counts, theirs.counts)
+            assert torch.equal(ours.spikes, theirs.spikes)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@torch.no_grad()
+def test_a_network_can_be_exported_before_it_has_run(rule):
+    """And runs after it: nothing of the tracing is left behind. No other test has 11 outputs, so nothing is cached."""
+    net = network(rule, outputs=11)
+    program = torch.export.export(net, (batch(),))
+    assert torch.equal(net(batch()).output.counts, program.module()(batch()).output.counts)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.filterwarnings("ignore:No complete tensor found")  # said of weights that lie in memory input by input
+@torch.no_grad()
+def test_an_exported_network_takes_other_batches_and_can_be_saved(rule):
+    net = Counts(network(rule))
+    net(batch())
+    sizes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("steps")}
+    file = io.BytesIO()
+    torch.export.save(torch.export.export(net, (batch(),), dynamic_shapes=(sizes,)), file)
+    file.seek(0)
+    loaded = torch.export.load(file).module()
+    for spikes in (batch(), batch(5, 40)):
+        assert torch.equal(loaded(spikes), net(spikes))
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.filterwarnings("ignore:.*autograd.function.Function.* should not be instantiated")  # Dynamo itself does
+@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
+def test_a_compiled_network_counts_and_learns_the_same(rule, backend):
+    """In one graph, forward and backward."""
+    kernels.use(backend)
+    torch.compiler.reset()
+    net, labels = network(rule), torch.tensor([0, 1, 3])
+    results = []
+    for function in (net, torch.compile(net, backend="aot_eager", fullgraph=True)):
+        net.zero_grad()
+        with torch.no_grad():
+            counts = function(batch()).output.counts
+        activity = function(batch(), labels)
+        net.rule.sample_loss(activity.output, labels).mean().backward()
+        results.append((counts, activity.output.counts.detach(), [parameter.grad for parameter in net.parameters()]))
+    plain, compiled = results
+    assert torch.equal(plain[0], compiled[0])
+    assert torch.equal(plain[1], compiled[1])
+    for a, b in zip(plain[2], compiled[2], strict=True):
+        assert a.any()
+        torch.testing.assert_close(b, a)

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "performance.py"
+
+
+@pytest.fixture
+def performance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The script as a module that works in a folder of its own."""
+    spec = importlib.util.spec_from_file_location("performance", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(__import__("sys").modules, "performance", module)  # its dataclass looks itself up
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "KEPT", tmp_path / "kept")
+    monkeypatch.setattr(module, "PAGE", tmp_path / "performance.md")
+    monkeypatch.setattr(module, "FIGURE", tmp_path / "performance.svg")
+    return module
+
+
+def result(command: list[str]) -> dict[str, Any]:
+    """What a benchmark whose times are powers of its settings would say."""
+    settings = dict(word.split("=") for word in command if "=" in word)
+    steps = float(settings.get("encoder.steps", 400))
+    width = float(settings.get("model.network", "400-R400").split("-")[0])
+    spikes = steps * 80 / float(settings.get("encoder.attenuation", 2))
+    entry = {
+        "steps": int(steps),
+        "training": {"ms_per_sample": 1e-6 * steps * width**2, "samples_per_s": 5.0},
+        "inference": {"ms_per_sample": 1e-3 * spikes, "samples_per_s": 50.0},
+        "peak_memory_mib": 20 + 0.05 * steps,
+        "phases": {"encode": 0.25, "rest": 0.5},
+        "spikes_per_sample": {"input": spikes, "output": 30.0},
+        "row_additions": {"per_sample": spikes * width, "rate_gadd_s": 2.5, "bound_gadd_s": 10.0, "share": 0.25},
+    }
+    machine = {"cpu": "Z80", "cores": 1, "memory_gib": 0.5, "python": "3", "torch": "2", "numba": "0"}
+    return {
+        **{"workload": command[2], "command": " ".join(command), "model": "strsbp", "data": "d", "batch": 16},
+        **{"machine": machine | {"snnrun": "1", "commit": "0123456789"}, "kernels": "cpu", "device": "CPU"},
+        **{"network": f"784-{width:.0f}-R{width:.0f}-10", **entry, "by_threads": {"1": entry, "2": entry}},
+    }
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The commands that are run; each is answered at once."""
+    seen: list[list[str]] = []
+
+    def run(command: list[str], **_: Any) -> Any:
+        seen.append(command[2:])
+        return subprocess.CompletedProcess(command, 0, json.dumps(result(command[2:])))
+
+    monkeypatch.setattr(subprocess, "run", run)
+    return seen
+
+
+def test_the_page_has_workloads_scaling_and_peers(performance: Any, calls: list[list[str]], tmp_path: Path) -> None:
+    found = {"version": "2", "training": 30.0, "inference": 4.0, "memory": 900.0}
+    peers = {
+        "settings": {"threads": 1, "batch": 32, "rounds": 3},
+        "results": {
+            "fashion": {"snnrun": {**found, "training": 3.0}, "norse": found, "snntorch": {"error": "not installed"}}
+        },
+    }
+    (tmp_path / "peers.json").write_text(json.dumps(peers))
+    performance.main(["--peers", str(tmp_path / "peers.json"), "hardware=cpu"])
+    page = (tmp_path / "performance.md").read_text()
+    assert len(calls) == 4 + 3 * 5
+    assert all(call[-2:] == ["hardware=cpu", "--json"] for call in calls)
+    for words in (
+        "Z80, 1 core",
+        "snnrun 1 (0123456)",
+        "| `alpha3` | strsbp 784-400-R400-10 | 400 | 16 | 2 |",
+        "| `mnist` | d | 16,000 / 30 | 6.40 M | 2.50 | 10.0 | 25% |",
+        "Exponents: row additions 1.00, training 1.00, inference 1.00, memory 0.",
+        "Memory grows by 5 MiB for 100 more steps.",
+        "Exponents: row additions 1.00, training 2.00, inference 0.00",
+        "    snnrun bench fashion hardware=cpu --json",
+        "| `fashion` | norse 2 | 30.0 (10.0) | 4.00 (1.0) | 900 (1.0) |",
+        "| `fashion` | snntorch | not installed |",
+    ):
+        assert words in page, words
+    assert (tmp_path / "performance.svg").read_text().startswith("<?xml")
+
+
+def test_what_is_measured_is_kept_until_it_is_named(performance: Any, calls: list[list[str]], tmp_path: Path) -> None:
+    performance.main(["--only", "fashion"])
+    assert [call[2] for call in calls] == ["fashion"]
+    assert "## Scaling" not in (tmp_path / "performance.md").read_text()
+    performance.main(["--only", "steps"])
+    assert len(calls) == 1 + 5
+    page = (tmp_path / "performance.md").read_text()
+    assert "| `fashion` |" in page
+    assert "### Steps" in page
+    performance.main([])
+    assert len(calls) == 4 + 3 * 5
+    performance.main([])
+    assert len(calls) == 4 + 3 * 5
+    performance.main(["--fresh"])
+    assert len(calls) == 2 * (4 + 3 * 5)
+
+
+def test_a_benchmark_that_fails_ends_it_with_its_code(performance: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 130, ""))
+    with pytest.raises(SystemExit) as end:
+        performance.main(["--only", "mnist"])
+    assert end.value.code == 130
+    assert not performance.KEPT.exists()
+    with pytest.raises(SystemExit) as end:
+        performance.main(["--only", "mnits"])
+    assert end.value.code == 2
