@@ -1,0 +1,113 @@
+"""Compiled loops: vectors and bits against NumPy, and a cache that may be damaged."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from snnrun import vector
+from snnrun.jit import jit
+
+ZEROS = {16: vector.zeros16, 32: vector.zeros32, 64: vector.zeros64}
+zeros16, zeros32, zeros64 = ZEROS.values()
+above, choose, count_bits, load, lowest_bit = (
+    vector.above, vector.choose, vector.count_bits, vector.load, vector.lowest_bit,
+)  # fmt: skip
+splat, store, total, transpose_bits = vector.splat, vector.store, vector.total, vector.transpose_bits
+
+
+@jit
+def arithmetic16(a, b, out):
+    x, y = load(a, 1, zeros16()), load(b, 0, zeros16())
+    bits = above(x, y)
+    store(out, 0, choose(bits, x * y + splat(np.float32(2), x), x - y))
+    return bits, total(x)
+
+
+@jit
+def arithmetic32(a, b, out):
+    x, y = load(a, 1, zeros32()), load(b, 0, zeros32())
+    bits = above(x, y)
+    store(out, 0, choose(bits, x * y + splat(np.float32(2), x), x - y))
+    return bits, total(x)
+
+
+@jit
+def arithmetic64(a, b, out):
+    x, y = load(a, 1, zeros64()), load(b, 0, zeros64())
+    bits = above(x, y)
+    store(out, 0, choose(bits, x * y + splat(np.float32(2), x), x - y))
+    return bits, total(x)
+
+
+@pytest.mark.parametrize(("width", "function"), [(16, arithmetic16), (32, arithmetic32), (64, arithmetic64)])
+def test_vectors_compute_as_arrays_do(width, function):
+    rng = np.random.default_rng(width)
+    a, b = rng.standard_normal((2, width + 1)).astype(np.float32)
+    a[5], b[4] = np.nan, 0.0  # no comparison with NaN holds
+    out = np.zeros(width + 1, np.float32)
+    bits, sum_ = function(a, b, out)
+    x, y = a[1:], b[:width]
+    larger = x > y
+    assert [bool(bits >> lane & 1) for lane in range(width)] == larger.tolist()
+    np.testing.assert_allclose(out[:width], np.where(larger, x * y + 2, x - y), rtol=1e-5)
+    assert out[width] == 0, "nothing is written beyond the lanes"
+    assert np.isnan(sum_)
+    a[5] = 1.0
+    assert function(a, b, out)[1] == pytest.approx(a[1:].sum(dtype=np.float64), abs=1e-5)
+
+
+@jit
+def turn(words):
+    transpose_bits(words, 64)
+
+
+@jit
+def places(word):
+    return lowest_bit(word), count_bits(word)
+
+
+@given(st.integers(0, 2**31), st.floats(0, 1))
+def test_bits_are_transposed(seed, density):
+    bits = (np.random.default_rng(seed).random((64, 64)) < density).astype(np.uint8)
+    words = np.full(192, 7, np.uint64)
+    words[64:128] = np.packbits(bits, axis=1, bitorder="little").view(np.uint64)[:, 0]
+    turn(words)
+    assert np.array_equal(np.unpackbits(words[64:128].view(np.uint8), bitorder="little").reshape(64, 64), bits.T)
+    assert (words[:64] == 7).all()
+    assert (words[128:] == 7).all()
+
+
+@given(st.integers(0, 2**64 - 1))
+def test_bits_are_found_and_counted(word):
+    lowest = (word & -word).bit_length() - 1 if word else 64
+    assert places(np.uint64(word)) == (lowest, word.bit_count())
+
+
+@pytest.mark.parametrize("content", [b"", b"half a pick", None])
+def test_a_damaged_cache_is_made_anew(tmp_path, content):
+    """A file cut off, filled with something else, or gone."""
+    source = tmp_path / f"loop_{len(content or b'gone')}.py"
+    source.write_text("from snnrun.jit import jit\n\n\n@jit\ndef twice(x):\n    return 2 * x\n", encoding="utf-8")
+
+    def fresh():
+        spec = importlib.util.spec_from_file_location(source.stem, source)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    assert fresh().twice(3) == 6
+    cached = list((tmp_path / "__pycache__").glob("*.nbc"))
+    assert cached
+    for path in cached:
+        path.unlink() if content is None else path.write_bytes(content)
+    again = fresh()
+    assert again.twice(3) == 6
+    assert sum(again.twice.stats.cache_misses.values()) == 1
+    third = fresh()
+    assert third.twice(3) == 6
+    assert sum(third.twice.stats.cache_hits.values()) == 1, "the damaged file was replaced"
