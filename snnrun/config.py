@@ -308,12 +308,12 @@ def _check_model(model: DictConfig) -> None:
 
 
 def _check_hardware(hardware: DictConfig) -> None:
-    if hardware.device == "cuda":
-        from snnrun import kernels
-        from snnrun.hardware import set_up
+    from snnrun import hardware as machine
+    from snnrun import kernels
 
-        kernels.use(hardware.kernels, hardware.device)  # these two say what does not fit or is absent
-        set_up(hardware.device, hardware.threads)
+    # In this order a wrong pair of settings is told as such on a machine without the device, too.
+    kernels.choose(hardware.kernels, machine.choose("auto") if hardware.device == "auto" else hardware.device)
+    machine.choose(hardware.device)
 
 
 # ---- to plain values ------------------------------------------------------------------------------------------------

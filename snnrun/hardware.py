@@ -10,12 +10,8 @@ from snnrun import parallel
 from snnrun.errors import UsageError
 
 
-def set_up(device: str = "auto", threads: int | None = None) -> torch.device:
-    """Choose the device and make PyTorch deterministic on it.
-
-    Args:
-        device: `cpu`, `cuda`, or `auto` for the GPU where there is one.
-        threads: CPU threads of PyTorch; None for one per core that this process may use.
+def choose(device: str) -> str:
+    """The type of a device, `cpu` or `cuda`, which `auto` is where there is a GPU; changes nothing.
 
     Raises:
         UsageError: a GPU is asked for and PyTorch sees none.
@@ -27,7 +23,21 @@ def set_up(device: str = "auto", threads: int | None = None) -> torch.device:
             "Use hardware=cpu or hardware=auto, or install a CUDA build of PyTorch and a driver for it."
         )
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return device
+
+
+def set_up(device: str = "auto", threads: int | None = None) -> torch.device:
+    """Choose the device and make PyTorch deterministic on it.
+
+    Args:
+        device: `cpu`, `cuda`, or `auto` for the GPU where there is one.
+        threads: CPU threads of PyTorch; None for one per core that this process may use.
+
+    Raises:
+        UsageError: a GPU is asked for and PyTorch sees none.
+    """
+    chosen = torch.device(choose(device))
     torch.set_num_threads(threads or cores())
     parallel.set_threads(threads or cores())
     # Membranes that decay without input end in denormal numbers, on which a CPU is tens of times slower.
@@ -36,7 +46,7 @@ def set_up(device: str = "auto", threads: int | None = None) -> torch.device:
     torch.use_deterministic_algorithms(True)
     # That also fills all new memory with NaN, to show what reads it unwritten; tests do without paying for it in runs.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    return torch.device(device)
+    return chosen
 
 
 def cores() -> int:

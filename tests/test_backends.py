@@ -547,8 +547,8 @@ def test_the_cpu_kernels_refuse_what_they_cannot_compute():
         cpu.lif_forward(layer.spikes_in, layer.weight, None, lif)
     with pytest.raises(ValueError, match="float64"):
         cpu.recurrent_spsp("strsbp", lif, *single(layer.spikes, layer.recurrent), 2, torch.float64)
-    with pytest.raises(ValueError, match="65535 steps"):
-        cpu.lif_forward(torch.zeros(1, 65536, 1, dtype=torch.int64), torch.zeros(1, 1), None, lif)
+    with pytest.raises(ValueError, match="65536 steps"):
+        cpu.lif_forward(torch.zeros(1, 65537, 1, dtype=torch.int64), torch.zeros(1, 1), None, lif)
 
 
 def test_more_neurons_than_16_bits_count_are_right_or_refused():

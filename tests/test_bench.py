@@ -138,7 +138,8 @@ def test_what_is_measured_are_trained_weights_that_stand_still(monkeypatch: pyte
     entry = measure.measure(measure.Job(settings, loop.dataset, trained, threads=1, repeats=2), CPU, None)
     again = measure.measure(measure.Job(settings, loop.dataset, trained, threads=1, repeats=1), CPU, None)
     assert entry["spikes_per_sample"] == again["spikes_per_sample"]
-    assert entry["peak_memory_mib"] is None
+    assert entry["compiled_code_mib"] is None  # nobody said what the process had before
+    assert entry["peak_memory_mib"] >= 0
     activity = loop.network(batch_of(loop)[0])
     assert entry["spikes_per_sample"]["hidden1"] == pytest.approx(activity.layers[0].counts.sum().item() / 40)
     assert entry["spikes_per_sample"]["input"] == pytest.approx(dense_of(loop).sum().item() / 40)

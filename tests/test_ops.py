@@ -152,7 +152,6 @@ def test_an_exported_network_takes_other_batches_and_can_be_saved(rule):
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.filterwarnings("ignore:.*autograd.function.Function.* should not be instantiated")  # Dynamo itself does
-@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
 def test_a_compiled_network_counts_and_learns_the_same(rule, backend):
     """In one graph, forward and backward."""
     kernels.use(backend)

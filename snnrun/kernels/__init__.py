@@ -27,6 +27,7 @@ __all__ = [
     "Stbp",
     "Synapses",
     "active",
+    "choose",
     "count_spikes",
     "ops",
     "pack",
@@ -52,8 +53,8 @@ def ready() -> bool:
     return compiled_before is None or bool(compiled_before())
 
 
-def use(name: str = "auto", device: str = "cpu") -> str:
-    """Choose the backend for this process; returns its name.
+def choose(name: str, device: str) -> str:
+    """The backend that a name, `auto` included, stands for on a device; changes nothing.
 
     `device` is its type, `cpu` or `cuda`. `auto` is `cpu` on a CPU and `gpu` on a GPU, or `reference` there where
     Triton is missing.
@@ -63,34 +64,38 @@ def use(name: str = "auto", device: str = "cpu") -> str:
     """
     if name == "auto":
         on_gpu = "gpu" if find_spec("triton") else "reference"
-        name = "cpu" if device == "cpu" else on_gpu
-    if name == "reference":
-        ops.backend = reference
-    elif name == "cpu":
-        if device != "cpu":
-            raise UsageError(
-                "hardware.kernels: the cpu kernels need hardware.device=cpu. "
-                "Use hardware.kernels=auto, gpu or reference."
-            )
+        return "cpu" if device == "cpu" else on_gpu
+    if name not in NAMES:
+        raise UsageError(f"hardware.kernels: there is no {name!r}. Allowed: auto, {', '.join(NAMES)}.")
+    if name == "cpu" and device != "cpu":
+        raise UsageError(
+            "hardware.kernels: the cpu kernels need hardware.device=cpu. Use hardware.kernels=auto, gpu or reference."
+        )
+    if name == "gpu" and not find_spec("triton"):
+        raise UsageError(
+            "hardware.kernels: the gpu kernels need Triton, which is not installed. "
+            "Install it (pip install 'snnrun[gpu]'), or use hardware.kernels=auto or reference."
+        )
+    if name == "gpu" and device != "cuda":
+        raise UsageError(
+            "hardware.kernels: the gpu kernels need hardware.device=cuda. Use hardware.kernels=auto, cpu or reference."
+        )
+    return name
+
+
+def use(name: str = "auto", device: str = "cpu") -> str:
+    """Let the operators run a backend in this process; returns its name. Arguments and errors are those of `choose`."""
+    name = choose(name, device)
+    if name == "cpu":
         from snnrun.kernels import cpu
 
         ops.backend = cpu
         # PyTorch's threads go on waiting at full speed after each of its operations, on the cores of the kernels'.
         torch.set_num_threads(1)
     elif name == "gpu":
-        if not find_spec("triton"):
-            raise UsageError(
-                "hardware.kernels: the gpu kernels need Triton, which is not installed. "
-                "Install it (pip install 'snnrun[gpu]'), or use hardware.kernels=auto or reference."
-            )
-        if device != "cuda":
-            raise UsageError(
-                "hardware.kernels: the gpu kernels need hardware.device=cuda. "
-                "Use hardware.kernels=auto, cpu or reference."
-            )
         from snnrun.kernels import gpu
 
         ops.backend = gpu
     else:
-        raise UsageError(f"hardware.kernels: there is no {name!r}. Allowed: auto, {', '.join(NAMES)}.")
+        ops.backend = reference
     return name

@@ -107,7 +107,7 @@ def spsp_backward(
     neurons, inputs = weight.shape
     traces = readout(rule, spikes, neurons, lif)
     trains = unpack(spikes_in, inputs, weight.dtype)
-    gradient = (traces * gain[:, None]).flatten(0, 1).T @ trains.flatten(0, 1)
+    gradient = (trains.flatten(0, 1).T @ (traces * gain[:, None]).flatten(0, 1)).T
     if credit is None:
         return gradient, gain.new_zeros(batch, 0)
     # sum_i credit_i w_ij e_ij, with the sum over the steps at which j fired done last: e is not needed.
@@ -206,11 +206,11 @@ def stbp_backward(
     grad_u = _stbp_scan_backward(grad_spikes, spikes.contiguous(), membrane.contiguous(), recurrent_weight, neuron)
     grad_in = grad_u @ weight if wants_input else grad_u.new_zeros(len(grad_u), 0, 0)
     trains = unpack(spikes_in, weight.shape[1], weight.dtype)
-    grad_weight = grad_u.flatten(0, 1).T @ trains.flatten(0, 1)
+    grad_weight = (trains.flatten(0, 1).T @ grad_u.flatten(0, 1)).T
     grad_recurrent = grad_u.new_zeros(0, 0)
     if recurrent_weight is not None:
         own = unpack(spikes[:, :-1], len(weight), weight.dtype)
-        grad_recurrent = grad_u[:, 1:].flatten(0, 1).T @ own.flatten(0, 1)
+        grad_recurrent = (own.flatten(0, 1).T @ grad_u[:, 1:].flatten(0, 1)).T
     return grad_in, grad_weight, grad_u.sum(dim=(0, 1)), grad_recurrent
 
 

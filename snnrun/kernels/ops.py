@@ -60,6 +60,11 @@ def count_spikes(spikes: Tensor, neurons: int) -> Tensor:
     return counts
 
 
+def _by_input(weight: Tensor) -> Tensor:
+    """A gradient of the weight, stored input by input as layers store their weights, whatever its own order is."""
+    return weight.new_empty(weight.shape[1], weight.shape[0]).T
+
+
 # ---- spike-train-level rules ----------------------------------------------------------------------------------------
 
 
@@ -136,7 +141,7 @@ def _spsp_backward(
 def _(
     _rule: str, _spikes_in: Tensor, _spikes: Tensor, gain: Tensor, credit: Tensor | None, weight: Tensor, *_: Any
 ) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(weight), gain.new_empty(gain.shape[0], 0 if credit is None else weight.shape[1])
+    return _by_input(weight), gain.new_empty(gain.shape[0], 0 if credit is None else weight.shape[1])
 
 
 def spsp_backward(
@@ -319,9 +324,9 @@ def _(
     batch, steps, neurons = grad_spikes.shape
     return (
         weight.new_empty((batch, steps, weight.shape[1]) if wants_input else (batch, 0, 0)),
-        torch.empty_like(weight),
+        _by_input(weight),
         weight.new_empty(neurons),
-        weight.new_empty(0, 0) if recurrent_weight is None else torch.empty_like(recurrent_weight),
+        weight.new_empty(0, 0) if recurrent_weight is None else _by_input(recurrent_weight),
     )
 
 

@@ -185,16 +185,17 @@ def spsp_backward(
         weight: (N, I), mV.
 
     Returns:
-        sum over b of gain_bi e_bij, (N, I); sum over i of credit_bi w_ij e_bij, (B, I), or (B, 0) without credit.
+        sum over b of gain_bi e_bij, (N, I) stored input by input as layers store their weights; sum over i of
+        credit_bi w_ij e_bij, (B, I), or (B, 0) without credit.
     """
     trains = unpack(spikes_in, weight.shape[1])
     traces = readout(rule, spikes, len(weight), lif, weight.dtype)
     if credit is None:
-        gradient = (traces * gain[:, None]).flatten(0, 1).T @ trains.to(weight.dtype).flatten(0, 1)
-        return gradient, gain.new_zeros(len(gain), 0)
+        gradient = trains.to(weight.dtype).flatten(0, 1).T @ (traces * gain[:, None]).flatten(0, 1)
+        return gradient.T, gain.new_zeros(len(gain), 0)
     e = _spsp(traces, trains)
     error = torch.stack([credit[b] @ (weight * e[b]) for b in range(len(e))])
-    return torch.einsum("bi,bij->ij", gain, e), error
+    return torch.einsum("bi,bij->ij", gain, e).T.contiguous().T, error
 
 
 # ---- recurrent layers: one value per synapse, (B, S) ----------------------------------------------------------------
@@ -329,15 +330,16 @@ def stbp_backward(
         wants_input: whether a layer is below.
 
     Returns:
-        dL/d(input spikes) (B, T, I), or (B, 0, 0) if not wanted; dL/dW (N, I); dL/db (N,); dL/dW_rec (N, N), or (0, 0).
+        dL/d(input spikes) (B, T, I), or (B, 0, 0) if not wanted; dL/dW (N, I), stored input by input; dL/db (N,);
+        dL/dW_rec (N, N), stored likewise, or (0, 0).
     """
     own = unpack(spikes, membrane.shape[2], membrane.dtype)
     grad_u = stbp_scan_backward(grad_spikes, own, membrane, recurrent_weight, neuron)
     grad_in = grad_u @ weight if wants_input else grad_u.new_zeros(len(grad_u), 0, 0)
-    grad_weight = grad_u.flatten(0, 1).T @ unpack(spikes_in, weight.shape[1], weight.dtype).flatten(0, 1)
+    grad_weight = (unpack(spikes_in, weight.shape[1], weight.dtype).flatten(0, 1).T @ grad_u.flatten(0, 1)).T
     grad_recurrent = grad_u.new_zeros(0, 0)
     if recurrent_weight is not None:
-        grad_recurrent = grad_u[:, 1:].flatten(0, 1).T @ own[:, :-1].flatten(0, 1)
+        grad_recurrent = (own[:, :-1].flatten(0, 1).T @ grad_u[:, 1:].flatten(0, 1)).T
     return grad_in, grad_weight, grad_u.sum(dim=(0, 1)), grad_recurrent
 
 

@@ -11,14 +11,13 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Generator, Tensor
 
 from snnrun.kernels import BITS, Lif, Synapses, ops
-from snnrun.rules.base import LayerKind, LayerWeights, Rule, SpikeTrain, synapse_index
+from snnrun.rules.base import LayerKind, LayerWeights, Rule, SpikeTrain
 from snnrun.rules.connectivity import connect
 
 # The guard of the ST-RSBP authors' recurrent layers, here of every denominator.
@@ -127,8 +126,11 @@ class SpikeTrainRule(Rule):
 
     def inhibition(self, weight: Tensor) -> Synapses:
         """The fixed lateral inhibition among the N neurons of the output layer, whose weights are `weight` (N, I)."""
-        pre, post = _pairs(len(weight), weight.device)
-        return Synapses(weight.new_full((len(pre),), -self.lateral), pre, post)
+        neurons = len(weight)
+        pair = torch.arange(neurons * (neurons - 1), device=weight.device)
+        pre, post = pair // (neurons - 1), pair % (neurons - 1)
+        post = post + (post >= pre)  # over oneself
+        return Synapses(weight.new_full((len(pair),), -self.lateral), pre, post)
 
     def targets(self, labels: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
         """Desired counts y, (B, classes)."""
@@ -232,12 +234,6 @@ def away_from_zero(x: Tensor) -> Tensor:
 
 def _detach(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.detach()
-
-
-@lru_cache(maxsize=8)
-def _pairs(neurons: int, device: torch.device) -> Tensor:
-    """Pre- and post-neurons (2, N (N - 1)) of all pairs of different neurons."""
-    return synapse_index(~torch.eye(neurons, dtype=torch.bool, device=device))
 
 
 class _Layer(torch.autograd.Function):

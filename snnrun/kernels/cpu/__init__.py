@@ -40,6 +40,7 @@ from snnrun.kernels.cpu.arrays import (
     room_for_spikes,
     rule_constants,
     sort_by_neuron,
+    unpadded,
 )
 from snnrun.kernels.cpu.readout_loops import RULES
 from snnrun.kernels.cpu.stbp import stbp_backward, stbp_forward
@@ -175,7 +176,7 @@ def spsp_backward(
         )  # fmt: skip
 
     parallel.each(len(offsets) * len(parts), one)
-    return add_up(partial)[:, :neurons].T, below.sum(dim=0) if credit is not None else gain.new_zeros(batch, 0)
+    return unpadded(add_up(partial), neurons), below.sum(dim=0) if credit is not None else gain.new_zeros(batch, 0)
 
 
 def recurrent_spsp(

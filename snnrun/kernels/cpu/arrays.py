@@ -13,9 +13,12 @@ from snnrun.jit import Floats, Indices, Times, Words
 from snnrun.kernels import reference
 from snnrun.kernels.cpu import spike_loops
 from snnrun.kernels.neuron import THRESHOLD_SLACK, Lif, Synapses
+from snnrun.kernels.packed import BITS, words
 
 # A batch is added up in so many parts, whatever the number of threads.
 PARTS = 2
+# Steps and neurons are listed as 16-bit numbers.
+MOST = 2**16
 # What `spike_loops` may write beyond the end of a list.
 ROOM = 4
 NO_FLOATS = np.zeros(0, np.float32)
@@ -64,9 +67,11 @@ def room_for_readout(steps: int, width: int) -> tuple[Indices, Floats, Floats]:
 
 
 def as_words(spikes: Tensor) -> Words:
-    """The bits (B, T, W) as an array; ValueError where a step's number would not fit 16 bits."""
-    if spikes.shape[1] > 65535:
-        raise ValueError(f"the cpu kernels take at most 65535 steps, not {spikes.shape[1]}")
+    """The bits (B, T, W) as an array; ValueError where the number of a step or a neuron would not fit 16 bits."""
+    if spikes.shape[1] > MOST:
+        raise ValueError(f"the cpu kernels take at most {MOST} steps, not {spikes.shape[1]}")
+    if spikes.shape[2] > words(MOST):
+        raise ValueError(f"the cpu kernels take at most {MOST} neurons or inputs, not {BITS * spikes.shape[2]}")
     return spikes.contiguous().numpy().view(np.uint64)
 
 
@@ -87,6 +92,11 @@ def pad(tensor: Tensor) -> Floats:
     """(..., N) with its rows padded to P."""
     missing = padded_size(tensor.shape[-1]) - tensor.shape[-1]
     return as_floats(torch.nn.functional.pad(tensor, (0, missing)) if missing else tensor)
+
+
+def unpadded(gradient: Tensor, neurons: int) -> Tensor:
+    """A gradient (I, P) as (N, I), still stored input by input."""
+    return gradient[:, :neurons].contiguous().T
 
 
 def as_rows(weight: Tensor) -> Floats:

@@ -23,6 +23,7 @@ from snnrun.kernels.cpu.arrays import (
     parts_of,
     room_for_spikes,
     sort_by_neuron,
+    unpadded,
 )
 from snnrun.kernels.neuron import Stbp
 from snnrun.kernels.packed import unpack, words
@@ -73,11 +74,11 @@ def stbp_backward(
         grad_u = reference.stbp_scan_backward(grad_spikes, own, membrane, recurrent_weight, neuron)
     trace = pad(grad_u)
     grad_in = grad_u @ weight if wants_input else grad_u.new_zeros(len(grad_u), 0, 0)
-    grad_weight = _weight_gradient(trace, 0, sort_by_neuron(spikes_in, weight.shape[1]))[:, :neurons].T
+    grad_weight = unpadded(_weight_gradient(trace, 0, sort_by_neuron(spikes_in, weight.shape[1])), neurons)
     grad_recurrent = grad_u.new_zeros(0, 0)
     if recurrent_weight is not None:
         own_trains = sort_by_neuron(spikes[:, :-1], neurons)
-        grad_recurrent = _weight_gradient(trace, 1, own_trains)[:, :neurons].T
+        grad_recurrent = unpadded(_weight_gradient(trace, 1, own_trains), neurons)
     return grad_in, grad_weight, grad_u.sum(dim=(0, 1)), grad_recurrent
 
 
