@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Makes docs/performance.md and its figure from `snnrun bench`: the workloads, the scaling sweeps, other libraries.
 
-    .venv/bin/python scripts/performance.py                        # everything: under ten minutes on two cores
-    .venv/bin/python scripts/performance.py --only fashion,steps   # some measurements anew, the others as they were
-    .venv/bin/python scripts/performance.py --peers peers.json     # with what scripts/bench_peers.py wrote
+    pip install '.[peers]'                             # the other libraries; without them their table is left out
+    python scripts/performance.py                      # everything: half an hour on two cores, most of it the others'
+    python scripts/performance.py --only fashion,steps # some measurements anew, the others as they were
 
 Each measurement is kept in outputs/performance/NAME.json; one that is there is not repeated unless --only names it or
 --fresh asks for all. Overrides such as hardware.kernels=reference go to every measurement.
@@ -12,6 +12,7 @@ Each measurement is kept in outputs/performance/NAME.json; one that is there is 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import math
 import subprocess
@@ -25,6 +26,7 @@ import numpy as np
 
 ROOT = Path(__file__).parents[1]
 KEPT = ROOT / "outputs" / "performance"
+PEERS = ("snntorch", "spikingjelly", "norse")
 PAGE = ROOT / "docs" / "performance.md"
 FIGURE = ROOT / "docs" / "performance.svg"
 WORKLOADS = ("fashion", "alpha", "alpha3", "mnist")
@@ -101,6 +103,22 @@ def measured(name: str, arguments: list[str], extra: list[str], fresh: bool) -> 
     kept.parent.mkdir(parents=True, exist_ok=True)
     kept.write_text(done.stdout, encoding="utf-8")
     return json.loads(done.stdout)
+
+
+def compared(fresh: bool) -> Result | None:
+    """What scripts/bench_peers.py finds; None where no other library is installed."""
+    kept = KEPT / "peers.json"
+    if fresh or not kept.exists():
+        if not any(importlib.util.find_spec(peer) for peer in PEERS):
+            print("no other library is installed (pip install '.[peers]'): their table is left out", flush=True)
+            return None
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, str(ROOT / "scripts" / "bench_peers.py"), "--json", str(kept)]
+        print(" ".join(["python", "scripts/bench_peers.py"]), flush=True)
+        if code := subprocess.run(command, check=False).returncode:
+            sys.exit(code)
+    found: Result = json.loads(kept.read_text(encoding="utf-8"))
+    return found
 
 
 def exponent(x: Sequence[float], y: Sequence[float]) -> float:
@@ -308,29 +326,32 @@ def draw(results: dict[str, list[Result]]) -> None:
 
 def main(arguments: list[str]) -> None:
     runs = measurements()
-    groups = [*WORKLOADS, *SWEEPS]
+    groups = [*WORKLOADS, *SWEEPS, "peers"]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("overrides", nargs="*", help="for every measurement, such as hardware.kernels=reference")
     parser.add_argument("--only", default="", metavar="NAME,...", help=f"of {', '.join(groups)}")
     parser.add_argument("--fresh", action="store_true", help="measure everything anew")
-    parser.add_argument("--peers", type=Path, help="results of other libraries, JSON")
     options = parser.parse_intermixed_args(arguments)
     only = options.only.split(",") if options.only else []
     for name in only:
         if name not in groups:
             parser.error(f"--only: {name} is none of {', '.join(groups)}")
-    peers = json.loads(options.peers.read_text(encoding="utf-8")) if options.peers else None
     results = {}
     for name, run in runs.items():
         wanted = name.partition("_")[0] in only
         if wanted or not only or (KEPT / f"{name}.json").exists():
             results[name] = measured(name, run, options.overrides, fresh=wanted or options.fresh)
+    if not results:
+        parser.error("--only peers: nothing else is measured yet that the page could show; measure a workload first")
     workloads = {name: results[name] for name in WORKLOADS if name in results}
     sweeps = {
         name: [results[f"{name}_{point}"] for point in sweep.points]
         for name, sweep in SWEEPS.items()
         if all(f"{name}_{point}" in results for point in sweep.points)
     }
+    peers = None
+    if "peers" in only or not only or (KEPT / "peers.json").exists():
+        peers = compared(fresh="peers" in only or options.fresh)
     lines = introduction(next(iter(results.values())))
     if workloads:
         lines += workload_section(workloads)

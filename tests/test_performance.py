@@ -60,6 +60,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         return subprocess.CompletedProcess(command, 0, json.dumps(result(command[2:])))
 
     monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     return seen
 
 
@@ -71,8 +72,9 @@ def test_the_page_has_workloads_scaling_and_peers(performance: Any, calls: list[
             "fashion": {"snnrun": {**found, "training": 3.0}, "norse": found, "snntorch": {"error": "not installed"}}
         },
     }
-    (tmp_path / "peers.json").write_text(json.dumps(peers))
-    performance.main(["--peers", str(tmp_path / "peers.json"), "hardware=cpu"])
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "peers.json").write_text(json.dumps(peers))
+    performance.main(["hardware=cpu"])
     page = (tmp_path / "performance.md").read_text()
     assert len(calls) == 4 + 3 * 5
     assert all(call[-2:] == ["hardware=cpu", "--json"] for call in calls)
@@ -90,6 +92,28 @@ def test_the_page_has_workloads_scaling_and_peers(performance: Any, calls: list[
     ):
         assert words in page, words
     assert (tmp_path / "performance.svg").read_text().startswith("<?xml")
+
+
+def test_other_libraries_are_measured_where_there_are_any(
+    performance: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(performance.importlib.util, "find_spec", lambda name: None)
+    assert performance.compared(fresh=True) is None
+    assert "pip install '.[peers]'" in capsys.readouterr().out
+    monkeypatch.setattr(performance.importlib.util, "find_spec", lambda name: name == "norse" or None)
+
+    def measure(command: list[str], **_: Any) -> Any:
+        assert command[1].endswith("scripts/bench_peers.py")
+        Path(command[3]).write_text('{"results": {}}')
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(subprocess, "run", measure)
+    assert performance.compared(fresh=False) == {"results": {}}
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 7))
+    assert performance.compared(fresh=False) == {"results": {}}
+    with pytest.raises(SystemExit) as end:
+        performance.compared(fresh=True)
+    assert end.value.code == 7
 
 
 def test_what_is_measured_is_kept_until_it_is_named(performance: Any, calls: list[list[str]], tmp_path: Path) -> None:
