@@ -4,16 +4,11 @@
     python scripts/bench_peers.py                            # all workloads, one thread, batches of 32
     python scripts/bench_peers.py --workload mnist --peers norse --json peers.json --random-input
 
-A training step is zero_grad, forward, cross-entropy of the summed output spikes, backward and Adam. Each library gets
-the fastest form that we found of the nearest neuron it has, eager as its documentation shows: a layer's linear map is
-one product over the whole sequence, its neurons then go through time. Neurons without a reset, which run in parallel
-over time (snnTorch's StateLeaky, SpikingJelly's PSN), are other models and left out. Every measurement is a process
-of its own, libraries take turns, and the figures are medians. Memory is the peak of the resident set during training,
-less what the process held after its imports and a first call; it includes the input as the libraries want it
-(float32). Linux only.
+A training step is zero_grad, forward, cross-entropy of the summed output spikes, backward and Adam; `peers` has the
+networks. Every measurement is a process of its own, libraries take turns, and the figures are medians. Memory is the
+peak of the resident set during training, less what the process held after its imports and a first call; it includes
+the input as the libraries want it (float32). Linux only.
 """
-# Whether mypy sees the peers depends on the environment, and none of them has complete types.
-# mypy: disable-error-code="import-not-found,import-untyped"
 
 from __future__ import annotations
 
@@ -27,12 +22,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from peers import LAYERS, WORKLOADS, Layer, build
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -41,143 +36,9 @@ from torch.nn import functional
 
 from snnrun.errors import SnnrunError
 
-TAU_MEMBRANE, TAU_SYNAPSE = 64, 8  # steps of 1 ms, as in snnrun's ST-RSBP
-STBP_DECAY = 0.2
 MINIMAL_RATE = 0.03
 # So small that the network which was seen to fire and to have gradients is the one that every step times.
 LEARNING_RATE = 1e-7
-
-
-@dataclass(frozen=True)
-class Workload:
-    """A network (R: a recurrent layer), its steps, the mean of its input and the kind of its neurons."""
-
-    network: str
-    steps: int
-    rate: float
-    current_based: bool = True
-
-
-WORKLOADS = {
-    "fashion": Workload("784-400-R400-10", steps=400, rate=0.05),
-    "alpha": Workload("78-R800-26", steps=700, rate=0.07),
-    "alpha3": Workload("78-400-R400-400-26", steps=700, rate=0.07),
-    "mnist": Workload("784-400-10", steps=20, rate=0.13, current_based=False),
-}
-PEERS = ("snntorch", "spikingjelly", "norse")
-
-
-class Layer(nn.Module):
-    """A linear map and a library's neurons: spikes (T, B, inputs) to spikes (T, B, outputs)."""
-
-    def __init__(self, inputs: int, outputs: int, recurrent: bool, current_based: bool) -> None:
-        super().__init__()
-        self.linear = nn.Linear(inputs, outputs, bias=False)
-        self.recurrent = nn.Linear(outputs, outputs, bias=False) if recurrent else None
-        self.current_based = current_based
-        self.neurons = self.build()
-
-    def build(self) -> Any:
-        """The library's neurons."""
-        raise NotImplementedError
-
-    def forward(self, spikes: Tensor) -> Tensor:
-        return self.run(self.linear(spikes))
-
-    def run(self, currents: Tensor) -> Tensor:
-        # unbind, never currents[t]: each index has a gradient as large as the whole sequence, so backward would take
-        # time quadratic in T. Norse's LIF and SpikingJelly's CUBALIFNode in step mode 'm' do that; hence this loop.
-        state, spikes, out = None, None, []
-        for current in currents.unbind(0):
-            if self.recurrent is not None and spikes is not None:
-                current = current + self.recurrent(spikes)
-            spikes, state = self.step(current, state)
-            out.append(spikes)
-        return torch.stack(out)
-
-    def step(self, current: Tensor, state: Any) -> tuple[Tensor, Any]:
-        raise NotImplementedError
-
-
-class SnnTorchLayer(Layer):
-    """Synaptic, RSynaptic or Leaky; reset by subtraction where two states make reset to zero cost double."""
-
-    def build(self) -> Any:
-        import snntorch
-
-        surrogate = snntorch.surrogate.fast_sigmoid()  # faster than their default
-        if not self.current_based:
-            return snntorch.Leaky(beta=STBP_DECAY, spike_grad=surrogate, reset_mechanism="zero")
-        alpha, beta = 1 - 1 / TAU_SYNAPSE, 1 - 1 / TAU_MEMBRANE
-        if self.recurrent is None:
-            return snntorch.Synaptic(alpha, beta, spike_grad=surrogate)
-        neurons = snntorch.RSynaptic(alpha, beta, linear_features=self.recurrent.out_features, spike_grad=surrogate)
-        neurons.recurrent = self.recurrent  # theirs has a bias, which would only cost time
-        return neurons
-
-    def run(self, currents: Tensor) -> Tensor:
-        state = self.neurons.reset_mem()
-        state = (state,) if isinstance(state, Tensor) else state
-        out = []
-        for current in currents.unbind(0):
-            spikes, *rest = self.neurons(current, *state)
-            state = (spikes, *rest) if self.recurrent is not None else rest
-            out.append(spikes)
-        return torch.stack(out)
-
-
-class SpikingJellyLayer(Layer):
-    """CUBALIFNode step by step, or LIFNode on the whole sequence (step mode 'm')."""
-
-    def build(self) -> Any:
-        from spikingjelly.activation_based import neuron, surrogate
-
-        atan = surrogate.ATan()
-        if self.current_based:
-            neurons = neuron.CUBALIFNode(1 - 1 / TAU_SYNAPSE, 1 - 1 / TAU_MEMBRANE, 1.0, surrogate_function=atan)
-        else:
-            tau = 1 / (1 - STBP_DECAY)
-            neurons = neuron.LIFNode(tau, decay_input=False, surrogate_function=atan, step_mode="m")
-        neurons.detach_reset = True  # faster; CUBALIFNode's constructor does not offer it
-        return neurons
-
-    def run(self, currents: Tensor) -> Tensor:
-        self.neurons.reset()
-        return super().run(currents) if self.current_based else self.neurons(currents)
-
-    def step(self, current: Tensor, state: Any) -> tuple[Tensor, Any]:
-        return self.neurons(current), state
-
-
-class NorseLayer(Layer):
-    """LIFCell or LIFBoxCell: LIFRecurrent would multiply its input step by step."""
-
-    def build(self) -> Any:
-        from norse.torch import LIFBoxCell, LIFBoxParameters, LIFCell, LIFParameters
-
-        def per_second(tau: float) -> Tensor:
-            return torch.tensor(1000 / tau)
-
-        if not self.current_based:
-            return LIFBoxCell(LIFBoxParameters(tau_mem_inv=per_second(1 / (1 - STBP_DECAY))))
-        return LIFCell(LIFParameters(tau_mem_inv=per_second(TAU_MEMBRANE), tau_syn_inv=per_second(TAU_SYNAPSE)))
-
-    def step(self, current: Tensor, state: Any) -> tuple[Tensor, Any]:
-        spikes, state = self.neurons(current, state)
-        return spikes, state
-
-
-LAYERS: dict[str, type[Layer]] = {"snntorch": SnnTorchLayer, "spikingjelly": SpikingJellyLayer, "norse": NorseLayer}
-
-
-def build(peer: str, workload: Workload) -> list[Layer]:
-    """The workload's network in a library's layers."""
-    sizes = workload.network.split("-")
-    widths = [int(size.removeprefix("R")) for size in sizes]
-    return [
-        LAYERS[peer](inputs, outputs, size.startswith("R"), workload.current_based)
-        for inputs, outputs, size in zip(widths, widths[1:], sizes[1:], strict=False)
-    ]
 
 
 @torch.no_grad()
@@ -393,14 +254,14 @@ def names(allowed: Sequence[str]) -> Callable[[str], list[str]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Times snnrun against other libraries on the same networks.")
     parser.add_argument("--workload", type=names(list(WORKLOADS)), default=list(WORKLOADS), help="default: all")
-    parser.add_argument("--peers", type=names(PEERS), default=list(PEERS), help="default: all")
+    parser.add_argument("--peers", type=names(LAYERS), default=list(LAYERS), help="default: all")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=3, help="timed calls in a process, after one to warm up")
     parser.add_argument("--rounds", type=int, default=3, help="processes for each library and workload, taking turns")
     parser.add_argument("--random-input", action="store_true", help="peers: random spikes, for want of the corpora")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
-    parser.add_argument("--worker", choices=PEERS, help=argparse.SUPPRESS)
+    parser.add_argument("--worker", choices=LAYERS, help=argparse.SUPPRESS)
     parser.add_argument("--input", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
