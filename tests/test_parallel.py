@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 import time
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snnrun import parallel
+from snnrun import hardware, parallel
 
 THREADS = [1, 2, 3, 8]
 
@@ -97,3 +98,17 @@ def test_ranges_cover_everything_once_in_order(count, threads):
     assert [item for start, stop in ranges for item in range(start, stop)] == list(range(count))
     assert all(start < stop for start, stop in ranges)
     assert len(ranges) >= min(count, 4 * threads), "enough of them for every thread"
+
+
+def test_no_thread_works_on_denormal_numbers():
+    """Each thread chooses for itself, and a new one chooses as the one that starts it."""
+    hardware.set_up("cpu", threads=3)
+    meeting = threading.Barrier(3)
+    products = np.ones(3, np.float32)
+
+    def multiply(item: int) -> None:
+        meeting.wait(timeout=30)
+        products[item] = np.float32(1e-37) * np.full(1, 1e-4, np.float32)[0]
+
+    parallel.each(3, multiply)
+    assert not products.any()

@@ -15,12 +15,10 @@ from snnrun.kernels.cpu import stbp_loops
 from snnrun.kernels.cpu.arrays import (
     NO_FLOATS,
     Trains,
-    add_up,
     as_rows,
     as_words,
     pad,
     padded_size,
-    parts_of,
     room_for_spikes,
     sort_by_neuron,
     unpadded,
@@ -109,18 +107,11 @@ def _stbp_scan_backward(grad_spikes: Tensor, spikes: Tensor, membrane: Tensor, n
 
 def _weight_gradient(trace: Floats, delay: int, trains: Trains) -> Tensor:
     """Sum over samples and steps of trace(t + delay) spikes(t), (I, P); `trace` (B, T, P)."""
-    batch, steps, padded = trace.shape
+    _, steps, padded = trace.shape
     inputs = trains.first.shape[1] - 1
-    parts, offsets = parts_of(batch), range(0, padded, 64)
-    partial = [torch.empty(inputs, padded) for _ in parts]
-    gradients, flat = [each.numpy().reshape(-1) for each in partial], trace.reshape(-1)
-    ones, nothing = np.ones((batch, padded), np.float32), np.zeros((batch, 0), np.float32)
-
-    def one(k: int) -> None:
-        block, part = divmod(k, len(parts))
-        stbp_loops.weight_gradient(
-            flat, delay, steps, *trains, ones, nothing, padded, offsets[block], *parts[part], gradients[part]
-        )
-
-    parallel.each(len(offsets) * len(parts), one)
-    return add_up(partial)
+    gradient = torch.empty(inputs, padded)
+    flat, out, chunks = trace.reshape(-1), gradient.numpy().reshape(-1), parallel.ranges(inputs)
+    parallel.each(
+        len(chunks), lambda k: stbp_loops.weight_gradient(flat, delay, steps, *trains, padded, *chunks[k], out)
+    )
+    return gradient

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 
 from snnrun.jit import Floats, Indices, Times, Words, jit, part
-from snnrun.kernels.cpu.forward_loops import add_rows
-from snnrun.kernels.cpu.pair_loops import add_pairs
+from snnrun.kernels.cpu.forward_loops import add_row_pairs, add_rows
 from snnrun.kernels.cpu.spike_loops import list_spikes, valid_bits
 from snnrun.vector import above, choose, load, splat, store, zeros16, zeros32, zeros64
 
@@ -181,6 +180,53 @@ def stbp_scan_backward(
                 )  # fmt: skip
 
 
+@part
+def block_gradient(
+    like: Any,
+    trace: Floats,
+    base: int,
+    steps: int,
+    times: Times,
+    first: Indices,
+    padded: int,
+    start: int,
+    stop: int,
+    gradient: Floats,
+    offset: int,
+) -> None:
+    """One block of `weight_gradient`; `trace` holds row t of sample b at base + (b * steps + t) * padded."""
+    for j in range(start, stop):
+        sum_ = like
+        for b in range(first.shape[0]):
+            place = base + b * steps * padded
+            sum_ = sum_ + add_rows(like, trace, padded, place, times, first[b, j], first[b, j + 1])
+        store(gradient, j * padded + offset, sum_)
+
+
+@part
+def pair_gradient(
+    trace: Floats,
+    base: int,
+    steps: int,
+    times: Times,
+    first: Indices,
+    padded: int,
+    start: int,
+    stop: int,
+    gradient: Floats,
+    offset: int,
+) -> None:
+    """`block_gradient` for a block of 64 and the one after it."""
+    for j in range(start, stop):
+        sum_, after = zeros64(), zeros64()
+        for b in range(first.shape[0]):
+            place = base + b * steps * padded
+            x, y = add_row_pairs(zeros64(), trace, padded, place, times, first[b, j], first[b, j + 1])
+            sum_, after = sum_ + x, after + y
+        store(gradient, j * padded + offset, sum_)
+        store(gradient, j * padded + offset + 64, after)
+
+
 @jit
 def weight_gradient(
     trace: Floats,
@@ -188,34 +234,27 @@ def weight_gradient(
     steps: int,
     times: Times,
     first: Indices,
-    ones: Floats,
-    nothing: Floats,
     padded: int,
-    offset: int,
     start: int,
     stop: int,
     gradient: Floats,
 ) -> None:
-    """Sum over samples start ... stop and steps of trace(t + delay) spikes(t), of the block from neuron `offset` on.
+    """Sum over samples and steps of trace(t + delay) spikes(t), for inputs start ... stop.
 
-    `trace` (B * T * P,); `times`, `first` (B, I + 1) of the spikes; `ones` (B, P) and `nothing` (B, 0) stand for the
-    factors of `add_pairs`; the block's columns of `gradient` (I * P,) are written.
+    `trace` (B * T * P,); `times`, `first` (B, I + 1) of the spikes; rows start ... stop of `gradient` (I * P,) are
+    written. A sum stays in registers until it is whole.
     """
-    width = min(64, padded - offset)
-    for j in range(first.shape[1] - 1):
-        for i in range(width):
-            gradient[j * padded + offset + i] = np.float32(0)
-    for b in range(start, stop):
-        base = (b * steps + delay) * padded + offset
-        if width == 64:
-            add_pairs(
-                zeros64(), b, trace, base, padded, times, first, ones, nothing, trace, padded, offset, gradient, nothing
-            )
-        elif width == 32:
-            add_pairs(
-                zeros32(), b, trace, base, padded, times, first, ones, nothing, trace, padded, offset, gradient, nothing
-            )
-        else:
-            add_pairs(
-                zeros16(), b, trace, base, padded, times, first, ones, nothing, trace, padded, offset, gradient, nothing
-            )
+    offset = 0
+    while padded - offset >= 128:
+        base = delay * padded + offset
+        pair_gradient(trace, base, steps, times, first, padded, start, stop, gradient, offset)
+        offset += 128
+    base = delay * padded + offset
+    if padded - offset >= 64:
+        block_gradient(zeros64(), trace, base, steps, times, first, padded, start, stop, gradient, offset)
+        offset += 64
+        base += 64
+    if padded - offset == 32:
+        block_gradient(zeros32(), trace, base, steps, times, first, padded, start, stop, gradient, offset)
+    elif padded - offset == 16:
+        block_gradient(zeros16(), trace, base, steps, times, first, padded, start, stop, gradient, offset)
