@@ -178,7 +178,9 @@ class _Loop:
         self.order = np.arange(len(dataset.train))
         self.boost = np.ones(len(dataset.train), dtype=np.float32)
         self.warned: set[str] = set()
-        parameters = network.parameters()
+        self.parameters = list(network.parameters())
+        # Fused Adam copies what does not lie in memory row by row; weights, stored input by input, do so transposed.
+        self.moved = parameters = [_row_by_row(parameter.detach()) for parameter in self.parameters]
         if options.optimizer == "sgd":
             self.optimizer: torch.optim.Optimizer = torch.optim.SGD(
                 parameters, lr=options.lr, momentum=options.momentum
@@ -233,24 +235,27 @@ class _Loop:
     ) -> tuple[float, float, list[Tensor]]:
         """Forward and backward pass of a batch; returns loss, gradient norm and the counts of each layer."""
         spikes, labels = spikes.to(self.device), labels.to(self.device)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.network.zero_grad(set_to_none=True)
         activity = self.network(spikes, labels)
         losses = self.network.rule.sample_loss(activity.output, labels)
         # Boosting multiplies the error of a sample, that is the gradient of its loss.
         weight = torch.from_numpy(self.boost[positions]).to(self.device)
         (losses * weight).mean().backward()  # type: ignore[no-untyped-call]
         self.network.add_weight_penalty()
-        gradients = [parameter.grad for parameter in self.network.parameters() if parameter.grad is not None]
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         if self.options.clip_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(self.network.parameters(), self.options.clip_norm, norm)
+            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.options.clip_norm, norm)
         return losses.detach().mean().item(), norm.item(), [train.counts.detach() for train in activity.layers]
 
     def update(self, lr: float) -> None:
         """Move the weights."""
         for group in self.optimizer.param_groups:
             group["lr"] = lr
+        for parameter, moved in zip(self.parameters, self.moved, strict=True):
+            moved.grad = None if parameter.grad is None else _row_by_row(parameter.grad)
         self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)  # the parameters hold them
 
     def divergence(self, what: str, epoch: int, tally: _Tally) -> str:
         """The message of a training that is no longer in numbers."""
@@ -372,6 +377,11 @@ def record_raster(
     for name, train in zip(network.layer_names, activity.layers, strict=True):
         layers[name] = unpack(train.spikes[:1], train.counts.shape[1])[0].cpu().numpy()
     return layers, int(split.labels[sample]), int(activity.output.counts.argmax().item())
+
+
+def _row_by_row(tensor: Tensor) -> Tensor:
+    """A matrix or its transpose, whichever lies in memory row by row; no copy."""
+    return tensor if tensor.is_contiguous() else tensor.T
 
 
 def _copy_state(network: Network) -> dict[str, Tensor]:

@@ -119,7 +119,7 @@ class SpikeTrainRule(Rule):
         spikes, counts = ops.lif_forward(inputs.spikes, weights.weight.detach(), recurrent, self.lif(kind))
         if torch.is_grad_enabled():
             counts = _Layer.apply(
-                inputs.counts, weights.weight, weights.recurrent_weight, own, counts,
+                inputs.counts, weights.weight, weights.recurrent_weight, recurrent, counts,
                 inputs.spikes, spikes, labels if kind.output else None, self, kind,
             )  # type: ignore[no-untyped-call]  # fmt: skip
         return SpikeTrain(spikes, counts)
@@ -164,13 +164,13 @@ class SpikeTrainRule(Rule):
         spikes[sample, time, word] |= bit
         return spikes, counts.scatter_add(1, labels[:, None], silent.to(counts.dtype) * len(time))
 
-    def lateral_share(self, spikes: Tensor, counts: Tensor, labels: Tensor, lif: Lif, weight: Tensor) -> Tensor:
+    def lateral_share(self, spikes: Tensor, counts: Tensor, labels: Tensor, lif: Lif, pairs: Synapses) -> Tensor:
         """L_i = 1 / (1 - s^2 sum_{l != i} r_li x_l r_il x_i), (B, N): the first-order echo of the lateral inhibition.
 
-        r_li = e(l from i) / n_i, and x_i = 1 / v_th if i fired or is the label, else 0.
+        r_li = e(l from i) / n_i, and x_i = 1 / v_th if i fired or is the label, else 0. `pairs`: from `inhibition`.
         """
-        v_th, pairs, neurons = lif.v_th, self.inhibition(weight), len(weight)
-        e = weight.new_zeros(len(spikes), neurons, neurons)
+        v_th, neurons = lif.v_th, counts.shape[1]
+        e = counts.new_zeros(len(spikes), neurons, neurons)
         e[:, pairs.post, pairs.pre] = ops.recurrent_spsp(self.spsp, lif, spikes, pairs, neurons)
         ratio = self.ratio(e, counts, counts)  # [b, l, i]
         is_label = torch.nn.functional.one_hot(labels, counts.shape[1]).bool()
@@ -264,13 +264,14 @@ class _Layer(torch.autograd.Function):
         counts_in, weight, counts, spikes_in, spikes, labels, *synapses = ctx.saved_tensors
         rule: SpikeTrainRule = ctx.rule
         lif = rule.lif(ctx.kind)
+        recurrent = None if synapses[0] is None else Synapses(*synapses)
         factor = None
-        if labels is not None:  # output layer
-            if rule.lateral and rule.lateral_factor:
-                factor = rule.lateral_share(spikes, counts, labels, lif, weight)
+        if ctx.kind.output:
+            if recurrent is not None and rule.lateral_factor:
+                factor = rule.lateral_share(spikes, counts, labels, lif, recurrent)
             if rule.revive:
                 spikes, counts = rule.revived(spikes, counts, labels)
-        recurrent = None if synapses[0] is None else Synapses(*synapses)
+            recurrent = None  # the inhibition is not learnt
         e = None if recurrent is None else ops.recurrent_spsp(rule.spsp, lif, spikes, recurrent, len(weight))
         result = rule.gradients(
             Pass(

@@ -131,8 +131,9 @@ def add_up(parts: list[Tensor]) -> Tensor:
     chunks = parallel.ranges(len(parts[0])) if len(parts) > 1 else []
 
     def some(k: int) -> None:
-        for other in parts[1:]:
-            parts[0][slice(*chunks[k])] += other[slice(*chunks[k])]
+        total, *others = (part[slice(*chunks[k])] for part in parts)
+        for other in others:
+            total += other
 
     parallel.each(len(chunks), some)
     return parts[0]
