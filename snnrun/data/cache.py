@@ -70,7 +70,8 @@ def stored(
 
     Raises:
         SnnrunError: If the file cannot be read or written.
-        ValueError: If `encode` gives something else, or the key holds what JSON cannot say.
+        ValueError: If `encode` gives something else.
+        ValueError, TypeError: If the key holds what JSON cannot say.
         Exception: What `encode` raises.
     """
     console = console or Console(stderr=True)
