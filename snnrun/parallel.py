@@ -29,7 +29,11 @@ def set_threads(number: int) -> None:
 
 
 def each(count: int, task: Callable[[int], None]) -> None:
-    """Run `task` for 0 ... count - 1, whichever thread is free taking the next; raises what a task raises."""
+    """Run `task` for 0 ... count - 1, whichever thread is free taking the next.
+
+    Once a task raises, or the caller is interrupted, no thread takes another. When all are done, the first error is
+    raised; an interrupt goes before errors.
+    """
     global _pool
     helpers = min(_threads, count) - 1
     if helpers < 1:
@@ -39,18 +43,27 @@ def each(count: int, task: Callable[[int], None]) -> None:
     if _pool is None:
         _pool = ThreadPoolExecutor(_threads - 1, thread_name_prefix="snnrun")
     turn = itertools.count()
+    errors: list[BaseException] = []
 
     def work() -> None:
-        while (item := next(turn)) < count:
-            task(item)
+        try:
+            while not errors and (item := next(turn)) < count:
+                task(item)
+        except BaseException as error:
+            errors.append(error)
 
     helping = [_pool.submit(work) for _ in range(helpers)]
-    try:
-        work()
-    finally:
-        wait(helping)
-    for future in helping:
-        future.result()
+    while True:
+        try:
+            work()
+            # Whoever has not begun comes too late. To wait for it is to wait for ever if it stands behind this very
+            # thread, as it does where a task calls `each`.
+            wait([future for future in helping if not future.cancel()])
+            break
+        except KeyboardInterrupt as error:  # while waiting: the others still write into what the caller would drop
+            errors.append(error)
+    if errors:
+        raise next((error for error in errors if not isinstance(error, Exception)), errors[0])
 
 
 def ranges(count: int) -> list[tuple[int, int]]:

@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "rules": {"kernels"},
     "network": {"kernels", "rules"},
     "encoders": {"jit", "parallel", "vector"},
-    "data": set(),
+    "data": {"parallel"},
     "batches": {"data", "encoders"},
     "hardware": {"parallel"},
     "engine": {"batches", "data", "encoders", "kernels", "network"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 
@@ -61,6 +62,78 @@ def test_what_a_task_raises_is_raised(threads, bad):
     done = []
     parallel.each(20, done.append)
     assert sorted(done) == list(range(20)), "the pool still works"
+
+
+@pytest.mark.parametrize("threads", [2, 4])
+def test_after_an_error_no_thread_takes_another_task(threads):
+    """Whether the caller's task fails or a helper's."""
+    parallel.set_threads(threads)
+    for of_caller in True, False:
+        started, failed = [], threading.Event()
+
+        def task(item: int, of_caller: bool = of_caller, started: list = started, failed: threading.Event = failed):
+            started.append(item)
+            if (threading.current_thread() is threading.main_thread()) == of_caller:
+                failed.set()
+                raise LookupError
+            assert failed.wait(timeout=30)
+            time.sleep(0.02)  # the one that failed has said so by now
+
+        with pytest.raises(LookupError):
+            parallel.each(1000, task)
+        assert len(started) <= threads
+
+
+def test_the_first_of_several_errors_is_raised():
+    parallel.set_threads(2)
+    failed = threading.Event()
+
+    def task(item: int) -> None:
+        if threading.current_thread() is threading.main_thread():
+            assert failed.wait(timeout=30)
+            time.sleep(0.02)
+            raise LookupError("later")
+        failed.set()
+        raise LookupError("first")
+
+    with pytest.raises(LookupError, match="first"):
+        parallel.each(2, task)
+
+
+@pytest.mark.parametrize("where", ["in a task", "while it waits"])
+def test_ctrl_c_stops_all_threads_and_passes_on(where):
+    """None of the others runs on behind the caller's back, and an error of theirs does not take its place."""
+    parallel.set_threads(2)
+    started, ended, main = [], [], threading.get_ident()
+    both, waits = threading.Barrier(2), threading.Event()
+
+    def task(item: int) -> None:
+        started.append(item)
+        both.wait(timeout=30)
+        if threading.get_ident() == main:
+            if where == "in a task":
+                signal.raise_signal(signal.SIGINT)
+            waits.set()
+            return
+        if where == "while it waits":
+            assert waits.wait(timeout=30)
+            time.sleep(0.05)
+            signal.pthread_kill(main, signal.SIGINT)
+        time.sleep(0.1)
+        ended.append(item)
+        raise LookupError
+
+    with pytest.raises(KeyboardInterrupt):
+        parallel.each(1000 if where == "in a task" else 2, task)
+    assert len(started) == 2
+    assert len(ended) == 1
+
+
+def test_a_task_may_itself_share_out_tasks():
+    parallel.set_threads(3)
+    done = []
+    parallel.each(6, lambda k: parallel.each(4, lambda n: done.append((k, n))))
+    assert sorted(done) == [(k, n) for k in range(6) for n in range(4)]
 
 
 def test_two_callers_do_not_disturb_each_other():

@@ -1,0 +1,170 @@
+"""Encoded spikes on disk: encoded once, then mapped into memory by every run that wants the same.
+
+What a file holds is told in `spikes_file.py`, how only one process makes it in `exclusive.py`. It gets its name,
+``NAME-HASH.spikes``, when it is whole and on disk, and what is opened is checked to the last bit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from io import FileIO
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from snnrun import parallel
+from snnrun.data import exclusive, spikes_file
+from snnrun.data.spikes_file import Header, UnsoundError
+
+
+class Entry(NamedTuple):
+    """A file of the folder, for a listing.
+
+    Attributes:
+        key: What its spikes were made from; None where that cannot be read.
+        size: In bytes.
+        sound: Whether the file is whole and unchanged.
+    """
+
+    path: Path
+    key: Any
+    size: int
+    sound: bool
+
+
+def stored(
+    folder: Path,
+    key: Mapping[str, Any],
+    *,
+    count: int,
+    steps: int,
+    width: int,
+    encode: Callable[[int], NDArray[np.int64]],
+    console: Console | None = None,
+    title: str = "",
+) -> NDArray[np.int64]:
+    """The spikes of a corpus, from the folder if they are there and sound, else encoded and put there.
+
+    Args:
+        folder: Made if it is not there.
+        key: All that the spikes depend on (the corpus, the encoder's options and code), of what JSON can say.
+        count: S, how many samples there are.
+        steps: T.
+        width: W, words of 64 channels to a step.
+        encode: Gives the spikes of sample k as bits, (T, W) int64; several threads call it at once.
+        console: Where progress is shown; the standard error stream by default.
+        title: Name of what is encoded; the file's name begins with it.
+
+    Returns:
+        Spikes as bits, int64 (S, T, W): mapped from the file, not to be written to.
+
+    Raises:
+        SnnrunError: If the file cannot be read or written.
+        ValueError: If `encode` gives something else.
+        ValueError, TypeError: If the key holds what JSON cannot say.
+        Exception: What `encode` raises.
+    """
+    console = console or Console(stderr=True)
+    wanted = Header(spikes_file.canonical(dict(key)), (count, steps, width), made_by=exclusive.me())
+    path = folder / _name(wanted, title)
+    with contextlib.suppress(FileNotFoundError, UnsoundError):
+        return _load(path, wanted)
+    with exclusive.writing(path):
+        folder.mkdir(parents=True, exist_ok=True)
+    with exclusive.alone(path, lambda line: _say(console, line)):
+        try:
+            return _load(path, wanted)  # another process has made it
+        except FileNotFoundError:
+            pass
+        except UnsoundError as reason:
+            _say(console, f"{path} is damaged or foreign ({reason}): it is made anew")
+        with _progress(console, title, path, count) as advance, exclusive.partial(path) as file:
+            return _build(file, path, wanted, encode, advance)
+
+
+def usage(folder: Path) -> list[Entry]:
+    """The files of the folder in order of their names, each read and checked; none if there is no such folder."""
+    return [_entry(path) for path in sorted(folder.glob("*.spikes"))]
+
+
+def _entry(path: Path) -> Entry:
+    key, size, sound = None, 0, False
+    with contextlib.suppress(OSError, UnsoundError):
+        size = path.stat().st_size
+        with path.open("rb", buffering=0) as file:
+            header = spikes_file.read(file)
+            key = json.loads(header.key)
+            spikes_file.check(file, header)
+            sound = True
+    return Entry(path, key, size, sound)
+
+
+def _load(path: Path, wanted: Header) -> NDArray[np.int64]:
+    try:
+        return spikes_file.load(path, wanted)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise exclusive.fault("read", path, error) from None
+
+
+def _name(wanted: Header, title: str) -> str:
+    digest = hashlib.sha256(json.dumps([spikes_file.VERSION, wanted.key, wanted.shape]).encode()).hexdigest()
+    return f"{re.sub(r'[^A-Za-z0-9_]+', '_', title) or 'spikes'}-{digest[:16]}.spikes"
+
+
+# ---- building -------------------------------------------------------------------------------------------------------
+
+
+def _build(
+    file: FileIO,
+    path: Path,
+    wanted: Header,
+    encode: Callable[[int], NDArray[np.int64]],
+    advance: Callable[[], None],
+) -> NDArray[np.int64]:
+    with exclusive.writing(path):
+        header = spikes_file.reserve(file, wanted)
+    count, *shape = header.shape
+    turn = threading.Lock()
+
+    def one(k: int) -> None:
+        spikes = encode(k)
+        if spikes.dtype != np.int64 or list(spikes.shape) != shape:
+            raise ValueError(f"encode({k}) gave {spikes.dtype} {spikes.shape}; want int64 {tuple(shape)}")
+        with turn, exclusive.writing(path):
+            spikes_file.put(file, header, k, spikes)
+        advance()
+
+    parallel.each(count, one)
+    with exclusive.writing(path):
+        return spikes_file.finish(file, header)
+
+
+# ---- the console ----------------------------------------------------------------------------------------------------
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _progress(console: Console, title: str, path: Path, count: int) -> Iterator[Callable[[], None]]:
+    """A bar on a terminal, else one line."""
+    what = f"encoding {title}".strip()
+    if not console.is_terminal:
+        _say(console, f"{what}: {count} samples into {path}")
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=count)
+        yield lambda: bar.advance(task)

@@ -1,0 +1,169 @@
+"""The file of encoded spikes; all numbers in it are little-endian.
+
+bytes 0-7       b"SNNSPIKE"
+8-11            version of this format, uint32
+12-15           L, length of the description, uint32
+16-19           CRC-32 of the description, uint32
+20-(20 + L)     description, JSON in UTF-8: `key`, `count`, `steps`, `width`, `sha256` of the spikes, `made_by`
+to n * 4096     zeros
+from n * 4096   spikes, int64 (count, steps, width), C order: channel n of a step is bit n % 64 of word n // 64
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import struct
+import zlib
+from io import FileIO
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snnrun.data.exclusive import FULL
+
+VERSION = 1
+
+_MAGIC = b"SNNSPIKE"
+_PREFIX = struct.Struct("<8sIII")
+_PAGE = 4096
+
+
+class UnsoundError(Exception):
+    """A file is damaged, or not the one that its name says."""
+
+
+class Header(NamedTuple):
+    """What a file says of itself.
+
+    Attributes:
+        key: What the spikes were made from, as canonical JSON.
+        shape: (count, steps, width).
+        made_by: Who wrote the file.
+        sha256: Of the spikes, in hexadecimal.
+        start: Where the spikes begin, in bytes.
+    """
+
+    key: str
+    shape: tuple[int, int, int]
+    made_by: str = ""
+    sha256: str = "0" * 64
+    start: int = 0
+
+    @property
+    def size(self) -> int:
+        """Of the whole file, in bytes."""
+        return self.start + 8 * math.prod(self.shape)
+
+
+def canonical(key: Any) -> str:
+    """The same text for the same key, whatever the order of its parts; ValueError for NaN, TypeError for no JSON."""
+    return json.dumps(json.loads(json.dumps(key)), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+# ---- reading --------------------------------------------------------------------------------------------------------
+
+
+def load(path: Path, wanted: Header) -> NDArray[np.int64]:
+    """Check a file to the last bit and map it, not to be written to.
+
+    Raises:
+        UnsoundError: If it is damaged, or has another key or shape than is wanted.
+        OSError: If it cannot be read.
+    """
+    with path.open("rb", buffering=0) as file:
+        header = read(file)
+        if (header.key, header.shape) != (wanted.key, wanted.shape):
+            raise UnsoundError("it was made for another key")
+        check(file, header)
+        return _map(file, header)
+
+
+def read(file: FileIO) -> Header:
+    """The header of a file; UnsoundError if it has none that is whole."""
+    prefix, length = file.read(_PREFIX.size), os.fstat(file.fileno()).st_size
+    if len(prefix) < _PREFIX.size:
+        raise UnsoundError(f"it is cut short: {length} bytes")
+    magic, version, size, crc = _PREFIX.unpack(prefix)
+    if (magic, version) != (_MAGIC, VERSION):
+        raise UnsoundError(f"it begins with {prefix[:12]!r}")
+    text = file.read(size) if size < length else b""
+    if zlib.crc32(text) != crc:
+        raise UnsoundError("its header has changed")
+    try:
+        fields = json.loads(text)
+        shape = int(fields["count"]), int(fields["steps"]), int(fields["width"])
+        return Header(canonical(fields["key"]), shape, fields["made_by"], fields["sha256"], _start(text))
+    except (ValueError, TypeError, KeyError):
+        raise UnsoundError("its header cannot be understood") from None
+
+
+def check(file: FileIO, header: Header) -> None:
+    """Raise UnsoundError if the spikes are not those that the header was written for."""
+    size = os.fstat(file.fileno()).st_size
+    if size != header.size:
+        raise UnsoundError(f"its header announces {header.size} bytes, it has {size}")
+    if _sha256(file, header) != header.sha256:
+        raise UnsoundError("its spikes have changed")
+
+
+def _sha256(file: FileIO, header: Header) -> str:
+    file.seek(header.start)
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _map(file: FileIO, header: Header) -> NDArray[np.int64]:
+    return np.asarray(np.memmap(file, "<i8", "r", header.start, header.shape))
+
+
+# ---- writing --------------------------------------------------------------------------------------------------------
+
+
+def reserve(file: FileIO, header: Header) -> Header:
+    """Take the room for the whole file, so that a full disk is known before the work and not after it.
+
+    Returns the header with its `start`, which the other functions need.
+    """
+    header = header._replace(start=_start(_describe(header)))
+    try:
+        os.posix_fallocate(file.fileno(), 0, header.size)
+    except AttributeError:  # macOS
+        pass
+    except OSError as error:  # of a file system that cannot
+        if error.errno in FULL:
+            raise
+    return header
+
+
+def put(file: FileIO, header: Header, k: int, spikes: NDArray[np.int64]) -> None:
+    """Write sample k, (steps, width)."""
+    _write(file, header.start + k * spikes.nbytes, spikes.astype("<i8").tobytes())
+
+
+def finish(file: FileIO, header: Header) -> NDArray[np.int64]:
+    """Once every sample is there: write the header, have all of it on disk, and map the spikes as `load` does."""
+    text = _describe(header._replace(sha256=_sha256(file, header)))
+    _write(file, 0, _PREFIX.pack(_MAGIC, VERSION, len(text), zlib.crc32(text)) + text)
+    os.fsync(file.fileno())
+    return _map(file, header)
+
+
+def _describe(header: Header) -> bytes:
+    count, steps, width = header.shape
+    fields = {"key": json.loads(header.key), "count": count, "steps": steps, "width": width}
+    return json.dumps(fields | {"sha256": header.sha256, "made_by": header.made_by}).encode()
+
+
+def _start(description: bytes) -> int:
+    return -(-(_PREFIX.size + len(description)) // _PAGE) * _PAGE
+
+
+def _write(file: FileIO, at: int, content: bytes) -> None:
+    file.seek(at)
+    rest = memoryview(content)
+    while rest:
+        rest = rest[file.write(rest) :]
