@@ -57,11 +57,14 @@ def run(
     try:
         tracker.params(values)
         tracker.tags(tracking.provenance(command) | {"device": hardware.describe(device), "kernels": backend})
-        tracker.dataset(dataset.name, dataset.digest, _sizes(dataset))
+        tracker.dataset(dataset.label, dataset.digest, _sizes(dataset))
+        tracker.tags({"data.origin": dataset.origin, "data.notes": "; ".join(dataset.notes) or "none"})
         for path in (run_dir / "config.yaml", run_dir / ".hydra" / "overrides.yaml"):
             if path.exists():
                 tracker.artifact(path, "config")
         _say_what_runs(values, options, network, dataset, device, backend, run_dir, tracker)
+        for note in dataset.notes:
+            display.note(f"{dataset.label}: {note}")
         if device.type == "cuda" and backend == "reference" and values["hardware"]["kernels"] == "auto":
             display.note("Triton is not installed: the reference kernels run on the GPU (pip install 'snnrun[gpu]').")
         if not kernels.ready():
@@ -173,7 +176,7 @@ def _write_files(
     classes = dataset.classes
     figures = [run_dir / "raster.png"]
     report.plot_raster(
-        layers, f"{dataset.name}, test sample 0: {classes[label]}, taken for {classes[predicted]}", figures[0]
+        layers, f"{dataset.label}, test sample 0: {classes[label]}, taken for {classes[predicted]}", figures[0]
     )
     if result.history and result.confusion is not None:
         figures += [run_dir / "curves.png", run_dir / "confusion.png"]
