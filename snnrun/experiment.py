@@ -52,7 +52,7 @@ def run(
     encoder = build_encoder(values, dataset)
     network = build_network(values, dataset)
     display = report.Display()
-    tracker = open_tracker(values, run_dir, parent_run_id, display)
+    tracker = open_tracker(values, dataset, run_dir, parent_run_id, display)
     status: tracking.Status = "FAILED"
     try:
         tracker.params(values)
@@ -138,13 +138,16 @@ def build_network(values: Mapping[str, Any], dataset: data.Dataset) -> Network:
 
 
 def open_tracker(
-    values: Mapping[str, Any], run_dir: Path, parent_run_id: str | None, display: report.Display
+    values: Mapping[str, Any],
+    dataset: data.Dataset,
+    run_dir: Path,
+    parent_run_id: str | None,
+    display: report.Display,
 ) -> tracking.Tracker:
     """Start the record of the run in the store that the config names."""
     settings = dict(values["tracking"])
-    settings["run_name"] = (
-        settings["run_name"] or f"{values['model']['name']}_{values['data']['name']}_{values['seed']}"
-    )
+    corpus = f"{dataset.name}_surrogate" if dataset.origin == "surrogate" else dataset.name
+    settings["run_name"] = settings["run_name"] or f"{values['model']['name']}_{corpus}_{values['seed']}"
     return tracking.open_tracker(
         run_dir=run_dir,
         outputs=Path(values["outputs"]),

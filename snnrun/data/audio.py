@@ -25,6 +25,7 @@ SUFFIXES = frozenset({".wav", ".sph", ".flac", ".ogg"})
 _SPHERE = b"NIST_1A\n"
 _STREAMED = 0x7FFFF000  # a length from here up, which no file of 32 bits has, stands for "not known while writing"
 _LARGEST = 2.0  # lossy formats overshoot 1 a little; integers stored as floating-point numbers are far above
+_OGG_PAGE = 65_307  # bytes of the largest page
 _ANEW = "copy it anew from where it came"
 
 
@@ -131,6 +132,8 @@ def _read(path: Path, rate: int | None) -> tuple[NDArray[np.float64], int]:
             length = _length_of_sphere(file, size) if magic.startswith(_SPHERE) else None
             if magic.startswith(b"RIFF"):
                 _check_riff(file, size)
+            if magic.startswith(b"OggS"):
+                _check_ogg(file, size)
     except OSError as error:
         raise _Fault(_unreadable(error)) from None
     try:
@@ -230,3 +233,12 @@ def _check_riff(file: IO[bytes], size: int) -> None:
             return
         position += length + length % 2
     raise _Fault(f"it is cut short: it ends before its samples begin; {_ANEW}")
+
+
+def _check_ogg(file: IO[bytes], size: int) -> None:
+    """See that the last page is there to its end and marked as the last, for Ogg has no length to compare."""
+    file.seek(max(0, size - _OGG_PAGE))
+    page = file.read().rpartition(b"OggS")[2]
+    segments = page[23 : 23 + page[22]] if len(page) > 22 else b""
+    if not segments or not page[1] & 4 or len(page) < 23 + len(segments) + sum(segments):
+        raise _Fault(f"it is cut short: its last page is missing or torn; {_ANEW}")
