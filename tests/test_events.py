@@ -189,6 +189,31 @@ def test_cut_short(tmp_path: Path) -> None:
     assert f"{path}: it is cut short; get it anew" in failure(tmp_path)
 
 
+def test_damaged_anywhere(tmp_path: Path) -> None:
+    path = events_file(tmp_path)
+    content, rng, refused = path.read_bytes(), np.random.default_rng(0), 0
+    for _ in range(200):
+        damaged = bytearray(content)
+        for place in rng.integers(len(content), size=8):
+            damaged[place] = rng.integers(256)
+        path.write_bytes(damaged)
+        try:
+            load(tmp_path)
+        except SnnrunError as error:
+            refused += str(path) in str(error)
+    assert refused > 50
+
+
+def test_labels_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = events_file(tmp_path)
+
+    def refuse(*arguments: object) -> None:
+        raise OSError("filter returned failure")
+
+    monkeypatch.setattr(h5py.Dataset, "__getitem__", refuse)
+    assert f"{path}: /train_labels cannot be read (filter returned failure); get the file anew" in failure(tmp_path)
+
+
 def test_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     events_file(tmp_path)
 

@@ -216,7 +216,7 @@ def _listed(path: Path, file: Any) -> tuple[list[_Recording], list[str], list[st
                 )
     found, faults, strings = [], [], 0
     for part in PARTS:
-        for label in dict.fromkeys(_names(file[f"{part}_labels"])):
+        for label in dict.fromkeys(_names(path, file[f"{part}_labels"])):
             try:
                 name = parse(label)
             except ValueError as error:
@@ -230,8 +230,12 @@ def _listed(path: Path, file: Any) -> tuple[list[_Recording], list[str], list[st
     return found, notes, faults
 
 
-def _names(labels: Any) -> Iterator[str]:
-    for label in np.asarray(labels[()]).ravel().tolist():
+def _names(path: Path, labels: Any) -> Iterator[str]:
+    try:
+        names = np.asarray(labels[()]).ravel().tolist()
+    except (OSError, RuntimeError, TypeError) as error:
+        raise SnnrunError(f"{path}: {labels.name} cannot be read ({error}); get the file anew (md5 {MD5})") from None
+    for label in names:
         yield label.decode("utf-8", "replace") if isinstance(label, bytes) else str(label)
 
 
@@ -248,7 +252,7 @@ def _events(file: Any, recording: _Recording) -> tuple[NDArray[np.int64], NDArra
             raise ValueError(f"it has no {what}")
         try:
             arrays.append(np.asarray(entry[()], np.float64).ravel())
-        except (OSError, TypeError, ValueError):
+        except (OSError, RuntimeError, TypeError, ValueError):
             raise ValueError(f"its {what} cannot be read") from None
     channels, times = arrays
     if len(channels) != len(times):

@@ -17,9 +17,16 @@ MARKER = "SURROGATE"  # a file in the root folder of a corpus that stands in for
 
 
 def folders_named(place: Path, *names: str) -> list[Path]:
-    """The folders directly in a place that have one of these names in upper or lower case; sorted."""
+    """The folders directly in a place that have one of these names in upper or lower case; sorted.
+
+    Raises:
+        SnnrunError: If one may not look into the place.
+    """
     wanted = {name.lower() for name in names}
-    return [path for path in entries(place) if path.name.lower() in wanted and path.is_dir()]
+    try:
+        return [path for path in entries(place) if path.name.lower() in wanted and path.is_dir()]
+    except OSError as error:
+        raise _closed(place, error) from None
 
 
 def entries(place: Path) -> list[Path]:
