@@ -60,6 +60,12 @@ def _bench(arguments: list[str]) -> int:
     return main(arguments)
 
 
+def _data(arguments: list[str]) -> int:
+    from snnrun.data_command import main
+
+    return main(arguments)
+
+
 def _doctor(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser("snnrun doctor", description="Say what this installation can run on.")
     parser.add_argument("--kernels", action="store_true", help="check every kernel here against the reference")
@@ -74,6 +80,7 @@ def _doctor(arguments: list[str]) -> int:
 COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "train": (_train, "train and evaluate a network; -m sweeps over several settings"),
     "ui": (_ui, "open MLflow's pages on the runs"),
+    "data": (_data, "list the corpora, or verify the files of one"),
     "bench": (_bench, "measure time, memory and spikes of training and inference"),
     "doctor": (_doctor, "say what this installation can run on; --kernels checks its kernels"),
     "config": (_config, "list the options of `train`, or show one"),

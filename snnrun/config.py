@@ -63,6 +63,44 @@ class Utterances(Data):
 
 
 @dataclass
+class Ti46Alpha(Data):
+    """`data=ti46_alpha`."""
+
+
+@dataclass
+class Ti46Digits(Data):
+    """`data=ti46_digits`."""
+
+    test_limit: int | None = _number(low=1)
+
+
+@dataclass
+class Fsdd(Data):
+    """`data=fsdd`."""
+
+    split: str = _choice("official", "speaker")
+    held_out: list[str] = MISSING
+
+
+@dataclass
+class AudioFolder(Data):
+    """`data=audio_folder`."""
+
+    test_fraction: float = _number(above=0, below=1)
+    split_seed: int = _number(low=0)
+
+
+@dataclass
+class Ntidigits(Data):
+    """`data=ntidigits`."""
+
+    split: str = _choice("official", "ab")
+    class_order: str = _choice("zero_first", "oh_first")
+    bin_ms: float = _number(above=0)
+    steps: int = _number(low=1)
+
+
+@dataclass
 class Poisson:
     """`encoder=poisson`: a spike with probability pixel / 255 / attenuation in steps 1 to steps - 1."""
 
@@ -216,7 +254,17 @@ class Config:
 
 
 SCHEMAS: dict[str, dict[str, type]] = {
-    "data": {"digits": Images, "mnist": Images, "fashion_mnist": Images, "utterances": Utterances},
+    "data": {
+        "digits": Images,
+        "mnist": Images,
+        "fashion_mnist": Images,
+        "utterances": Utterances,
+        "ti46_alpha": Ti46Alpha,
+        "ti46_digits": Ti46Digits,
+        "fsdd": Fsdd,
+        "audio_folder": AudioFolder,
+        "ntidigits": Ntidigits,
+    },
     "encoder": {"poisson": Poisson, "bernoulli": Bernoulli, "stored": Stored},
     "model": {"strsbp": StRsbp, "hm2bp": Hm2Bp, "stbp": Stbp},
     "hardware": {"auto": Hardware, "cpu": Hardware, "gpu": Hardware},

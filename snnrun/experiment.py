@@ -52,16 +52,19 @@ def run(
     encoder = build_encoder(values, dataset)
     network = build_network(values, dataset)
     display = report.Display()
-    tracker = open_tracker(values, run_dir, parent_run_id, display)
+    tracker = open_tracker(values, dataset, run_dir, parent_run_id, display)
     status: tracking.Status = "FAILED"
     try:
         tracker.params(values)
         tracker.tags(tracking.provenance(command) | {"device": hardware.describe(device), "kernels": backend})
-        tracker.dataset(dataset.name, dataset.digest, _sizes(dataset))
+        tracker.dataset(dataset.label, dataset.digest, _sizes(dataset))
+        tracker.tags({"data.origin": dataset.origin, "data.notes": "; ".join(dataset.notes) or "none"})
         for path in (run_dir / "config.yaml", run_dir / ".hydra" / "overrides.yaml"):
             if path.exists():
                 tracker.artifact(path, "config")
         _say_what_runs(values, options, network, dataset, device, backend, run_dir, tracker)
+        for note in dataset.notes:
+            display.note(f"{dataset.label}: {note}")
         if device.type == "cuda" and backend == "reference" and values["hardware"]["kernels"] == "auto":
             display.note("Triton is not installed: the reference kernels run on the GPU (pip install 'snnrun[gpu]').")
         if not kernels.ready():
@@ -135,13 +138,16 @@ def build_network(values: Mapping[str, Any], dataset: data.Dataset) -> Network:
 
 
 def open_tracker(
-    values: Mapping[str, Any], run_dir: Path, parent_run_id: str | None, display: report.Display
+    values: Mapping[str, Any],
+    dataset: data.Dataset,
+    run_dir: Path,
+    parent_run_id: str | None,
+    display: report.Display,
 ) -> tracking.Tracker:
     """Start the record of the run in the store that the config names."""
     settings = dict(values["tracking"])
-    settings["run_name"] = (
-        settings["run_name"] or f"{values['model']['name']}_{values['data']['name']}_{values['seed']}"
-    )
+    corpus = f"{dataset.name}_surrogate" if dataset.origin == "surrogate" else dataset.name
+    settings["run_name"] = settings["run_name"] or f"{values['model']['name']}_{corpus}_{values['seed']}"
     return tracking.open_tracker(
         run_dir=run_dir,
         outputs=Path(values["outputs"]),
@@ -173,7 +179,7 @@ def _write_files(
     classes = dataset.classes
     figures = [run_dir / "raster.png"]
     report.plot_raster(
-        layers, f"{dataset.name}, test sample 0: {classes[label]}, taken for {classes[predicted]}", figures[0]
+        layers, f"{dataset.label}, test sample 0: {classes[label]}, taken for {classes[predicted]}", figures[0]
     )
     if result.history and result.confusion is not None:
         figures += [run_dir / "curves.png", run_dir / "confusion.png"]

@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "network": {"kernels", "rules"},
     "encoders": {"jit", "parallel", "vector"},
     "data": {"parallel"},
+    "data_command": {"data", "parallel"},
     "batches": {"data", "encoders"},
     "hardware": {"parallel"},
     "engine": {"batches", "data", "encoders", "kernels", "network"},
@@ -51,7 +52,7 @@ MAY_IMPORT = {
     },
     "bench": {"app", "config", "config_errors", "hardware", "measure", "report"},
     "doctor": {"hardware", "kernels", "provenance"},
-    "cli": {"app", "bench", "doctor", "options", "tracking"},
+    "cli": {"app", "bench", "data_command", "doctor", "options", "tracking"},
 }
 # Heavy or opinionated packages, and the only parts that may import them.
 ONLY_IN = {
@@ -63,8 +64,10 @@ ONLY_IN = {
         *("phases", "measure", "doctor"),
     },
     "matplotlib": {"plots"},
-    "rich": {"report", "data", "doctor"},
+    "rich": {"report", "data", "data_command", "doctor"},
     "sklearn": {"data"},
+    "soundfile": {"data"},
+    "h5py": {"data"},
     "numba": {"jit", "vector"},
     "llvmlite": {"vector"},
     "triton": {"kernels"},

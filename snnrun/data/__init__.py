@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from snnrun.data import images
+from snnrun.data import audio, events, images, speech, ti46
 from snnrun.data.augment import Augment
-from snnrun.data.corpus import Corpus, Dataset, Split, stratified
+from snnrun.data.corpus import Corpus, Dataset, Split, listed, stratified
 from snnrun.data.utterances import utterances
-from snnrun.errors import UsageError
+from snnrun.errors import SnnrunError, UsageError
 
-__all__ = ["DATASETS", "Augment", "Dataset", "Split", "load"]
+__all__ = ["DATASETS", "Augment", "Dataset", "Split", "data_root", "faults", "load"]
 
 # A new corpus is one line here: a function of (root folder, may download) and of the options that it alone has.
 DATASETS: dict[str, Callable[..., Corpus]] = {
@@ -24,6 +24,11 @@ DATASETS: dict[str, Callable[..., Corpus]] = {
     "mnist": images.mnist,
     "fashion_mnist": images.fashion_mnist,
     "utterances": utterances,
+    "ti46_alpha": ti46.ti46_alpha,
+    "ti46_digits": ti46.ti46_digits,
+    "fsdd": speech.fsdd,
+    "audio_folder": speech.audio_folder,
+    "ntidigits": events.ntidigits,
 }
 
 # Distinct streams of the run's seed; large, so that no encoder key (seed, epoch, index) equals one of them.
@@ -61,7 +66,7 @@ def load(
 
     Raises:
         UsageError: If there is no such corpus, or if an option is out of range.
-        SnnrunError: If files are missing and cannot be had, or are damaged.
+        SnnrunError: If files are missing and cannot be had, or are damaged; of several the first few are named.
     """
     if name not in DATASETS:
         raise UsageError(f"data={name}: no such corpus; there are {', '.join(DATASETS)}")
@@ -71,14 +76,8 @@ def load(
         raise UsageError(f"data.limit={limit}: a whole number from 1 up is needed, or null for all samples")
     if seed < 0:
         raise UsageError(f"seed={seed}: a whole number from 0 up is needed")
-    if root is None:
-        root = os.environ.get("SNNRUN_DATA") or "data"
-    try:
-        folder = Path(root).expanduser()
-    except RuntimeError as error:
-        raise UsageError(f"data.root={root}: {error}") from None
-    corpus = DATASETS[name](folder, download, **options)
-
+    corpus = DATASETS[name](data_root(root), download, **options)
+    _check(name, corpus)
     train, held = _cut(corpus.train_labels, limit, validation, seed)
     size = len(corpus.train_labels)
     return Dataset(
@@ -90,9 +89,45 @@ def load(
         validation=Split(corpus.train_samples[held], corpus.train_labels[held], held),
         test=Split(corpus.test_samples, corpus.test_labels, size + np.arange(len(corpus.test_labels))),
         digest=corpus.digest(),
-        synthetic=corpus.synthetic,
+        origin=corpus.origin,
+        notes=corpus.notes,
         augment=Augment(corpus.shape, seed, mirror, shift),
     )
+
+
+def data_root(root: str | Path | None) -> Path:
+    """The folder that holds the corpora: the one given, else that of the environment variable, else `data`.
+
+    Raises:
+        UsageError: If it begins with the home folder of nobody.
+    """
+    if root is None:
+        root = os.environ.get("SNNRUN_DATA") or "data"
+    try:
+        return Path(root).expanduser()
+    except RuntimeError as error:
+        raise UsageError(f"data.root={root}: {error}") from None
+
+
+def faults(corpus: Corpus) -> list[str]:
+    """All that forbids the use of a corpus, each fault naming the file and the remedy; reads every recording."""
+    found = list(corpus.faults)
+    if corpus.kind == "audio":
+        paths = [*corpus.train_samples, *corpus.test_samples]
+        facts = audio.scan(paths, corpus.sample_rate)
+        found += [f"{path}: {fact.fault}" for path, fact in zip(paths, facts, strict=True) if fact.fault]
+    return found
+
+
+def _check(name: str, corpus: Corpus) -> None:
+    found = faults(corpus)
+    if found:
+        what = "a file" if len(found) == 1 else f"{len(found):,} files"
+        raise SnnrunError(f"data={name}: {what} cannot be used:\n{listed(found)}")
+    for part, labels in ("train", corpus.train_labels), ("test", corpus.test_labels):
+        if not len(labels):
+            lines = [f"data={name}: nothing is left to {part} on, and every run does. What is known of this copy:"]
+            raise SnnrunError("\n".join([*lines, *(f"  {note}" for note in corpus.notes)]))
 
 
 def _cut(

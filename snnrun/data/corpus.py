@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from snnrun.data import audio
 from snnrun.data.augment import Augment
+from snnrun.errors import SnnrunError
+
+_WORD = 64  # channels to a word of packed spikes
+
+
+class MissingError(SnnrunError):
+    """A corpus is not there; the text says where to get it."""
 
 
 @dataclass(frozen=True)
@@ -18,13 +27,18 @@ class Corpus:
     """A corpus as its files have it.
 
     Attributes:
-        kind: What a sample is ("image", "spikes"); an encoder says which kinds it takes.
-        shape: Shape of one sample, without its time; N, the number of input channels, is its product.
+        kind: What a sample is ("image", "spikes", "audio"); an encoder says which kinds it takes.
+        shape: Shape of one sample, without its time; N, the number of input channels, is its product. Empty for
+            recordings, whose channels are the encoder's.
         classes: Name of each class, in the order of the labels.
         train_samples, test_samples: Images are uint8, shape (S, N); spikes are bits, int64 of shape (S, T, W), channel
-            n of a step being bit n % 64 of word n // 64.
+            n of a step being bit n % 64 of word n // 64. Recordings are their files, objects of type Path, shape (S,).
         train_labels, test_labels: int64, shape (S,).
-        synthetic: Whether it was made by a program, to stand in for data that was recorded.
+        origin: "recorded"; "synthetic" if a program made it up; "surrogate" if a program made it in the form of a
+            recorded corpus, to stand in for that.
+        sample_rate: That every recording must have, in Hz; None for any.
+        notes: What a user should know of this copy, such as the number of files that it lacks.
+        faults: What forbids its use, each naming the file and the remedy.
     """
 
     kind: str
@@ -34,13 +48,19 @@ class Corpus:
     train_labels: NDArray[np.int64]
     test_samples: NDArray[Any]
     test_labels: NDArray[np.int64]
-    synthetic: bool = False
+    origin: str = "recorded"
+    sample_rate: int | None = None
+    notes: tuple[str, ...] = ()
+    faults: tuple[str, ...] = ()
 
     def digest(self) -> str:
-        """SHA-256 over all samples and labels, in hexadecimal."""
+        """SHA-256 over all samples and labels, in hexadecimal; of recordings, over the contents of the files."""
         sha = hashlib.sha256()
         for samples, labels in (self.train_samples, self.train_labels), (self.test_samples, self.test_labels):
-            sha.update(np.ascontiguousarray(samples).data)
+            if self.kind == "audio":
+                sha.update(audio.digest(samples.tolist()).encode())
+            else:
+                sha.update(np.ascontiguousarray(samples).data)
             sha.update(np.ascontiguousarray(labels, dtype="<i8").data)
         return sha.hexdigest()
 
@@ -81,13 +101,14 @@ class Dataset:
     validation: Split
     test: Split
     digest: str
-    synthetic: bool = False
+    origin: str = "recorded"
+    notes: tuple[str, ...] = ()
     augment: Augment | None = None
 
     @property
     def label(self) -> str:
         """The name, and the warning that goes with it."""
-        return f"{self.name} (synthetic)" if self.synthetic else self.name
+        return self.name if self.origin == "recorded" else f"{self.name} ({self.origin})"
 
     @property
     def channels(self) -> int:
@@ -114,3 +135,16 @@ def stratified(labels: NDArray[np.int64], size: int, rng: np.random.Generator) -
         for value, k in zip(values.tolist(), take.tolist(), strict=True)
     ]
     return np.sort(np.concatenate(chosen))
+
+
+def pack(spikes: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Bits (T, W) int64 of spikes (T, N): channel n of a step is bit n % 64 of word n // 64."""
+    whole = -(-spikes.shape[1] // _WORD) * _WORD
+    padded = np.pad(spikes, ((0, 0), (0, whole - spikes.shape[1])))
+    return np.packbits(padded, axis=1, bitorder="little").view("<i8")
+
+
+def listed(items: Sequence[str], most: int = 5) -> str:
+    """The first few of a list, a line each, and the number of the others."""
+    more = [f"and {len(items) - most:,} more"] if len(items) > most else []
+    return "\n".join(f"  {item}" for item in [*items[:most], *more])

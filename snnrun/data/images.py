@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snnrun.data import fetch
-from snnrun.data.corpus import Corpus, stratified
+from snnrun.data.corpus import Corpus, MissingError, stratified
 from snnrun.errors import SnnrunError
 
 _DIGIT_NAMES = tuple("0123456789")
@@ -120,13 +120,13 @@ def load_idx(name: str, root: Path, download: bool) -> Corpus:
     paths = [_find(corpus, folder, stem) for stem in corpus.md5]
     missing = [stem for stem, path in zip(corpus.md5, paths, strict=True) if path is None]
     if missing and not download:
-        raise SnnrunError(_missing(name, folder, missing, ["not tried: data.download=false"]))
+        raise MissingError(_missing(name, folder, missing, ["not tried: data.download=false"]))
     for stem in missing:
         try:
             fetch.download(folder / f"{stem}.gz", corpus.mirrors, corpus.md5[stem])
         except fetch.UnreachableError as error:
             left = [other for other in missing if _find(corpus, folder, other) is None]
-            raise SnnrunError(_missing(name, folder, left, error.reasons)) from None
+            raise MissingError(_missing(name, folder, left, error.reasons)) from None
     train_images, train_labels, test_images, test_labels = (
         _read(name, path or folder / f"{stem}.gz", stem) for stem, path in zip(corpus.md5, paths, strict=True)
     )

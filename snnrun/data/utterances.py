@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from snnrun.data.corpus import Corpus
+from snnrun.data.corpus import Corpus, pack
 from snnrun.errors import UsageError
 
 CHANNELS = 78
@@ -22,8 +22,8 @@ FRAME = 10  # steps for which the ear holds one value
 SPIKES_PER_STEP = 5.8  # of a sample of gain 1, over all channels
 LARGEST_RATE = 0.6  # spikes per channel and step
 RIDGES = 4
+WORDS = 2  # of 64 channels
 KNOTS = 6  # of the curves that a ridge or a pace follows
-WORD = 64  # channels to a word of packed spikes
 
 # First key of each random stream; the variant, the class and the number of the sample follow.
 _CONTOUR, _TRAIN, _TEST = range(3)
@@ -62,15 +62,15 @@ def utterances(
 
     def draw(stream: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         labels = np.tile(np.arange(classes), count)
-        spikes = np.empty((len(labels), steps, -(-CHANNELS // WORD)), np.int64)
+        spikes = np.empty((len(labels), steps, WORDS), np.int64)
         for position, label in enumerate(labels.tolist()):
             rng = _generator(stream, variant, label, position // classes)
-            spikes[position] = _pack(_sample(contours[label], steps, rng))
+            spikes[position] = pack(_sample(contours[label], steps, rng))
         return spikes, labels
 
     train, test = draw(_TRAIN, samples), draw(_TEST, -(-samples // 4))
     names = tuple(f"synthetic {label + 1}" for label in range(classes))
-    return Corpus("spikes", (CHANNELS,), names, *train, *test, synthetic=True)
+    return Corpus("spikes", (CHANNELS,), names, *train, *test, origin="synthetic")
 
 
 def _generator(*key: int) -> np.random.Generator:
@@ -110,10 +110,3 @@ def _curve(values: NDArray[np.float64], at: NDArray[np.float64]) -> NDArray[np.f
     left = np.minimum(place.astype(np.intp), values.shape[1] - 2)
     curve: NDArray[np.float64] = values[:, left] + (values[:, left + 1] - values[:, left]) * (place - left)
     return curve
-
-
-def _pack(spikes: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Bits (T, W) of spikes (T, N)."""
-    whole = -(-spikes.shape[1] // WORD) * WORD
-    padded = np.pad(spikes, ((0, 0), (0, whole - spikes.shape[1])))
-    return np.packbits(padded, axis=1, bitorder="little").view("<i8")

@@ -1,0 +1,162 @@
+"""What corpora there are, what of them is here, and whether it is whole."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snnrun.data import DATASETS, audio, events, ti46
+from snnrun.data.corpus import Corpus, MissingError
+from snnrun.errors import SnnrunError
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is known of a corpus before one looks.
+
+    Attributes:
+        about: One line.
+        licence: And where it is from.
+        place: Where it is looked for below the data root; empty if it needs no files.
+        papers: Number of training and test samples in published experiments.
+    """
+
+    about: str
+    licence: str
+    place: str = ""
+    papers: tuple[int, int] | None = None
+
+
+_LDC = f"licensed by the Linguistic Data Consortium, {ti46.SOURCE}"
+CATALOGUE = {
+    "digits": Entry("handwritten digits of 8 x 8 pixels", "free, bundled with scikit-learn"),
+    "mnist": Entry(
+        "handwritten digits of 28 x 28 pixels", "free, downloaded when it is first used", "mnist", (60_000, 10_000)
+    ),
+    "fashion_mnist": Entry(
+        "clothes of 28 x 28 pixels", "MIT, downloaded when it is first used", "fashion_mnist", (60_000, 10_000)
+    ),
+    "utterances": Entry("synthetic spike trains as dense as encoded speech", "made when it is used"),
+    "ti46_alpha": Entry("26 spoken letters, 16 speakers", _LDC, "ti46/ti_alpha", (4142, 6628)),
+    "ti46_digits": Entry("ten spoken digits, 16 speakers", _LDC, "ti46/ti20", (1594, 2542)),
+    "fsdd": Entry(
+        "ten spoken digits, six speakers",
+        "CC BY-SA 4.0, https://github.com/Jakobovski/free-spoken-digit-dataset",
+        "fsdd/recordings",
+        (2700, 300),
+    ),
+    "audio_folder": Entry("recordings of your own, a folder for each class", "yours", "."),
+    "ntidigits": Entry(
+        "single spoken digits as spikes of a silicon cochlea",
+        f"by the Sensors Group, University and ETH Zurich; terms: {events.SOURCE}",
+        "ntidigits/n-tidigits.hdf5",
+        (2464, 2486),
+    ),
+}
+
+
+def survey(root: Path) -> list[dict[str, Any]]:
+    """Every corpus with what is found of it below the data root; plain values.
+
+    `state` is "found", "missing", "damaged", or "at hand" for what needs no files. The contents of recordings are not
+    read: `verify` does. A folder of one's own is not looked for, since any folder could be one.
+    """
+    return [_look(name, entry, root) for name, entry in CATALOGUE.items()]
+
+
+def verify(name: str, root: Path) -> dict[str, Any]:
+    """Read every file of a corpus: counts, what the samples are like, the digest, and every fault; plain values."""
+    entry = CATALOGUE[name]
+    report: dict[str, Any] = {"name": name, "root": str(root.absolute()), "papers": entry.papers}
+    try:
+        corpus = DATASETS[name](root, False)
+        found, details = _samples(corpus)
+    except SnnrunError as error:
+        return report | {"notes": [], "faults": [str(error)]}
+    report |= {
+        "origin": corpus.origin,
+        "train": _count(corpus.train_labels, corpus.classes),
+        "test": _count(corpus.test_labels, corpus.classes),
+        **details,
+        "digest": None if found else corpus.digest(),
+        "notes": list(corpus.notes),
+        "faults": found,
+    }
+    path = events.find(root) if name == "ntidigits" else None
+    if path is not None and corpus.origin == "recorded" and not found and not events.published(path):
+        report["notes"].append(f"{path} is not the published file (md5 {events.MD5})")
+    return report
+
+
+def _look(name: str, entry: Entry, root: Path) -> dict[str, Any]:
+    status: dict[str, Any] = {
+        "name": name,
+        "about": entry.about,
+        "licence": entry.licence,
+        "place": str((root / entry.place).absolute()) if entry.place else None,
+        "papers": entry.papers,
+    }
+    if not entry.place or name == "audio_folder":
+        return status | {"state": "at hand"}
+    try:
+        corpus = DATASETS[name](root, False)
+    except MissingError as error:
+        return status | {"state": "missing", "message": str(error)}
+    except SnnrunError as error:
+        return status | {"state": "damaged", "message": str(error)}
+    return status | {
+        "state": "damaged" if corpus.faults else "found",
+        "origin": corpus.origin,
+        "train": len(corpus.train_labels),
+        "test": len(corpus.test_labels),
+        "notes": list(corpus.notes),
+        "message": corpus.faults[0] if corpus.faults else "",
+    }
+
+
+# ---- samples --------------------------------------------------------------------------------------------------------
+
+
+def _count(labels: NDArray[np.int64], classes: Sequence[str]) -> dict[str, Any]:
+    counts = np.bincount(labels, minlength=len(classes)).tolist()
+    return {"samples": len(labels), "classes": dict(zip(classes, counts, strict=True))}
+
+
+def _samples(corpus: Corpus) -> tuple[list[str], dict[str, Any]]:
+    """Faults of the samples, and what they are like."""
+    if corpus.kind == "audio":
+        return _recordings(corpus)
+    if corpus.kind == "spikes":
+        # Of a negative number, NumPy counts the bits of the absolute value.
+        words = [part.view(np.uint64) for part in (corpus.train_samples, corpus.test_samples)]
+        counts = np.concatenate([np.bitwise_count(part).sum(axis=(1, 2)) for part in words])
+        about = {"channels": math.prod(corpus.shape), "steps": corpus.train_samples.shape[1]}
+        return list(corpus.faults), {**about, "spikes": _spread(counts)}
+    return list(corpus.faults), {"shape": list(corpus.shape)}
+
+
+def _recordings(corpus: Corpus) -> tuple[list[str], dict[str, Any]]:
+    paths = [*corpus.train_samples, *corpus.test_samples]
+    facts = audio.scan(paths, corpus.sample_rate)
+    found = [f"{path}: {fact.fault}" for path, fact in zip(paths, facts, strict=True) if fact.fault]
+    whole = [fact for fact in facts if not fact.fault]
+    rates = Counter(fact.rate for fact in whole)
+    details = {
+        "rates": {str(rate): rates[rate] for rate in sorted(rates)},
+        "seconds": _spread(np.array([fact.samples / fact.rate for fact in whole])),
+    }
+    return [*corpus.faults, *found], details
+
+
+def _spread(values: NDArray[Any]) -> dict[str, float]:
+    if not len(values):
+        return {}
+    spread = {"total": values.sum(), "mean": values.mean(), "least": values.min(), "most": values.max()}
+    return {name: round(float(value), 3) for name, value in spread.items()}

@@ -1,0 +1,121 @@
+"""`snnrun data`: list the corpora, verify the files of one."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from snnrun.errors import SnnrunError, UsageError
+
+
+def main(arguments: list[str]) -> int:
+    """Run one of its commands; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    code: int = options.run(options)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("snnrun data", description="Look after the corpora that `snnrun train` reads.")
+    commands = parser.add_subparsers(required=True, metavar="list | verify")
+    listing = commands.add_parser("list", help="every corpus: what it is, its licence, and what is here of it")
+    listing.set_defaults(run=_list)
+    verify = commands.add_parser("verify", help="read every file of a corpus and tell every fault")
+    verify.add_argument("name", help="such as ti46_alpha")
+    verify.set_defaults(run=_verify)
+    for command in listing, verify:
+        command.add_argument("--root", help="folder of the corpora, as data.root (default: SNNRUN_DATA, else data/)")
+        command.add_argument("--json", action="store_true", help="for programs")
+    return parser
+
+
+def _list(options: argparse.Namespace) -> int:
+    from snnrun.data import catalogue, data_root
+
+    found = catalogue.survey(data_root(options.root))
+    print(json.dumps(found, indent=2) if options.json else "\n".join(line for entry in found for line in _lines(entry)))
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from snnrun import parallel
+    from snnrun.data import catalogue, data_root
+
+    if options.name not in catalogue.CATALOGUE:
+        near = difflib.get_close_matches(options.name, catalogue.CATALOGUE, n=1, cutoff=0.5)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise UsageError(f"{options.name}: no such corpus. Allowed: {', '.join(catalogue.CATALOGUE)}.{hint}")
+    parallel.set_threads(os.cpu_count() or 1)
+    report = catalogue.verify(options.name, data_root(options.root))
+    print(json.dumps(report, indent=2) if options.json else "\n".join(_report(report)))
+    return SnnrunError.exit_code if report["faults"] else 0
+
+
+# ---- what is said ---------------------------------------------------------------------------------------------------
+
+
+def _lines(entry: Mapping[str, Any]) -> list[str]:
+    """A corpus of the list."""
+    state = entry["state"]
+    if "train" in entry:
+        state += f", {_surrogate(entry['origin'])}{_pair(entry['train'], entry['test'])}"
+    papers = f" (papers: {_pair(*entry['papers'])})" if entry["papers"] else ""
+    about = [entry["about"], entry["licence"]]
+    place = [f"looked for in {entry['place']}"] if entry["place"] else []
+    if entry["name"] == "audio_folder":
+        place = ["any folder that data.root names"]
+    remedy = (
+        [f"`snnrun data verify {entry['name']}` says what to do"] if entry["state"] in ("missing", "damaged") else []
+    )
+    fault = entry["message"].splitlines()[:1] if entry["state"] == "damaged" else []
+    more = [*about, *place, *entry.get("notes", []), *fault, *remedy]
+    return [f"{entry['name']:<14}{state}{papers}", *(f"{'':<14}{line}" for line in more)]
+
+
+def _report(report: Mapping[str, Any]) -> list[str]:
+    """What `verify` found."""
+    lines = [f"{report['name']} in {report['root']}"]
+    if "train" in report:
+        lines += _contents(report)
+    lines += [f"note: {note}" for note in report["notes"]]
+    lines += [f"fault: {fault}" for fault in report["faults"]]
+    number = len(report["faults"])
+    lines.append(f"{number:,} fault{'s' if number > 1 else ''}" if number else "no fault: every file can be used")
+    return lines
+
+
+def _contents(report: Mapping[str, Any]) -> list[str]:
+    papers = f" (papers: {_pair(*report['papers'])})" if report["papers"] else ""
+    samples = _pair(report["train"]["samples"], report["test"]["samples"])
+    lines = [f"samples: {_surrogate(report['origin'])}{samples}{papers}"]
+    for part in ("train", "test"):
+        counts: Sequence[int] = list(report[part]["classes"].values())
+        each = f"{min(counts):,}" if min(counts) == max(counts) else f"{min(counts):,} to {max(counts):,}"
+        lines.append(f"classes of {part}: {len(counts)}, {each} samples each")
+    if report.get("rates"):
+        rates = ", ".join(f"{int(rate):,} Hz ({count:,} files)" for rate, count in report["rates"].items())
+        lines.append(f"sample rate: {rates}")
+    if report.get("seconds"):
+        seconds = report["seconds"]
+        spread = f"{seconds['least']:.2f} to {seconds['most']:.2f} s, {seconds['mean']:.2f} s on average"
+        lines.append(f"duration: {spread}, {seconds['total'] / 60:.1f} min in all")
+    if report.get("spikes"):
+        spikes = report["spikes"]
+        lines.append(
+            f"spikes of a sample: {spikes['least']:,.0f} to {spikes['most']:,.0f}, {spikes['mean']:,.0f} on average, "
+            f"on {report['channels']} channels in {report['steps']} steps"
+        )
+    return [*lines, f"digest: {report['digest']}"] if report["digest"] else lines
+
+
+def _pair(train: int, test: int) -> str:
+    return f"{train:,} to train, {test:,} to test"
+
+
+def _surrogate(origin: str) -> str:
+    """What is not recorded is never named without the word."""
+    return "" if origin == "recorded" else f"{origin}, "
