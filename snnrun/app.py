@@ -63,6 +63,26 @@ def main(arguments: list[str]) -> int:
             return _report(error, arguments)
 
 
+def compose(overrides: Sequence[str]) -> dict[str, Any]:
+    """The plain config that `train` would run with these overrides.
+
+    Raises:
+        UsageError: an override is wrong.
+    """
+    config.register()
+    try:
+        with hydra.initialize_config_module("snnrun.conf", version_base="1.3"):
+            check_tuned(list(overrides))
+            cfg = hydra.compose("train", list(overrides))
+        config.check(cfg)
+    except Exception as error:
+        text = config_errors.explain(error, list(overrides))
+        if text is None:
+            raise
+        raise UsageError(text) from None
+    return config.plain(cfg)
+
+
 def job(cfg: DictConfig) -> float | None:
     """Hydra's task: one run. Returns what a sweeper optimises, see `experiment.objective`."""
     settings = HydraConfig.get()

@@ -9,11 +9,10 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import hydra
 import numpy as np
 from numpy.typing import NDArray
 
-from snnrun import app, config, config_errors
+from snnrun import app, config
 from snnrun.errors import UsageError
 
 DEFAULT = "fashion"
@@ -84,19 +83,7 @@ def compose(workload: str, overrides: Sequence[str]) -> dict[str, Any]:
         raise UsageError(
             f"{workload}: no such workload. Allowed: {', '.join(WORKLOADS)}.{config.did_you_mean(workload, WORKLOADS)}"
         )
-    every = [*WORKLOADS[workload][1], *overrides]
-    config.register()
-    try:
-        with hydra.initialize_config_module("snnrun.conf", version_base="1.3"):
-            app.check_tuned(every)
-            cfg = hydra.compose("train", every)
-        config.check(cfg)
-    except Exception as error:
-        text = config_errors.explain(error, every)
-        if text is None:
-            raise
-        raise UsageError(text) from None
-    return config.plain(cfg)
+    return app.compose([*WORKLOADS[workload][1], *overrides])
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,11 +1,11 @@
-"""`snnrun data`: list the corpora, verify the files of one."""
+"""`snnrun data`: list the corpora, verify the files of one, encode one ahead of its first run."""
 
 from __future__ import annotations
 
 import argparse
 import difflib
 import json
-import os
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,14 +21,23 @@ def main(arguments: list[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("snnrun data", description="Look after the corpora that `snnrun train` reads.")
-    commands = parser.add_subparsers(required=True, metavar="list | verify")
+    commands = parser.add_subparsers(required=True, metavar="list | verify | prepare")
     listing = commands.add_parser("list", help="every corpus: what it is, its licence, and what is here of it")
     listing.set_defaults(run=_list)
     verify = commands.add_parser("verify", help="read every file of a corpus and tell every fault")
     verify.add_argument("name", help="such as ti46_alpha")
     verify.set_defaults(run=_verify)
-    for command in listing, verify:
+    prepare = commands.add_parser(
+        "prepare",
+        help="encode the recordings of a corpus now, which its first run would do; download what may be",
+        epilog="An override changes a key as in `snnrun train`: encoder.gain=1000, model=stbp, outputs=FOLDER.",
+    )
+    prepare.add_argument("name", help="such as ti46_alpha")
+    prepare.add_argument("overrides", nargs="*", metavar="override")
+    prepare.set_defaults(run=_prepare)
+    for command in listing, verify, prepare:
         command.add_argument("--root", help="folder of the corpora, as data.root (default: SNNRUN_DATA, else data/)")
+    for command in listing, verify:
         command.add_argument("--json", action="store_true", help="for programs")
     return parser
 
@@ -42,17 +51,41 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from snnrun import parallel
+    from snnrun import hardware, parallel
     from snnrun.data import catalogue, data_root
 
-    if options.name not in catalogue.CATALOGUE:
-        near = difflib.get_close_matches(options.name, catalogue.CATALOGUE, n=1, cutoff=0.5)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        raise UsageError(f"{options.name}: no such corpus. Allowed: {', '.join(catalogue.CATALOGUE)}.{hint}")
-    parallel.set_threads(os.cpu_count() or 1)
+    _check_name(options.name)
+    parallel.set_threads(hardware.cores())
     report = catalogue.verify(options.name, data_root(options.root))
     print(json.dumps(report, indent=2) if options.json else "\n".join(_report(report)))
     return SnnrunError.exit_code if report["faults"] else 0
+
+
+def _prepare(options: argparse.Namespace) -> int:
+    from snnrun import app, experiment, hardware, parallel
+
+    _check_name(options.name)
+    root = [f"data.root={json.dumps(options.root)}"] if options.root is not None else []
+    values = app.compose([f"data={options.name}", *root, *options.overrides])
+    parallel.set_threads(hardware.cores())
+    started = time.monotonic()
+    dataset = experiment.load(values)
+    seconds = time.monotonic() - started
+    train = len(dataset.train) + len(dataset.validation)
+    print(f"{dataset.label}: {_pair(train, len(dataset.test))}, ready in {seconds:.1f} s")
+    for note in dataset.notes:
+        print(f"note: {note}")
+    print(f"digest: {dataset.digest}")
+    return 0
+
+
+def _check_name(name: str) -> None:
+    from snnrun.data import DATASETS
+
+    if name not in DATASETS:
+        near = difflib.get_close_matches(name, DATASETS, n=1, cutoff=0.5)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise UsageError(f"{name}: no such corpus. Allowed: {', '.join(DATASETS)}.{hint}")
 
 
 # ---- what is said ---------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from snnrun import data, encoders, engine, hardware, kernels, parallel, report, tracking
+from snnrun import data, encoders, engine, hardware, kernels, parallel, recordings, report, tracking
 from snnrun.errors import SnnrunError, UsageError
 from snnrun.network import Network
 from snnrun.rules import RULES
@@ -48,8 +48,9 @@ def run(
     device = hardware.set_up(values["hardware"]["device"], values["hardware"]["threads"])
     backend = kernels.use(values["hardware"]["kernels"], device.type)
     options = engine.Options(**values["train"])
-    dataset = data.load(seed=values["seed"], **values["data"])
-    encoder = build_encoder(values, dataset)
+    started = time.monotonic()
+    dataset, encoder = load(values), build_encoder(values)
+    prepared = time.monotonic() - started
     network = build_network(values, dataset)
     display = report.Display()
     tracker = open_tracker(values, dataset, run_dir, parent_run_id, display)
@@ -62,6 +63,7 @@ def run(
         for path in (run_dir / "config.yaml", run_dir / ".hydra" / "overrides.yaml"):
             if path.exists():
                 tracker.artifact(path, "config")
+        tracker.metrics({"time/data_s": prepared}, step=0)
         _say_what_runs(values, options, network, dataset, device, backend, run_dir, tracker)
         for note in dataset.notes:
             display.note(f"{dataset.label}: {note}")
@@ -114,15 +116,34 @@ def objective(result: engine.Result) -> float | None:
 # ---- building -------------------------------------------------------------------------------------------------------
 
 
-def build_encoder(values: Mapping[str, Any], dataset: data.Dataset) -> encoders.Encoder:
-    """The encoder of the config; UsageError if it does not take this kind of data."""
+def load(values: Mapping[str, Any]) -> data.Dataset:
+    """The corpus of the config, cut. Recordings are encoded, or come encoded from the store below `outputs`.
+
+    Raises:
+        UsageError: the encoder does not take this kind of data, or an option is out of range.
+        SnnrunError: the corpus is missing or damaged, or the store cannot be written.
+    """
+    seed, name = values["seed"], values["data"]["name"]
+    encoder = encoders.build(seed=seed, **values["encoder"])
+
+    def encode(corpus: data.Corpus) -> data.Corpus:
+        if corpus.kind not in encoder.kinds:
+            raise UsageError(
+                f"encoder: {values['encoder']['name']} takes {' or '.join(encoder.kinds)} data, and data={name} has "
+                f"the kind {corpus.kind!r}. Choose another encoder, or leave it to the defaults."
+            )
+        if not isinstance(encoder, encoders.RecordingEncoder):
+            return corpus
+        title = name if corpus.origin == "recorded" else f"{name}_{corpus.origin}"
+        return recordings.encoded(corpus, encoder, Path(values["outputs"]) / recordings.FOLDER, title)
+
+    return data.load(seed=seed, encode=encode, **values["data"])
+
+
+def build_encoder(values: Mapping[str, Any]) -> encoders.Encoder:
+    """What encodes the samples that `load` gives, batch by batch: nothing is left to do for those of recordings."""
     encoder = encoders.build(seed=values["seed"], **values["encoder"])
-    if dataset.kind not in encoder.kinds:
-        raise UsageError(
-            f"encoder: {values['encoder']['name']} takes {' or '.join(encoder.kinds)} data, and data={dataset.name} "
-            f"has the kind {dataset.kind!r}. Choose another encoder, or leave it to the defaults."
-        )
-    return encoder
+    return encoders.Stored(values["seed"]) if isinstance(encoder, encoders.RecordingEncoder) else encoder
 
 
 def build_network(values: Mapping[str, Any], dataset: data.Dataset) -> Network:

@@ -77,7 +77,7 @@ def run(
     """
     device = hardware.set_up(values["hardware"]["device"], max(threads))
     backend = kernels.use(values["hardware"]["kernels"], device.type)
-    dataset = data.load(seed=values["seed"], **values["data"])
+    dataset = experiment.load(values)
     loop = _loop(values, dataset, device)
     network = loop.network
     batch = loop.options.batch_size
@@ -111,8 +111,8 @@ def run(
 
 def batch(values: Mapping[str, Any], size: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Dense input spikes (size, T, N) uint8 and labels (size,) int64, the first samples that `run` measures."""
-    dataset = _measured(values, data.load(seed=values["seed"], **values["data"]), size)
-    encoder, order = experiment.build_encoder(values, dataset), np.arange(size)
+    dataset = _measured(values, experiment.load(values), size)
+    encoder, order = experiment.build_encoder(values), np.arange(size)
     [(_, spikes, labels)] = batches(dataset.train, order, encoder, EPOCH, size, torch.device("cpu"), dataset.augment)
     return kernels.unpack(spikes, dataset.channels).numpy(), labels.numpy()
 
@@ -124,7 +124,7 @@ def _loop(values: Mapping[str, Any], dataset: data.Dataset, device: torch.device
     return engine._Loop(
         experiment.build_network(values, dataset).to(device),
         dataset,
-        experiment.build_encoder(values, dataset),
+        experiment.build_encoder(values),
         engine.Options(**values["train"]),
         values["seed"],
         device,

@@ -66,7 +66,7 @@ def test_a_run_leaves_its_files_and_the_backends_agree(model: str, tmp_path: Pat
 def test_an_encoder_that_does_not_take_the_data_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Poisson, "kinds", ("sound",))
     with pytest.raises(UsageError, match="encoder: poisson takes sound data, and data=digits has the kind 'image'"):
-        experiment.build_encoder(values(), data.load("digits"))
+        experiment.load(values())
 
 
 def test_a_full_disk_is_told_with_the_remedy_and_the_accuracies_are_said(

@@ -186,7 +186,7 @@ def test_a_network_learns_the_classes() -> None:
     result = engine.train(
         network,
         corpus,
-        experiment.build_encoder({"seed": 0, "encoder": {"name": "stored"}}, corpus),
+        experiment.build_encoder({"seed": 0, "encoder": {"name": "stored"}}),
         engine.Options(epochs=4, batch_size=10, lr=0.03),
         seed=0,
         device=torch.device("cpu"),

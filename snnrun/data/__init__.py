@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from snnrun.data import audio, events, images, speech, ti46
 from snnrun.data.augment import Augment
-from snnrun.data.corpus import Corpus, Dataset, Split, listed, stratified
+from snnrun.data.corpus import Corpus, Dataset, Split, UnfitError, listed, pick, stratified
 from snnrun.data.utterances import utterances
 from snnrun.errors import SnnrunError, UsageError
 
-__all__ = ["DATASETS", "Augment", "Dataset", "Split", "data_root", "faults", "load"]
+__all__ = ["DATASETS", "Augment", "Corpus", "Dataset", "Split", "data_root", "faults", "load"]
 
 # A new corpus is one line here: a function of (root folder, may download) and of the options that it alone has.
 DATASETS: dict[str, Callable[..., Corpus]] = {
@@ -44,6 +44,7 @@ def load(
     validation: float = 0.1,
     seed: int = 0,
     download: bool = True,
+    encode: Callable[[Corpus], Corpus] | None = None,
     mirror: bool = False,
     shift: int = 0,
     **options: Any,
@@ -61,6 +62,8 @@ def load(
             exactly `round(validation * S)` in all. 0: none.
         seed: Seeds the choice of the validation samples and the limit's shuffle; the test samples never depend on it.
         download: Whether missing files may be downloaded.
+        encode: Gives the corpus that is used for the one that was found, such as the spikes of its recordings, or
+            refuses it; None: that one.
         mirror, shift: Augmentation of the training images, see `Augment`.
         options: Of this corpus, see its function.
 
@@ -77,7 +80,16 @@ def load(
     if seed < 0:
         raise UsageError(f"seed={seed}: a whole number from 0 up is needed")
     corpus = DATASETS[name](data_root(root), download, **options)
-    _check(name, corpus)
+    _refuse(name, corpus.faults)
+    _want_samples(name, corpus)
+    if encode is None:
+        _refuse(name, faults(corpus))
+    else:
+        try:
+            corpus = encode(corpus)
+        except UnfitError:  # it is about one file, and the user should know of all
+            _refuse(name, faults(corpus))
+            raise
     train, held = _cut(corpus.train_labels, limit, validation, seed)
     size = len(corpus.train_labels)
     return Dataset(
@@ -85,8 +97,8 @@ def load(
         kind=corpus.kind,
         shape=corpus.shape,
         classes=corpus.classes,
-        train=Split(corpus.train_samples[train], corpus.train_labels[train], train),
-        validation=Split(corpus.train_samples[held], corpus.train_labels[held], held),
+        train=Split(pick(corpus.train_samples, train), corpus.train_labels[train], train),
+        validation=Split(pick(corpus.train_samples, held), corpus.train_labels[held], held),
         test=Split(corpus.test_samples, corpus.test_labels, size + np.arange(len(corpus.test_labels))),
         digest=corpus.digest(),
         origin=corpus.origin,
@@ -113,17 +125,18 @@ def faults(corpus: Corpus) -> list[str]:
     """All that forbids the use of a corpus, each fault naming the file and the remedy; reads every recording."""
     found = list(corpus.faults)
     if corpus.kind == "audio":
-        paths = [*corpus.train_samples, *corpus.test_samples]
-        facts = audio.scan(paths, corpus.sample_rate)
-        found += [f"{path}: {fact.fault}" for path, fact in zip(paths, facts, strict=True) if fact.fault]
+        facts = audio.scan(corpus.recordings, corpus.sample_rate)
+        found += [f"{path}: {fact.fault}" for path, fact in zip(corpus.recordings, facts, strict=True) if fact.fault]
     return found
 
 
-def _check(name: str, corpus: Corpus) -> None:
-    found = faults(corpus)
+def _refuse(name: str, found: Sequence[str]) -> None:
     if found:
         what = "a file" if len(found) == 1 else f"{len(found):,} files"
         raise SnnrunError(f"data={name}: {what} cannot be used:\n{listed(found)}")
+
+
+def _want_samples(name: str, corpus: Corpus) -> None:
     for part, labels in ("train", corpus.train_labels), ("test", corpus.test_labels):
         if not len(labels):
             lines = [f"data={name}: nothing is left to {part} on, and every run does. What is known of this copy:"]

@@ -84,26 +84,32 @@ def scan(paths: Sequence[Path], rate: int | None = None) -> list[Facts]:
     return found
 
 
-def digest(paths: Sequence[Path]) -> str:
-    """SHA-256 over the names and contents of all files in their order, in hexadecimal.
-
-    Upper and lower case of names and the folders do not count, for copies of one corpus differ in them.
+def hashes(paths: Sequence[Path]) -> list[bytes]:
+    """SHA-256 of the contents of each file, on all threads.
 
     Raises:
         SnnrunError: If a file cannot be read.
     """
-    hashes = [b""] * len(paths)
+    found = [b""] * len(paths)
 
     def task(item: int) -> None:
         path = paths[item]
         try:
-            hashes[item] = hashlib.sha256(path.read_bytes()).digest()
+            found[item] = hashlib.sha256(path.read_bytes()).digest()
         except OSError as error:
             raise SnnrunError(f"{path}: {_unreadable(error)}") from None
 
     parallel.each(len(paths), task)
+    return found
+
+
+def digest(paths: Sequence[Path], contents: Sequence[bytes]) -> str:
+    """SHA-256 over names and contents of files in their order, in hexadecimal; `contents` from `hashes`.
+
+    Upper and lower case of names and the folders do not count, for copies of one corpus differ in them.
+    """
     sha = hashlib.sha256()
-    for path, content in zip(paths, hashes, strict=True):
+    for path, content in zip(paths, contents, strict=True):
         sha.update(path.name.lower().encode() + b"\0" + content)
     return sha.hexdigest()
 

@@ -135,7 +135,7 @@ def _samples(corpus: Corpus) -> tuple[list[str], dict[str, Any]]:
         return _recordings(corpus)
     if corpus.kind == "spikes":
         # Of a negative number, NumPy counts the bits of the absolute value.
-        words = [part.view(np.uint64) for part in (corpus.train_samples, corpus.test_samples)]
+        words = [part[:].view(np.uint64) for part in (corpus.train_samples, corpus.test_samples)]
         counts = np.concatenate([np.bitwise_count(part).sum(axis=(1, 2)) for part in words])
         about = {"channels": math.prod(corpus.shape), "steps": corpus.train_samples.shape[1]}
         return list(corpus.faults), {**about, "spikes": _spread(counts)}
@@ -143,7 +143,7 @@ def _samples(corpus: Corpus) -> tuple[list[str], dict[str, Any]]:
 
 
 def _recordings(corpus: Corpus) -> tuple[list[str], dict[str, Any]]:
-    paths = [*corpus.train_samples, *corpus.test_samples]
+    paths = corpus.recordings
     facts = audio.scan(paths, corpus.sample_rate)
     found = [f"{path}: {fact.fault}" for path, fact in zip(paths, facts, strict=True) if fact.fault]
     whole = [fact for fact in facts if not fact.fault]

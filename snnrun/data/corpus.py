@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,46 @@ from snnrun.errors import SnnrunError
 _WORD = 64  # channels to a word of packed spikes
 
 
+@dataclass(frozen=True)
+class Mapped:
+    """Some samples of an array that lies in a file, read when they are asked for.
+
+    Attributes:
+        array: All samples, mapped into memory.
+        rows: Which of them these are, shape (S,).
+    """
+
+    array: NDArray[Any]
+    rows: NDArray[np.int64]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the samples, S first."""
+        return len(self.rows), *self.array.shape[1:]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, positions: Any) -> NDArray[Any]:
+        """A copy of the samples at these positions."""
+        samples: NDArray[Any] = self.array[self.rows[positions]]
+        return samples
+
+
+Samples = NDArray[Any] | Mapped
+
+
+def pick(samples: Samples, positions: NDArray[np.int64]) -> Samples:
+    """The samples at these positions; those of a file stay there."""
+    return Mapped(samples.array, samples.rows[positions]) if isinstance(samples, Mapped) else samples[positions]
+
+
 class MissingError(SnnrunError):
     """A corpus is not there; the text says where to get it."""
+
+
+class UnfitError(SnnrunError):
+    """A recording cannot be encoded; the text names it."""
 
 
 @dataclass(frozen=True)
@@ -39,27 +78,36 @@ class Corpus:
         sample_rate: That every recording must have, in Hz; None for any.
         notes: What a user should know of this copy, such as the number of files that it lacks.
         faults: What forbids its use, each naming the file and the remedy.
+        contents: SHA-256 over what the samples were made from, in hexadecimal; empty if that is the samples themselves.
     """
 
     kind: str
     shape: tuple[int, ...]
     classes: tuple[str, ...]
-    train_samples: NDArray[Any]
+    train_samples: Samples
     train_labels: NDArray[np.int64]
-    test_samples: NDArray[Any]
+    test_samples: Samples
     test_labels: NDArray[np.int64]
     origin: str = "recorded"
     sample_rate: int | None = None
     notes: tuple[str, ...] = ()
     faults: tuple[str, ...] = ()
+    contents: str = ""
+
+    @property
+    def recordings(self) -> list[Path]:
+        """The files of a corpus of recordings, those to train on first."""
+        parts = (self.train_samples, self.test_samples)
+        return [path for part in parts if isinstance(part, np.ndarray) for path in part.tolist()]
 
     def digest(self) -> str:
-        """SHA-256 over all samples and labels, in hexadecimal; of recordings, over the contents of the files."""
+        """SHA-256 over all samples and labels, in hexadecimal; of recordings, over names and contents of the files."""
         sha = hashlib.sha256()
+        if self.kind == "audio":
+            sha.update(audio.digest(self.recordings, audio.hashes(self.recordings)).encode())
+        sha.update(self.contents.encode())
         for samples, labels in (self.train_samples, self.train_labels), (self.test_samples, self.test_labels):
-            if self.kind == "audio":
-                sha.update(audio.digest(samples.tolist()).encode())
-            else:
+            if isinstance(samples, np.ndarray) and self.kind != "audio":
                 sha.update(np.ascontiguousarray(samples).data)
             sha.update(np.ascontiguousarray(labels, dtype="<i8").data)
         return sha.hexdigest()
@@ -76,7 +124,7 @@ class Split:
             shape (S,). It keys the encoder's draws.
     """
 
-    samples: NDArray[Any]
+    samples: Samples
     labels: NDArray[np.int64]
     index: NDArray[np.int64]
 

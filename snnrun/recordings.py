@@ -1,0 +1,73 @@
+"""Recordings become spikes: once for each corpus and encoder, then they come from the store (see `data.cache`)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from snnrun.data import audio, cache
+from snnrun.data.corpus import Corpus, Mapped, UnfitError
+from snnrun.encoders import RecordingEncoder
+from snnrun.errors import SnnrunError
+
+FOLDER = "cache"  # of the store, in the folder of all outputs
+WORD = 64  # channels to a word of packed spikes
+
+
+def encoded(
+    corpus: Corpus, encoder: RecordingEncoder, folder: Path, title: str, console: Console | None = None
+) -> Corpus:
+    """A corpus of recordings as one of spikes.
+
+    What is stored is of the recordings alone, in an order of their own: other splits of them use the same file.
+
+    Args:
+        corpus: Of the kind "audio".
+        encoder: Gives the spikes of one recording.
+        folder: Of the store.
+        title: What the file's name begins with.
+        console: Where progress is shown; the standard error stream by default.
+
+    Raises:
+        UnfitError: If a recording cannot be encoded.
+        SnnrunError: If a file cannot be read, or the store not written.
+    """
+    paths = corpus.recordings
+    contents = audio.hashes(paths)
+    order = sorted(range(len(paths)), key=lambda k: (paths[k].name.lower(), contents[k]))
+    recordings = audio.digest([paths[k] for k in order], [contents[k] for k in order])
+
+    def encode(k: int) -> NDArray[np.int64]:
+        path = paths[order[k]]
+        try:
+            return encoder.encode_recording(*audio.read(path, rate=corpus.sample_rate))
+        except ValueError as error:
+            raise UnfitError(f"{path}: {error}") from None
+        except SnnrunError as error:
+            raise UnfitError(str(error)) from None
+
+    spikes = cache.stored(
+        folder,
+        {"recordings": recordings, "encoder": encoder.key()},
+        count=len(paths),
+        steps=encoder.steps,
+        width=-(-encoder.channels // WORD),
+        encode=encode,
+        console=console,
+        title=title,
+    )
+    place = np.empty(len(paths), np.int64)
+    place[order] = np.arange(len(paths))
+    train = len(corpus.train_labels)
+    return replace(
+        corpus,
+        kind="spikes",
+        shape=(encoder.channels,),
+        train_samples=Mapped(spikes, place[:train]),
+        test_samples=Mapped(spikes, place[train:]),
+        contents=audio.digest(paths, contents),
+    )
