@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from snnrun import data, experiment
+from snnrun import experiment
 from snnrun.encoders.rate import Poisson
 from snnrun.errors import SnnrunError, UsageError
 

@@ -1,0 +1,201 @@
+"""From files of sound to the spikes of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+from corpora import fsdd_tree, record, ti46_tree
+from numpy.typing import NDArray
+
+from snnrun import cli, data, experiment, recordings
+from snnrun.data import speech
+from snnrun.data.corpus import Corpus, Mapped, UnfitError, pick
+from snnrun.errors import SnnrunError, UsageError
+
+
+@dataclass(frozen=True)
+class Level:
+    """Two words a step, the first of which tells the level of the first sample; counts its calls."""
+
+    kinds: ClassVar[tuple[str, ...]] = ("audio",)
+
+    steps: int = 3
+    scale: float = 1000.0
+    channels: int = 70
+    calls: list[int] = field(default_factory=list, compare=False)
+
+    def key(self) -> dict[str, Any]:
+        return {"scale": self.scale}
+
+    def encode_recording(self, wave: NDArray[np.float64], sample_rate: int) -> NDArray[np.int64]:
+        self.calls.append(sample_rate)
+        if wave[0] > 0.9:
+            raise ValueError("too loud")
+        return np.full((self.steps, 2), round(wave[0] * self.scale), np.int64)
+
+
+def encoded(corpus: Corpus, encoder: Level, folder: Path) -> Corpus:
+    return recordings.encoded(corpus, encoder, folder, "fsdd")
+
+
+def levels(samples: Any) -> list[int]:
+    return [int(sample[0, 0]) for sample in samples[:]]
+
+
+def written(paths: list[Path]) -> list[int]:
+    """The levels that `fsdd_tree` gave the files, 1, 2, ... in its order."""
+    order = sorted(
+        paths[0].parent.iterdir(),
+        key=lambda p: (p.stem.split("_")[0], speech.FSDD_SPEAKERS.index(p.stem.split("_")[1]), int(p.stem.split("_")[2])),
+    )
+    return [order.index(path) + 1 for path in paths]
+
+
+def test_each_sample_has_the_spikes_of_its_file(tmp_path: Path) -> None:
+    fsdd_tree(tmp_path)
+    corpus = speech.fsdd(tmp_path, False)
+    spikes = encoded(corpus, Level(), tmp_path / "cache")
+    assert (spikes.kind, spikes.shape) == ("spikes", (70,))
+    assert levels(spikes.train_samples) == written(list(corpus.train_samples))
+    assert levels(spikes.test_samples) == written(list(corpus.test_samples))
+    assert spikes.train_samples.shape == (120, 3, 2)
+    np.testing.assert_array_equal(spikes.train_labels, corpus.train_labels)
+
+
+def test_recordings_are_encoded_once_whatever_the_split(tmp_path: Path) -> None:
+    fsdd_tree(tmp_path)
+    first, second, third = Level(), Level(), Level(scale=500.0)
+    encoded(speech.fsdd(tmp_path, False), first, tmp_path / "cache")
+    corpus = speech.fsdd(tmp_path, False, split="speaker")
+    other = encoded(corpus, second, tmp_path / "cache")
+    assert first.calls == [8000] * 240
+    assert second.calls == []
+    assert levels(other.test_samples) == written(list(corpus.test_samples))
+    encoded(corpus, third, tmp_path / "cache")
+    assert len(third.calls) == 240
+    assert len(list((tmp_path / "cache").glob("fsdd-*.spikes"))) == 2
+
+
+def test_a_changed_file_is_encoded_anew(tmp_path: Path) -> None:
+    place = fsdd_tree(tmp_path)
+    before = encoded(speech.fsdd(tmp_path, False), Level(), tmp_path / "cache")
+    record(place / "0_george_0.wav", 0.7, 8000, "WAV")
+    after = encoded(speech.fsdd(tmp_path, False), Level(), tmp_path / "cache")
+    assert levels(before.test_samples)[0] == 1
+    assert levels(after.test_samples)[0] == 700
+    assert before.digest() != after.digest()
+
+
+def test_the_digest_is_that_of_the_files(tmp_path: Path) -> None:
+    fsdd_tree(tmp_path)
+    corpus = speech.fsdd(tmp_path, False)
+    assert encoded(corpus, Level(), tmp_path / "cache").digest() == corpus.digest()
+    assert speech.fsdd(tmp_path, False, split="speaker").digest() != corpus.digest()
+
+
+def test_what_cannot_be_encoded_is_named(tmp_path: Path) -> None:
+    place = fsdd_tree(tmp_path)
+    record(place / "3_theo_4.wav", 0.95, 8000, "WAV")
+    corpus = speech.fsdd(tmp_path, False)
+    with pytest.raises(UnfitError, match=r"3_theo_4\.wav: too loud"):
+        encoded(corpus, Level(), tmp_path / "cache")
+    (place / "3_theo_4.wav").write_bytes(b"")
+    (place / "4_theo_4.wav").write_text("not sound")
+    with pytest.raises(UnfitError, match=r"it is empty|it is no audio file"):
+        encoded(corpus, Level(), tmp_path / "cache")
+    assert list((tmp_path / "cache").glob("*.spikes")) == []
+
+
+def test_a_mapped_part_reads_what_is_asked_for() -> None:
+    array = np.arange(24).reshape(6, 2, 2)
+    array.setflags(write=False)
+    part = Mapped(array, np.array([5, 0, 3]))
+    assert part.shape == (3, 2, 2)
+    assert len(part) == 3
+    taken = part[np.array([0, 2])]
+    np.testing.assert_array_equal(taken, array[[5, 3]])
+    taken[:] = 0  # a copy
+    assert array[5].any()
+    fewer = pick(part, np.array([2, 1]))
+    assert isinstance(fewer, Mapped)
+    assert fewer.array is array
+    np.testing.assert_array_equal(fewer[:], array[[3, 0]])
+    np.testing.assert_array_equal(pick(array, np.array([1])), array[[1]])
+
+
+# ---- through a run --------------------------------------------------------------------------------------------------
+
+
+def values(root: Path, **changes: Any) -> dict[str, Any]:
+    return {
+        "seed": 0,
+        "outputs": str(root / "outputs"),
+        "data": {"name": "fsdd", "root": root, "validation": 0.25},
+        "encoder": {"name": "lyon_bsa", "steps": 40},
+    } | changes
+
+
+def test_a_run_gets_spikes_and_nothing_left_to_encode(tmp_path: Path) -> None:
+    fsdd_tree(tmp_path)
+    dataset = experiment.load(values(tmp_path))
+    assert (dataset.kind, dataset.channels, dataset.steps) == ("spikes", 78, 40)
+    assert [len(part) for part in (dataset.train, dataset.validation, dataset.test)] == [90, 30, 120]
+    encoder = experiment.build_encoder(values(tmp_path))
+    positions = np.array([2, 0])
+    bits = encoder.encode(dataset.train.samples[positions], dataset.train.index[positions], 1)
+    np.testing.assert_array_equal(bits, dataset.train.samples[positions])
+    assert len(list((tmp_path / "outputs" / "cache").glob("fsdd-*.spikes"))) == 1
+
+
+def test_an_encoder_and_a_corpus_that_do_not_fit(tmp_path: Path) -> None:
+    fsdd_tree(tmp_path)
+    with pytest.raises(UsageError, match="encoder: lyon_bsa takes audio data, and data=digits has the kind 'image'"):
+        experiment.load(values(tmp_path, data={"name": "digits"}))
+    with pytest.raises(UsageError, match="encoder: poisson takes image data, and data=fsdd has the kind 'audio'"):
+        experiment.load(values(tmp_path, encoder={"name": "poisson"}))
+
+
+def test_all_bad_files_are_told_at_once(tmp_path: Path) -> None:
+    place = fsdd_tree(tmp_path)
+    (place / "3_theo_4.wav").write_bytes(b"")
+    (place / "7_lucas_49.wav").write_text("not sound")
+    with pytest.raises(SnnrunError, match="data=fsdd: 2 files cannot be used") as error:
+        experiment.load(values(tmp_path))
+    assert "3_theo_4.wav: it is empty" in str(error.value)
+    assert "7_lucas_49.wav: it is no audio file" in str(error.value)
+
+
+def test_a_surrogate_is_one_in_the_store_too(tmp_path: Path) -> None:
+    ti46_tree(tmp_path / "ti46")
+    (tmp_path / "ti46" / "SURROGATE").touch()
+    dataset = experiment.load(values(tmp_path, data={"name": "ti46_alpha", "root": tmp_path, "validation": 0}))
+    assert dataset.label == "ti46_alpha (surrogate)"
+    assert len(list((tmp_path / "outputs" / "cache").glob("ti46_alpha_surrogate-*.spikes"))) == 1
+
+
+def test_prepare_encodes_what_the_first_run_would(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsdd_tree(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    words = ["data", "prepare", "fsdd", "encoder.steps=40", "data.split=speaker", "--root", str(tmp_path)]
+    assert cli.main(words) == 0
+    out = capsys.readouterr().out
+    assert "fsdd: 160 to train, 80 to test, ready in" in out
+    assert "note: 240 of 3,000 recordings are there" in out
+    corpus = data.load("fsdd", root=tmp_path, split="speaker")
+    assert f"digest: {corpus.digest}" in out
+    assert len(list((tmp_path / "outputs" / "cache").glob("fsdd-*.spikes"))) == 1
+
+
+def test_prepare_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["data", "prepare", "fsd"]) == 2
+    assert "fsd: no such corpus" in capsys.readouterr().err
+    assert cli.main(["data", "prepare", "fsdd", "encoder.step=40"]) == 2
+    assert "Did you mean encoder.steps?" in capsys.readouterr().err
+    assert cli.main(["data", "prepare", "fsdd", "--root", str(tmp_path)]) == 1
+    assert "git clone" in capsys.readouterr().err
