@@ -119,6 +119,7 @@ def build_encoder(values: Mapping[str, Any], dataset: data.Dataset) -> encoders.
             f"encoder: {values['encoder']['name']} takes {' or '.join(encoder.kinds)} data, and data={dataset.name} "
             f"has the kind {dataset.kind!r}. Choose another encoder, or leave it to the defaults."
         )
+    assert not isinstance(encoder, encoders.RecordingEncoder)  # no corpus has recordings
     return encoder
 
 

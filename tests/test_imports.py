@@ -65,6 +65,7 @@ ONLY_IN = {
     "matplotlib": {"plots"},
     "rich": {"report", "data", "doctor"},
     "sklearn": {"data"},
+    "librosa": {"encoders"},
     "numba": {"jit", "vector"},
     "llvmlite": {"vector"},
     "triton": {"kernels"},
