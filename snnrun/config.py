@@ -128,6 +128,26 @@ class Stored:
     steps: int | None = _number(low=1)
 
 
+@dataclass
+class LyonBsa:
+    """`encoder=lyon_bsa`: recordings through Lyon's passive ear and Ben's Spiker Algorithm."""
+
+    name: str = MISSING
+    steps: int = _number(low=2)
+    sample_rate: int = _number(low=1)
+    loudness: str = _choice("none", "rms")
+    loudness_rms: float = _number(above=0)
+    decimation: int = _number(low=1)
+    ear_q: float = _number(above=0.5)
+    step_factor: float = _number(above=0)
+    agc: bool = MISSING
+    difference: bool = MISSING
+    tau_factor: float = _number(above=0)
+    gain: float = _number(above=0)
+    hold: int = _number(low=1)
+    threshold: float = _number(low=0, below=1)
+
+
 # ---- model ----------------------------------------------------------------------------------------------------------
 
 
@@ -265,7 +285,7 @@ SCHEMAS: dict[str, dict[str, type]] = {
         "audio_folder": AudioFolder,
         "ntidigits": Ntidigits,
     },
-    "encoder": {"poisson": Poisson, "bernoulli": Bernoulli, "stored": Stored},
+    "encoder": {"poisson": Poisson, "bernoulli": Bernoulli, "stored": Stored, "lyon_bsa": LyonBsa},
     "model": {"strsbp": StRsbp, "hm2bp": Hm2Bp, "stbp": Stbp},
     "hardware": {"auto": Hardware, "cpu": Hardware, "gpu": Hardware},
     "tracking": {"mlflow": Tracking, "none": Tracking},

@@ -23,12 +23,13 @@ Words = NDArray[np.uint64]
 _OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": set(FAST), "error_model": "numpy"}
 
 
-def jit(function: Callable[..., Any], *, memory: bool = False) -> Any:
+def jit(function: Callable[..., Any], *, memory: bool = False, exact: bool = False) -> Any:
     """Compile at the first call; keep the result on disk where there is a folder to write it to.
 
-    Without `memory`, Numba's manager of it, nothing can be allocated and nothing counts references in the loop.
+    Without `memory`, Numba's manager of it, nothing can be allocated and nothing counts references in the loop. `exact`
+    rounds after each operation and sums in the order written, as Python does, so every machine gets the same bits.
     """
-    options = _OPTIONS | {"_nrt": memory}
+    options = _OPTIONS | {"_nrt": memory} | ({"fastmath": False} if exact else {})
     try:
         compiled = njit(cache=True, **options)(function)
     except RuntimeError:  # neither beside the function's file nor in the user's cache folder

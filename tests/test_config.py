@@ -19,7 +19,7 @@ from snnrun.rules import RULES
 GROUPS = options.groups()
 CHOICES = [f"{group}={option}" for group, entry in GROUPS.items() for option in entry.options]
 # What an option needs beside it, for the default corpus has tuned settings of another encoder.
-WITH = {"encoder=stored": ["tuned=none"]}
+WITH = {"encoder=stored": ["tuned=none"], "encoder=lyon_bsa": ["tuned=none"]}
 PAIRS = [(model, corpus) for model in GROUPS["model"].options for corpus in GROUPS["data"].options]
 
 

@@ -70,6 +70,7 @@ ONLY_IN = {
     "sklearn": {"data"},
     "soundfile": {"data"},
     "h5py": {"data"},
+    "librosa": {"encoders"},
     "numba": {"jit", "vector"},
     "llvmlite": {"vector"},
     "triton": {"kernels"},

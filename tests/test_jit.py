@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from functools import partial
 
 import numpy as np
 import pytest
@@ -86,6 +87,22 @@ def test_bits_are_transposed(seed, density):
 def test_bits_are_found_and_counted(word):
     lowest = (word & -word).bit_length() - 1 if word else 64
     assert places(np.uint64(word)) == (lowest, word.bit_count())
+
+
+@partial(jit, exact=True)
+def sum_of_products(a, b, c):
+    result = 0.0
+    for i in range(len(a)):
+        result += a[i] * b[i] + c[i]
+    return result
+
+
+def test_an_exact_loop_rounds_as_python_does():
+    """Neither fused, where c takes away all but the rounding of a * b, nor summed in another order."""
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((2, 1000)) * 1e6
+    for c in -a * b, np.ones(1000):
+        assert sum_of_products(a, b, c) == sum_of_products.py_func(a.tolist(), b.tolist(), c.tolist())
 
 
 @pytest.mark.parametrize("content", [b"", b"half a pick", None])

@@ -50,7 +50,11 @@ def written(paths: list[Path]) -> list[int]:
     """The levels that `fsdd_tree` gave the files, 1, 2, ... in its order."""
     order = sorted(
         paths[0].parent.iterdir(),
-        key=lambda p: (p.stem.split("_")[0], speech.FSDD_SPEAKERS.index(p.stem.split("_")[1]), int(p.stem.split("_")[2])),
+        key=lambda p: (
+            p.stem.split("_")[0],
+            speech.FSDD_SPEAKERS.index(p.stem.split("_")[1]),
+            int(p.stem.split("_")[2]),
+        ),
     )
     return [order.index(path) + 1 for path in paths]
 

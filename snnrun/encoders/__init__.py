@@ -1,19 +1,20 @@
-"""Encoders: from samples to input spikes, redrawn at every presentation unless frozen."""
+"""Encoders: from samples to input spikes; images are redrawn at every presentation unless frozen, recordings never."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from snnrun.encoders.lyon_bsa import LyonBsa
 from snnrun.encoders.rate import Bernoulli, Poisson
 from snnrun.encoders.stored import Stored
 from snnrun.errors import UsageError
 
-__all__ = ["ENCODERS", "Encoder", "build"]
+__all__ = ["ENCODERS", "Encoder", "RecordingEncoder", "build"]
 
 
 class Encoder(Protocol):
@@ -34,16 +35,44 @@ class Encoder(Protocol):
         """
 
 
+@runtime_checkable
+class RecordingEncoder(Protocol):
+    """An encoder of sound: draws nothing, so that a recording is encoded once and its spikes are kept."""
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Kinds of corpora it takes: `("audio",)`."""
+
+    @property
+    def channels(self) -> int:
+        """N, the number of input channels."""
+
+    @property
+    def steps(self) -> int:
+        """T, the length of the spike trains."""
+
+    def key(self) -> dict[str, Any]:
+        """All that its spikes depend on beside the recording, as JSON can hold it."""
+
+    def encode_recording(self, wave: NDArray[np.float64], sample_rate: int) -> NDArray[np.int64]:
+        """Turn samples (S,) in [-1, 1] into bits of spikes (T, W), as in `Encoder.encode`.
+
+        Raises:
+            ValueError: If the wave has a sample that is not finite or more than one dimension.
+        """
+
+
 # A new encoder is one line here.
-ENCODERS: dict[str, Callable[..., Encoder]] = {
+ENCODERS: dict[str, Callable[..., Encoder | RecordingEncoder]] = {
     "poisson": Poisson,
     "bernoulli": Bernoulli,
     "stored": Stored,
+    "lyon_bsa": LyonBsa,
 }
 
 
-def build(name: str, *, seed: int, **options: Any) -> Encoder:
-    """Make the encoder called `name` from its options.
+def build(name: str, *, seed: int, **options: Any) -> Encoder | RecordingEncoder:
+    """Make the encoder called `name` from its options; `seed` is for those that draw.
 
     Raises:
         UsageError: If there is no such encoder or option, or if a value is out of range.
@@ -51,9 +80,12 @@ def build(name: str, *, seed: int, **options: Any) -> Encoder:
     if name not in ENCODERS:
         raise UsageError(f"encoder={name}: no such encoder; there are {', '.join(ENCODERS)}")
     cls: Any = ENCODERS[name]
-    known = [field.name for field in fields(cls) if field.name != "seed"]
+    known = [field.name for field in fields(cls)]
+    draws = "seed" in known
+    if draws:
+        known.remove("seed")
     for option in options:
         if option not in known:
             raise UsageError(f"encoder.{option}: {name} has no such option; it takes {', '.join(known)}")
-    encoder: Encoder = cls(seed=seed, **options)
+    encoder: Encoder | RecordingEncoder = cls(seed=seed, **options) if draws else cls(**options)
     return encoder

@@ -1,0 +1,100 @@
+#!/usr/bin/env python3
+"""How many times faster than real time recordings become spikes, part by part.
+
+    .venv/bin/python scripts/encoding_speed.py                              # FSDD below SNNRUN_DATA, else data/
+    .venv/bin/python scripts/encoding_speed.py --root TI46/ti_alpha --limit 500
+
+Prints seconds of sound per second for resampling, Lyon's ear and Ben's Spiker Algorithm, and for the encoder as a
+whole, on one thread and on all cores: medians of repeats, and the best, which shows how busy the machine was. Reading
+the files is not in them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import soundfile
+from rich.console import Console
+from rich.table import Table
+
+from snnrun import parallel
+from snnrun.encoders.bsa import bsa_encode
+from snnrun.encoders.lyon import passive_ear
+from snnrun.encoders.lyon_bsa import LyonBsa
+from snnrun.hardware import cores
+from snnrun.provenance import processor
+
+
+def options() -> argparse.Namespace:
+    about, _, examples = __doc__.partition("\n\n")
+    parser = argparse.ArgumentParser(
+        description=about, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    fsdd = Path(os.environ.get("SNNRUN_DATA") or "data") / "fsdd"
+    parser.add_argument("--root", type=Path, default=fsdd, help="folder of .wav files, searched in depth (%(default)s)")
+    parser.add_argument("--limit", type=int, default=600, help="so many files, evenly taken (%(default)s)")
+    parser.add_argument("--repeats", type=int, default=7, help="measurements of each figure (%(default)s)")
+    return parser.parse_args()
+
+
+def seconds(task: Callable[[int], Any], count: int, repeats: int) -> list[float]:
+    """Time of the task for all items, in each repeat; a first pass, which compiles, is not in them."""
+    task(0)
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        parallel.each(count, task)
+        times.append(time.perf_counter() - started)
+    return times
+
+
+def main() -> None:
+    chosen = options()
+    files = sorted(chosen.root.rglob("*.wav"))
+    if not files or chosen.limit < 1 or chosen.repeats < 1:
+        sys.exit(
+            f"{len(files)} .wav files in {chosen.root}: name a folder of recordings by --root or SNNRUN_DATA, with "
+            "--limit and --repeats from 1 up"
+        )
+    files = files[:: -(-len(files) // chosen.limit)]
+    recordings = [soundfile.read(file, dtype="float64") for file in files]
+    encoder = LyonBsa()
+    waves = [encoder.resampled(wave, rate) for wave, rate in recordings]
+    rates = [passive_ear(wave, encoder.sample_rate) for wave in waves]
+    sound = sum(map(len, waves)) / encoder.sample_rate
+    parts: dict[str, Callable[[int], Any]] = {
+        "resampling": lambda k: encoder.resampled(*recordings[k]),
+        "Lyon ear": lambda k: passive_ear(waves[k], encoder.sample_rate),
+        "BSA": lambda k: bsa_encode(rates[k], encoder.steps),
+        "ear + BSA": lambda k: encoder.encode_recording(waves[k], encoder.sample_rate),
+        "all": lambda k: encoder.encode_recording(*recordings[k]),
+    }
+    table = Table(
+        "part", "threads", "times real time", "best", title=f"{len(files)} recordings, {sound:.0f} s of sound"
+    )
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for threads in sorted({1, cores()}):
+        parallel.set_threads(threads)
+        for name, task in parts.items():
+            times = seconds(task, len(files), chosen.repeats)
+            table.add_row(name, str(threads), f"{sound / statistics.median(times):.0f}", f"{sound / min(times):.0f}")
+    console = Console()
+    console.print(table)
+    console.print(
+        f"{processor()}, {cores()} cores, load {os.getloadavg()[0]:.1f}; "
+        f"numba {version('numba')}, numpy {version('numpy')}; medians of {chosen.repeats}",
+        highlight=False,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""Ben's Spiker Algorithm: a spike wherever taking a fixed kernel from a signal makes it smaller by enough.
+
+What the spikes stand for is their convolution with the kernel.
+
+Source: B. Schrauwen and J. Van Campenhout (2003), "BSA, a fast and accurate spike train encoding scheme"; kernel,
+threshold and the holding of frames are those of the ST-RSBP simulator.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snnrun.jit import jit
+
+Floats = NDArray[np.float64]
+
+
+def kernel(taps: int = 24, center: float = 12.0, width: float = 25.0) -> Floats:
+    """h_i ~ exp(-(i - center)^2 / width) for i = 0 ... taps - 1, with the sum 1; shape (taps,)."""
+    h = np.exp(-((np.arange(taps) - center) ** 2) / width)
+    normalised: Floats = h / h.sum()
+    return normalised
+
+
+def bsa_encode(
+    signal: Floats,
+    steps: int,
+    *,
+    gain: float = 2000.0,
+    hold: int = 10,
+    threshold: float = 0.6,
+    taps: int = 24,
+    center: float = 12.0,
+    width: float = 25.0,
+) -> NDArray[np.uint8]:
+    """Encode a signal, each channel by itself.
+
+    With x the signal times `gain`, each frame repeated `hold` times and zeros after the last, there is a spike at step
+    t + 1 where sum_i |x(t + i) - h_i| < sum_i |x(t + i)| - threshold, and h is then taken from x(t) and on.
+
+    Args:
+        signal: Shape (channels, frames).
+        steps: T; what would fire later is left out, so fewer steps give the beginning of the same train.
+        gain: Factor of the signal. A spike in every step stands for 1.
+        hold: Steps of a frame.
+        threshold: Least gain of a spike; no spike gains more than 1.
+        taps, center, width: See `kernel`.
+
+    Returns:
+        Spikes of 0 and 1, shape (T, channels); step 0 never carries one.
+
+    Raises:
+        ValueError: If the signal has not two dimensions, or `steps` or `hold` is not positive.
+    """
+    if signal.ndim != 2 or steps < 1 or hold < 1:
+        raise ValueError(f"want a signal (channels, frames), steps and hold >= 1; got {signal.shape}, {steps}, {hold}")
+    spikes = np.zeros((steps, len(signal)), np.uint8)
+    _encode(np.ascontiguousarray(signal.T * gain), hold, kernel(taps, center, width), threshold, spikes)
+    return spikes
+
+
+@partial(jit, memory=True, exact=True)  # what hangs on a comparison of sums shall not hang on their order
+def _encode(signal: Floats, hold: int, h: Floats, threshold: float, spikes: NDArray[np.uint8]) -> None:
+    """Encode a signal (frames, channels) into `spikes` (T, channels), zero."""
+    frames, channels = signal.shape
+    steps, taps = min(frames * hold, len(spikes) - 1), len(h)
+    x = np.zeros((steps + taps, channels))  # what the spikes do not stand for yet
+    for t in range(min(frames * hold, len(x))):
+        x[t] = signal[t // hold]
+    with_spike, without = np.empty(channels), np.empty(channels)
+    for t in range(steps):
+        with_spike[:], without[:] = 0.0, 0.0
+        for i in range(taps):
+            row, tap = x[t + i], h[i]
+            for c in range(channels):
+                value = row[c]  # read once, so that no write can come between
+                with_spike[c] += abs(value - tap)
+                without[c] += abs(value)
+        for c in range(channels):
+            if with_spike[c] < without[c] - threshold:
+                spikes[t + 1, c] = 1
+                for i in range(taps):
+                    x[t + i, c] -= h[i]
+
+
+def bsa_decode(
+    spikes: NDArray[np.uint8], *, gain: float = 2000.0, taps: int = 24, center: float = 12.0, width: float = 25.0
+) -> Floats:
+    """What spikes (T, channels) stand for: the signal step by step, shape (T + taps - 2, channels).
+
+    A spike at step t + 1 adds h / gain from step t on, see `bsa_encode`.
+    """
+    steps, channels = spikes.shape
+    signal = np.zeros((steps + taps - 2, channels))
+    for i, h in enumerate(kernel(taps, center, width)):
+        signal[i : i + steps - 1] += h / gain * spikes[1:]
+    return signal

@@ -1,0 +1,131 @@
+"""Recordings as spikes: Lyon's passive ear, then Ben's Spiker Algorithm."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snnrun.encoders.bsa import bsa_encode
+from snnrun.encoders.lyon import design, passive_ear
+from snnrun.errors import UsageError
+
+# Raise it with every change that changes spikes: kept ones are then made anew.
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class LyonBsa:
+    """The encoder of the ST-RSBP work for TI46, by its defaults.
+
+    Recordings of another rate are resampled by `librosa.resample(res_type="polyphase")`, which is SciPy's
+    `resample_poly` with the reduced ratio (8 kHz to 12.5 kHz: 25 / 16).
+
+    Attributes:
+        steps: T; longer recordings are cut, shorter ones end in silence.
+        sample_rate: Hz, of what the ear hears.
+        loudness: "rms" scales each recording to one root mean square before the ear, whose gain control weakens
+            differences of level and does not remove them; "none" takes it as it is.
+        loudness_rms: That root mean square. Silence stays silent.
+        decimation, ear_q, step_factor, agc, difference, tau_factor: See `passive_ear`.
+        gain, hold, threshold: See `bsa_encode`.
+
+    Raises:
+        UsageError: If an option is out of its range or leaves the ear without channels.
+    """
+
+    kinds: ClassVar[tuple[str, ...]] = ("audio",)
+
+    steps: int = 700
+    sample_rate: int = 12500
+    loudness: str = "none"
+    loudness_rms: float = 0.05
+    decimation: int = 200
+    ear_q: float = 8.0
+    step_factor: float = 0.25
+    agc: bool = True
+    difference: bool = True
+    tau_factor: float = 3.0
+    gain: float = 2000.0
+    hold: int = 10
+    threshold: float = 0.6
+
+    def __post_init__(self) -> None:
+        if self.loudness not in ("none", "rms"):
+            raise UsageError(f"encoder.loudness={self.loudness}: none or rms is needed")
+        if self.steps < 2:
+            raise UsageError(f"encoder.steps={self.steps}: at least 2 needed (step 0 never carries a spike)")
+        for option in ("sample_rate", "decimation", "hold"):
+            if getattr(self, option) < 1:
+                raise UsageError(f"encoder.{option}={getattr(self, option)}: a whole number from 1 up is needed")
+        for option in ("loudness_rms", "step_factor", "tau_factor", "gain"):
+            if not 0 < getattr(self, option) < math.inf:
+                raise UsageError(f"encoder.{option}={getattr(self, option)}: a number above 0 is needed")
+        if not 0.5 < self.ear_q < math.inf:
+            raise UsageError(f"encoder.ear_q={self.ear_q}: a number above 0.5 is needed")
+        if not 0 <= self.threshold < 1:
+            raise UsageError(
+                f"encoder.threshold={self.threshold}: a number from 0 to below 1 is needed (from 1 up nothing fires)"
+            )
+        try:
+            design(self.sample_rate, self.ear_q, self.step_factor)
+        except ValueError as error:
+            raise UsageError(f"encoder.sample_rate={self.sample_rate}: {error}") from error
+
+    @property
+    def channels(self) -> int:
+        """N, the ear's channels, the highest frequency first."""
+        return len(design(self.sample_rate, self.ear_q, self.step_factor).center_freqs)
+
+    def key(self) -> dict[str, Any]:
+        """All that the spikes of a recording depend on beside the recording, as JSON can hold it."""
+        return {"encoder": "lyon_bsa", "version": _VERSION, **asdict(self)}
+
+    def encode_recording(self, wave: NDArray[np.float64], sample_rate: int) -> NDArray[np.int64]:
+        """Encode one recording; the same whichever thread does it.
+
+        Args:
+            wave: Samples in [-1, 1], shape (S,).
+            sample_rate: Hz, of the wave.
+
+        Returns:
+            Spikes as bits, shape (T, W) int64: channel n of a step is bit n % 64 of word n // 64. A recording that is
+            too short for one frame has none.
+
+        Raises:
+            ValueError: If the wave has a sample that is not finite or more than one dimension.
+        """
+        if wave.ndim != 1 or not np.isfinite(wave).all():
+            raise ValueError(f"want finite samples (S,); got {wave.shape} with {np.sum(~np.isfinite(wave))} not finite")
+        rates = passive_ear(
+            self._levelled(self.resampled(wave, sample_rate)),
+            self.sample_rate,
+            decimation=self.decimation,
+            ear_q=self.ear_q,
+            step_factor=self.step_factor,
+            agc=self.agc,
+            difference=self.difference,
+            tau_factor=self.tau_factor,
+        )
+        spikes = bsa_encode(rates, self.steps, gain=self.gain, hold=self.hold, threshold=self.threshold)
+        padded = np.zeros((self.steps, -(-self.channels // 64) * 64), np.uint8)
+        padded[:, : self.channels] = spikes
+        return np.packbits(padded, axis=1, bitorder="little").view(np.int64)
+
+    def resampled(self, wave: NDArray[np.float64], sample_rate: int) -> NDArray[np.float64]:
+        """The wave (S,) at the rate that the ear hears, shape (ceil(S * self.sample_rate / sample_rate),)."""
+        if sample_rate == self.sample_rate or not len(wave):
+            return wave
+        import librosa
+
+        resampled: NDArray[np.float64] = librosa.resample(
+            wave, orig_sr=sample_rate, target_sr=self.sample_rate, res_type="polyphase"
+        )
+        return resampled
+
+    def _levelled(self, wave: NDArray[np.float64]) -> NDArray[np.float64]:
+        rms = math.sqrt(np.mean(wave**2)) if self.loudness == "rms" and len(wave) else 0.0
+        return wave / rms * self.loudness_rms if rms > 0 else wave
