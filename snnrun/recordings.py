@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 
 from snnrun.data import audio, cache
 from snnrun.data.corpus import Corpus, Mapped, UnfitError
@@ -18,9 +17,7 @@ FOLDER = "cache"  # of the store, in the folder of all outputs
 WORD = 64  # channels to a word of packed spikes
 
 
-def encoded(
-    corpus: Corpus, encoder: RecordingEncoder, folder: Path, title: str, console: Console | None = None
-) -> Corpus:
+def encoded(corpus: Corpus, encoder: RecordingEncoder, folder: Path, title: str) -> Corpus:
     """A corpus of recordings as one of spikes.
 
     What is stored is of the recordings alone, in an order of their own: other splits of them use the same file.
@@ -30,7 +27,6 @@ def encoded(
         encoder: Gives the spikes of one recording.
         folder: Of the store.
         title: What the file's name begins with.
-        console: Where progress is shown; the standard error stream by default.
 
     Raises:
         UnfitError: If a recording cannot be encoded.
@@ -57,7 +53,6 @@ def encoded(
         steps=encoder.steps,
         width=-(-encoder.channels // WORD),
         encode=encode,
-        console=console,
         title=title,
     )
     place = np.empty(len(paths), np.int64)

@@ -6,14 +6,13 @@ import json
 import threading
 import time
 from dataclasses import fields, replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snnrun import encoders, experiment, parallel
+from snnrun import encoders, parallel
 from snnrun.encoders.bsa import bsa_encode
 from snnrun.encoders.lyon import passive_ear
 from snnrun.encoders.lyon_bsa import LyonBsa
@@ -234,9 +233,3 @@ def test_it_is_built_by_its_name_and_draws_nothing():
     assert not isinstance(encoders.build("poisson", seed=0), encoders.RecordingEncoder)
     with pytest.raises(UsageError, match=r"encoder\.decimate: lyon_bsa has no such option"):
         encoders.build("lyon_bsa", seed=0, decimate=100)
-
-
-def test_images_are_not_heard():
-    values = {"seed": 0, "encoder": {"name": "lyon_bsa"}}
-    with pytest.raises(UsageError, match="lyon_bsa takes audio data, and data=digits has the kind 'image'"):
-        experiment.build_encoder(values, SimpleNamespace(kind="image", name="digits"))

@@ -80,11 +80,10 @@ def load(
     if seed < 0:
         raise UsageError(f"seed={seed}: a whole number from 0 up is needed")
     corpus = DATASETS[name](data_root(root), download, **options)
-    _refuse(name, corpus.faults)
-    _want_samples(name, corpus)
-    if encode is None:
+    if encode is None or corpus.faults:
         _refuse(name, faults(corpus))
-    else:
+    _want_samples(name, corpus)
+    if encode is not None:
         try:
             corpus = encode(corpus)
         except UnfitError:  # it is about one file, and the user should know of all

@@ -14,7 +14,7 @@ from snnrun.encoders.rate import Bernoulli, Poisson
 from snnrun.encoders.stored import Stored
 from snnrun.errors import UsageError
 
-__all__ = ["ENCODERS", "Encoder", "RecordingEncoder", "build"]
+__all__ = ["ENCODERS", "Encoder", "RecordingEncoder", "Stored", "build"]
 
 
 class Encoder(Protocol):
