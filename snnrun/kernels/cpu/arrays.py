@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -61,9 +62,9 @@ def room_for_spikes(words: Words) -> Times:
     return np.empty(64 * words.shape[2] + ROOM, np.uint16)
 
 
-def room_for_readout(steps: int, width: int) -> tuple[Indices, Floats, Floats]:
-    """What the readout of `width` neurons needs: their next spikes, their tails, and the readout itself."""
-    return np.empty(64, np.int32), np.empty(64, np.float32), np.empty(steps * width, np.float32)
+def room_for_readout(steps: int, width: int) -> tuple[Indices, Floats]:
+    """What the readout of `width` neurons needs: the last spike of each of a block, and the readout itself."""
+    return np.empty(64, np.int32), np.empty(steps * width, np.float32)
 
 
 def as_words(spikes: Tensor) -> Words:
@@ -119,11 +120,17 @@ def lif_constants(lif: Lif) -> Floats:
 
 
 def rule_constants(rule: str, lif: Lif, steps: int) -> tuple[Floats, Floats]:
-    """Constants of a readout, and HM2-BP's kernel."""
+    """Constants of a readout, and HM2-BP's kernel; see `readout_loops.hm2bp_readout`."""
     if rule == "strsbp":
         return lif_constants(lif), NO_FLOATS
-    kernel, window, decay = reference.hm2bp_kernel(steps, lif)
-    return np.append(lif_constants(lif), [window, decay]).astype(np.float32), kernel.float().numpy()
+    kernel, window, decay_s = reference.hm2bp_kernel(steps, lif)
+    reach, decay_m = math.ceil(window), math.exp(-1.0 / lif.tau_m)
+    values = (
+        *(reach, decay_m, decay_s, kernel[1].item()),
+        *(math.exp((lif.t_ref - 1) / lif.tau_m), math.exp((lif.t_ref - 1) / lif.tau_s)),
+        *((decay_m - decay_s) / (1.0 - lif.tau_s / lif.tau_m), math.exp((lif.t_ref - reach - 0.5) / lif.tau_m)),
+    )
+    return np.append(lif_constants(lif), values).astype(np.float32), kernel.float().numpy()
 
 
 def add_up(parts: list[Tensor]) -> Tensor:

@@ -59,8 +59,7 @@ def spsp_backward(
     padded: int,
     constants: Floats,
     kernel: Floats,
-    following: Indices,
-    tail: Floats,
+    previous: Indices,
     readout: Floats,
     offset: int,
     start: int,
@@ -82,7 +81,7 @@ def spsp_backward(
     for b in range(start, stop):
         if idle(gain, b, offset, width) and idle(credit, b, offset, width):
             continue
-        read_block(rule, width, words, b, offset // 64, constants, kernel, following, tail, readout, 0, width)
+        read_block(rule, width, words, b, offset // 64, constants, kernel, previous, readout, 0, width)
         if width == 64:
             add_pairs(zeros64(), b, readout, 0, 64, times, first, gain, credit, rows, padded, offset, gradient, error)
         elif width == 32:
@@ -110,8 +109,7 @@ def spsp_activation(
     padded: int,
     constants: Floats,
     kernel: Floats,
-    following: Indices,
-    tail: Floats,
+    previous: Indices,
     readout: Floats,
     inputs: Times,
     activation: Floats,
@@ -123,7 +121,7 @@ def spsp_activation(
     for b in range(start, stop):
         for offset in range(0, padded, 64):
             width = min(64, padded - offset)
-            read_block(rule, width, words, b, offset // 64, constants, kernel, following, tail, readout, offset, padded)
+            read_block(rule, width, words, b, offset // 64, constants, kernel, previous, readout, offset, padded)
         for t in range(steps):
             count = list_spikes(words_in, b, t, inputs)
             if count == 0:

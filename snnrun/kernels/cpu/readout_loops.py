@@ -8,7 +8,7 @@ import numpy as np
 
 from snnrun.jit import Floats, Indices, Words, part
 from snnrun.kernels.cpu.spike_loops import held_bits
-from snnrun.vector import above, choose, lowest_bit, splat, store, zeros16, zeros32, zeros64
+from snnrun.vector import above, choose, load, lowest_bit, splat, store, zeros16, zeros32, zeros64
 
 STRSBP, HM2BP = 0, 1
 RULES = {"strsbp": STRSBP, "hm2bp": HM2BP}
@@ -40,54 +40,67 @@ def strsbp_readout(
 
 @part
 def hm2bp_readout(
-    width: int,
+    like: Any,
     words: Words,
     b: int,
     w: int,
     constants: Floats,
     kernel: Floats,
-    following: Indices,
-    tail: Floats,
+    previous: Indices,
     readout: Floats,
     base: int,
     stride: int,
 ) -> None:
     """Word w of sample b of `reference.hm2bp_readout`.
 
-    `kernel` by the distance to the next spike; constants[5:7] are its window and decay. The first pass leaves in the
-    readout what changes the tail at each step; the second replaces it.
+    The kernel h runs backwards with the steps, from the spike that follows: it decays with tau_m and gains from x_s,
+    which decays with tau_s, so that nothing cancels. x_m tells the end of the window. `constants` from 5 on are the
+    window in whole steps, the decays of tau_m and tau_s, what h, x_m and x_s are one step before a spike, the gain, and
+    x_m at the end. Where a tail ends only a scan forwards knows, which leaves there what ends; for it is `kernel`, by
+    the distance to the next spike.
     """
-    window, decay = constants[5], constants[6]
-    steps = words.shape[1]
-    none = 2 * steps
-    for i in range(width):
-        following[i], tail[i] = none, np.float32(0)
+    window, t_ref, steps = int(constants[5]), int(constants[4]), words.shape[1]
+    decay_m, decay_s, start = splat(constants[6], like), splat(constants[7], like), splat(constants[8], like)
+    start_m, start_s = splat(constants[9], like), splat(constants[10], like)
+    gain, end, tiny = splat(constants[11], like), splat(constants[12], like), splat(TINY, like)
     for t in range(steps):
-        for i in range(width):
-            readout[base + t * stride + i] = np.float32(0)
-    for t in range(steps - 1, -1, -1):
-        word = words[b, t, w]
-        while word != np.uint64(0):
-            i = lowest_bit(word)
-            word &= word - np.uint64(1)
-            after = following[i]
-            if after < none:
-                begin = max(0, int(np.floor(after - window)))
-                if begin <= t:
-                    height = kernel[after - t]
-                    readout[base + t * stride + i] += height
-                    readout[base + begin * stride + i] -= height * np.float32(decay ** np.float32(t - begin))
-            following[i] = t
-    for i in range(width):
-        following[i] = none
-    for t in range(steps - 1, -1, -1):
-        row = base + t * stride
-        for i in range(width):
-            change, x = readout[row + i], tail[i]
-            readout[row + i] = kernel[following[i] - t] + x if t else np.float32(0)
-            x = (x + change) * decay
-            tail[i] = x if abs(x) > TINY else np.float32(0)
-            following[i] = t if (words[b, t, w] >> np.uint64(i)) & np.uint64(1) else following[i]
+        store(readout, base + t * stride, like)
+    if window < steps:
+        for i in range(previous.shape[0]):
+            previous[i] = -1
+        for last in range(steps):
+            word = words[b, last, w]
+            begin = last - window
+            while word != np.uint64(0):
+                i = lowest_bit(word)
+                word &= word - np.uint64(1)
+                first = previous[i]
+                if begin > 0 and first >= begin:
+                    readout[base + begin * stride + i] = kernel[last - first] * constants[7] ** np.float32(
+                        first - begin
+                    )
+                previous[i] = last
+    h, x_m, x_s, tail = like, like, like, like
+    for t in range(steps - 1, 0, -1):
+        place = base + t * stride
+        h = choose(held_after(words, b, t, w, t_ref), like, choose(above(x_m, end), h, like))
+        cut = load(readout, place, like)
+        store(readout, place, h + tail)
+        fired = words[b, t, w]
+        tail = (tail + choose(fired, h, like) - cut) * decay_s
+        tail = choose(above(tail, tiny), tail, like)
+        h = choose(fired, start, h * decay_m + x_s * gain)
+        x_m, x_s = choose(fired, start_m, x_m * decay_m), choose(fired, start_s, x_s * decay_s)
+        x_m, x_s = choose(above(x_m, tiny), x_m, like), choose(above(x_s, tiny), x_s, like)
+
+
+@part
+def held_after(words: Words, b: int, t: int, w: int, t_ref: int) -> np.uint64:
+    """Bits of the neurons of word w that fire in the t_ref steps after t."""
+    held = np.uint64(0)
+    for lag in range(1, min(t_ref, words.shape[1] - 1 - t) + 1):
+        held |= words[b, t + lag, w]
+    return held
 
 
 @part
@@ -99,15 +112,19 @@ def read_block(
     w: int,
     constants: Floats,
     kernel: Floats,
-    following: Indices,
-    tail: Floats,
+    previous: Indices,
     readout: Floats,
     base: int,
     stride: int,
 ) -> None:
     """The readout of a block of up to 64 neurons by either rule."""
     if rule == HM2BP:
-        hm2bp_readout(width, words, b, w, constants, kernel, following, tail, readout, base, stride)
+        if width == 64:
+            hm2bp_readout(zeros64(), words, b, w, constants, kernel, previous, readout, base, stride)
+        elif width == 32:
+            hm2bp_readout(zeros32(), words, b, w, constants, kernel, previous, readout, base, stride)
+        else:
+            hm2bp_readout(zeros16(), words, b, w, constants, kernel, previous, readout, base, stride)
     elif width == 64:
         strsbp_readout(zeros64(), words, b, w, constants, readout, base, stride)
     elif width == 32:

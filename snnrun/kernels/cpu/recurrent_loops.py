@@ -25,8 +25,7 @@ def recurrent_spsp(
     padded: int,
     constants: Floats,
     kernel: Floats,
-    following: Indices,
-    tail: Floats,
+    previous: Indices,
     readout: Floats,
     own: Times,
     e: Floats,
@@ -37,7 +36,7 @@ def recurrent_spsp(
     for b in range(start, stop):
         for offset in range(0, padded, 64):
             width = min(64, padded - offset)
-            read_block(rule, width, words, b, offset // 64, constants, kernel, following, tail, readout, offset, padded)
+            read_block(rule, width, words, b, offset // 64, constants, kernel, previous, readout, offset, padded)
         for t in range(words.shape[1]):
             for k in range(list_spikes(words, b, t, own)):
                 for s in range(first[own[k]], first[own[k] + 1]):
