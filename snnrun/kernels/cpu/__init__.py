@@ -26,6 +26,7 @@ from snnrun.kernels import reference
 from snnrun.kernels.cpu import forward_loops, pair_loops, recurrent_loops, spike_loops
 from snnrun.kernels.cpu.arrays import (
     NO_FLOATS,
+    ROOM,
     add_up,
     as_floats,
     as_groups,
@@ -40,6 +41,7 @@ from snnrun.kernels.cpu.arrays import (
     room_for_spikes,
     rule_constants,
     sort_by_neuron,
+    spikes_of,
     unpadded,
 )
 from snnrun.kernels.cpu.readout_loops import RULES
@@ -79,15 +81,20 @@ def lif_forward(spikes_in: Tensor, weight: Tensor, recurrent: Synapses | None, l
     """See `reference.lif_forward`."""
     batch, steps, _ = spikes_in.shape
     neurons, padded = len(weight), padded_size(len(weight))
-    inputs, rows, loop = as_words(spikes_in), as_rows(weight), as_groups(recurrent, neurons)
+    inputs, rows = as_words(spikes_in), as_rows(weight)
     spikes = torch.empty(batch, steps, words(neurons), dtype=torch.int64)
     counts = torch.empty(batch, padded)
     out, n, constants = as_words(spikes), counts.numpy(), lif_constants(lif)
-    chunks = parallel.ranges(batch)
+    chunks, loop = parallel.ranges(batch), as_groups(recurrent, neurons)
+    room = int(spikes_of(inputs).max(initial=0)) + ROOM
 
     def some(k: int) -> None:
+        if recurrent is None:
+            listed, begin = np.empty(room, np.uint16), np.empty(steps + 1, np.int32)
+            forward_loops.lif_forward(inputs, rows, padded, constants, neurons, out, n, listed, begin, *chunks[k])
+            return
         state = np.empty((3, padded), np.float32)
-        forward_loops.lif_forward(
+        forward_loops.coupled_forward(
             inputs, rows, padded, *loop, constants, neurons, out, n, *state,
             room_for_spikes(inputs), room_for_spikes(out), *chunks[k],
         )  # fmt: skip

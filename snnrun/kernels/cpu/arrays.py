@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from snnrun import parallel
@@ -36,8 +37,7 @@ class Trains(NamedTuple):
 def sort_by_neuron(spikes: Tensor, neurons: int) -> Trains:
     """Spike times neuron by neuron from bits (B, T, W)."""
     trains = as_words(spikes)
-    totals = np.bitwise_count(trains).sum(axis=(1, 2), dtype=np.int64)
-    begin = np.concatenate([[0], np.cumsum(totals + ROOM)])
+    begin = np.concatenate([[0], np.cumsum(spikes_of(trains) + ROOM)])
     times = np.empty(begin[-1], np.uint16)
     first = np.empty((len(trains), neurons + 1), np.int32)
     first[:, 0] = begin[:-1]
@@ -49,6 +49,12 @@ def sort_by_neuron(spikes: Tensor, neurons: int) -> Trains:
 
     parallel.each(len(chunks), some)
     return Trains(times, first)
+
+
+def spikes_of(trains: Words) -> NDArray[np.int64]:
+    """Number of spikes of each sample, (B,)."""
+    totals: NDArray[np.int64] = np.bitwise_count(trains).sum(axis=(1, 2), dtype=np.int64)
+    return totals
 
 
 def padded_size(neurons: int) -> int:

@@ -10,8 +10,9 @@ from snnrun.jit import Floats, Indices, Times, Words, jit, part
 from snnrun.kernels.cpu.spike_loops import held_bits, last_step, list_spikes, valid_bits
 from snnrun.vector import above, choose, load, splat, store, zeros16, zeros32, zeros64
 
-# Steps between two looks whether any neuron can still fire.
-LOOK = 8
+# Steps between two looks whether any neuron can still fire: a current a adds at most a to a membrane in all, and the
+# margin covers the rounding of either side.
+LOOK, MARGIN = 8, 1.0001
 
 
 @part
@@ -128,13 +129,87 @@ def can_fire(u: Floats, a: Floats, threshold: float) -> Any:
     """Whether any neuron can reach the threshold without further input."""
     highest = np.float32(0)
     for i in range(u.shape[0]):
-        # A current a adds at most a to a membrane in all.
         highest = max(highest, max(u[i], np.float32(0)) + max(a[i], np.float32(0)))
-    return highest * np.float32(1.0001) > threshold  # the margin covers the rounding of either side
+    return highest * np.float32(MARGIN) > threshold
+
+
+@part
+def run_block(
+    like: Any,
+    b: int,
+    offset: int,
+    rows: Floats,
+    padded: int,
+    inputs: Times,
+    begin: Indices,
+    last: int,
+    constants: Floats,
+    neurons: int,
+    words: Words,
+    counts: Floats,
+) -> None:
+    """All steps of a block of neurons that no synapse couples, with the input spikes inputs[begin[t]:begin[t + 1]]."""
+    decay_m, decay_s, rise = splat(constants[0], like), splat(constants[1], like), splat(constants[2], like)
+    theta, t_ref, one = splat(constants[3], like), int(constants[4]), splat(np.float32(1), like)
+    margin = splat(np.float32(MARGIN), like)
+    valid, w = valid_bits(neurons - offset), offset // 64
+    u, a, n = like, like, like
+    for t in range(1, words.shape[1]):
+        a = a * decay_s + add_rows(like, rows, padded, offset, inputs, begin[t - 1], begin[t])
+        u = u * decay_m + a * rise
+        u = choose(held_bits(words, b, t, w, t_ref), like, u)
+        fired = above(u, theta) & valid
+        u = choose(fired, like, u)
+        n = choose(fired, n + one, n)
+        words[b, t, w] = fired
+        if t > last and t % LOOK == 0:
+            highest = choose(above(u, like), u, like) + choose(above(a, like), a, like)
+            if above(highest * margin, theta) & valid == np.uint64(0):
+                break
+    store(counts, b * padded + offset, n)
 
 
 @jit
 def lif_forward(
+    words_in: Words,
+    rows: Floats,
+    padded: int,
+    constants: Floats,
+    neurons: int,
+    words: Words,
+    counts: Floats,
+    inputs: Times,
+    begin: Indices,
+    start: int,
+    stop: int,
+) -> None:
+    """Samples start ... stop of `reference.lif_forward` without recurrent synapses, block by block.
+
+    So the state of a block stays in registers and its weights in the nearest cache. `words` (B, T, W) and `counts`
+    (B, P) are written; `constants`: decay_m, decay_s, 1 / tau_s, threshold, t_ref. Scratch: `inputs` with room for a
+    sample's spikes, `begin` (T + 1,). Once the input is over, the simulation ends when no membrane can reach the
+    threshold any more.
+    """
+    steps = words_in.shape[1]
+    for b in range(start, stop):
+        begin[0] = 0
+        for t in range(steps):
+            begin[t + 1] = list_spikes(words_in, b, t, inputs, begin[t])
+            for w in range(words.shape[2]):
+                words[b, t, w] = np.uint64(0)
+        last = last_step(words_in, b)
+        offset = 0
+        while padded - offset >= 64:
+            run_block(zeros64(), b, offset, rows, padded, inputs, begin, last, constants, neurons, words, counts)
+            offset += 64
+        if padded - offset == 32:
+            run_block(zeros32(), b, offset, rows, padded, inputs, begin, last, constants, neurons, words, counts)
+        elif padded - offset == 16:
+            run_block(zeros16(), b, offset, rows, padded, inputs, begin, last, constants, neurons, words, counts)
+
+
+@jit
+def coupled_forward(
     words_in: Words,
     rows: Floats,
     padded: int,
@@ -153,11 +228,9 @@ def lif_forward(
     start: int,
     stop: int,
 ) -> None:
-    """Samples start ... stop of `reference.lif_forward`; `words` (B, T, W) and `counts` (B, P) are written.
+    """`lif_forward` of a layer with recurrent synapses, grouped as in `recurrent_loops`: step by step.
 
-    `constants`: decay_m, decay_s, 1 / tau_s, threshold, t_ref. A layer whose recurrent weights are `first` of length 0
-    has none. Scratch: `u`, `a`, `loop` (P,), `inputs` and `own` with room for a step's spikes. Once the input is over,
-    the simulation ends when no membrane can reach the threshold any more.
+    Scratch: `u`, `a`, `loop` (P,), `inputs` and `own` with room for a step's spikes.
     """
     steps = words_in.shape[1]
     for b in range(start, stop):
@@ -167,14 +240,12 @@ def lif_forward(
             for w in range(words.shape[2]):
                 words[b, t, w] = np.uint64(0)
         last = last_step(words_in, b)
-        looped = 0
         for t in range(1, steps):
             count = list_spikes(words_in, b, t - 1, inputs)
-            if first.shape[0]:
-                looped = list_spikes(words, b, t - 1, own)
-                for k in range(looped):
-                    for s in range(first[own[k]], first[own[k] + 1]):
-                        loop[post[s]] += recurrent[s]
+            looped = list_spikes(words, b, t - 1, own)
+            for k in range(looped):
+                for s in range(first[own[k]], first[own[k] + 1]):
+                    loop[post[s]] += recurrent[s]
             fired = np.uint64(0)
             offset = 0
             while padded - offset >= 128:

@@ -9,13 +9,12 @@ from snnrun.vector import count_bits, lowest_bit, transpose_bits
 
 
 @part
-def list_spikes(words: Words, b: int, t: int, out: Times) -> int:
-    """Write the neurons that fire in step t of sample b to `out`; return their number.
+def list_spikes(words: Words, b: int, t: int, out: Times, count: int = 0) -> int:
+    """Write the neurons that fire in step t of sample b to `out`, from `count` on; return where they end.
 
     Four places are written at a time, spikes or not: a branch for each would be guessed wrong too often. So `out` needs
     room for four more than spikes.
     """
-    count = 0
     for w in range(words.shape[2]):
         word = words[b, t, w]
         place, stop = count, count + count_bits(word)
