@@ -50,8 +50,8 @@ def phases(loop: _Loop, epoch: int, repeats: int) -> dict[str, float]:
 def in_turn(loop: _Loop, epoch: int) -> Iterator[tuple[NDArray[np.int64], Tensor, Tensor]]:
     """The batches of the training split in the order of the split, each encoded when it is asked for."""
     split, size = loop.dataset.train, loop.options.batch_size
-    order, here = np.arange(len(split)), torch.device("cpu")  # for a GPU they would be encoded ahead
-    return batches(split, order, loop.encoder, epoch, size, here, loop.dataset.augment)
+    order = np.arange(len(split))
+    return batches(split, order, loop.encoder, epoch, size, loop.device, loop.dataset.augment, ahead=False)
 
 
 def wait(device: torch.device) -> None:
