@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from snnrun import parallel
 from snnrun.data import Augment, Split
 from snnrun.encoders import Encoder
 
-# Encoded batches that wait their turn.
+# Encoded batches that wait for a GPU while it computes. On a CPU the encoder has the same cores: it takes its turn, for
+# encoding ahead on a thread of its own was measured to make two threads slower.
 PREFETCH = 2
 
 
@@ -26,13 +26,8 @@ def batches(
     batch_size: int,
     device: torch.device,
     augment: Augment | None = None,
-    ahead: bool = True,
 ) -> Iterator[tuple[NDArray[np.int64], Tensor, Tensor]]:
-    """Positions, bits of the spikes (B, T, W) and labels of each batch, on the CPU.
-
-    They are encoded `ahead`, while a GPU computes or, with several threads, in the moments in which one core would wait
-    for another; on a single thread there are none.
-    """
+    """Positions, bits of the spikes (B, T, W) and labels of each batch, on the CPU."""
 
     def encode(positions: NDArray[np.int64]) -> tuple[NDArray[np.int64], Tensor, Tensor]:
         samples, index = split.samples[positions], split.index[positions]
@@ -40,10 +35,10 @@ def batches(
         return positions, torch.from_numpy(spikes), torch.from_numpy(split.labels[positions])
 
     chunks = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    if not ahead or (device.type == "cpu" and parallel.threads() == 1):
+    if device.type == "cpu":
         yield from map(encode, chunks)
         return
-    with ThreadPoolExecutor(1, thread_name_prefix="encode", initializer=parallel.work_alone) as pool:
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="encode") as pool:
         waiting: list[Future[tuple[NDArray[np.int64], Tensor, Tensor]]] = []
         try:
             for chunk in chunks:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from snnrun.vector import FAST
 
+Flags = NDArray[np.bool_]
 Floats = NDArray[np.float32]
 Times = NDArray[np.uint16]
 Indices = NDArray[np.int32]

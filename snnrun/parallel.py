@@ -7,12 +7,10 @@ nothing competes with PyTorch's threads: these run while PyTorch waits, and PyTo
 from __future__ import annotations
 
 import itertools
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 
 _threads = 1
-_here = threading.local()
 _pool: ThreadPoolExecutor | None = None
 
 
@@ -30,11 +28,6 @@ def set_threads(number: int) -> None:
     _threads = number
 
 
-def work_alone() -> None:
-    """Let the thread that calls this do all of its tasks itself, beside what the others do together."""
-    _here.alone = True
-
-
 def each(count: int, task: Callable[[int], None]) -> None:
     """Run `task` for 0 ... count - 1, whichever thread is free taking the next.
 
@@ -42,7 +35,7 @@ def each(count: int, task: Callable[[int], None]) -> None:
     raised; an interrupt goes before errors.
     """
     global _pool
-    helpers = 0 if getattr(_here, "alone", False) else min(_threads, count) - 1
+    helpers = min(_threads, count) - 1
     if helpers < 1:
         for item in range(count):
             task(item)

@@ -50,8 +50,8 @@ def phases(loop: _Loop, epoch: int, repeats: int) -> dict[str, float]:
 def in_turn(loop: _Loop, epoch: int) -> Iterator[tuple[NDArray[np.int64], Tensor, Tensor]]:
     """The batches of the training split in the order of the split, each encoded when it is asked for."""
     split, size = loop.dataset.train, loop.options.batch_size
-    order = np.arange(len(split))
-    return batches(split, order, loop.encoder, epoch, size, loop.device, loop.dataset.augment, ahead=False)
+    order, here = np.arange(len(split)), torch.device("cpu")  # for a GPU they would be encoded ahead
+    return batches(split, order, loop.encoder, epoch, size, here, loop.dataset.augment)
 
 
 def wait(device: torch.device) -> None:
@@ -64,6 +64,7 @@ def wait(device: torch.device) -> None:
 FORWARD = ("lif_forward", "stbp_forward")
 BACKWARD = ("spsp_activation", "recurrent_spsp", "recurrent_gradient", "spsp_backward", "stbp_backward")
 SOLVE = ("coupling", "coupling_solve")
+COUNT = "count_spikes"  # of the input
 
 
 class _TimedBackend:
@@ -76,6 +77,7 @@ class _TimedBackend:
         self.backend, self._layers, self._device = backend, layers, device
         self._layer = -1  # the last that has gone forward and not yet backward
         self.seconds: dict[str, float] = {
+            "count": 0.0,
             **{f"forward {layer}": 0.0 for layer in layers},
             **{f"backward {layer}": 0.0 for layer in reversed(layers)},
             "solve": 0.0,
@@ -83,7 +85,7 @@ class _TimedBackend:
 
     def __getattr__(self, name: str) -> Any:
         function = getattr(self.backend, name)
-        return partial(self._call, name, function) if name in (*FORWARD, *BACKWARD, *SOLVE) else function
+        return partial(self._call, name, function) if name in (COUNT, *FORWARD, *BACKWARD, *SOLVE) else function
 
     def _call(self, name: str, function: Callable[..., Any], *arguments: Any) -> Any:
         wait(self._device)
@@ -96,6 +98,8 @@ class _TimedBackend:
     def _phase(self, name: str) -> str:
         if name in SOLVE:
             return "solve"
+        if name == COUNT:
+            return "count"
         if name in FORWARD:
             self._layer += 1
             return f"forward {self._layers[self._layer]}"

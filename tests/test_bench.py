@@ -88,7 +88,7 @@ def test_the_json_has_the_measurements_of_every_number_of_threads(result: dict[s
 def test_the_phases_are_those_of_every_layer(result: dict[str, Any]) -> None:
     layers = ["hidden1", "hidden2", "output"]
     assert list(result["phases"]) == [
-        "encode",
+        *("encode", "count"),
         *(f"forward {layer}" for layer in layers),
         *(f"backward {layer}" for layer in reversed(layers)),
         *("solve", "rest", "optimiser"),
@@ -195,6 +195,7 @@ class Clock:
 def test_calls_are_booked_on_the_layer_they_belong_to(monkeypatch: pytest.MonkeyPatch) -> None:
     timed = phases._TimedBackend(Clock(monkeypatch), ["hidden1", "output"], CPU)
     for _ in range(2):
+        timed.count_spikes()
         assert timed.lif_forward(1) == "lif_forward"
         timed.lif_forward(2)
         timed.recurrent_spsp()  # of the lateral inhibition
@@ -206,6 +207,7 @@ def test_calls_are_booked_on_the_layer_they_belong_to(monkeypatch: pytest.Monkey
         timed.spsp_backward()
         timed.recurrent_gradient()
     assert timed.seconds == {
+        "count": 2.0,
         "forward hidden1": 2.0,
         "forward output": 2.0,
         "backward output": 4.0,

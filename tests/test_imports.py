@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "encoders": {"jit", "parallel", "vector"},
     "data": {"parallel"},
     "data_command": {"app", "data", "experiment", "hardware", "parallel"},
-    "batches": {"data", "encoders", "parallel"},
+    "batches": {"data", "encoders"},
     "hardware": {"parallel"},
     "recordings": {"data", "encoders"},
     "engine": {"batches", "data", "encoders", "kernels", "network"},

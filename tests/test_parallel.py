@@ -185,26 +185,3 @@ def test_no_thread_works_on_denormal_numbers():
 
     parallel.each(3, multiply)
     assert not products.any()
-
-
-def test_a_thread_that_works_alone_does_all_itself():
-    parallel.set_threads(3)
-    names: list[str] = []
-
-    def whole() -> None:
-        parallel.work_alone()
-        parallel.each(50, lambda _: names.append(threading.current_thread().name))
-
-    thread = threading.Thread(target=whole, name="alone")
-    thread.start()
-    thread.join()
-    assert names == ["alone"] * 50
-    others = set()
-
-    def meet(_: int) -> None:
-        others.add(threading.current_thread().name)
-        meeting.wait(timeout=30)
-
-    meeting = threading.Barrier(3)
-    parallel.each(3, meet)  # the others still share
-    assert len(others) == 3

@@ -227,18 +227,19 @@ def coupling_solve(
     """See `reference.coupling_solve`."""
     values, diagonals, rights = as_floats(theta), as_floats(diagonal), as_floats(right)
     first, post, _ = as_groups(recurrent, rights.shape[1])
-    solution = np.empty_like(rights)
-
-    def one(b: int) -> None:
-        if not recurrent_loops.coupling_solve(
-            values[b], first, post, diagonals[b], rights[b], self_coupling, solution[b]
-        ):
-            exact = reference.coupling_solve(
-                theta[[b]].double(), recurrent, diagonal[[b]].double(), right[[b]].double(), self_coupling
-            )
-            solution[b] = exact[0].float().numpy()
-
-    parallel.each(len(rights), one)
+    solution, solved = np.empty_like(rights), np.empty(len(rights), bool)
+    chunks = parallel.ranges(len(rights))
+    parallel.each(
+        len(chunks),
+        lambda k: recurrent_loops.coupling_solve(
+            values, first, post, diagonals, rights, self_coupling, solution, solved, *chunks[k]
+        ),
+    )
+    for b in np.flatnonzero(~solved):
+        exact = reference.coupling_solve(
+            theta[[b]].double(), recurrent, diagonal[[b]].double(), right[[b]].double(), self_coupling
+        )
+        solution[b] = exact[0].float().numpy()
     return torch.from_numpy(solution)
 
 

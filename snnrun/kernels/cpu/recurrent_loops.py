@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from snnrun.jit import Floats, Indices, Times, Words, jit
+from snnrun.jit import Flags, Floats, Indices, Times, Words, jit, part
 from snnrun.kernels.cpu.readout_loops import read_block
 from snnrun.kernels.cpu.spike_loops import list_spikes
 
@@ -65,32 +65,57 @@ def coupling(
                 theta[b, s] = weight[s] * (e[b, s] * inverse if both else np.float32(silent))
 
 
-@jit
-def coupling_solve(
-    theta: Floats, first: Indices, post: Indices, diagonal: Floats, right: Floats, self_coupling: bool, x: Floats
+@part
+def sweep_to_rest(
+    b: int,
+    theta: Floats,
+    first: Indices,
+    post: Indices,
+    diagonal: Floats,
+    right: Floats,
+    self_coupling: bool,
+    x: Floats,
 ) -> bool:
     """Gauss-Seidel for x_p = (right_p + sum_i theta_ip x_i) / diagonal_p of a sample; False if it does not converge."""
-    neurons = right.shape[0]
+    neurons = right.shape[1]
     for p in range(neurons):
-        x[p] = right[p] / diagonal[p]
+        x[b, p] = right[b, p] / diagonal[b, p]
     for _ in range(SWEEPS):
         change = largest = np.float32(0)
         for p in range(neurons):
-            sum_, own = right[p], diagonal[p]
+            sum_, own = right[b, p], diagonal[b, p]
             for s in range(first[p], first[p + 1]):
                 if post[s] != p:
-                    sum_ += theta[s] * x[post[s]]
+                    sum_ += theta[b, s] * x[b, post[s]]
                 elif self_coupling:
-                    own -= theta[s]
+                    own -= theta[b, s]
             new = sum_ / own
             if not np.isfinite(new):
                 return False
-            change = max(change, abs(new - x[p]))
+            change = max(change, abs(new - x[b, p]))
             largest = max(largest, abs(new))
-            x[p] = new
+            x[b, p] = new
         if change <= np.float32(TOLERANCE) * largest:
             return True
     return False
+
+
+@jit
+def coupling_solve(
+    theta: Floats,
+    first: Indices,
+    post: Indices,
+    diagonal: Floats,
+    right: Floats,
+    self_coupling: bool,
+    x: Floats,
+    solved: Flags,
+    start: int,
+    stop: int,
+) -> None:
+    """Samples start ... stop of `reference.coupling_solve`; `solved` (B,) says which of them converged."""
+    for b in range(start, stop):
+        solved[b] = sweep_to_rest(b, theta, first, post, diagonal, right, self_coupling, x)
 
 
 @jit
