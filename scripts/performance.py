@@ -286,7 +286,8 @@ def peers_section(peers: Result) -> list[str]:
         "## Other libraries",
         "",
         "By `scripts/bench_peers.py`, which says what is compared: the same networks and batches on the same machine,",
-        f"{settings['threads']} threads, batches of {settings['batch']}, medians of {settings['rounds']} rounds.",
+        f"{settings['threads']} thread{'s' * (settings['threads'] > 1)}, batches of {settings['batch']}, medians of "
+        f"{settings['rounds']} rounds.",
         "In brackets the ratio to snnrun's.",
         "",
         *table(["workload", "library", "training ms", "inference ms", "peak MiB"], rows),
@@ -299,6 +300,7 @@ def peers_section(peers: Result) -> list[str]:
 def draw(results: dict[str, list[Result]]) -> None:
     import matplotlib
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
 
     matplotlib.rcParams["svg.hashsalt"] = "snnrun"  # the same figure is the same file
     figure = Figure(figsize=(3.6 * len(results), 5.6), layout="constrained")
@@ -314,6 +316,7 @@ def draw(results: dict[str, list[Result]]) -> None:
         for panel in axes[:, column]:
             panel.set_xscale("log")
             panel.set_yscale("log")
+            panel.xaxis.set_minor_formatter(NullFormatter())  # less than a decade would have a label at each
             panel.grid(alpha=0.25)
             panel.spines[["top", "right"]].set_visible(False)
             if panel.lines:
