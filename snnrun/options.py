@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from dataclasses import dataclass
 from importlib import resources
 from importlib.resources.abc import Traversable
 
+WIDTH = 120  # of the help
 # "  - optional tuned: ${model}_${data}  # what it is" in the defaults list of train.yaml
 _DEFAULT = re.compile(r"^  - (?:optional )?(\w+): (\S+) +# (.+)$", re.MULTILINE)
 
@@ -58,7 +60,14 @@ def overview() -> str:
         else:
             choices = [group.default, *(option for option in group.options if option != group.default)]
         lines.append(f"  {name:<11} {group.about}")
-        lines.append(f"  {'':<11} = {' | '.join(choices)}")
+        lines += textwrap.wrap(
+            " | ".join(choices),
+            WIDTH,
+            initial_indent=f"  {'':<11} = ",
+            subsequent_indent=f"  {'':<11}   ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
     return "\n".join(lines)
 
 

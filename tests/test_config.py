@@ -20,6 +20,8 @@ GROUPS = options.groups()
 CHOICES = [f"{group}={option}" for group, entry in GROUPS.items() for option in entry.options]
 # What an option needs beside it, for the default corpus has tuned settings of another encoder.
 WITH = {"encoder=stored": ["tuned=none"], "encoder=lyon_bsa": ["tuned=none"]}
+# Tuned settings go with their model and corpus: they may set keys that others lack.
+WITH |= {f"tuned={model}_{corpus}": [f"model={model}", f"data={corpus}"] for model in RULES for corpus in data.DATASETS}
 PAIRS = [(model, corpus) for model in GROUPS["model"].options for corpus in GROUPS["data"].options]
 
 
