@@ -80,7 +80,7 @@ def _doctor(arguments: list[str]) -> int:
 COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "train": (_train, "train and evaluate a network; -m sweeps over several settings"),
     "ui": (_ui, "open MLflow's pages on the runs"),
-    "data": (_data, "list the corpora, or verify the files of one"),
+    "data": (_data, "list the corpora, verify the files of one, or encode one ahead"),
     "bench": (_bench, "measure time, memory and spikes of training and inference"),
     "doctor": (_doctor, "say what this installation can run on; --kernels checks its kernels"),
     "config": (_config, "list the options of `train`, or show one"),
