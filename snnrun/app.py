@@ -23,7 +23,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from snnrun import config, config_errors, options
+from snnrun import config, config_errors, options, schemas
 from snnrun.errors import SnnrunError, UsageError
 
 INTERRUPTED = 130
@@ -255,7 +255,7 @@ def _start_sweep(cfg: DictConfig, overrides: list[str]) -> None:
 def _parameter(override: str) -> str:
     """The parameter that an override sets: a group's choice shows in its name."""
     key = override.partition("=")[0].lstrip("+~")
-    return f"{key}.name" if key in config.SCHEMAS else key
+    return f"{key}.name" if key in schemas.SCHEMAS else key
 
 
 def _close_sweep(status: Literal["FINISHED", "FAILED", "KILLED"]) -> int:

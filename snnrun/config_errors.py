@@ -24,8 +24,9 @@ from omegaconf.errors import (
 )
 from yaml import MarkedYAMLError  # type: ignore[import-untyped]
 
-from snnrun.config import SCHEMAS, Train, did_you_mean
+from snnrun.config import did_you_mean
 from snnrun.options import groups
+from snnrun.schemas import SCHEMAS, Train
 
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 

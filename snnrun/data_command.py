@@ -62,14 +62,14 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _prepare(options: argparse.Namespace) -> int:
-    from snnrun import app, experiment, hardware, parallel
+    from snnrun import app, build, hardware, parallel
 
     _check_name(options.name)
     root = [f"data.root={json.dumps(options.root)}"] if options.root is not None else []
     values = app.compose([f"data={options.name}", *root, *options.overrides])
     parallel.set_threads(hardware.cores())
     started = time.monotonic()
-    dataset = experiment.load(values)
+    dataset = build.load(values)
     seconds = time.monotonic() - started
     train = len(dataset.train) + len(dataset.validation)
     print(f"{dataset.label}: {_pair(train, len(dataset.test))}, ready in {seconds:.1f} s")

@@ -9,12 +9,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 
-from snnrun import data, encoders, engine, hardware, kernels, parallel, recordings, report, tracking
-from snnrun.errors import SnnrunError, UsageError
+from snnrun import build, data, engine, hardware, kernels, parallel, products, report, tracking
+from snnrun.errors import SnnrunError
 from snnrun.network import Network
-from snnrun.rules import RULES
 
 
 class _Observer:
@@ -49,9 +47,9 @@ def run(
     backend = kernels.use(values["hardware"]["kernels"], device.type)
     options = engine.Options(**values["train"])
     started = time.monotonic()
-    dataset, encoder = load(values), build_encoder(values)
+    dataset, encoder = build.load(values), build.encoder(values)
     prepared = time.monotonic() - started
-    network = build_network(values, dataset)
+    network = build.network(values, dataset)
     display = report.Display()
     tracker = open_tracker(values, dataset, run_dir, parent_run_id, display)
     status: tracking.Status = "FAILED"
@@ -83,7 +81,7 @@ def run(
                 observer=_Observer(display, tracker),
             )
         try:
-            _write_files(result, network, dataset, encoder, device, run_dir, tracker)
+            products.write(result, network, dataset, encoder, device, run_dir, tracker)
         except (OSError, SafetensorError) as error:
             raise SnnrunError(
                 f"{run_dir}: not all files of the run could be written ({error}). Make room there, or give another "
@@ -113,51 +111,6 @@ def objective(result: engine.Result) -> float | None:
     return result.summary.get("validation/accuracy_best", result.history[-1]["train/accuracy"])
 
 
-# ---- building -------------------------------------------------------------------------------------------------------
-
-
-def load(values: Mapping[str, Any]) -> data.Dataset:
-    """The corpus of the config, cut. Recordings are encoded, or come encoded from the store below `outputs`.
-
-    Raises:
-        UsageError: the encoder does not take this kind of data, or an option is out of range.
-        SnnrunError: the corpus is missing or damaged, or the store cannot be written.
-    """
-    seed, name = values["seed"], values["data"]["name"]
-    encoder = encoders.build(seed=seed, **values["encoder"])
-
-    def encode(corpus: data.Corpus) -> data.Corpus:
-        if corpus.kind not in encoder.kinds:
-            raise UsageError(
-                f"encoder: {values['encoder']['name']} takes {' or '.join(encoder.kinds)} data, and data={name} has "
-                f"the kind {corpus.kind!r}. Choose another encoder, or leave it to the defaults."
-            )
-        if not isinstance(encoder, encoders.RecordingEncoder):
-            return corpus
-        title = name if corpus.origin == "recorded" else f"{name}_{corpus.origin}"
-        return recordings.encoded(corpus, encoder, Path(values["outputs"]) / recordings.FOLDER, title)
-
-    return data.load(seed=seed, encode=encode, **values["data"])
-
-
-def build_encoder(values: Mapping[str, Any]) -> encoders.Encoder:
-    """What encodes the samples that `load` gives, batch by batch: nothing is left to do for those of recordings."""
-    encoder = encoders.build(seed=values["seed"], **values["encoder"])
-    return encoders.Stored(values["seed"]) if isinstance(encoder, encoders.RecordingEncoder) else encoder
-
-
-def build_network(values: Mapping[str, Any], dataset: data.Dataset) -> Network:
-    """The network of the config, sized for the corpus."""
-    constants = {key: value for key, value in values["model"].items() if key not in ("name", "network")}
-    return Network(
-        RULES[values["model"]["name"]](**constants),
-        inputs=dataset.channels,
-        topology=values["model"]["network"],
-        outputs=len(dataset.classes),
-        seed=values["seed"],
-    )
-
-
 def open_tracker(
     values: Mapping[str, Any],
     dataset: data.Dataset,
@@ -178,37 +131,7 @@ def open_tracker(
     )
 
 
-# ---- what a run leaves ----------------------------------------------------------------------------------------------
-
-
-def _write_files(
-    result: engine.Result,
-    network: Network,
-    dataset: data.Dataset,
-    encoder: encoders.Encoder,
-    device: torch.device,
-    run_dir: Path,
-    tracker: tracking.Tracker,
-) -> None:
-    """Weights and figures into the run's folder and the record, also of a training that was cut short."""
-    for name, state in (("last", result.last_state), ("best", result.best_state)):
-        if state:
-            path = run_dir / f"{name}.safetensors"
-            save_file({key: value.contiguous() for key, value in state.items()}, path)
-            tracker.artifact(path, "weights")
-    layers, label, predicted = engine.record_raster(network, dataset.test, encoder, device)
-    classes = dataset.classes
-    figures = [run_dir / "raster.png"]
-    report.plot_raster(
-        layers, f"{dataset.label}, test sample 0: {classes[label]}, taken for {classes[predicted]}", figures[0]
-    )
-    if result.history and result.confusion is not None:
-        figures += [run_dir / "curves.png", run_dir / "confusion.png"]
-        report.plot_curves(result.history, figures[1])
-        report.plot_confusion(result.confusion, dataset.classes, figures[2])
-        tracker.metrics(result.summary, step=len(result.history))
-    for path in (*figures, run_dir / "metrics.jsonl"):
-        tracker.artifact(path, "figures" if path.suffix == ".png" else "")
+# ---- what a run says -------------------------------------------------------------------------------------------------
 
 
 def _sizes(dataset: data.Dataset) -> dict[str, int]:

@@ -29,7 +29,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from snnrun import data, engine, experiment, hardware, kernels, provenance, report
+from snnrun import build, data, engine, hardware, kernels, provenance, report
 from snnrun.batches import batches
 from snnrun.errors import SnnrunError
 from snnrun.network import Network
@@ -77,7 +77,7 @@ def run(
     """
     device = hardware.set_up(values["hardware"]["device"], max(threads))
     backend = kernels.use(values["hardware"]["kernels"], device.type)
-    dataset = experiment.load(values)
+    dataset = build.load(values)
     loop = _loop(values, dataset, device)
     network = loop.network
     batch = loop.options.batch_size
@@ -111,8 +111,8 @@ def run(
 
 def batch(values: Mapping[str, Any], size: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Dense input spikes (size, T, N) uint8 and labels (size,) int64, the first samples that `run` measures."""
-    dataset = _measured(values, experiment.load(values), size)
-    encoder, order = experiment.build_encoder(values), np.arange(size)
+    dataset = _measured(values, build.load(values), size)
+    encoder, order = build.encoder(values), np.arange(size)
     [(_, spikes, labels)] = batches(dataset.train, order, encoder, EPOCH, size, torch.device("cpu"), dataset.augment)
     return kernels.unpack(spikes, dataset.channels).numpy(), labels.numpy()
 
@@ -122,9 +122,9 @@ def batch(values: Mapping[str, Any], size: int) -> tuple[NDArray[np.uint8], NDAr
 
 def _loop(values: Mapping[str, Any], dataset: data.Dataset, device: torch.device) -> engine._Loop:
     return engine._Loop(
-        experiment.build_network(values, dataset).to(device),
+        build.network(values, dataset).to(device),
         dataset,
-        experiment.build_encoder(values),
+        build.encoder(values),
         engine.Options(**values["train"]),
         values["seed"],
         device,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from snnrun import bench, cli, data, engine, experiment, kernels, measure, phases, report
+from snnrun import bench, build, cli, data, engine, kernels, measure, phases, report
 from snnrun.errors import SnnrunError, UsageError
 
 TINY = [
@@ -155,7 +155,7 @@ def dense_of(loop: engine._Loop) -> torch.Tensor:
 
 
 def test_the_reachable_rate_weighs_layers_by_their_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    network = experiment.build_network(values(), data.load("digits"))
+    network = build.network(values(), data.load("digits"))
     rates = {(64, 20): 4e9, (20, 10): 2e9, (10, 10): 1e9}
     monkeypatch.setattr(measure, "row_rate", lambda inputs, neurons: rates[inputs, neurons])
     spikes = {"input": 100.0, "hidden1": 50.0, "hidden2": 25.0, "output": 9.0}
@@ -170,7 +170,7 @@ def test_the_reachable_rate_weighs_layers_by_their_work(monkeypatch: pytest.Monk
 
 def test_no_spikes_and_no_cpu_have_no_reachable_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "row_rate", None)
-    network = experiment.build_network(values(), data.load("digits"))
+    network = build.network(values(), data.load("digits"))
     for count, device in ((0.0, CPU), (1.0, torch.device("cuda"))):
         spikes = dict.fromkeys(["input", "hidden1", "hidden2", "output"], count)
         additions = measure._row_additions(network, spikes, 1.0, 1, device)

@@ -10,7 +10,7 @@ import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
 
-from snnrun import cli, config, data, kernels, options
+from snnrun import cli, config, data, kernels, options, schemas
 from snnrun.encoders import ENCODERS
 from snnrun.engine import Options
 from snnrun.errors import UsageError
@@ -66,13 +66,13 @@ def test_every_option_says_what_it_is(choice: str) -> None:
     assert text.startswith("# ")
 
 
-@pytest.mark.parametrize("group", config.SCHEMAS)
+@pytest.mark.parametrize("group", schemas.SCHEMAS)
 def test_every_option_has_a_schema(group: str) -> None:
-    assert set(config.SCHEMAS[group]) == set(GROUPS[group].options)
+    assert set(schemas.SCHEMAS[group]) == set(GROUPS[group].options)
     for option in GROUPS[group].options:
         choice = f"{group}={option}"
         cfg = composed(choice, *WITH.get(choice, []))
-        assert OmegaConf.get_type(cfg[group]) is config.SCHEMAS[group][option]
+        assert OmegaConf.get_type(cfg[group]) is schemas.SCHEMAS[group][option]
 
 
 def names(schema: type) -> set[str]:
@@ -80,18 +80,18 @@ def names(schema: type) -> set[str]:
 
 
 def test_the_schemas_have_the_keys_that_the_code_takes() -> None:
-    for name, schema in config.SCHEMAS["model"].items():
+    for name, schema in schemas.SCHEMAS["model"].items():
         assert names(schema) - {"name", "network"} == names(RULES[name])
-    for name, schema in config.SCHEMAS["encoder"].items():
+    for name, schema in schemas.SCHEMAS["encoder"].items():
         factory: Any = ENCODERS[name]
         assert names(schema) - {"name"} == names(factory) - {"seed"}
     shared = set(inspect.signature(data.load).parameters) - {"seed", "options"}
-    for name, schema in config.SCHEMAS["data"].items():
+    for name, schema in schemas.SCHEMAS["data"].items():
         parameters = inspect.signature(data.DATASETS[name]).parameters.values()
         own = {option.name for option in parameters if option.kind is option.KEYWORD_ONLY}
         assert names(config.Data) | own <= names(schema) <= shared | own
     assert set(GROUPS["data"].options) == set(data.DATASETS)
-    assert names(config.Train) == names(Options)
+    assert names(schemas.Train) == names(Options)
 
 
 def test_the_kernels_that_can_be_chosen_are_those_there_are() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from snnrun import experiment
+from snnrun import build, experiment, products
 from snnrun.encoders.rate import Poisson
 from snnrun.errors import SnnrunError, UsageError
 
@@ -66,7 +66,7 @@ def test_a_run_leaves_its_files_and_the_backends_agree(model: str, tmp_path: Pat
 def test_an_encoder_that_does_not_take_the_data_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Poisson, "kinds", ("sound",))
     with pytest.raises(UsageError, match="encoder: poisson takes sound data, and data=digits has the kind 'image'"):
-        experiment.load(values())
+        build.load(values())
 
 
 def test_a_full_disk_is_told_with_the_remedy_and_the_accuracies_are_said(
@@ -75,7 +75,7 @@ def test_a_full_disk_is_told_with_the_remedy_and_the_accuracies_are_said(
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(experiment, "save_file", full)
+    monkeypatch.setattr(products, "save_file", full)
     with pytest.raises(SnnrunError, match=r"No space left on device.*outputs=FOLDER"):
         experiment.run(values(epochs=1), tmp_path, command=["test"])
     assert "test, last epoch" in capsys.readouterr().out

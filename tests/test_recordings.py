@@ -11,7 +11,7 @@ import pytest
 from corpora import fsdd_tree, record, ti46_tree
 from numpy.typing import NDArray
 
-from snnrun import cli, data, experiment, recordings
+from snnrun import build, cli, data, recordings
 from snnrun.data import speech
 from snnrun.data.corpus import Corpus, Mapped, UnfitError, pick
 from snnrun.errors import SnnrunError, UsageError
@@ -145,10 +145,10 @@ def values(root: Path, **changes: Any) -> dict[str, Any]:
 
 def test_a_run_gets_spikes_and_nothing_left_to_encode(tmp_path: Path) -> None:
     fsdd_tree(tmp_path)
-    dataset = experiment.load(values(tmp_path))
+    dataset = build.load(values(tmp_path))
     assert (dataset.kind, dataset.channels, dataset.steps) == ("spikes", 78, 40)
     assert [len(part) for part in (dataset.train, dataset.validation, dataset.test)] == [90, 30, 120]
-    encoder = experiment.build_encoder(values(tmp_path))
+    encoder = build.encoder(values(tmp_path))
     positions = np.array([2, 0])
     bits = encoder.encode(dataset.train.samples[positions], dataset.train.index[positions], 1)
     np.testing.assert_array_equal(bits, dataset.train.samples[positions])
@@ -158,9 +158,9 @@ def test_a_run_gets_spikes_and_nothing_left_to_encode(tmp_path: Path) -> None:
 def test_an_encoder_and_a_corpus_that_do_not_fit(tmp_path: Path) -> None:
     fsdd_tree(tmp_path)
     with pytest.raises(UsageError, match="encoder: lyon_bsa takes audio data, and data=digits has the kind 'image'"):
-        experiment.load(values(tmp_path, data={"name": "digits"}))
+        build.load(values(tmp_path, data={"name": "digits"}))
     with pytest.raises(UsageError, match="encoder: poisson takes image data, and data=fsdd has the kind 'audio'"):
-        experiment.load(values(tmp_path, encoder={"name": "poisson"}))
+        build.load(values(tmp_path, encoder={"name": "poisson"}))
 
 
 def test_all_bad_files_are_told_at_once(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_all_bad_files_are_told_at_once(tmp_path: Path) -> None:
     (place / "3_theo_4.wav").write_bytes(b"")
     (place / "7_lucas_49.wav").write_text("not sound")
     with pytest.raises(SnnrunError, match="data=fsdd: 2 files cannot be used") as error:
-        experiment.load(values(tmp_path))
+        build.load(values(tmp_path))
     assert "3_theo_4.wav: it is empty" in str(error.value)
     assert "7_lucas_49.wav: it is no audio file" in str(error.value)
 
@@ -176,7 +176,7 @@ def test_all_bad_files_are_told_at_once(tmp_path: Path) -> None:
 def test_a_surrogate_is_one_in_the_store_too(tmp_path: Path) -> None:
     ti46_tree(tmp_path / "ti46")
     (tmp_path / "ti46" / "SURROGATE").touch()
-    dataset = experiment.load(values(tmp_path, data={"name": "ti46_alpha", "root": tmp_path, "validation": 0}))
+    dataset = build.load(values(tmp_path, data={"name": "ti46_alpha", "root": tmp_path, "validation": 0}))
     assert dataset.label == "ti46_alpha (surrogate)"
     assert len(list((tmp_path / "outputs" / "cache").glob("ti46_alpha_surrogate-*.spikes"))) == 1
 

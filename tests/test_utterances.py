@@ -7,7 +7,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_module
 
-from snnrun import cli, config, data, encoders, engine, experiment, report
+from snnrun import build, cli, config, data, encoders, engine, report
 from snnrun.errors import UsageError
 from snnrun.kernels import pack, unpack
 from snnrun.network import Network
@@ -177,7 +177,7 @@ def test_wrong_settings_are_one_message(
 
 def test_a_network_is_built_for_its_channels() -> None:
     model = {"name": "strsbp", "network": "5", "v_th": [1.0]}
-    assert experiment.build_network({"seed": 0, "model": model}, load()).inputs == 78
+    assert build.network({"seed": 0, "model": model}, load()).inputs == 78
 
 
 def test_a_network_learns_the_classes() -> None:
@@ -186,7 +186,7 @@ def test_a_network_learns_the_classes() -> None:
     result = engine.train(
         network,
         corpus,
-        experiment.build_encoder({"seed": 0, "encoder": {"name": "stored"}}),
+        build.encoder({"seed": 0, "encoder": {"name": "stored"}}),
         engine.Options(epochs=4, batch_size=10, lr=0.03),
         seed=0,
         device=torch.device("cpu"),

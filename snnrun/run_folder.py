@@ -1,0 +1,90 @@
+"""A run that was made before, found again by its folder, its name or its MLflow id."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from snnrun.errors import SnnrunError, UsageError
+
+CONFIG_FILE = "config.yaml"
+RUN_ID_FILE = "mlflow_run_id"
+# Where `conf/train.yaml` puts the folders of single runs and of the points of sweeps.
+PATTERNS = ("runs/*", "sweeps/*/*")
+# So many candidates are named in a message.
+NAMED = 5
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one run."""
+
+    path: Path
+
+    @property
+    def run_id(self) -> str | None:
+        """Its MLflow run, if it has one."""
+        file = self.path / RUN_ID_FILE
+        return file.read_text(encoding="utf-8").strip() if file.is_file() else None
+
+    def values(self) -> dict[str, Any]:
+        """The config that it ran with, as plain values.
+
+        Raises:
+            SnnrunError: the file is missing or damaged.
+        """
+        file = self.path / CONFIG_FILE
+        try:
+            values = OmegaConf.to_container(OmegaConf.load(file), resolve=True)
+        except (OSError, OmegaConfBaseException, ValueError) as error:
+            raise SnnrunError(f"{file}: the run's config cannot be read ({_first_line(error)}).") from None
+        except Exception as error:  # the YAML parser's own errors, which no package of ours declares
+            raise SnnrunError(f"{file}: the run's config is damaged ({_first_line(error)}).") from None
+        if not isinstance(values, dict):
+            raise SnnrunError(f"{file}: the run's config is damaged (no keys in it).")
+        return {str(key): value for key, value in values.items()}
+
+
+def folders(outputs: Path) -> list[RunFolder]:
+    """Every run's folder below `outputs`, the oldest first."""
+    found = [path for pattern in PATTERNS for path in outputs.glob(pattern) if (path / CONFIG_FILE).is_file()]
+    return [RunFolder(path) for path in sorted(found, key=lambda path: (path / CONFIG_FILE).stat().st_mtime_ns)]
+
+
+def find(name: str, outputs: Path) -> RunFolder:
+    """The run that `name` means: a folder, or the beginning of a folder's name or of an MLflow run id.
+
+    `last` is the latest run.
+
+    Raises:
+        UsageError: there is no such run, or several.
+    """
+    path = Path(name)
+    if (path / CONFIG_FILE).is_file():
+        return RunFolder(path)
+    known = folders(outputs)
+    if name == "last" and known:
+        return known[-1]
+    if path.is_dir():
+        raise UsageError(f"{name}: this folder has no {CONFIG_FILE}, so it is not a run's.")
+    matches = [run for run in known if name and (run.path.name.startswith(name) or (run.run_id or "").startswith(name))]
+    exact = [run for run in matches if name in (run.path.name, run.run_id)]
+    matches = exact if len(exact) == 1 else matches
+    if not matches:
+        latest = ", ".join(run.path.name for run in known[-NAMED:]) or "none"
+        raise UsageError(
+            f"{name}: no run of this folder, name or MLflow id below {outputs}. The latest: {latest}. "
+            "Runs elsewhere are found by --outputs FOLDER."
+        )
+    if len(matches) > 1:
+        names = ", ".join(str(run.path) for run in matches[:NAMED])
+        raise UsageError(f"{name}: {len(matches)} runs begin so: {names}{', ...' * (len(matches) > NAMED)}.")
+    return matches[0]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
