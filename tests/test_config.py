@@ -89,7 +89,7 @@ def test_the_schemas_have_the_keys_that_the_code_takes() -> None:
     for name, schema in schemas.SCHEMAS["data"].items():
         parameters = inspect.signature(data.DATASETS[name]).parameters.values()
         own = {option.name for option in parameters if option.kind is option.KEYWORD_ONLY}
-        assert names(config.Data) | own <= names(schema) <= shared | own
+        assert names(schemas.Data) | own <= names(schema) <= shared | own
     assert set(GROUPS["data"].options) == set(data.DATASETS)
     assert names(schemas.Train) == names(Options)
 
