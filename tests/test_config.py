@@ -95,7 +95,7 @@ def test_the_schemas_have_the_keys_that_the_code_takes() -> None:
 
 
 def test_the_kernels_that_can_be_chosen_are_those_there_are() -> None:
-    choices = next(entry.metadata["choices"] for entry in fields(config.Hardware) if entry.name == "kernels")
+    choices = next(entry.metadata["choices"] for entry in fields(schemas.Hardware) if entry.name == "kernels")
     assert choices == ("auto", *kernels.NAMES)
 
 
