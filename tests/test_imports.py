@@ -57,7 +57,14 @@ MAY_IMPORT = {
     },
     "bench": {"app", "config", "config_errors", "hardware", "measure", "report"},
     "doctor": {"hardware", "kernels", "provenance"},
-    "cli": {"app", "bench", "data_command", "doctor", "options", "tracking"},
+    "runs": {"run_folder", "tracking"},
+    "significance": set(),
+    "runs_filter": {"runs"},
+    "runs_compare": {"runs", "runs_filter", "significance"},
+    "runs_tables": {"runs", "runs_compare", "runs_filter"},
+    "runs_show": {"runs", "runs_compare", "runs_tables"},
+    "runs_command": {"runs", "runs_compare", "runs_filter", "runs_show", "runs_tables"},
+    "cli": {"app", "bench", "data_command", "doctor", "options", "runs_command", "tracking"},
 }
 # Heavy or opinionated packages, and the only parts that may import them.
 ONLY_IN = {
@@ -69,7 +76,8 @@ ONLY_IN = {
         *("phases", "measure", "doctor"),
     },
     "matplotlib": {"plots"},
-    "rich": {"report", "data", "data_command", "doctor"},
+    "rich": {"report", "data", "data_command", "doctor", "runs_tables", "runs_show"},
+    "scipy": {"significance"},
     "sklearn": {"data"},
     "soundfile": {"data"},
     "h5py": {"data"},

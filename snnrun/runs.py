@@ -1,0 +1,335 @@
+"""The runs that were made: read from their folders and from MLflow, and joined.
+
+A run below `outputs` is its folder (`config.yaml`, `metrics.jsonl`) together with what the store there says of it
+(status, tags), if the store can be read; a run that only one of the two knows is listed by that one. A store elsewhere,
+named by its address, is read alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import math
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from snnrun import tracking
+from snnrun.errors import SnnrunError, UsageError
+from snnrun.run_folder import RunFolder, folders
+
+Warn = Callable[[str], None]
+
+STATUS = {"FINISHED": "finished", "KILLED": "interrupted", "FAILED": "failed"}
+STATUSES = ("finished", "interrupted", "failed", "running", "unfinished")
+SUMMARY = "test/accuracy_last"  # among the figures of every training that came to an end
+PAGE = 1000  # runs of one answer of the store
+CURVES = ("train/loss", "train/accuracy", "validation/accuracy", "test/accuracy", "time/epoch_s")
+# Corpora whose origin their name tells; of the others it is known from the record alone.
+ORIGINS = {"utterances": "synthetic", "digits": "recorded", "mnist": "recorded", "fashion_mnist": "recorded"}
+NAMED = 5  # candidates in a message
+
+
+@dataclass
+class Run:
+    """One run: `params` flat and as text, `metrics` the last values, accuracies as shares.
+
+    `status` is one of `STATUSES`: `running` is what a store says, `unfinished` is a folder without final figures.
+    `started` is in seconds since 1970. `run_id` and `experiment_id` are MLflow's, None where no store has been read
+    that knows the run.
+    """
+
+    name: str
+    status: str
+    started: float
+    run_id: str | None = None
+    experiment_id: str | None = None
+    folder: Path | None = None
+    ended: float | None = None
+    params: dict[str, str] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+    uri: str | None = None
+
+    @property
+    def short(self) -> str:
+        """What `find` knows it by: eight characters of its id, or its folder's name."""
+        return self.run_id[:8] if self.run_id else self.name
+
+    @property
+    def origin(self) -> str:
+        """Where its data come from: `recorded`, `synthetic`, `surrogate` or `unknown`."""
+        return self.tags.get("data.origin") or ORIGINS.get(self.params.get("data.name", ""), "unknown")
+
+    @property
+    def data(self) -> str:
+        """Its corpus; what is not recorded is never named without the word."""
+        name = self.params.get("data.name", "?")
+        return name if self.origin == "recorded" else f"{name} ({label_of(self.origin)})"
+
+    def facts(self) -> dict[str, str]:
+        """What can be asked for beside parameters and metrics."""
+        return {
+            "id": self.run_id or "",
+            "name": self.name,
+            "folder": str(self.folder or ""),
+            "status": self.status,
+            "origin": self.origin,
+            "started": stamp(self.started),
+            "commit": self.tags.get("git.commit", ""),
+            "dirty": self.tags.get("git.dirty", ""),
+            "device": self.tags.get("device", ""),
+            "sweep": self.tags.get("mlflow.parentRunId", ""),
+        }
+
+
+def label_of(origin: str) -> str:
+    """How an origin stands beside the name of a corpus."""
+    return "origin unknown" if origin == "unknown" else origin
+
+
+def stamp(seconds: float) -> str:
+    """`2026-11-25 13:02:12`, local time."""
+    return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def collect(outputs: Path, uri: str | None, warn: Warn) -> list[Run]:
+    """All runs, the latest first: those below `outputs`, or those of the store `uri` alone.
+
+    A run's folder that cannot be read costs one warning; so does the store below `outputs`.
+
+    Raises:
+        SnnrunError: there is no run, or the store `uri` cannot be read.
+    """
+    if uri is not None:
+        runs = _stored(uri)
+        if not runs:
+            raise SnnrunError(f"{uri}: no run of snnrun in this store.")
+    else:
+        runs = _below(outputs, warn)
+        if not runs:
+            raise SnnrunError(
+                f"no runs yet below {outputs}: run snnrun train first, or say where they are by --outputs FOLDER or "
+                "--uri ADDRESS."
+            )
+    return sorted(runs, key=lambda run: -run.started)
+
+
+def find(runs: Sequence[Run], name: str) -> Run:
+    """The run that `name` means: a folder, or the beginning of its name, its folder's name or its MLflow id.
+
+    `last` is the latest.
+
+    Raises:
+        UsageError: there is no such run, or several.
+    """
+    if name == "last":
+        return max(runs, key=lambda run: run.started)
+    path = Path(name)
+    matches = [run for run in runs if path.is_dir() and run.folder == path.resolve()]
+    if not matches:
+        matches = [run for run in runs if name and any(word.startswith(name) for word in _names(run))]
+        exact = [run for run in matches if name in _names(run)]
+        matches = exact if len(exact) == 1 else matches
+    if len(matches) == 1:
+        return matches[0]
+    if not matches:
+        latest = ", ".join(run.short for run in runs[:NAMED])
+        raise UsageError(
+            f"{name}: no run of this folder, name or MLflow id. The latest: {latest}. `snnrun runs list` has all; "
+            "runs elsewhere are found by --outputs FOLDER or --uri ADDRESS."
+        )
+    names = ", ".join(f"{run.short} ({run.name})" if run.run_id else run.name for run in matches[:NAMED])
+    more = ", ..." if len(matches) > NAMED else ""
+    raise UsageError(f"{name}: {len(matches)} runs begin so: {names}{more}. Give more of one.")
+
+
+def _names(run: Run) -> list[str]:
+    return [run.name, run.run_id or run.name, run.folder.name if run.folder else run.name]
+
+
+def history(run: Run) -> list[dict[str, float]]:
+    """The metrics of each epoch, from the run's folder, else from its store; values that are no numbers are left out.
+
+    Raises:
+        SnnrunError: the store cannot be read.
+    """
+    if run.folder is not None:
+        epochs, _ = _journal(run.folder)
+        if epochs:
+            return epochs
+    if run.run_id is None or run.uri is None:
+        return []
+    by_epoch: dict[int, dict[str, float]] = {}
+    with _reading(run.uri) as client:
+        for key in CURVES:
+            if key in run.metrics:
+                for point in client.get_metric_history(run.run_id, key):
+                    if math.isfinite(point.value):
+                        by_epoch.setdefault(point.step, {})[key] = point.value
+    return [by_epoch[epoch] for epoch in sorted(by_epoch)]
+
+
+# ---- folders --------------------------------------------------------------------------------------------------------
+
+
+def _below(outputs: Path, warn: Warn) -> list[Run]:
+    """The runs of the folders below `outputs`, joined with the store there."""
+    stored: list[Run] = []
+    if (outputs / "mlflow.db").exists():
+        try:
+            stored = _stored(tracking.store_uri(outputs))
+        except SnnrunError as error:
+            warn(f"{error} What the runs' folders say is shown.")
+    by_id = {run.run_id: run for run in stored}
+    alone = []
+    for found in folders(outputs):
+        try:
+            known = by_id.get(found.run_id)
+            if known is None:
+                alone.append(_of_folder(found, warn))
+            else:
+                _join(known, found, warn)
+        except (SnnrunError, OSError, ValueError) as error:
+            warn(f"{found.path}: left out, for it is damaged: {error}")
+    return stored + alone
+
+
+def _join(run: Run, found: RunFolder, warn: Warn) -> None:
+    """Complete what the store knows, which may have failed in the middle of the run."""
+    run.folder = found.path.resolve()
+    if not run.params:
+        run.params = tracking.flatten(found.values())
+    if SUMMARY not in run.metrics:
+        _, metrics = _journal(found.path, warn)
+        run.metrics = metrics | run.metrics
+        if run.status == "running" and SUMMARY in metrics:
+            run.status = _status(found.path, run)
+
+
+def _of_folder(found: RunFolder, warn: Warn) -> Run:
+    path = found.path.resolve()
+    started = (path / "config.yaml").stat().st_mtime
+    run = Run(path.name, "unfinished", started, found.run_id, folder=path, params=tracking.flatten(found.values()))
+    if path.parent.parent.name == "sweeps":  # the points of a sweep are called 0, 1, 2, ...
+        run.name = f"{path.parent.name}/{path.name}"
+    _, run.metrics = _journal(path, warn)
+    run.status = _status(path, run)
+    return run
+
+
+def _status(folder: Path, run: Run) -> str:
+    """What a folder tells without its store."""
+    if (folder / "error.txt").exists():
+        return "failed"
+    if SUMMARY not in run.metrics:
+        return "unfinished"
+    wanted = float(run.params.get("train.epochs", "nan"))
+    return "interrupted" if run.metrics.get("epoch", wanted) < wanted else "finished"
+
+
+def _journal(folder: Path, warn: Warn | None = None) -> tuple[list[dict[str, float]], dict[str, float]]:
+    """`metrics.jsonl`: the epochs in their order, and the last value of each metric.
+
+    A last line that was cut short is passed over in silence, as a killed process leaves it; any other is warned of.
+    """
+    path = folder / "metrics.jsonl"
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    epochs: dict[int, dict[str, float]] = {}
+    latest: dict[str, float] = {}
+    for number, line in enumerate(lines, 1):
+        try:
+            entry = json.loads(line)
+            values = {key: float(value) for key, value in entry.items() if isinstance(value, int | float)}
+            step = int(values.pop("step"))
+        except (ValueError, KeyError, AttributeError):
+            if warn is not None and number < len(lines):
+                warn(f"{path}, line {number}: not a line of metrics; it is passed over")
+            continue
+        values.pop("time", None)
+        latest |= values
+        if "epoch" in values or "train/loss" in values:
+            epochs[step] = values
+    return [epochs[step] for step in sorted(epochs)], latest
+
+
+# ---- the store ------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _reading(uri: str) -> Iterator[Any]:
+    """An MlflowClient on a store that exists; whatever MLflow raises becomes one message."""
+    try:
+        _probe(uri)
+        with tracking.quiet():
+            yield tracking.connect(uri)
+    except SnnrunError:
+        raise
+    except Exception as error:  # MLflow raises its own errors, SQLAlchemy's, requests' and the operating system's
+        raise SnnrunError(
+            f"the MLflow store {uri} cannot be read ({tracking.reason(error)}): is the address right, and does the "
+            "server answer?"
+        ) from None
+
+
+def _probe(uri: str) -> None:
+    """Raise at once for a sqlite file that is not there, which MLflow would create, or that is no database."""
+    if not uri.startswith("sqlite:///"):
+        return
+    path = Path(uri.removeprefix("sqlite:///").partition("?")[0])
+    if not path.exists():
+        raise SnnrunError(f"the MLflow store {uri} cannot be read: there is no file {path}.")
+    with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+        connection.execute("SELECT 1 FROM runs LIMIT 1")
+
+
+def _stored(uri: str) -> list[Run]:
+    """All runs of snnrun in a store; parents of sweeps and what others record there are passed over."""
+    found: list[Any] = []
+    with _reading(uri) as client, _without_collector():
+        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+        token = None
+        while experiments:
+            page = client.search_runs(experiments, "tags.`snnrun.run_dir` LIKE '%'", max_results=PAGE, page_token=token)
+            found += page
+            token = page.token
+            if not token:
+                break
+    return [_of_store(run, uri) for run in found if "snnrun.sweep" not in run.data.tags]
+
+
+@contextlib.contextmanager
+def _without_collector() -> Iterator[None]:
+    """Python's collector walks through hundreds of thousands of living rows again and again: two thirds of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _of_store(run: Any, uri: str) -> Run:
+    metrics: Mapping[str, float] = run.data.metrics
+    return Run(
+        name=run.info.run_name or run.info.run_id,
+        status=STATUS.get(run.info.status, "running"),
+        started=run.info.start_time / 1000,
+        run_id=run.info.run_id,
+        experiment_id=run.info.experiment_id,
+        ended=run.info.end_time / 1000 if run.info.end_time else None,
+        params=dict(run.data.params),
+        metrics={key: value for key, value in metrics.items() if math.isfinite(value)},
+        tags=dict(run.data.tags),
+        uri=uri,
+    )
+
+
+def keys_of(runs: Iterable[Run]) -> list[str]:
+    """Every parameter that any of the runs has."""
+    return sorted(set().union(*(run.params for run in runs)))

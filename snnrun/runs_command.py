@@ -1,0 +1,270 @@
+"""`snnrun runs`: list the runs that were made, show one, compare them over seeds, name the best."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from snnrun.errors import SnnrunError
+
+FILTERS = (
+    "A filter is KEY=VALUE, with = != > >= < <= or ~ (contains): model=strsbp,hm2bp status=finished 'train.lr>0.001' "
+    "'test/accuracy_last>=0.9' 'started>2026-11-01'. Filters with < or > need quotes. All must hold."
+)
+
+
+def main(arguments: list[str]) -> int:
+    """Run one of its commands; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    with contextlib.suppress(AttributeError):  # a terminal of another encoding gets question marks, no traceback
+        sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
+    try:
+        code: int = options.run(options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code
+
+
+def add_source(parser: argparse.ArgumentParser) -> None:
+    """The options that say which runs are meant."""
+    parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="the folder that the runs wrote to")
+    parser.add_argument("--uri", help="a store elsewhere, read alone: http://host:5000 or sqlite:////path/mlflow.db")
+
+
+def warn(message: str) -> None:
+    """Say on the error stream what is wrong without ending."""
+    print(f"snnrun: warning: {message}", file=sys.stderr)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("snnrun runs", description="Look at the runs that were made, and compare them.")
+    commands = parser.add_subparsers(required=True, metavar="list | show | compare | best")
+
+    def command(
+        name: str, about: str, run: Callable[[argparse.Namespace], int], **more: Any
+    ) -> argparse.ArgumentParser:
+        entry = commands.add_parser(name, help=about, description=f"{about[0].upper()}{about[1:]}.", **more)
+        entry.set_defaults(run=run)
+        add_source(entry)
+        entry.add_argument("--json", action="store_true", help="for programs; accuracies are shares")
+        return entry
+
+    listing = command(
+        "list", "every run with what differs and its main figures, the latest first", _list, epilog=FILTERS
+    )
+    listing.add_argument("filters", nargs="*", metavar="filter")
+    listing.add_argument("--sort", metavar="KEY", help="by a parameter or metric, numbers from the largest down")
+    listing.add_argument("--reverse", action="store_true", help="turn the order round")
+    listing.add_argument("--limit", type=_count, metavar="N", help="the first N only")
+    listing.add_argument("--columns", type=_words, metavar="KEY,...", help="these instead of what differs")
+
+    show = command(
+        "show", "all that is known of one run: config, figures, curves, files, origin, command, commit", _show
+    )
+    show.add_argument("name", metavar="RUN", help="a folder, the beginning of a name or of an MLflow id, or last")
+
+    compare = command(
+        "compare",
+        "mean and standard deviation over seeds, grouped by everything else, a table for each corpus",
+        _compare,
+        epilog=f"{FILTERS} Rows are ranked by validation accuracy and tested against the best.",
+    )
+    compare.add_argument("filters", nargs="*", metavar="filter")
+    compare.add_argument("--by", type=_words, metavar="KEY,...", help="group by these only, such as model,train.lr")
+    compare.add_argument(
+        "--metric", action="append", metavar="KEY", help="figures to compare, the first ranks; may be repeated"
+    )
+
+    best = command("best", "the run of each corpus with the highest validation accuracy", _best, epilog=FILTERS)
+    best.add_argument("filters", nargs="*", metavar="filter")
+    best.add_argument("--by", type=_words, default=[], metavar="KEY,...", help="the best for each value, such as model")
+    return parser
+
+
+def _words(text: str) -> list[str]:
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not words:
+        raise argparse.ArgumentTypeError("names no key")
+    return words
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 up")
+    return int(text)
+
+
+# ---- the commands ---------------------------------------------------------------------------------------------------
+
+
+def _list(options: argparse.Namespace) -> int:
+    from snnrun import runs, runs_filter, runs_tables
+
+    known = runs.collect(options.outputs, options.uri, warn)
+    found, _ = runs_filter.select(known, options.filters)
+    columns = None if options.columns is None else [runs_filter.key_named(word, known) for word in options.columns]
+    if options.sort is not None:
+        found = runs_filter.ordered(found, runs_filter.key_named(options.sort, known), reverse=options.reverse)
+    elif options.reverse:
+        found.reverse()
+    found = found[: options.limit]
+    if options.json:
+        _print_json([as_json(run) for run in found])
+    elif found:
+        runs_tables.listing(found, columns, runs_tables.console())
+    else:
+        print(f"none of {len(known)} runs fits {' '.join(options.filters)}")
+    return 0
+
+
+def _show(options: argparse.Namespace) -> int:
+    from snnrun import runs, runs_show, runs_tables
+
+    run = runs.find(runs.collect(options.outputs, options.uri, warn), options.name)
+    epochs = runs.history(run)
+    if options.json:
+        files = sorted(path.name for path in run.folder.iterdir() if path.is_file()) if run.folder else []
+        _print_json(as_json(run) | {"tags": run.tags, "epochs": epochs, "files": files, "link": link(run)})
+    else:
+        runs_show.show(run, epochs, link(run), runs_tables.console())
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from snnrun import runs_compare, runs_filter, runs_tables
+
+    known, found, notes = chosen(options)
+    by = None if options.by is None else [runs_filter.key_named(word, known) for word in options.by]
+    metrics = options.metric and [_metric(word, known) for word in options.metric]
+    sections = runs_compare.compare(found, by, metrics)
+    if options.json:
+        _print_json({"sections": [_section(section) for section in sections], "notes": notes})
+        return 0
+    out = runs_tables.console()
+    for note in notes:
+        runs_tables.say(out, note)
+    runs_tables.comparison(sections, out)
+    return 0
+
+
+def _best(options: argparse.Namespace) -> int:
+    from snnrun import runs_compare, runs_filter, runs_tables
+
+    known, found, notes = chosen(options)
+    entries = runs_compare.best(found, [runs_filter.key_named(word, known) for word in options.by])
+    if options.json:
+        _print_json({"best": [_best_json(entry) for entry in entries], "notes": notes})
+    else:
+        out = runs_tables.console()
+        for note in notes:
+            runs_tables.say(out, note)
+        runs_tables.best(entries, out)
+    if not any(entry.runs for entry in entries):
+        raise SnnrunError(
+            "no run with validation samples, so none can be chosen: train with data.validation=0.1, or give other "
+            "filters."
+        )
+    return 0
+
+
+def chosen(options: argparse.Namespace) -> tuple[Sequence[Any], Sequence[Any], list[str]]:
+    """All runs, those that the filters leave, and what is said of runs left out: only finished ones are compared.
+
+    Raises:
+        SnnrunError: there is nothing to compare.
+    """
+    from snnrun import runs, runs_compare, runs_filter
+
+    known = runs.collect(options.outputs, options.uri, warn)
+    found, filters = runs_filter.select(known, options.filters)
+    notes: list[str] = []
+    if not any(entry.key == "status" for entry in filters):
+        found, notes = runs_compare.finished(found)
+    if not found:
+        told = f" ({'; '.join(notes)})" if notes else ""
+        raise SnnrunError(f"nothing to compare: none of {len(known)} runs is finished and fits the filters{told}.")
+    return known, found, notes
+
+
+def _metric(word: str, known: Sequence[Any]) -> str:
+    import difflib
+
+    from snnrun.errors import UsageError
+
+    metrics = sorted(set().union(*(run.metrics for run in known)))
+    if word not in metrics:
+        near = difflib.get_close_matches(word, metrics, n=1, cutoff=0.4)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise UsageError(f"--metric {word}: no run has this metric. There are {', '.join(metrics)}.{hint}")
+    return word
+
+
+# ---- JSON -----------------------------------------------------------------------------------------------------------
+
+
+def link(run: Any) -> str | None:
+    """The run's page in MLflow: of the server that the store is, else of `snnrun ui` as it starts by default."""
+    if run.uri is None:
+        return None
+    return page(run, run.uri if run.uri.startswith(("http://", "https://")) else "http://127.0.0.1:5000")
+
+
+def page(run: Any, ui: str) -> str:
+    """The run's page in the MLflow UI at an address."""
+    return f"{ui.rstrip('/')}/#/experiments/{run.experiment_id}/runs/{run.run_id}"
+
+
+def as_json(run: Any) -> dict[str, Any]:
+    """A run for programs: facts, parameters (text) and metrics (numbers)."""
+    return {
+        **{key: value or None for key, value in run.facts().items()},
+        "data": run.data,
+        "params": run.params,
+        "metrics": run.metrics,
+    }
+
+
+def _section(section: Any) -> dict[str, Any]:
+    return {
+        "title": section.title,
+        "corpus": section.corpus,
+        "ranked_by": section.ranked,
+        "notes": section.notes,
+        "groups": [
+            {
+                "settings": group.settings,
+                "best": group.best,
+                "n": len(group.runs),
+                "seeds": group.seeds,
+                "mixed": group.mixed,
+                "metrics": {
+                    metric: {"n": found.n, "mean": found.mean, "std": found.std, "p_holm": found.p, "test": found.test}
+                    for metric, found in group.statistics.items()
+                },
+                "runs": [run.short for run in group.runs],
+            }
+            for group in section.groups
+        ],
+    }
+
+
+def _best_json(entry: Any) -> dict[str, Any]:
+    return {
+        "title": entry.title,
+        "settings": entry.settings,
+        "candidates": entry.candidates,
+        "runs": [as_json(run) for run in entry.runs],
+        "not_comparable": [run.short for run in entry.unvalidated],
+    }
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, allow_nan=False))

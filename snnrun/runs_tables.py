@@ -1,0 +1,249 @@
+"""The tables of `snnrun runs` on a terminal, none of them wider than it; in a pipe plain text of any width."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from snnrun.runs import Run, keys_of
+from snnrun.runs_compare import BOOKKEEPING, LAST, TEST, VALIDATION, Best, Group, Section
+from snnrun.runs_filter import value_of
+
+CELL = 28  # characters of a setting; lists of thresholds can be long
+TITLES = {VALIDATION: "validation %", TEST: "test %", LAST: "last %", "test/accuracy_max_over_epochs": "max %"}
+STYLES = {"failed": "red", "running": "cyan", "unfinished": "yellow", "interrupted": "yellow"}
+
+
+@dataclass
+class Column:
+    """A column of a table; those of low rank are left out first where the terminal is narrow."""
+
+    title: str
+    cells: list[str]
+    rank: int = 0
+    right: bool = False
+
+
+def console() -> Console:
+    """Names of runs and folders are shown as they are: neither markup nor emoji nor highlighting in them."""
+    return Console(markup=False, emoji=False, highlight=False)
+
+
+def percent(value: float | None) -> str:
+    """A share as percent with two places, without the sign."""
+    return "" if value is None else f"{100 * value:.2f}"
+
+
+def number(metric: str, value: float | None) -> str:
+    """A metric as it is shown: accuracies in percent."""
+    if value is None:
+        return ""
+    return percent(value) if "accuracy" in metric else f"{value:.4g}"
+
+
+# ---- list -----------------------------------------------------------------------------------------------------------
+
+
+def listing(runs: Sequence[Run], chosen: Sequence[str] | None, out: Console) -> None:
+    """One line a run: what it is, the parameters that differ (or those `chosen`), and its main figures."""
+    columns = [
+        Column("run", [run.short for run in runs], 9),
+        Column("started", [when(run.started) for run in runs], 5),
+        Column("model", [run.params.get("model.name", "?") for run in runs], 9),
+        Column("data", [run.data for run in runs], 9),
+        Column("status", [run.status for run in runs], 8),
+    ]
+    extra = list(chosen) if chosen is not None else _varied(runs)
+    for place, key in enumerate(extra):
+        cells = [_short(key, value_of(run, key)) for run in runs]
+        columns.append(Column(key, cells, 4 if key == "seed" else -place, right=_all_numbers(cells)))
+    columns += [
+        Column("epochs", [epochs_of(run) for run in runs], 3, right=True),
+        Column("validation %", [percent(run.metrics.get(VALIDATION)) for run in runs], 6, right=True),
+        Column("test %", [percent(run.metrics.get(TEST)) for run in runs], 7, right=True),
+        Column("last %", [percent(run.metrics.get(LAST)) for run in runs], 6, right=True),
+    ]
+    missing = _print_table(columns, out, [STYLES.get(run.status, "") for run in runs])
+    count = f"{len(runs)} run{'s' if len(runs) != 1 else ''}"
+    say(out, f"{count}. test %: at the epoch that validation chose; last %: at the last.")
+    if missing:
+        say(out, f"No room for {', '.join(missing)}: widen the terminal, choose by --columns, or take --json.")
+
+
+def _varied(runs: Sequence[Run]) -> list[str]:
+    """The parameters in which runs of the same rule and corpus differ; the commonest of interest first."""
+    kinds: dict[str, dict[tuple[str, str], set[str]]] = {}
+    for run in runs:
+        kind = (run.params.get("model.name", ""), run.params.get("data.name", ""))
+        for key, value in run.params.items():
+            kinds.setdefault(key, {}).setdefault(kind, set()).add(value)
+    varied = [key for key in keys_of(runs) if any(len(values) > 1 for values in kinds[key].values())]
+    varied = [key for key in varied if not key.startswith(BOOKKEEPING)]
+    first = [key for key in ("seed", "model.network") if key in varied]
+    rest = [key for key in varied if key not in first]
+    return first + sorted(rest, key=lambda key: (not key.startswith("train."), key))
+
+
+def epochs_of(run: Run) -> str:
+    """Epochs done, of those wanted."""
+    done = run.metrics.get("epoch", 0.0)
+    return f"{done:.0f}/{run.params.get('train.epochs', '?')}"
+
+
+def when(seconds: float) -> str:
+    """A date and time to the minute."""
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
+
+
+def _short(key: str, value: str | float | None) -> str:
+    text = value if isinstance(value, str) else number(key, value)
+    return text if len(text) <= CELL else f"{text[: CELL - 1]}…"
+
+
+def _all_numbers(cells: Iterable[str]) -> bool:
+    try:
+        [float(cell) for cell in cells if cell]
+    except ValueError:
+        return False
+    return True
+
+
+# ---- compare, best --------------------------------------------------------------------------------------------------
+
+
+def comparison(sections: Sequence[Section], out: Console) -> None:
+    """A table a corpus: mean ± standard deviation, number of runs, p against the best."""
+    for section in sections:
+        say(out, "")
+        out.print(Text(section.title, style="bold cyan"), soft_wrap=True)
+        missing = _print_table(
+            _comparison_columns(section), out, ["bold green" * group.best for group in section.groups]
+        )
+        for note in section.notes:
+            say(out, f"  note: {note}")
+        if missing:
+            say(out, f"  no room for {', '.join(missing)}: widen the terminal, or take --json")
+    say(out, "")
+    say(out, _legend(sections))
+
+
+def _comparison_columns(section: Section) -> list[Column]:
+    groups = section.groups
+    columns = [
+        Column(key, [_short(key, group.settings[key]) for group in groups], -place)
+        for place, key in enumerate(groups[0].settings)
+    ]
+    columns = columns or [Column("runs", ["all"] * len(groups))]
+    columns.append(Column("n", [str(len(group.runs)) for group in groups], 8, right=True))
+    for metric in dict.fromkeys(metric for group in groups for metric in group.statistics):
+        rank = 9 if metric == section.ranked else 7
+        cells = [_mean(metric, group) for group in groups]
+        columns.append(Column(TITLES.get(metric, metric), cells, rank, right=True))
+        if any(group.statistics[metric].p is not None for group in groups if metric in group.statistics):
+            columns.append(Column("p", [_p(metric, group) for group in groups], rank - 3, right=True))
+    return [*columns, Column("", ["best" if group.best else "" for group in groups], 8)]
+
+
+def _mean(metric: str, group: Group) -> str:
+    found = group.statistics.get(metric)
+    if found is None:
+        return ""
+    spread = "" if found.std is None else f" ± {number(metric, found.std)}"
+    few = f" (n {found.n})" if found.n != len(group.runs) else ""
+    return f"{number(metric, found.mean)}{spread}{few}"
+
+
+def _p(metric: str, group: Group) -> str:
+    found = group.statistics.get(metric)
+    if found is None or found.p is None:
+        return ""
+    return "<0.001" if found.p < 0.001 else f"{found.p:.3f}"
+
+
+def _legend(sections: Sequence[Section]) -> str:
+    tests = {
+        statistic.test
+        for section in sections
+        for group in section.groups
+        for statistic in group.statistics.values()
+        if statistic.test
+    }
+    ranked = {section.ranked for section in sections if section.ranked}
+    words = [f"Ranked by {', '.join(sorted(ranked))}."] if ranked else []
+    words.append("mean ± standard deviation over n runs.")
+    if tests:
+        names = {"paired": "t-test paired by seed", "Welch": "Welch's t-test"}
+        told = " or, where seeds differ, ".join(names[test] for test in ("paired", "Welch") if test in tests)
+        words.append(f"p: two-sided, against the best; {told}, Holm-corrected over the rows of a table.")
+    else:
+        words.append("No test: that takes two or more seeds a row (snnrun train -m seed=0,1,2 ...), not all alike.")
+    return " ".join(words)
+
+
+def best(found: Sequence[Best], out: Console) -> None:
+    """The chosen runs of each corpus, and what could not be compared."""
+    for entry in found:
+        say(out, "")
+        parts = [entry.title, *(f"{key} {value}" for key, value in entry.settings.items())]
+        out.print(Text(", ".join(parts), style="bold cyan"), soft_wrap=True)
+        for run in entry.runs:
+            test = run.metrics.get(TEST)
+            epoch = run.metrics.get("best_epoch")
+            at = f" at epoch {epoch:.0f}" if epoch is not None else ""
+            say(
+                out,
+                f"  {run.short}  {run.name}: validation {percent(run.metrics[VALIDATION])} %{at}, "
+                f"test {percent(test) or '?'} %",
+            )
+            say(out, f"    {shlex.quote(str(run.folder))}" if run.folder else f"    MLflow run {run.run_id}")
+        if entry.runs:
+            say(out, f"  of {entry.candidates} compared")
+        if entry.unvalidated:
+            names = ", ".join(run.short for run in entry.unvalidated[:5]) + ", ..." * (len(entry.unvalidated) > 5)
+            say(out, f"  not comparable, for without validation samples only the test set could choose: {names}")
+    say(out, "")
+    say(out, "Chosen by validation accuracy; the test accuracy is that of the same epoch and has chosen nothing.")
+
+
+# ---- tables ---------------------------------------------------------------------------------------------------------
+
+
+def say(out: Console, text: str) -> None:
+    """A line of text; on a terminal broken between words, elsewhere whole."""
+    out.print(Text(text), soft_wrap=not out.is_terminal)
+
+
+def _print_table(columns: Sequence[Column], out: Console, styles: Sequence[str]) -> list[str]:
+    """Print what fits; returns the titles of the columns that did not."""
+    shown = list(columns)
+    missing = []
+    while out.is_terminal and len(shown) > 2 and _width(shown, out) > out.width:
+        least = min(shown, key=lambda column: column.rank)
+        shown.remove(least)
+        missing.append(least.title)
+    width = out.width if out.is_terminal else max(_width(shown, out), 1)
+    out.print(_table(shown, styles), width=width, no_wrap=True, crop=out.is_terminal)
+    return missing
+
+
+def _width(columns: Sequence[Column], out: Console) -> int:
+    options = out.options.update(width=100_000)
+    return out.measure(_table(columns, [""] * len(columns[0].cells)), options=options).maximum
+
+
+def _table(columns: Sequence[Column], styles: Sequence[str]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for column in columns:
+        table.add_column(
+            Text(column.title), justify="right" if column.right else "left", no_wrap=True, overflow="ellipsis"
+        )
+    for place, style in enumerate(styles):
+        table.add_row(*(Text(column.cells[place]) for column in columns), style=style)
+    return table
