@@ -72,6 +72,12 @@ def _runs(arguments: list[str]) -> int:
     return main(arguments)
 
 
+def _report(arguments: list[str]) -> int:
+    from snnrun.report_command import main
+
+    return main(arguments)
+
+
 def _doctor(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser("snnrun doctor", description="Say what this installation can run on.")
     parser.add_argument("--kernels", action="store_true", help="check every kernel here against the reference")
@@ -86,6 +92,7 @@ def _doctor(arguments: list[str]) -> int:
 COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "train": (_train, "train and evaluate a network; -m sweeps over several settings"),
     "runs": (_runs, "list the runs, show one, compare them over seeds, name the best"),
+    "report": (_report, "write a page that compares the runs with the papers' figures"),
     "ui": (_ui, "open MLflow's pages on the runs"),
     "data": (_data, "list the corpora, verify the files of one, or encode one ahead"),
     "bench": (_bench, "measure time, memory and spikes of training and inference"),
