@@ -1,0 +1,151 @@
+"""Groups over seeds: what is never mixed, never counted twice and never chosen on the test set."""
+
+from __future__ import annotations
+
+import pytest
+from made_runs import invented
+
+from snnrun.runs import Run
+from snnrun.runs_compare import LAST, TEST, VALIDATION, best, by_corpus, compare, finished
+from snnrun.significance import paired, welch
+
+
+def seeds(model: str, figures: dict[int, float], **more: object) -> list[Run]:
+    """Runs of one setting, their validation and test accuracies the same."""
+    return [
+        invented(f"{model}{seed}", seed=seed, model_name=model, validation=figure, test=figure, **more)
+        for seed, figure in figures.items()
+    ]
+
+
+def test_mean_and_deviation_over_the_seeds_of_a_setting() -> None:
+    [section] = compare(seeds("strsbp", {0: 0.9, 1: 0.8, 2: 0.7}) + seeds("hm2bp", {0: 0.6, 1: 0.4}), None, None)
+    assert section.title == "fsdd"
+    assert section.ranked == VALIDATION
+    first, second = section.groups
+    assert (first.settings, first.seeds, first.best) == ({"model.name": "strsbp"}, ["0", "1", "2"], True)
+    assert (first.statistics[TEST].mean, first.statistics[TEST].std) == (pytest.approx(0.8), pytest.approx(0.1))
+    assert (second.settings, len(second.runs), second.best) == ({"model.name": "hm2bp"}, 2, False)
+
+
+def test_the_same_seeds_are_paired_and_others_are_not() -> None:
+    first = {0: 0.9, 1: 0.85, 2: 0.95}
+    same, other = {0: 0.8, 1: 0.74, 2: 0.86}, {3: 0.8, 4: 0.74, 5: 0.86}
+    for figures, test in ((same, "paired"), (other, "Welch")):
+        [section] = compare(seeds("strsbp", first) + seeds("hm2bp", figures), None, None)
+        found = section.groups[1].statistics[VALIDATION]
+        values = list(first.values()), list(figures.values())
+        wanted = paired(*(dict(zip("012", row, strict=True)) for row in values)) if test == "paired" else welch(*values)
+        assert (found.test, found.p) == (test, pytest.approx(wanted))
+
+
+def test_several_comparisons_are_corrected() -> None:
+    runs = seeds("strsbp", {0: 0.9, 1: 0.92, 2: 0.95})
+    runs += seeds("hm2bp", {0: 0.85, 1: 0.88, 2: 0.85}) + seeds("stbp", {3: 0.7, 4: 0.72, 5: 0.75})
+    [section] = compare(runs, None, None)
+    low, high = sorted(
+        [
+            paired({"0": 0.9, "1": 0.92, "2": 0.95}, {"0": 0.85, "1": 0.88, "2": 0.85}) or 0,
+            welch([0.9, 0.92, 0.95], [0.7, 0.72, 0.75]) or 0,
+        ]
+    )
+    found = [group.statistics[VALIDATION].p for group in section.groups]
+    assert found[0] is None
+    assert sorted(p for p in found if p is not None) == [pytest.approx(2 * low), pytest.approx(max(high, 2 * low))]
+
+
+def test_one_seed_has_neither_deviation_nor_test() -> None:
+    [section] = compare(seeds("strsbp", {0: 0.9}) + seeds("hm2bp", {0: 0.8}), None, None)
+    assert [(group.statistics[TEST].std, group.statistics[TEST].p) for group in section.groups] == [(None, None)] * 2
+
+
+def test_corpora_origins_digests_and_splits_are_never_mixed() -> None:
+    runs = [
+        invented("a", test=0.9, validation=0.9),
+        invented("b", test=0.8, validation=0.9, data_name="ti46_alpha", origin="surrogate"),
+        invented("c", test=0.7, validation=0.9, data_name="ti46_alpha"),
+        invented("d", test=0.6, validation=0.9, data_split="speaker"),
+        invented("e", test=0.5, validation=0.9, digest="e" * 64),
+        invented("f", test=0.4, validation=0.9, data_limit=100),
+    ]
+    for by in (None, ["model.name"]):
+        sections = compare(runs, by, None)
+        apart = [[run.name for group in section.groups for run in group.runs] for section in sections]
+        assert sorted(apart) == [["a"], ["b"], ["c"], ["d"], ["e"], ["f"]]
+        titles = {section.groups[0].runs[0].name: section.title for section in sections}
+        assert len(set(titles.values())) == 6
+        assert titles["b"].startswith("ti46_alpha (surrogate)")
+        assert titles["c"].startswith("ti46_alpha")
+        assert "surrogate" not in titles["c"]
+        assert "limit 100" in titles["f"]
+        assert "split speaker" in titles["d"]
+
+
+def test_a_repeated_seed_counts_once_and_is_said() -> None:
+    runs = [
+        invented("old", started=1.0, validation=0.5, test=0.5),
+        invented("new", started=2.0, validation=0.9, test=0.9, hardware_threads=1),
+    ]
+    [section] = compare(runs, None, None)
+    [group] = section.groups
+    assert [run.name for run in group.runs] == ["new"]
+    assert section.notes == ["1 run left out: same settings and seed as a later one, which counts"]
+
+
+def test_grouping_by_some_keys_says_what_it_mixes() -> None:
+    runs = seeds("strsbp", {0: 0.9, 1: 0.8}, train_lr=0.1) + seeds("strsbp", {0: 0.7, 1: 0.6}, train_lr=0.2)
+    assert len(compare(runs, None, None)[0].groups) == 2
+    [section] = compare(runs, ["model.name"], None)
+    [group] = section.groups
+    assert (len(group.runs), group.mixed) == (4, {"train.lr": ["0.1", "0.2"]})
+    assert "settings are mixed (train.lr 0.1, 0.2)" in section.notes[0]
+
+
+def test_commits_that_differ_are_said() -> None:
+    runs = seeds("strsbp", {0: 0.9, 1: 0.8})
+    runs[0].tags["git.commit"] = "a" * 40
+    assert compare(runs, None, None)[0].notes == ["the runs come from 2 commits: aaaaaaaa, cccccccc"]
+
+
+def test_nothing_is_ranked_on_the_test_set() -> None:
+    runs = [invented("a", seed=0, last=0.9, data_validation=0.0), invented("b", seed=0, last=0.95, data_validation=0.0)]
+    runs[1].params["train.lr"] = "1"
+    [section] = compare(runs, None, None)
+    assert section.ranked is None
+    assert not any(group.best for group in section.groups)
+    assert "nothing ranks these" in section.notes[-1]
+    [section] = compare(runs, None, [LAST])  # asked for by name
+    assert section.groups[0].runs[0].name == "b"
+
+
+def test_a_metric_that_counts_a_cost_is_better_when_it_is_less() -> None:
+    runs = seeds("strsbp", {0: 0.9}) + seeds("hm2bp", {0: 0.8})
+    runs[0].metrics["time/epoch_s"], runs[1].metrics["time/epoch_s"] = 5.0, 3.0
+    [section] = compare(runs, None, ["time/epoch_s"])
+    assert [group.settings["model.name"] for group in section.groups] == ["hm2bp", "strsbp"]
+
+
+def test_only_finished_runs_count() -> None:
+    left, notes = finished([invented("a"), invented("b", status="failed"), invented("c", status="running")])
+    assert [run.name for run in left] == ["a"]
+    assert notes == ["left out: 1 failed, 1 running (filter by status= to see them)"]
+
+
+def test_best_is_chosen_by_validation_and_names_ties_and_what_cannot_be_compared() -> None:
+    runs = [
+        invented("a", seed=0, validation=0.95, test=0.80),
+        invented("b", seed=1, validation=0.90, test=0.99),
+        invented("c", seed=2, validation=0.95, test=0.85),
+        invented("d", seed=3, last=1.0),
+    ]
+    [found] = best(runs, [])
+    assert [run.name for run in found.runs] == ["a", "c"]
+    assert (found.candidates, [run.name for run in found.unvalidated]) == (3, ["d"])
+    by_seed = best(runs, ["seed"])
+    assert [[run.name for run in entry.runs] for entry in by_seed] == [["a"], ["b"], ["c"], []]
+
+
+def test_titles_are_unique() -> None:
+    runs = [invented(data_limit=limit, data_split=split) for limit in ("null", 5) for split in ("official", "speaker")]
+    titles = [title for title, _, _ in by_corpus(runs)]
+    assert len(set(titles)) == 4
