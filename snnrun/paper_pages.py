@@ -17,8 +17,8 @@ from snnrun.published import Published
 from snnrun.runs import Run
 
 HEAD = (
-    *("", "n", "validation %", "test %, epoch chosen by validation", "test %, last epoch"),
-    *("test %, maximum over epochs (chosen on the test set, as in the papers)", "epochs", "s/epoch", "runs"),
+    *("rule, network", "n", "validation %", "test %, epoch by validation", "test %, last epoch"),
+    *("test %, papers' way: best epoch on the test set", "epochs", "s/epoch", "runs"),
 )
 EXPLANATION = (
     "Ours: mean ± standard deviation over n seeds, rows ordered by validation accuracy. Our result is the test "
@@ -167,10 +167,11 @@ a { color: var(--link); }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; width: 100%; }
 th, td { padding: .35rem .6rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top; }
-th { font-weight: 600; vertical-align: bottom; min-width: 3rem; max-width: 11rem; }
+th { font-weight: 600; vertical-align: bottom; max-width: 9.5rem; } th:nth-child(3) { min-width: 6.5rem; }
 td:nth-child(2), td:nth-child(3), td:nth-child(4), td:nth-child(5) { white-space: nowrap; }
 th:first-child, td:first-child, th:last-child, td:last-child { text-align: left; }
-td:first-child { max-width: 18rem; overflow-wrap: anywhere; } td:last-child { max-width: 17rem; font-size: .85rem; }
+td:first-child { min-width: 10rem; max-width: 18rem; overflow-wrap: anywhere; }
+td:last-child { max-width: 17rem; font-size: .85rem; }
 tr.paper td { background: var(--paper); font-style: italic; }
 td.result { font-weight: 600; }
 img { width: 100%; max-width: 56rem; margin-top: .8rem; }

@@ -204,6 +204,8 @@ def _join(run: Run, found: RunFolder, warn: Warn) -> None:
     run.folder = found.path.resolve()
     if not run.params:
         run.params = tracking.flatten(found.values())
+    if "data.origin" not in run.tags:
+        run.tags = tracking.read_tags(found.path) | run.tags
     if SUMMARY not in run.metrics:
         _, metrics = _journal(found.path, warn)
         run.metrics = metrics | run.metrics
@@ -218,6 +220,7 @@ def _of_folder(found: RunFolder, warn: Warn) -> Run:
     if path.parent.parent.name == "sweeps":  # the points of a sweep are called 0, 1, 2, ...
         run.name = f"{path.parent.name}/{path.name}"
     _, run.metrics = _journal(path, warn)
+    run.tags = tracking.read_tags(path)
     run.status = _status(path, run)
     return run
 

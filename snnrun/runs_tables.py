@@ -18,6 +18,7 @@ from snnrun.runs_filter import value_of
 
 CELL = 28  # characters of a setting; lists of thresholds can be long
 TITLES = {VALIDATION: "validation %", TEST: "test %", LAST: "last %", "test/accuracy_max_over_epochs": "max %"}
+PIPE = 100_000
 STYLES = {"failed": "red", "running": "cyan", "unfinished": "yellow", "interrupted": "yellow"}
 
 
@@ -32,8 +33,12 @@ class Column:
 
 
 def console() -> Console:
-    """Names of runs and folders are shown as they are: neither markup nor emoji nor highlighting in them."""
-    return Console(markup=False, emoji=False, highlight=False)
+    """Names of runs and folders are shown as they are: neither markup nor emoji nor highlighting in them.
+
+    A pipe has no width that a table would have to fit.
+    """
+    width = None if Console().is_terminal else PIPE
+    return Console(width=width, markup=False, emoji=False, highlight=False)
 
 
 def percent(value: float | None) -> str:
@@ -228,13 +233,12 @@ def _print_table(columns: Sequence[Column], out: Console, styles: Sequence[str])
         least = min(shown, key=lambda column: column.rank)
         shown.remove(least)
         missing.append(least.title)
-    width = out.width if out.is_terminal else max(_width(shown, out), 1)
-    out.print(_table(shown, styles), width=width, no_wrap=True, crop=out.is_terminal)
+    out.print(_table(shown, styles), no_wrap=True)
     return missing
 
 
 def _width(columns: Sequence[Column], out: Console) -> int:
-    options = out.options.update(width=100_000)
+    options = out.options.update(width=PIPE)
     return out.measure(_table(columns, [""] * len(columns[0].cells)), options=options).maximum
 
 

@@ -1,4 +1,4 @@
-"""Where a run is recorded: MLflow, and always ``metrics.jsonl`` in the run's folder.
+"""Where a run is recorded: MLflow, and always ``metrics.jsonl`` and ``tags.json`` in the run's folder.
 
 One training is one MLflow run. The store is ``<outputs>/mlflow.db`` (sqlite) with artifacts under
 ``<outputs>/mlartifacts``, or whatever ``tracking.uri`` names. A store that cannot be opened at the start ends the
@@ -44,6 +44,7 @@ ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
 }
+TAGS_FILE = "tags.json"
 VALUE_LENGTH = 6000  # MLflow's limit for the value of a parameter; a tag may be longer
 BATCH = 100  # MLflow's limit for parameters and for tags in one request; metrics may be 1000
 FLUSH_SECONDS = 5.0  # a request costs about 20 ms however many points it carries
@@ -110,6 +111,19 @@ def _chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
         yield chunk
 
 
+def read_tags(run_dir: Path) -> dict[str, str]:
+    """The tags that a run left in its folder; none where there is no such file or it is damaged."""
+    with contextlib.suppress(OSError, ValueError):
+        found = json.loads((run_dir / TAGS_FILE).read_text(encoding="utf-8"))
+        if isinstance(found, dict):
+            return {str(key): str(value) for key, value in found.items()}
+    return {}
+
+
+def _data_tags(digest: str, sizes: Mapping[str, int]) -> dict[str, str]:
+    return {"data.digest": digest} | {f"data.{split}_samples": str(size) for split, size in sizes.items()}
+
+
 class _Journal:
     """``metrics.jsonl``: one JSON object a call, in strict JSON, so NaN and the infinities are null."""
 
@@ -134,21 +148,26 @@ class _Journal:
                 self._warn(f"{self.path} cannot be written ({error}); training goes on without it")
                 self._warn = None
 
+    def tags(self, values: Mapping[str, str]) -> None:
+        """Facts about the run go to ``tags.json`` beside it, so that they are known without MLflow."""
+        known = read_tags(self.path.parent) | values
+        with contextlib.suppress(OSError):  # a full disk is told of by the metrics
+            self.path.with_name(TAGS_FILE).write_text(json.dumps(known, indent=1), encoding="utf-8")
+
 
 class _Local:
-    """``tracking=none``: ``metrics.jsonl`` and nothing else; the run's folder has the rest."""
+    """``tracking=none``: ``metrics.jsonl`` and ``tags.json`` alone; the run's folder has the rest."""
 
     run_id: str | None = None
     run_name: str | None = None
 
     def __init__(self, journal: _Journal) -> None:
-        self.metrics = journal.append
+        self.metrics, self.tags = journal.append, journal.tags
 
     def params(self, values: Mapping[str, object]) -> None: ...
 
-    def tags(self, values: Mapping[str, str]) -> None: ...
-
-    def dataset(self, name: str, digest: str, sizes: Mapping[str, int]) -> None: ...
+    def dataset(self, name: str, digest: str, sizes: Mapping[str, int]) -> None:  # noqa: ARG002 - the protocol's
+        self.tags(_data_tags(digest, sizes))
 
     def artifact(self, path: Path, folder: str = "") -> None: ...
 
@@ -176,6 +195,7 @@ class _Mlflow:
     def tags(self, values: Mapping[str, str]) -> None:
         from mlflow.entities import RunTag
 
+        self._journal.tags(values)
         for chunk in _chunks([RunTag(key, str(value)[:VALUE_LENGTH]) for key, value in values.items()], BATCH):
             self._try(self._client.log_batch, self.run_id, tags=chunk)
 
@@ -195,7 +215,7 @@ class _Mlflow:
         entity = Dataset(name, digest[:36], "code", json.dumps({"name": name}), profile=json.dumps(dict(sizes)))
         entry = DatasetInput(entity, [InputTag("mlflow.data.context", "training")])
         self._try(self._client.log_inputs, self.run_id, [entry])
-        self.tags({"data.digest": digest} | {f"data.{split}_samples": str(size) for split, size in sizes.items()})
+        self.tags(_data_tags(digest, sizes))
 
     def artifact(self, path: Path, folder: str = "") -> None:
         self._try(self._client.log_artifact, self.run_id, str(path), folder or None)

@@ -164,7 +164,7 @@ def test_numbers_that_are_none(store: Store, tmp_path: Path) -> None:
     assert "train/loss" in store.client.get_run(tracker.run_id).data.metrics
 
 
-def test_tracking_none_writes_the_file_alone(tmp_path: Path) -> None:
+def test_tracking_none_writes_to_the_folder_alone(tmp_path: Path) -> None:
     tracker = tracking.open_tracker("none", run_dir=tmp_path / "run", outputs=tmp_path)
     tracker.params({"seed": 1})
     tracker.tags({"a": "b"})
@@ -174,7 +174,10 @@ def test_tracking_none_writes_the_file_alone(tmp_path: Path) -> None:
     tracker.finish("FINISHED")
     assert tracker.run_id is None
     assert [(line["step"], line["train/loss"]) for line in lines(tmp_path / "run")] == [(1, 0.25)]
-    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["metrics.jsonl"]
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["metrics.jsonl", "tags.json"]
+    assert tracking.read_tags(tmp_path / "run") == {"a": "b", "data.digest": "d"}
+    (tmp_path / "run" / "tags.json").write_text("{")
+    assert tracking.read_tags(tmp_path / "run") == {}
 
 
 def test_a_lost_journal_does_not_end_the_training(tmp_path: Path) -> None:
