@@ -150,7 +150,7 @@ class _Journal:
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Facts about the run go to ``tags.json`` beside it, so that they are known without MLflow."""
-        known = read_tags(self.path.parent) | values
+        known = read_tags(self.path.parent) | dict(values)
         with contextlib.suppress(OSError):  # a full disk is told of by the metrics
             self.path.with_name(TAGS_FILE).write_text(json.dumps(known, indent=1), encoding="utf-8")
 
