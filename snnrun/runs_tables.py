@@ -187,7 +187,7 @@ def _legend(sections: Sequence[Section]) -> str:
         names = {"paired": "t-test paired by seed", "Welch": "Welch's t-test"}
         told = " or, where seeds differ, ".join(names[test] for test in ("paired", "Welch") if test in tests)
         words.append(f"p: two-sided, against the best; {told}, Holm-corrected over the rows of a table.")
-    else:
+    elif any(len(section.groups) > 1 for section in sections):
         words.append("No test: that takes two or more seeds a row (snnrun train -m seed=0,1,2 ...), not all alike.")
     return " ".join(words)
 

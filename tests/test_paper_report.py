@@ -1,0 +1,162 @@
+"""The papers' figures and the page that sets runs beside them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+import yaml
+from made_runs import invented
+
+import snnrun
+from snnrun import paper_figures, paper_pages, paper_report
+from snnrun.paper_pages import Frame
+from snnrun.published import ROWS, others_of, row_of
+from snnrun.runs import Run
+
+EXPERIMENTS = sorted((Path(snnrun.__file__).parents[1] / "conf" / "experiment").glob("*_paper.yaml"))
+HISTORY = [{"test/accuracy": 0.80, "time/epoch_s": 50.0}, {"test/accuracy": 0.90, "time/epoch_s": 52.0}]
+
+
+def fashion(name: str = "run", **more: Any) -> Run:
+    given: dict[str, Any] = {"data_name": "fashion_mnist", "validation": 0.91, "test": 0.90, "last": 0.89, "most": 0.92}
+    return invented(name, **(given | more))
+
+
+def parts_of(*runs: Run) -> list[paper_report.Part]:
+    return paper_report.build(runs, lambda run: HISTORY)
+
+
+def pages(parts: list[paper_report.Part], notes: tuple[str, ...] = ()) -> tuple[str, str]:
+    """Markdown and HTML."""
+    frame, out = Frame(["facts"], notes), Path("/tmp")
+
+    def link(run: Run) -> paper_pages.Link:
+        return paper_pages.link_of(run, None, out)
+
+    return paper_pages.markdown(frame, parts, {}, link), paper_pages.page(frame, parts, {}, link)
+
+
+# ---- the table ------------------------------------------------------------------------------------------------------
+
+
+def test_the_rows_are_sound() -> None:
+    assert len({(row.rule, row.data, row.network) for row in ROWS}) == len(ROWS)
+    for row in ROWS:
+        figures = [row.best, *row.curve.values(), *([row.mean] if row.mean else [])]
+        assert all(10 < figure <= row.best for figure in figures)
+        assert row.source
+        assert row.best_epoch is None or row.epochs is None or row.best_epoch <= row.epochs
+        assert row.seconds is None or row.seconds[0] <= row.seconds[1]
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_the_settings_of_the_papers_name_the_same_figures(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    settings = yaml.safe_load(text)
+    chosen = {key: value for entry in settings["defaults"] if isinstance(entry, dict) for key, value in entry.items()}
+    row = row_of(chosen["override /model"], chosen["override /data"], settings["model"]["network"])
+    if row is not None:  # the HM2-BP rows of the ST-RSBP paper's tables have no figures here
+        assert f"{row.best:.2f} %" in text
+
+
+def test_rows_are_found_by_rule_corpus_and_network() -> None:
+    row = row_of("strsbp", "fashion_mnist", "400-R400")
+    assert row is not None
+    assert (row.best, row.mean, row.curve[1]) == (90.13, 90.00, 84.71)
+    assert row_of("stbp", "fashion_mnist", "400-R400") is None
+    assert {row.network for row in others_of("ti46_digits", {("strsbp", "R100-100")})} == {"200-R200-200", "R200-200"}
+
+
+# ---- what stands beside what ----------------------------------------------------------------------------------------
+
+
+def test_ours_stands_beside_the_published_row() -> None:
+    [part] = parts_of(fashion(seed=0), fashion(seed=1, test=0.92))
+    [entry] = part.entries
+    assert part.warning is None
+    assert entry.published is not None
+    [ours] = entry.ours
+    assert ours.chosen == (pytest.approx(91.0), pytest.approx(2**0.5))
+    assert ours.maximum == (pytest.approx(92.0), pytest.approx(0.0))
+    assert (ours.epochs, ours.seconds) == ("20", 51.0)
+    assert ours.curve == [pytest.approx((80.0, 80.0, 80.0)), pytest.approx((90.0, 90.0, 90.0))]
+    for text in pages([part]):
+        assert "90.13, best of 5 runs; mean 90.00" in text
+        assert "91.00 ± 1.41" in text
+        assert "best epoch on the test set" in text
+
+
+@pytest.mark.parametrize(
+    ("more", "warning"),
+    [
+        ({"origin": "surrogate"}, "Surrogate data"),
+        ({"origin": "synthetic"}, "Synthetic data"),
+        ({"origin": "unknown", "data_name": "ti46_alpha", "model_network": "R800"}, "is not recorded"),
+        ({"data_limit": 600}, "Trained on 600 samples only"),
+    ],
+)
+def test_what_is_not_the_whole_real_corpus_stands_beside_no_published_figure(more: Any, warning: str) -> None:
+    [part] = parts_of(fashion(**more))
+    assert part.warning is not None
+    assert warning in part.warning
+    assert part.entries[0].published is None
+    for text in pages([part]):
+        assert warning in text
+        assert "90.13" not in text
+        assert "91.85" not in text
+
+
+def test_surrogate_and_real_runs_are_two_parts() -> None:
+    parts = parts_of(fashion(), fashion(origin="surrogate"))
+    assert [part.title for part in parts] == ["fashion_mnist", "fashion_mnist (surrogate)"]
+
+
+def test_settings_are_rows_of_their_own_the_best_validation_first_and_not_too_many() -> None:
+    runs = [fashion(train_lr=rate, validation=rate / 100) for rate in range(1, 14)]
+    [part] = parts_of(*runs)
+    [entry] = part.entries
+    assert [ours.label for ours in entry.ours] == [f"train.lr={rate}" for rate in range(13, 3, -1)]
+    assert entry.more == 3
+    assert "the 10 best settings by validation accuracy are shown, 3 more are not" in pages([part])[0]
+
+
+def test_runs_without_validation_are_told_and_have_no_chosen_epoch() -> None:
+    run = fashion(data_validation=0.0)
+    del run.metrics["validation/accuracy_best"], run.metrics["test/accuracy_best_validation"]
+    [part] = parts_of(run)
+    assert part.entries[0].ours[0].chosen is None
+    assert "without validation samples no epoch could be chosen" in pages([part])[1]
+
+
+# ---- pages ----------------------------------------------------------------------------------------------------------
+
+
+def test_what_others_wrote_is_escaped() -> None:
+    run = fashion("<script>alert(1)</script>", model_network="<b>|400`")
+    markdown, html = pages(parts_of(run), notes=("<i>left</i>",))
+    assert "<script>" not in html
+    assert "<b>" not in html
+    assert "<i>" not in html
+    assert "&lt;b&gt;|400" in html
+    assert "\\<b\\>\\|400\\`" in markdown
+
+
+def test_curves_are_the_same_svg_every_time_and_hold_the_authors_points() -> None:
+    [part] = parts_of(fashion(seed=0), fashion(seed=1))
+    first, again = paper_figures.curves(part), paper_figures.curves(part)
+    assert first is not None
+    assert first == again
+    text = first.decode()
+    ElementTree.fromstring(text)
+    assert "published best" in text
+    assert "ST-RSBP, 400-R400 (n 2)" in text
+    assert paper_figures.curves(paper_report.build([fashion()], lambda run: [])[0]) is None
+
+
+def test_labels_are_text_and_no_formulas() -> None:
+    """Dollar signs are matplotlib's own notation."""
+    [part] = parts_of(fashion(model_network="$x^$"))
+    assert "$x^$" in (paper_figures.curves(part) or b"").decode()
