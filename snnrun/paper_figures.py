@@ -31,7 +31,7 @@ def curves(part: Part) -> bytes | None:
 
     # Text stays text, and the same figures give the same file.
     style: Any = {"svg.hashsalt": "snnrun", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9.0}
-    style["text.parse_math"] = False  # a dollar sign in a name is no formula
+    style["text.parse_math"] = False  # a dollar sign in a label is no formula
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(9.0, 4.2), layout="constrained")
         FigureCanvasSVG(figure)
