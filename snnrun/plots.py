@@ -92,6 +92,74 @@ def plot_raster(layers: Mapping[str, npt.NDArray[np.uint8]], title: str, path: P
     _save(figure, path)
 
 
+def plot_weights(layers: Mapping[str, Sequence[npt.NDArray[np.floating[Any]]]], path: Path) -> None:
+    """Histograms of the weights, a panel for each tensor; of each the initial and the trained values, both (S,)."""
+    figure, panels = _panels(len(layers))
+    for axes, (name, (initial, trained)) in zip(panels, layers.items(), strict=False):
+        both = np.concatenate([initial, trained])
+        both = both[np.isfinite(both)]
+        edges = np.linspace(*(_range(both) if both.size else (-1.0, 1.0)), 61).tolist()
+        axes.hist(initial, edges, color=COLOURS["train"], alpha=0.55, label="initial")
+        axes.hist(trained, edges, color=COLOURS["validation"], histtype="step", linewidth=1.2, label="trained")
+        axes.set_title(f"{name}, {trained.size:,}\nmean {trained.mean():.3g}, sd {trained.std():.3g}", fontsize=9)
+        axes.set_xlabel("weight", fontsize=8)
+    panels[0].legend(frameon=False, fontsize=8)
+    _save(figure, path)
+
+
+def plot_rates(rates: Mapping[str, npt.NDArray[np.floating[Any]]], title: str, path: Path) -> None:
+    """Histograms of the firing rates, a panel a layer; rates (N,) are spikes per neuron and presentation."""
+    figure, panels = _panels(len(rates))
+    for axes, (name, rate) in zip(panels, rates.items(), strict=False):
+        axes.hist(rate, np.linspace(0.0, max(float(rate.max()), 1e-3), 41).tolist(), color=COLOURS["validation"])
+        silent = int((rate == 0).sum())
+        axes.set_title(f"{name}: {rate.size:,} neurons, {silent:,} silent, mean {rate.mean():.3g}", fontsize=9)
+        axes.set_xlabel("spikes a presentation", fontsize=8)
+        axes.set_ylabel("neurons", fontsize=8)
+    figure.suptitle(title, fontsize=11)
+    _save(figure, path)
+
+
+def plot_cost(layers: Mapping[str, Sequence[float]], energies: Mapping[str, float], title: str, path: Path) -> None:
+    """Spikes and synaptic operations of each layer (a pair of them), and energies in nJ."""
+    figure = _figure(10.5, 3.4)
+    axes = figure.subplots(1, 3)
+    spikes, operations = zip(*layers.values(), strict=True)
+    for panel, names, values, label in (
+        (axes[0], list(layers), spikes, "spikes"),
+        (axes[1], list(layers), operations, "synaptic operations"),
+        (axes[2], list(energies), list(energies.values()), "energy (nJ), 45 nm"),
+    ):
+        bars = panel.barh(range(len(names)), list(values), color=COLOURS["validation"])
+        panel.bar_label(bars, [f"{value:,.3g}" if value < 100 else f"{value:,.0f}" for value in values], fontsize=8)
+        panel.set_yticks(range(len(names)), names, fontsize=8)
+        panel.invert_yaxis()
+        panel.margins(x=0.3)
+        panel.set_title(label, fontsize=9)
+        panel.tick_params(axis="x", labelsize=7)
+        panel.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(title, fontsize=11)
+    _save(figure, path)
+
+
+def _panels(number: int) -> tuple[Figure, list[Axes]]:
+    columns = min(number, 3)
+    rows = -(-number // columns)
+    figure = _figure(3.5 * columns, 2.6 * rows + 0.4)
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes in panels[number:]:
+        axes.set_visible(False)
+    for axes in panels[:number]:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(labelsize=7)
+    return figure, panels
+
+
+def _range(values: npt.NDArray[np.floating[Any]]) -> tuple[float, float]:
+    low, high = float(values.min()), float(values.max())
+    return (low, high) if low < high else (low - 0.5, high + 0.5)
+
+
 def _curve(axes: Axes, history: Sequence[Mapping[str, float]], key: str, split: str, scale: float) -> None:
     points = [(epoch, scale * entry[key]) for epoch, entry in enumerate(history, 1) if key in entry]
     if points:

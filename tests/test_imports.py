@@ -40,9 +40,15 @@ MAY_IMPORT = {
     "tracking": {"provenance", "ui"},
     "sweeps": {"tracking"},
     "build": {"data", "encoders", "network", "recordings", "rules"},
-    "products": {"data", "encoders", "engine", "network", "report", "tracking"},
+    "firing": {"batches", "data", "encoders", "engine", "kernels", "network"},
+    "cost": {"firing", "network", "rules"},
+    "description": set(),
+    "products": {
+        *("build", "cost", "data", "description", "encoders", "engine", "firing", "network", "report", "tracking"),
+    },
     "experiment": {
-        *("build", "data", "engine", "hardware", "kernels", "network", "parallel", "products", "report", "tracking"),
+        *("build", "cost", "data", "engine", "hardware", "kernels", "network", "parallel", "products", "report"),
+        "tracking",
     },
     "run_folder": set(),
     "options": set(),
@@ -66,6 +72,7 @@ ONLY_IN = {
     "mlflow": {"tracking", "sweeps"},
     "torch": {
         *("kernels", "rules", "network", "hardware", "batches", "engine", "experiment", "products"),
+        *("firing", "cost"),
         *("phases", "measure", "doctor"),
     },
     "matplotlib": {"plots"},
