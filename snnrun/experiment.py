@@ -63,7 +63,7 @@ def run(
             if path.exists():
                 tracker.artifact(path, "config")
         tracker.metrics({"time/data_s": prepared}, step=0)
-        products.describe(network, dataset, encoder, run_dir, tracker)
+        tracker.artifact(build.describe(network, dataset, encoder).save(run_dir))
         _say_what_runs(values, options, network, dataset, device, backend, run_dir, tracker)
         for note in dataset.notes:
             display.note(f"{dataset.label}: {note}")

@@ -43,7 +43,9 @@ def plot_curves(history: Sequence[Mapping[str, float]], path: Path) -> None:
     _save(figure, path)
 
 
-def plot_confusion(matrix: npt.NDArray[np.integer[Any]], classes: Sequence[str], path: Path) -> None:
+def plot_confusion(
+    matrix: npt.NDArray[np.integer[Any]], classes: Sequence[str], path: Path, what: str = "test set"
+) -> None:
     """The confusion matrix (C, C), rows truth and columns prediction; the colour is the share of the row."""
     size = len(classes)
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
@@ -62,7 +64,7 @@ def plot_confusion(matrix: npt.NDArray[np.integer[Any]], classes: Sequence[str],
     axes.set_xlabel("prediction")
     axes.set_ylabel("truth")
     accuracy = np.trace(matrix) / max(int(matrix.sum()), 1)
-    axes.set_title(f"test set, {int(matrix.sum()):,} samples, {100 * accuracy:.2f} % right", fontsize=10)
+    axes.set_title(f"{what}, {int(matrix.sum()):,} samples, {100 * accuracy:.2f} % right", fontsize=10)
     figure.colorbar(image, ax=axes, shrink=0.8, label="share of the row")
     _save(figure, path)
 
@@ -98,9 +100,10 @@ def plot_weights(layers: Mapping[str, Sequence[npt.NDArray[np.floating[Any]]]], 
     for axes, (name, (initial, trained)) in zip(panels, layers.items(), strict=False):
         both = np.concatenate([initial, trained])
         both = both[np.isfinite(both)]
-        edges = np.linspace(*(_range(both) if both.size else (-1.0, 1.0)), 61).tolist()
-        axes.hist(initial, edges, color=COLOURS["train"], alpha=0.55, label="initial")
-        axes.hist(trained, edges, color=COLOURS["validation"], histtype="step", linewidth=1.2, label="trained")
+        edges = np.linspace(*(_range(both) if both.size else (-1.0, 1.0)), 61)
+        counts = [np.histogram(values, edges)[0] for values in (initial, trained)]
+        axes.stairs(counts[0], edges, label="initial", fill=True, color=COLOURS["train"], alpha=0.55)
+        axes.stairs(counts[1], edges, label="trained", color=COLOURS["validation"], linewidth=1.2)
         axes.set_title(f"{name}, {trained.size:,}\nmean {trained.mean():.3g}, sd {trained.std():.3g}", fontsize=9)
         axes.set_xlabel("weight", fontsize=8)
     panels[0].legend(frameon=False, fontsize=8)
@@ -111,7 +114,8 @@ def plot_rates(rates: Mapping[str, npt.NDArray[np.floating[Any]]], title: str, p
     """Histograms of the firing rates, a panel a layer; rates (N,) are spikes per neuron and presentation."""
     figure, panels = _panels(len(rates))
     for axes, (name, rate) in zip(panels, rates.items(), strict=False):
-        axes.hist(rate, np.linspace(0.0, max(float(rate.max()), 1e-3), 41).tolist(), color=COLOURS["validation"])
+        edges = np.linspace(0.0, max(float(rate.max()), 1e-3), 41)
+        axes.stairs(np.histogram(rate, edges)[0], edges, fill=True, color=COLOURS["validation"])
         silent = int((rate == 0).sum())
         axes.set_title(f"{name}: {rate.size:,} neurons, {silent:,} silent, mean {rate.mean():.3g}", fontsize=9)
         axes.set_xlabel("spikes a presentation", fontsize=8)

@@ -11,33 +11,10 @@ import torch
 from safetensors.torch import save_file
 
 from snnrun import build, cost, data, encoders, engine, firing, report, tracking
-from snnrun.description import Description
 from snnrun.network import Network
 
 # The cost of an inference is measured on at most so many test samples.
 MEASURED = 1000
-
-
-def describe(
-    network: Network, dataset: data.Dataset, encoder: encoders.Encoder, run_dir: Path, tracker: tracking.Tracker
-) -> None:
-    """Write what the weights need to be used without the corpus, before there are any."""
-    inputs = [network.inputs, *network.sizes[:-1]]
-    layers = {
-        name: {"inputs": before, "neurons": size, "recurrent": "recurrent_weight" in dict(layer.named_parameters())}
-        for name, before, size, layer in zip(network.layer_names, inputs, network.sizes, network.layers, strict=True)
-    }
-    description = Description(
-        data=dataset.name,
-        origin=dataset.origin,
-        digest=dataset.digest,
-        kind=dataset.kind,
-        shape=dataset.shape,
-        classes=dataset.classes,
-        steps=encoder.steps or dataset.steps,
-        layers=layers,
-    )
-    tracker.artifact(description.save(run_dir))
 
 
 def write(

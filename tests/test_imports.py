@@ -39,12 +39,24 @@ MAY_IMPORT = {
     "ui": set(),
     "tracking": {"provenance", "ui"},
     "sweeps": {"tracking"},
-    "build": {"data", "encoders", "network", "recordings", "rules"},
+    "build": {"data", "description", "encoders", "network", "recordings", "rules"},
     "firing": {"batches", "data", "encoders", "engine", "kernels", "network"},
     "cost": {"firing", "network", "rules"},
     "description": set(),
+    "trained": {"build", "description", "kernels", "network"},
+    "samples": {"build", "data", "description", "encoders"},
+    "evaluate": {
+        *("build", "config_overrides", "cost", "firing", "hardware", "kernels", "products", "report", "run_folder"),
+        "trained",
+    },
+    "predict": {"hardware", "kernels", "report", "run_folder", "samples", "trained"},
+    "nir_graph": {"description", "kernels", "network", "rules"},
+    "nir_check": {"kernels", "network"},
+    "export": {
+        *("build", "firing", "hardware", "kernels", "network", "nir_check", "nir_graph", "run_folder", "trained"),
+    },
     "products": {
-        *("build", "cost", "data", "description", "encoders", "engine", "firing", "network", "report", "tracking"),
+        *("build", "cost", "data", "encoders", "engine", "firing", "network", "report", "tracking"),
     },
     "experiment": {
         *("build", "cost", "data", "engine", "hardware", "kernels", "network", "parallel", "products", "report"),
@@ -55,6 +67,7 @@ MAY_IMPORT = {
     "schemas": set(),
     "config": {"hardware", "kernels", "network", "schemas"},
     "config_errors": {"config", "options", "schemas"},
+    "config_overrides": {"config", "schemas"},
     "app": {"config", "config_errors", "experiment", "options", "report", "schemas", "sweeps", "tracking"},
     "phases": {"batches", "engine", "kernels"},
     "measure": {
@@ -63,16 +76,16 @@ MAY_IMPORT = {
     },
     "bench": {"app", "config", "config_errors", "hardware", "measure", "report"},
     "doctor": {"hardware", "kernels", "provenance"},
-    "cli": {"app", "bench", "data_command", "doctor", "options", "tracking"},
+    "cli": {"app", "bench", "data_command", "doctor", "evaluate", "export", "options", "predict", "tracking"},
 }
 # Heavy or opinionated packages, and the only parts that may import them.
 ONLY_IN = {
     "hydra": {"app", "bench", "config", "config_errors"},
-    "omegaconf": {"app", "config", "config_errors", "run_folder", "schemas"},
+    "omegaconf": {"app", "config", "config_errors", "config_overrides", "run_folder", "schemas"},
     "mlflow": {"tracking", "sweeps"},
     "torch": {
         *("kernels", "rules", "network", "hardware", "batches", "engine", "experiment", "products"),
-        *("firing", "cost"),
+        *("firing", "cost", "trained", "nir_graph", "nir_check", "export"),
         *("phases", "measure", "doctor"),
     },
     "matplotlib": {"plots"},
@@ -81,6 +94,9 @@ ONLY_IN = {
     "soundfile": {"data"},
     "h5py": {"data"},
     "librosa": {"encoders"},
+    "PIL": {"samples"},
+    "nir": {"nir_graph", "export"},
+    "spikingjelly": {"nir_check"},
     "numba": {"jit", "vector"},
     "llvmlite": {"vector"},
     "triton": {"kernels"},
