@@ -98,13 +98,13 @@ def plot_weights(layers: Mapping[str, Sequence[npt.NDArray[np.floating[Any]]]], 
     """Histograms of the weights, a panel for each tensor; of each the initial and the trained values, both (S,)."""
     figure, panels = _panels(len(layers))
     for axes, (name, (initial, trained)) in zip(panels, layers.items(), strict=False):
-        both = np.concatenate([initial, trained])
-        both = both[np.isfinite(both)]
-        edges = np.linspace(*(_range(both) if both.size else (-1.0, 1.0)), 61)
-        counts = [np.histogram(values, edges)[0] for values in (initial, trained)]
+        finite = trained[np.isfinite(trained)]
+        edges = np.linspace(*_range(np.concatenate([initial, finite])), 61)
+        counts = [np.histogram(values, edges)[0] for values in (initial, finite)]
         axes.stairs(counts[0], edges, label="initial", fill=True, color=COLOURS["train"], alpha=0.55)
         axes.stairs(counts[1], edges, label="trained", color=COLOURS["validation"], linewidth=1.2)
-        axes.set_title(f"{name}, {trained.size:,}\nmean {trained.mean():.3g}, sd {trained.std():.3g}", fontsize=9)
+        facts = f"mean {finite.mean():.3g}, sd {finite.std():.3g}" if finite.size else "no finite value"
+        axes.set_title(f"{name}, {trained.size:,}\n{facts}", fontsize=9)
         axes.set_xlabel("weight", fontsize=8)
     panels[0].legend(frameon=False, fontsize=8)
     _save(figure, path)
@@ -160,7 +160,7 @@ def _panels(number: int) -> tuple[Figure, list[Axes]]:
 
 
 def _range(values: npt.NDArray[np.floating[Any]]) -> tuple[float, float]:
-    low, high = float(values.min()), float(values.max())
+    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
     return (low, high) if low < high else (low - 0.5, high + 0.5)
 
 

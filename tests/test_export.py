@@ -114,7 +114,7 @@ def test_what_nir_cannot_express_is_refused_by_name_or_left_out_with_a_warning()
     with pytest.raises(UsageError, match=r"model.reset=exponential: .*--allow reset"):
         nir_graph.graph(soft, ABOUT, dt=1e-3, allow=["t_ref"])
     assert len(nir_graph.graph(soft, ABOUT, dt=1e-3, allow=["reset"])[1]) == 1
-    with pytest.raises(UsageError, match="--allow bias: nothing of this name can be left out. Allowed: t_ref, reset"):
+    with pytest.raises(UsageError, match=r"--allow bias: nothing of this name can be left out. Allowed: t_ref, reset"):
         nir_graph.graph(soft, ABOUT, dt=1e-3, allow=["bias"])
 
 
