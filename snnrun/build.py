@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from snnrun import data, encoders, recordings
+from snnrun.description import Description
 from snnrun.errors import UsageError
 from snnrun.network import Network
 from snnrun.rules import RULES
@@ -42,7 +43,19 @@ def encoder(values: Mapping[str, Any]) -> encoders.Encoder:
     return encoders.Stored(values["seed"]) if isinstance(encoder, encoders.RecordingEncoder) else encoder
 
 
-def network(values: Mapping[str, Any], dataset: data.Dataset) -> Network:
+class Task(Protocol):
+    """What a network is sized for: a corpus, or the description of one."""
+
+    @property
+    def channels(self) -> int:
+        """Number of input channels."""
+
+    @property
+    def classes(self) -> Sequence[str]:
+        """Name of each class."""
+
+
+def network(values: Mapping[str, Any], dataset: Task) -> Network:
     """The network of the config, sized for the corpus."""
     constants = {key: value for key, value in values["model"].items() if key not in ("name", "network")}
     return Network(
@@ -51,4 +64,23 @@ def network(values: Mapping[str, Any], dataset: data.Dataset) -> Network:
         topology=values["model"]["network"],
         outputs=len(dataset.classes),
         seed=values["seed"],
+    )
+
+
+def describe(network: Network, dataset: data.Dataset, encoder: encoders.Encoder) -> Description:
+    """What the network's weights need to be used without the corpus."""
+    inputs = [network.inputs, *network.sizes[:-1]]
+    layers = {
+        name: {"inputs": before, "neurons": size, "recurrent": "recurrent_weight" in dict(layer.named_parameters())}
+        for name, before, size, layer in zip(network.layer_names, inputs, network.sizes, network.layers, strict=True)
+    }
+    return Description(
+        data=dataset.name,
+        origin=dataset.origin,
+        digest=dataset.digest,
+        kind=dataset.kind,
+        shape=dataset.shape,
+        classes=dataset.classes,
+        steps=encoder.steps or dataset.steps,
+        layers=layers,
     )

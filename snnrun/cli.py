@@ -88,11 +88,32 @@ def _doctor(arguments: list[str]) -> int:
     return 0 if not options.kernels or doctor.check_kernels() else SnnrunError.exit_code
 
 
+def _evaluate(arguments: list[str]) -> int:
+    from snnrun.evaluate import main
+
+    return main(arguments)
+
+
+def _predict(arguments: list[str]) -> int:
+    from snnrun.predict import main
+
+    return main(arguments)
+
+
+def _export(arguments: list[str]) -> int:
+    from snnrun.export import main
+
+    return main(arguments)
+
+
 # name: (function of the arguments that follow, one line of help)
 COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "train": (_train, "train and evaluate a network; -m sweeps over several settings"),
     "runs": (_runs, "list the runs, show one, compare them over seeds, name the best"),
     "report": (_report, "write a page that compares the runs with the papers' figures"),
+    "evaluate": (_evaluate, "evaluate a trained network: accuracy, classes, cost of an inference"),
+    "predict": (_predict, "class scores of files: recordings, images, spikes"),
+    "export": (_export, "hand a trained network over: NIR or safetensors"),
     "ui": (_ui, "open MLflow's pages on the runs"),
     "data": (_data, "list the corpora, verify the files of one, or encode one ahead"),
     "bench": (_bench, "measure time, memory and spikes of training and inference"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable
-from dataclasses import fields
+from dataclasses import Field, fields
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -67,17 +67,21 @@ def _check_section(prefix: str, section: DictConfig, schema: type) -> None:
         key = prefix + entry.name
         if OmegaConf.is_missing(section, entry.name):
             raise UsageError(f"{key}: has no value. Write {key}=VALUE")
-        value = section[entry.name]
-        if value is None:
-            continue
-        if "choices" in entry.metadata and value not in entry.metadata["choices"]:
-            allowed = entry.metadata["choices"]
-            raise UsageError(
-                f"{key}: {value!r} is not allowed. Allowed: {', '.join(allowed)}.{did_you_mean(value, allowed)}"
-            )
-        if "range" in entry.metadata:
-            for number in value if OmegaConf.is_list(value) else [value]:
-                _check_number(key, number, *entry.metadata["range"])
+        check_value(key, section[entry.name], entry)
+
+
+def check_value(key: str, value: Any, entry: Field[Any]) -> None:
+    """Raise UsageError if a value is outside the range or the choices of its field."""
+    if value is None:
+        return
+    if "choices" in entry.metadata and value not in entry.metadata["choices"]:
+        allowed = entry.metadata["choices"]
+        raise UsageError(
+            f"{key}: {value!r} is not allowed. Allowed: {', '.join(allowed)}.{did_you_mean(value, allowed)}"
+        )
+    if "range" in entry.metadata:
+        for number in value if OmegaConf.is_list(value) else [value]:
+            _check_number(key, number, *entry.metadata["range"])
 
 
 def _check_number(key: str, value: Any, low: float | None, above: float | None, below: float | None) -> None:

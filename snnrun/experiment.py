@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 
 from snnrun import build, data, engine, hardware, kernels, parallel, products, report, tracking
+from snnrun.cost import Cost
 from snnrun.errors import SnnrunError
 from snnrun.network import Network
 
@@ -62,6 +63,7 @@ def run(
             if path.exists():
                 tracker.artifact(path, "config")
         tracker.metrics({"time/data_s": prepared}, step=0)
+        tracker.artifact(build.describe(network, dataset, encoder).save(run_dir))
         _say_what_runs(values, options, network, dataset, device, backend, run_dir, tracker)
         for note in dataset.notes:
             display.note(f"{dataset.label}: {note}")
@@ -80,15 +82,16 @@ def run(
                 device=device,
                 observer=_Observer(display, tracker),
             )
+        spent = None
         try:
-            products.write(result, network, dataset, encoder, device, run_dir, tracker)
+            spent = products.write(result, values, network, dataset, encoder, device, run_dir, tracker)
         except (OSError, SafetensorError) as error:
             raise SnnrunError(
                 f"{run_dir}: not all files of the run could be written ({error}). Make room there, or give another "
                 "folder by outputs=FOLDER."
             ) from None
         finally:  # the accuracies are said whether or not the disk has room
-            _say_what_came_out(result, values, time.monotonic() - started, run_dir, tracker)
+            _say_what_came_out(result, values, time.monotonic() - started, spent, run_dir, tracker)
         status = _STATUS[result.status]
     except KeyboardInterrupt:
         status = "KILLED"
@@ -170,7 +173,12 @@ def _say_what_runs(
 
 
 def _say_what_came_out(
-    result: engine.Result, values: Mapping[str, Any], seconds: float, run_dir: Path, tracker: tracking.Tracker
+    result: engine.Result,
+    values: Mapping[str, Any],
+    seconds: float,
+    spent: Cost | None,
+    run_dir: Path,
+    tracker: tracking.Tracker,
 ) -> None:
     outputs = values["outputs"]
     report.summary(
@@ -178,6 +186,7 @@ def _say_what_came_out(
         epochs=len(result.history),
         seconds=seconds,
         interrupted=result.status == "interrupted",
+        cost=None if spent is None else str(spent),
         weights=run_dir / ("best.safetensors" if result.best_state else "last.safetensors"),
         figures=run_dir,
         tracking=tracker.run_name,

@@ -43,7 +43,9 @@ def plot_curves(history: Sequence[Mapping[str, float]], path: Path) -> None:
     _save(figure, path)
 
 
-def plot_confusion(matrix: npt.NDArray[np.integer[Any]], classes: Sequence[str], path: Path) -> None:
+def plot_confusion(
+    matrix: npt.NDArray[np.integer[Any]], classes: Sequence[str], path: Path, what: str = "test set"
+) -> None:
     """The confusion matrix (C, C), rows truth and columns prediction; the colour is the share of the row."""
     size = len(classes)
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
@@ -62,7 +64,7 @@ def plot_confusion(matrix: npt.NDArray[np.integer[Any]], classes: Sequence[str],
     axes.set_xlabel("prediction")
     axes.set_ylabel("truth")
     accuracy = np.trace(matrix) / max(int(matrix.sum()), 1)
-    axes.set_title(f"test set, {int(matrix.sum()):,} samples, {100 * accuracy:.2f} % right", fontsize=10)
+    axes.set_title(f"{what}, {int(matrix.sum()):,} samples, {100 * accuracy:.2f} % right", fontsize=10)
     figure.colorbar(image, ax=axes, shrink=0.8, label="share of the row")
     _save(figure, path)
 
@@ -90,6 +92,76 @@ def plot_raster(layers: Mapping[str, npt.NDArray[np.uint8]], title: str, path: P
     panels[-1].set_xlabel("time (ms)")
     figure.suptitle(title, fontsize=11)
     _save(figure, path)
+
+
+def plot_weights(layers: Mapping[str, Sequence[npt.NDArray[np.floating[Any]]]], path: Path) -> None:
+    """Histograms of the weights, a panel for each tensor; of each the initial and the trained values, both (S,)."""
+    figure, panels = _panels(len(layers))
+    for axes, (name, (initial, trained)) in zip(panels, layers.items(), strict=False):
+        finite = trained[np.isfinite(trained)]
+        edges = np.linspace(*_range(np.concatenate([initial, finite])), 61)
+        counts = [np.histogram(values, edges)[0] for values in (initial, finite)]
+        axes.stairs(counts[0], edges, label="initial", fill=True, color=COLOURS["train"], alpha=0.55)
+        axes.stairs(counts[1], edges, label="trained", color=COLOURS["validation"], linewidth=1.2)
+        facts = f"mean {finite.mean():.3g}, sd {finite.std():.3g}" if finite.size else "no finite value"
+        axes.set_title(f"{name}, {trained.size:,}\n{facts}", fontsize=9)
+        axes.set_xlabel("weight", fontsize=8)
+    panels[0].legend(frameon=False, fontsize=8)
+    _save(figure, path)
+
+
+def plot_rates(rates: Mapping[str, npt.NDArray[np.floating[Any]]], title: str, path: Path) -> None:
+    """Histograms of the firing rates, a panel a layer; rates (N,) are spikes per neuron and presentation."""
+    figure, panels = _panels(len(rates))
+    for axes, (name, rate) in zip(panels, rates.items(), strict=False):
+        edges = np.linspace(0.0, max(float(rate.max()), 1e-3), 41)
+        axes.stairs(np.histogram(rate, edges)[0], edges, fill=True, color=COLOURS["validation"])
+        silent = int((rate == 0).sum())
+        axes.set_title(f"{name}: {rate.size:,} neurons, {silent:,} silent, mean {rate.mean():.3g}", fontsize=9)
+        axes.set_xlabel("spikes a presentation", fontsize=8)
+        axes.set_ylabel("neurons", fontsize=8)
+    figure.suptitle(title, fontsize=11)
+    _save(figure, path)
+
+
+def plot_cost(layers: Mapping[str, Sequence[float]], energies: Mapping[str, float], title: str, path: Path) -> None:
+    """Spikes and synaptic operations of each layer (a pair of them), and energies in nJ."""
+    figure = _figure(10.5, 3.4)
+    axes = figure.subplots(1, 3)
+    spikes, operations = zip(*layers.values(), strict=True)
+    for panel, names, values, label in (
+        (axes[0], list(layers), spikes, "spikes"),
+        (axes[1], list(layers), operations, "synaptic operations"),
+        (axes[2], list(energies), list(energies.values()), "energy (nJ), 45 nm"),
+    ):
+        bars = panel.barh(range(len(names)), list(values), color=COLOURS["validation"])
+        panel.bar_label(bars, [f"{value:,.3g}" if value < 100 else f"{value:,.0f}" for value in values], fontsize=8)
+        panel.set_yticks(range(len(names)), names, fontsize=8)
+        panel.invert_yaxis()
+        panel.margins(x=0.3)
+        panel.set_title(label, fontsize=9)
+        panel.tick_params(axis="x", labelsize=7)
+        panel.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(title, fontsize=11)
+    _save(figure, path)
+
+
+def _panels(number: int) -> tuple[Figure, list[Axes]]:
+    columns = min(number, 3)
+    rows = -(-number // columns)
+    figure = _figure(3.5 * columns, 2.6 * rows + 0.4)
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes in panels[number:]:
+        axes.set_visible(False)
+    for axes in panels[:number]:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(labelsize=7)
+    return figure, panels
+
+
+def _range(values: npt.NDArray[np.floating[Any]]) -> tuple[float, float]:
+    low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)
+    return (low, high) if low < high else (low - 0.5, high + 0.5)
 
 
 def _curve(axes: Axes, history: Sequence[Mapping[str, float]], key: str, split: str, scale: float) -> None:

@@ -1,41 +1,96 @@
-"""The files that a run leaves in its folder and hands to its record: weights and figures."""
+"""The files that a run leaves in its folder and hands to its record: weights, figures, and what an inference costs."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
-from snnrun import data, encoders, engine, report, tracking
+from snnrun import build, cost, data, encoders, engine, firing, report, tracking
 from snnrun.network import Network
+
+# The cost of an inference is measured on at most so many test samples.
+MEASURED = 1000
 
 
 def write(
     result: engine.Result,
+    values: Mapping[str, Any],
     network: Network,
     dataset: data.Dataset,
     encoder: encoders.Encoder,
     device: torch.device,
     run_dir: Path,
     tracker: tracking.Tracker,
-) -> None:
-    """Weights and figures into the run's folder and the record, also of a training that was cut short."""
+) -> cost.Cost | None:
+    """Weights and figures into the run's folder and the record, also of a training that was cut short.
+
+    Returns what an inference costs, of a training that finished an epoch; the network has the chosen weights then.
+    """
     for name, state in (("last", result.last_state), ("best", result.best_state)):
         if state:
             path = run_dir / f"{name}.safetensors"
             save_file({key: value.contiguous() for key, value in state.items()}, path)
             tracker.artifact(path, "weights")
-    layers, label, predicted = engine.record_raster(network, dataset.test, encoder, device)
-    classes = dataset.classes
-    figures = [run_dir / "raster.png"]
-    report.plot_raster(
-        layers, f"{dataset.label}, test sample 0: {classes[label]}, taken for {classes[predicted]}", figures[0]
-    )
+    figures = [_raster(network, dataset, encoder, device, run_dir)]
+    spent = None
     if result.history and result.confusion is not None:
         figures += [run_dir / "curves.png", run_dir / "confusion.png"]
         report.plot_curves(result.history, figures[1])
         report.plot_confusion(result.confusion, dataset.classes, figures[2])
-        tracker.metrics(result.summary, step=len(result.history))
+        network.load_state_dict(result.best_state or result.last_state)
+        figures.append(_weights(build.network(values, dataset), network, run_dir))
+        fired = firing.record(network, dataset.test, encoder, device, positions=firing.spread(dataset.test, MEASURED))
+        spent = cost.cost(network, fired)
+        figures += activity_figures(fired, spent, dataset.label, run_dir)
+        (run_dir / "cost.json").write_text(json.dumps(spent.as_dict(), indent=2) + "\n", encoding="utf-8")
+        tracker.artifact(run_dir / "cost.json")
+        tracker.metrics(result.summary | spent.metrics(), step=len(result.history))
     for path in (*figures, run_dir / "metrics.jsonl"):
         tracker.artifact(path, "figures" if path.suffix == ".png" else "")
+    return spent
+
+
+def activity_figures(fired: firing.Firing, spent: cost.Cost, label: str, folder: Path) -> list[Path]:
+    """`rates.png` and `cost.png`; returns their paths."""
+    what = f"{label}, {fired.samples:,} samples, {fired.steps} steps"
+    rates, costs = folder / "rates.png", folder / "cost.png"
+    report.plot_rates({name: spikes / fired.samples for name, spikes in fired.spikes.items()}, what, rates)
+    layers = {"input": (spent.input_spikes, 0.0)}
+    layers |= {name: (layer.spikes, layer.operations) for name, layer in spent.layers.items()}
+    energies = {
+        "synaptic operations": spent.energy_nj,
+        "with neurons' updates": spent.energy_with_updates_nj,
+        "dense ANN, one pass": spent.ann_energy_nj,
+    }
+    report.plot_cost(layers, energies, f"an inference: {what}", costs)
+    return [rates, costs]
+
+
+def _raster(
+    network: Network, dataset: data.Dataset, encoder: encoders.Encoder, device: torch.device, run_dir: Path
+) -> Path:
+    path, classes = run_dir / "raster.png", dataset.classes
+    layers, label, predicted = engine.record_raster(network, dataset.test, encoder, device)
+    title = f"{dataset.label}, test sample 0: {classes[label]}, taken for {classes[predicted]}"
+    report.plot_raster(layers, title, path)
+    return path
+
+
+def _weights(initial: Network, trained: Network, run_dir: Path) -> Path:
+    """Histograms of every weight that exists, as it was drawn and as it was learnt."""
+    before, panels = dict(initial.named_parameters()), {}
+    for key, value in trained.named_parameters():
+        _, number, kind = key.split(".", 2)
+        pair = [before[key].detach(), value.detach().cpu()]
+        if kind == "recurrent_weight":
+            mask = trained.get_buffer(f"layers.{number}.recurrent_mask").cpu()
+            pair = [tensor[mask] for tensor in pair]
+        name = f"{trained.layer_names[int(number)]} {kind.replace('_', ' ')}"
+        panels[name] = [tensor.flatten().numpy() for tensor in pair]
+    report.plot_weights(panels, run_dir / "weights.png")
+    return run_dir / "weights.png"

@@ -21,15 +21,18 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from snnrun.plots import plot_confusion, plot_curves, plot_raster
+from snnrun.plots import plot_confusion, plot_cost, plot_curves, plot_raster, plot_rates, plot_weights
 
 __all__ = [
     "Display",
     "bench_tables",
     "header",
     "plot_confusion",
+    "plot_cost",
     "plot_curves",
     "plot_raster",
+    "plot_rates",
+    "plot_weights",
     "summary",
     "sweep_table",
 ]
@@ -232,6 +235,7 @@ def summary(
     epochs: int,
     seconds: float,
     interrupted: bool = False,
+    cost: str | None = None,
     weights: Path | None = None,
     figures: Path | None = None,
     tracking: str | None = None,
@@ -255,6 +259,8 @@ def summary(
         )
     if "test, max over epochs" in rows:
         rows["test, max over epochs"] += "  (chosen on the test set, as the papers do)"
+    if cost is not None:
+        rows["cost of an inference"] = cost
     places = {"weights": weights, "figures": figures, "MLflow": tracking, "compare runs": ui_command}
     rows |= {title: _short(place) for title, place in places.items() if place is not None}
     _print_rows(console or Console(), "interrupted" if interrupted else "done", rows)

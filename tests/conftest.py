@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -34,3 +36,11 @@ def fresh_torch() -> None:
     torch.set_flush_denormal(False)
     torch.use_deterministic_algorithms(False)
     kernels.use("reference")
+
+
+@pytest.fixture(scope="session")
+def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a tiny run on the digits by a rule, trained once a session; not to be written to."""
+    import trained_runs
+
+    return cache(lambda rule: trained_runs.train(rule, tmp_path_factory.mktemp(f"run_{rule}")))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Generator, Tensor
@@ -66,6 +66,8 @@ def synapse_index(mask: Tensor) -> Tensor:
 @dataclass(frozen=True, kw_only=True)
 class Rule(ABC):
     """A learning rule with its neuron model. `v_th`: a threshold for each layer, output included, or one for all."""
+
+    state_variables: ClassVar[int] = 1  # of a neuron, which each step updates
 
     v_th: Sequence[float]
 

@@ -64,6 +64,7 @@ class SpikeTrainRule(Rule):
     """
 
     spsp: ClassVar[str]  # whose S-PSP the kernels compute
+    state_variables: ClassVar[int] = 2  # synapse and membrane
 
     tau_m: float = 64.0
     tau_s: float = 8.0

@@ -1,0 +1,175 @@
+"""What an inference costs: spikes, synaptic operations, and the energy that the field quotes for them.
+
+A synaptic operation is one accumulate: a spike of a neuron times its outgoing synapses, feed-forward and recurrent. The
+energies are those of 32-bit floating-point arithmetic in 45 nm (Horowitz, ISSCC 2014): 0.9 pJ for an addition, 4.6 pJ
+for a multiplication and an addition. They leave out memory, which costs more than arithmetic on real hardware, and the
+encoding of the input; they compare networks, they do not predict a chip.
+
+The papers' figure counts synaptic operations alone. The neurons' own updates, which a clocked simulation pays at each
+step whether anything fires or not, stand beside it: one multiply-accumulate for each state variable of a neuron and
+step (the membrane of STBP; synapse and membrane of ST-RSBP and HM2-BP), and one accumulate for a bias.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from snnrun.firing import Firing
+from snnrun.network import Layer, Network
+from snnrun.rules import Rule
+
+ACCUMULATE_PJ, MULTIPLY_ACCUMULATE_PJ = 0.9, 4.6
+UNITS = ((1.0, "nJ"), (1e3, "µJ"), (1e6, "mJ"))
+
+
+@dataclass(frozen=True)
+class FanOut:
+    """How many synapses of a layer start at each neuron: of its inputs `forward` (I,), of itself `recurrent` (N,)."""
+
+    forward: Tensor
+    recurrent: Tensor | None = None
+
+
+def fan_out(layer: Layer, rule: Rule) -> FanOut:
+    """Synapses of a dense or recurrent layer by their pre-neuron, the fixed inhibition of an output layer included."""
+    neurons, inputs = layer.weight.shape
+    recurrent = None if layer.recurrent_mask is None else layer.recurrent_mask.sum(dim=0)
+    if layer.kind.output and getattr(rule, "lateral", False):
+        recurrent = torch.full((neurons,), neurons - 1)
+    return FanOut(torch.full((inputs,), neurons), recurrent)
+
+
+def dense_operations(layer: Layer) -> int:
+    """Multiply-accumulates of one pass of a dense layer of this shape; a recurrent one has the whole N x N besides."""
+    neurons, inputs = layer.weight.shape
+    return int(neurons * inputs + (0 if layer.recurrent_weight is None else neurons**2))
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """Of one layer and presentation, means over the samples.
+
+    Attributes:
+        neurons: N.
+        spikes: That the layer fires.
+        operations: Synaptic operations that arrive at it, its own recurrent ones included.
+        updates: Multiply-accumulates of its state variables over all steps.
+        bias_additions: Accumulates of its biases over all steps.
+        ann_macs: Multiply-accumulates of one pass of the same layer with real-valued activities.
+    """
+
+    neurons: int
+    spikes: float
+    operations: float
+    updates: int
+    bias_additions: int
+    ann_macs: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one inference, means over `samples` presentations of `steps` steps."""
+
+    samples: int
+    steps: int
+    input_spikes: float
+    layers: dict[str, LayerCost]
+
+    @property
+    def spikes(self) -> float:
+        """Of all neurons, the input's left out."""
+        return sum(layer.spikes for layer in self.layers.values())
+
+    @property
+    def operations(self) -> float:
+        """Synaptic operations."""
+        return sum(layer.operations for layer in self.layers.values())
+
+    @property
+    def energy_nj(self) -> float:
+        """Of the synaptic operations alone, nJ: the figure of the literature."""
+        return self.operations * ACCUMULATE_PJ / 1e3
+
+    @property
+    def energy_with_updates_nj(self) -> float:
+        """With the neurons' updates, nJ."""
+        updates = sum(layer.updates for layer in self.layers.values())
+        biases = sum(layer.bias_additions for layer in self.layers.values())
+        return self.energy_nj + (updates * MULTIPLY_ACCUMULATE_PJ + biases * ACCUMULATE_PJ) / 1e3
+
+    @property
+    def ann_macs(self) -> int:
+        """Multiply-accumulates of one pass of a dense network of the same shape; a recurrent one needs many passes."""
+        return sum(layer.ann_macs for layer in self.layers.values())
+
+    @property
+    def ann_energy_nj(self) -> float:
+        """Of that pass, nJ."""
+        return self.ann_macs * MULTIPLY_ACCUMULATE_PJ / 1e3
+
+    def metrics(self) -> dict[str, float]:
+        """For the run's record, under `cost/`."""
+        return {
+            "cost/samples": float(self.samples),
+            "cost/spikes_input": self.input_spikes,
+            **{f"cost/spikes_{name}": layer.spikes for name, layer in self.layers.items()},
+            "cost/spikes": self.spikes,
+            "cost/synaptic_operations": self.operations,
+            "cost/energy_nj": self.energy_nj,
+            "cost/energy_with_updates_nj": self.energy_with_updates_nj,
+            "cost/ann_macs": float(self.ann_macs),
+            "cost/ann_energy_nj": self.ann_energy_nj,
+        }
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `cost.json`."""
+        return {
+            "per": "inference, mean over the samples",
+            "samples": self.samples,
+            "steps": self.steps,
+            "input_spikes": self.input_spikes,
+            "spikes": self.spikes,
+            "synaptic_operations": self.operations,
+            "energy_nj": self.energy_nj,
+            "energy_with_updates_nj": self.energy_with_updates_nj,
+            "ann_macs": self.ann_macs,
+            "ann_energy_nj": self.ann_energy_nj,
+            "accumulate_pj": ACCUMULATE_PJ,
+            "multiply_accumulate_pj": MULTIPLY_ACCUMULATE_PJ,
+            "layers": {name: asdict(layer) for name, layer in self.layers.items()},
+        }
+
+    def __str__(self) -> str:
+        energy = f"{_joule(self.energy_nj)} ({_joule(self.energy_with_updates_nj)} with the neurons' updates)"
+        ann = f"a dense ANN's pass {self.ann_macs:,} MAC, {_joule(self.ann_energy_nj)}"
+        return f"{self.spikes:,.0f} spikes, {self.operations:,.0f} synaptic operations: {energy}; {ann}"
+
+
+def cost(network: Network, firing: Firing) -> Cost:
+    """Cost of an inference, from how often each neuron fired."""
+    totals = [torch.from_numpy(spikes) for spikes in firing.spikes.values()]
+    samples = max(firing.samples, 1)
+    layers = {}
+    for name, layer, before, own in zip(network.layer_names, network.layers, totals, totals[1:], strict=False):
+        assert isinstance(layer, Layer)
+        fan = fan_out(layer, network.rule)
+        operations = int(before @ fan.forward.cpu())
+        operations += 0 if fan.recurrent is None else int(own @ fan.recurrent.cpu())
+        layers[name] = LayerCost(
+            neurons=len(own),
+            spikes=int(own.sum()) / samples,
+            operations=operations / samples,
+            updates=network.rule.state_variables * len(own) * firing.steps,
+            bias_additions=0 if layer.bias is None else len(own) * firing.steps,
+            ann_macs=dense_operations(layer),
+        )
+    return Cost(firing.samples, firing.steps, int(totals[0].sum()) / samples, layers)
+
+
+def _joule(nanojoule: float) -> str:
+    scale, unit = next(((scale, unit) for scale, unit in UNITS if nanojoule < 1e3 * scale), UNITS[-1])
+    return f"{nanojoule / scale:.3g} {unit}"

@@ -1,0 +1,79 @@
+"""`network.json`: what a run's weights need to be used where its corpus is not: classes, input, steps, layers."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from snnrun.errors import SnnrunError
+
+FILE = "network.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Description:
+    """Of a trained network.
+
+    Attributes:
+        data: Name of the corpus.
+        origin, digest, kind, shape, classes: See `data.Dataset`; the shape is that of what the encoder gets.
+        steps: T of the spike trains that it was trained on.
+        layers: Inputs and neurons of each layer, and whether it is recurrent.
+    """
+
+    data: str
+    origin: str
+    digest: str
+    kind: str
+    shape: tuple[int, ...]
+    classes: tuple[str, ...]
+    steps: int
+    layers: dict[str, dict[str, Any]]
+
+    @property
+    def channels(self) -> int:
+        """Number of input channels."""
+        return math.prod(self.shape)
+
+    def save(self, folder: Path) -> Path:
+        """Write `network.json` into a run's folder."""
+        path = folder / FILE
+        content = {"format": FORMAT, **asdict(self)}
+        path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        return path
+
+
+def load(folder: Path) -> Description | None:
+    """The description in a run's folder; None where there is none, as in those of earlier versions.
+
+    Raises:
+        SnnrunError: it is damaged.
+    """
+    path = folder / FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise SnnrunError(f"{path}: the description of the network cannot be read ({error}).") from None
+    try:
+        return _parse(content)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise SnnrunError(f"{path}: the description of the network is damaged ({error!r}). Remove it.") from None
+
+
+def _parse(content: Mapping[str, Any]) -> Description:
+    if content["format"] != FORMAT:
+        raise ValueError(f"format {content['format']}, and this version reads {FORMAT}")
+    return Description(
+        **{key: str(content[key]) for key in ("data", "origin", "digest", "kind")},
+        shape=tuple(int(size) for size in content["shape"]),
+        classes=tuple(str(name) for name in content["classes"]),
+        steps=int(content["steps"]),
+        layers={str(name): dict(layer) for name, layer in content["layers"].items()},
+    )

@@ -1,0 +1,211 @@
+"""`snnrun evaluate`: a trained network on the samples of a split, with accuracy, classes and cost."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snnrun.cost import Cost
+from snnrun.errors import SnnrunError, UsageError
+from snnrun.firing import Firing
+from snnrun.trained import Trained
+
+SPLITS = ("test", "validation", "train")
+# Under which name a run records the accuracy of these weights on this split.
+RECORDED = {
+    ("last", "test"): "test/accuracy_last",
+    ("best", "test"): "test/accuracy_best_validation",
+    ("best", "validation"): "validation/accuracy_best",
+}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Of one split; `confusion` is (classes, classes), rows the truth."""
+
+    trained: Trained
+    split: str
+    data: str
+    confusion: NDArray[np.int64]
+    firing: Firing
+    cost: Cost
+    notes: tuple[str, ...]
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the samples on the diagonal."""
+        return float(np.trace(self.confusion) / max(1, self.confusion.sum()))
+
+    def classes(self) -> dict[str, dict[str, float]]:
+        """Of each class: samples, recall, precision (0 where nothing was taken for it) and F1."""
+        right, truth, taken = np.diag(self.confusion), self.confusion.sum(axis=1), self.confusion.sum(axis=0)
+        return {
+            name: {
+                "samples": int(truth[k]),
+                "recall": float(right[k] / max(truth[k], 1)),
+                "precision": float(right[k] / max(taken[k], 1)),
+                "f1": float(2 * right[k] / max(truth[k] + taken[k], 1)),
+            }
+            for k, name in enumerate(self.trained.about.classes)
+        }
+
+    def as_dict(self) -> dict[str, Any]:
+        """What `--json` prints."""
+        return {
+            "run": str(self.trained.folder),
+            "weights": self.trained.weights,
+            "data": self.data,
+            "split": self.split,
+            "samples": int(self.confusion.sum()),
+            "accuracy": self.accuracy,
+            "classes": self.classes(),
+            "confusion": self.confusion.tolist(),
+            "cost": self.cost.as_dict(),
+            "notes": list(self.notes),
+        }
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    from snnrun import config_overrides, run_folder
+
+    run = run_folder.find(options.run, options.outputs)
+    values = config_overrides.apply(run.values(), options.overrides)
+    evaluation = evaluate(run.path, values, weights=options.weights, split=options.split)
+    if not options.overrides:
+        _compare_with_record(evaluation)
+    if options.out is not None:
+        write(evaluation, options.out)
+    print(json.dumps(evaluation.as_dict(), indent=2) if options.json else "\n".join(_lines(evaluation)))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "snnrun evaluate",
+        description="Evaluate a trained network: accuracy, every class, and what an inference costs.",
+        epilog="An override changes a key of the run's data, encoder or hardware: encoder.steps=100, data.root=FOLDER, "
+        "hardware.kernels=reference.",
+    )
+    parser.add_argument("run", help="a run's folder, the beginning of its name or MLflow id, or `last`")
+    parser.add_argument("overrides", nargs="*", metavar="override", help="KEY=VALUE")
+    parser.add_argument("--weights", choices=("best", "last"), help="default: best, where the run has them")
+    parser.add_argument("--split", choices=SPLITS, default="test", help="default: test")
+    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="write evaluation.json and figures there")
+    parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="the folder that the runs wrote to")
+    return parser
+
+
+def evaluate(folder: Path, values: Mapping[str, Any], *, weights: str | None = None, split: str = "test") -> Evaluation:
+    """Evaluate a run's network as the run did, sample by sample the same spikes.
+
+    Args:
+        folder: Of the run.
+        values: Its config, with what is to be different.
+        weights: `best`, `last` or None for the best there are.
+        split: `test`, `validation` or `train`; training samples come as they are, without augmentation.
+
+    Raises:
+        UsageError: there are no such weights or samples, or the data no longer fit the network.
+        SnnrunError: the corpus is missing, or files of the run are damaged.
+    """
+    from snnrun import build, cost, firing, hardware, kernels, trained
+
+    device = hardware.set_up(values["hardware"]["device"], values["hardware"]["threads"])
+    kernels.use(values["hardware"]["kernels"], device.type)
+    own = trained.load(folder, values, weights)
+    dataset, encoder = build.load(values), build.encoder(values)
+    if dataset.channels != own.about.channels or dataset.classes != own.about.classes:
+        raise UsageError(
+            f"{folder}: its network has {own.about.channels} inputs and {len(own.about.classes)} classes, and these "
+            f"data have {dataset.channels} and {len(dataset.classes)}, or classes of other names."
+        )
+    samples = getattr(dataset, split)
+    if not len(samples):
+        raise UsageError(f"--split {split}: the run had none (data.validation={values['data']['validation']:g}).")
+    changed = dataset.digest != own.about.digest
+    notes = ["the corpus has changed since the training (another digest)"] if changed else []
+    fired = firing.record(own.network, samples, encoder, device)
+    size = len(dataset.classes)
+    confusion = np.bincount(samples.labels * size + fired.predicted, minlength=size**2).reshape(size, size)
+    spent = cost.cost(own.network, fired)
+    return Evaluation(own, split, dataset.label, confusion, fired, spent, (*notes, *dataset.notes))
+
+
+def write(evaluation: Evaluation, folder: Path) -> None:
+    """Write `evaluation.json`, `confusion.png`, `rates.png` and `cost.png`.
+
+    Raises:
+        SnnrunError: the folder cannot be written.
+    """
+    from snnrun import products, report
+
+    label = f"{evaluation.data}, {evaluation.split}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(evaluation.as_dict(), indent=2) + "\n"
+        (folder / "evaluation.json").write_text(text, encoding="utf-8")
+        classes = evaluation.trained.about.classes
+        report.plot_confusion(evaluation.confusion, classes, folder / "confusion.png", f"{evaluation.split} set")
+        products.activity_figures(evaluation.firing, evaluation.cost, label, folder)
+    except OSError as error:
+        raise SnnrunError(f"--out {folder}: cannot be written ({error.strerror or error}).") from None
+
+
+def _compare_with_record(evaluation: Evaluation) -> None:
+    """Warn on the standard error where the run recorded another accuracy."""
+    import sys
+
+    key = RECORDED.get((evaluation.trained.weights, evaluation.split))
+    said = _recorded(evaluation.trained.folder / "metrics.jsonl", key) if key else None
+    if said is not None and abs(said - evaluation.accuracy) > 1e-9:
+        print(
+            f"warning: the run recorded {100 * said:.2f} % here ({key}); data, kernels or versions have changed",
+            file=sys.stderr,
+        )
+
+
+def _recorded(journal: Path, key: str) -> float | None:
+    found = None
+    try:
+        for line in journal.read_text(encoding="utf-8").splitlines():
+            entry = json.loads(line)
+            found = entry.get(key, found) if isinstance(entry, dict) else found
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, float | int) else None
+
+
+def _lines(evaluation: Evaluation) -> list[str]:
+    own, classes = evaluation.trained, evaluation.classes()
+    width = max(map(len, ("class", *classes)))
+    of_layer = max(map(len, evaluation.cost.layers))
+    samples = int(evaluation.confusion.sum())
+    return [
+        f"{own.folder}, {own.weights} weights",
+        f"{evaluation.data}, {evaluation.split}: {samples:,} samples, {100 * evaluation.accuracy:.2f} % right",
+        *(f"note: {note}" for note in evaluation.notes),
+        "",
+        f"{'class':<{width}}  samples  recall %  precision %    F1 %",
+        *(
+            f"{name:<{width}}  {entry['samples']:>7,}  {100 * entry['recall']:>8.2f}  {100 * entry['precision']:>11.2f}"
+            f"  {100 * entry['f1']:>6.2f}"
+            for name, entry in classes.items()
+        ),
+        "",
+        f"cost of an inference: {evaluation.cost}",
+        *(
+            f"  {name:<{of_layer}}  {layer.neurons:,} neurons, {layer.spikes:,.1f} spikes, "
+            f"{layer.operations:,.0f} operations"
+            for name, layer in evaluation.cost.layers.items()
+        ),
+    ]

@@ -1,0 +1,183 @@
+"""`snnrun export`: a trained network as an NIR graph, or as safetensors that say what they are."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import sys
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from snnrun.errors import SnnrunError, UsageError
+
+if TYPE_CHECKING:
+    from snnrun.nir_check import Agreement
+    from snnrun.trained import Trained
+
+FORMATS = {"nir": "network.nir", "safetensors": "network.safetensors"}
+SCHEMA = "snnrun.network/1"
+STEP_S = 1e-3
+CHECKED = 100
+TENSORS = {
+    "weight": "(neurons, inputs), mV: weight[i, j] to neuron i from input neuron j",
+    "recurrent_weight": "(neurons, neurons), mV: to neuron i from neuron j of the same layer, one step later",
+    "recurrent_mask": "(neurons, neurons), bool: which recurrent synapses exist",
+    "bias": "(neurons,), mV: added to the membrane in every step",
+}
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    nir_only = {"--allow": options.allow, "--check": options.check is not None, "--dt": options.dt != STEP_S}
+    for name, given in nir_only.items():
+        if given and options.format != "nir":
+            raise UsageError(f"{name}: it is for --format nir.")
+    if not 0 < options.dt < 1:
+        raise UsageError(f"--dt {options.dt:g}: a step in seconds is needed, above 0 and below 1.")
+    if options.check is not None and options.check < 1:
+        raise UsageError(f"--check {options.check}: a number of test samples from 1 up is needed.")
+    from snnrun import run_folder, trained
+
+    run = run_folder.find(options.run, options.outputs)
+    values = run.values()
+    if options.root is not None:
+        values["data"]["root"] = options.root
+    own = trained.load(run.path, values, options.weights)
+    path = options.out or run.path / FORMATS[options.format]
+    warnings = []
+    if options.format == "nir":
+        warnings = write_nir(own, path, dt=options.dt, allow=options.allow)
+    else:
+        write_safetensors(own, path)
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    print(f"{path}: the {own.weights} weights of {run.path.name} as {options.format}")
+    if options.check is not None:
+        agreement = check(own, path, dt=options.dt, samples=options.check)
+        print(f"in SpikingJelly: {agreement}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "snnrun export",
+        description="Hand a trained network over: as an NIR graph that other simulators load, or as safetensors.",
+        epilog="What NIR cannot express is refused by name, unless --allow KEY lets it be left out. docs/export.md in "
+        "the repository says what becomes what.",
+    )
+    parser.add_argument("run", help="a run's folder, the beginning of its name or MLflow id, or `last`")
+    parser.add_argument("--format", choices=tuple(FORMATS), required=True)
+    parser.add_argument("--out", type=Path, metavar="FILE", help="default: network.nir or .safetensors in its folder")
+    parser.add_argument("--weights", choices=("best", "last"), help="default: best, where the run has them")
+    parser.add_argument("--allow", action="append", default=[], metavar="KEY", help="leave out: t_ref, reset")
+    parser.add_argument(
+        "--dt", type=float, default=STEP_S, metavar="SECONDS",
+        help="a step in the graph's time constants (default: 0.001; snnTorch reads everything at 0.0001)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--check", type=int, nargs="?", const=CHECKED, metavar="N",
+        help=f"run the file in SpikingJelly on N test samples (default: {CHECKED}) and say how far the spikes agree",
+    )  # fmt: skip
+    parser.add_argument("--root", help="folder of the corpora, for --check (default: as in the run)")
+    parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="the folder that the runs wrote to")
+    return parser
+
+
+def write_nir(own: Trained, path: Path, *, dt: float = STEP_S, allow: Collection[str] = ()) -> list[str]:
+    """Write the network as an NIR graph in HDF5; returns a warning for each thing that was left out.
+
+    Raises:
+        UsageError: the network has what NIR cannot express, see `nir_graph`.
+        SnnrunError: the package `nir` is missing, or the file cannot be written.
+    """
+    from snnrun import nir_graph
+
+    graph, warnings = nir_graph.graph(own.network, own.about, dt=dt, allow=allow)
+    import nir
+
+    _write(own, path, lambda temporary: nir.write(str(temporary), graph))
+    return warnings
+
+
+def write_safetensors(own: Trained, path: Path) -> None:
+    """Write the weights with a header: config, classes, layers, and what each tensor means.
+
+    Raises:
+        SnnrunError: the file cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    state = {key: value.contiguous() for key, value in own.network.state_dict().items()}
+    _write(own, path, lambda temporary: save_file(state, temporary, header(own.values, own)))
+
+
+def header(values: Mapping[str, Any], own: Trained) -> dict[str, str]:
+    """The metadata of an exported file; every value but the first four is JSON."""
+    from snnrun.network import Layer
+
+    network, about = own.network, own.about
+    meaning = {}
+    for key in network.state_dict():
+        _, number, kind = key.split(".", 2)
+        meaning[key] = f"layer {network.layer_names[int(number)]}: {TENSORS.get(kind, kind)}"
+    layers = {
+        name: {**entry, "v_th": network.rule.threshold(layer.kind)}
+        for (name, entry), layer in zip(about.layers.items(), network.layers, strict=True)
+        if isinstance(layer, Layer)
+    }
+    structured = {
+        "classes": about.classes,
+        "input": {"kind": about.kind, "shape": about.shape, "steps": about.steps, "data": about.data},
+        "layers": layers,
+        "tensors": meaning,
+        "units": {"weight": "mV", "v_th": "mV", "tau_m": "ms", "tau_s": "ms", "t_ref": "ms", "step": "1 ms"},
+        "config": {key: values[key] for key in ("model", "encoder", "seed")},
+    }
+    return {
+        "schema": SCHEMA,
+        "producer": f"snnrun {importlib.metadata.version('snnrun')}",
+        "run": own.folder.name,
+        "weights": own.weights,
+        **{key: json.dumps(value, ensure_ascii=False) for key, value in structured.items()},
+    }
+
+
+def check(own: Trained, path: Path, *, dt: float, samples: int = CHECKED) -> Agreement:
+    """Run an exported graph in another library on test samples of the run's corpus, see `nir_check`.
+
+    Raises:
+        SnnrunError: the corpus or that library is missing, or it does not take the graph.
+    """
+    import torch
+
+    from snnrun import build, firing, hardware, kernels, nir_check, nir_graph
+
+    hardware.set_up("cpu")
+    kernels.use("auto", "cpu")
+    split = build.load(own.values).test
+    at = firing.spread(split, samples)
+    bits = torch.from_numpy(build.encoder(own.values).encode(split.samples[at], split.index[at], 0))
+    return nir_check.check(
+        own.network, path, bits, torch.from_numpy(split.labels[at]), dt=dt, delay=nir_graph.delay(own.network)
+    )
+
+
+def _write(own: Trained, path: Path, write: Any) -> None:
+    """Write to a temporary name and rename: no half of a file is left behind, and no weights of the run are lost."""
+    kept = [own.folder / f"{name}.safetensors" for name in ("best", "last")]
+    if path.resolve() in [weights.resolve() for weights in kept]:
+        raise UsageError(f"--out {path}: this file has the run's own weights. Choose another name.")
+    if path.is_dir():
+        raise UsageError(f"--out {path}: this is a folder. Give the name of a file.")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(temporary)
+        temporary.replace(path)
+    except Exception as error:  # SafetensorError and h5py's own beside OSError
+        temporary.unlink(missing_ok=True)
+        raise SnnrunError(f"{path}: it cannot be written ({error}).") from None

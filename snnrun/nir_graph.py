@@ -1,0 +1,160 @@
+"""A network as an NIR graph (Neuromorphic Intermediate Representation, Pedersen et al. 2024), and what that cannot say.
+
+NIR's neurons are differential equations; whoever simulates them picks a step. With forward Euler at the step `dt` that
+the graph was written for, which is what the readers do, they are our recursions:
+
+    STBP             v <- (1 - dt/tau) v + I                   LIF: tau = dt / (1 - decay), r = tau / dt
+    ST-RSBP, HM2-BP  a <- (1 - dt/tau_syn) a + s               CubaLIF: w_in = tau_syn / dt, r = tau_mem / dt,
+                     v <- (1 - dt/tau_mem) v + a               weights divided by tau_s, so that v stays in mV
+
+A loop of edges passes spikes on at the next step, as our recurrent synapses do; the inhibition among the outputs of the
+spike-train rules is such a loop. Their feed-forward synapses wait one step too, and NIR's edges do not: layer k of the
+graph fires k steps earlier than ours and the same otherwise, so a reader that runs T - L steps (L layers) gives every
+output spike of our T steps. NIR fires above the threshold, STBP at it too: its threshold is the next smaller float32.
+
+What NIR has no word for is refused by the name of its key, unless the caller allows it to be left out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from snnrun.description import Description
+from snnrun.errors import SnnrunError, UsageError
+from snnrun.kernels.neuron import THRESHOLD_SLACK
+from snnrun.network import Layer, Network
+from snnrun.rules import StbpRule
+from snnrun.rules.spike_train import SpikeTrainRule
+
+# What may be left out, by its key below `model`, and what that changes.
+LOSSES = {
+    "t_ref": "NIR's neurons have no refractory period; without it they fire again at once, so more often",
+    "reset": "NIR's neurons are reset to a constant; the share of the membrane that survives a spike is lost",
+}
+
+
+def graph(
+    network: Network, description: Description, *, dt: float, allow: Collection[str] = ()
+) -> tuple[Any, list[str]]:
+    """The graph, and a warning for each thing that was left out.
+
+    Args:
+        dt: Seconds of a step, which NIR's time constants are in.
+        allow: Keys of `LOSSES` that may be lost.
+
+    Raises:
+        UsageError: something cannot be said in NIR and is not allowed to be lost, or a layer is not mapped.
+        SnnrunError: the package `nir` is not installed.
+    """
+    try:
+        import nir
+    except ImportError:
+        raise SnnrunError("NIR graphs are written by the package nir: pip install 'snnrun[export]'") from None
+    warnings = _losses(network, allow)
+    nodes: dict[str, Any] = {"input": nir.Input(input_type={"input": np.array([network.inputs])})}
+    edges, before = [], "input"
+    for name, layer in zip(network.layer_names, network.layers, strict=True):
+        synapses, recurrent, neurons = _layer(nir, name, layer, network, dt)
+        nodes |= {f"{name}.w": synapses, f"{name}.lif": neurons}
+        edges += [(before, f"{name}.w"), (f"{name}.w", f"{name}.lif")]
+        if recurrent is not None:
+            nodes[f"{name}.rec"] = recurrent
+            edges += [(f"{name}.lif", f"{name}.rec"), (f"{name}.rec", f"{name}.lif")]
+        before = f"{name}.lif"
+    nodes["output"] = nir.Output(output_type={"output": np.array([network.sizes[-1]])})
+    edges.append((before, "output"))
+    return nir.NIRGraph(nodes=nodes, edges=edges, metadata=_metadata(network, description, dt, warnings)), warnings
+
+
+def delay(network: Network) -> int:
+    """By how many steps our output spikes come later than the graph's."""
+    return len(network.layers) if isinstance(network.rule, SpikeTrainRule) else 0
+
+
+def _losses(network: Network, allow: Collection[str]) -> list[str]:
+    unknown = sorted(set(allow) - set(LOSSES))
+    if unknown:
+        raise UsageError(f"--allow {unknown[0]}: nothing of this name can be left out. Allowed: {', '.join(LOSSES)}.")
+    rule = network.rule
+    found = {}
+    if isinstance(rule, SpikeTrainRule) and rule.t_ref:
+        found["t_ref"] = f"model.t_ref={rule.t_ref}"
+    if isinstance(rule, StbpRule) and rule.reset != "hard":
+        found["reset"] = f"model.reset={rule.reset}"
+    for key, setting in found.items():
+        if key not in allow:
+            raise UsageError(f"{setting}: {LOSSES[key]}. --allow {key} exports the network without it.")
+    return [f"{setting} is left out: {LOSSES[key]}" for key, setting in found.items()]
+
+
+def _metadata(network: Network, description: Description, dt: float, warnings: list[str]) -> dict[str, Any]:
+    return {
+        "producer": "snnrun",
+        "dt": dt,
+        "steps": description.steps,
+        "output_delay": delay(network),
+        "classes": json.dumps(description.classes),
+        "left_out": "; ".join(warnings),
+    }
+
+
+def _layer(nir: Any, name: str, layer: object, network: Network, dt: float) -> tuple[Any, Any, Any]:
+    """Synapses, recurrent synapses or None, and neurons of one layer.
+
+    Convolutions (`Conv2d`), sums and means over windows (`SumPool2d`, `AvgPool2d`) have their place here.
+    """
+    weight = getattr(layer, "weight", None)
+    if not isinstance(layer, Layer) or weight is None or weight.dim() != 2:
+        raise UsageError(f"layer {name}: only dense and recurrent layers are mapped to NIR. Use --format safetensors.")
+    rule, size = network.rule, len(weight)
+    recurrent: Tensor | None = layer.recurrent_weight
+    if isinstance(rule, SpikeTrainRule):
+        if layer.kind.output and rule.lateral:
+            recurrent = rule.inhibition(weight.detach()).dense(size)
+        neurons = _cuba_lif(nir, rule, rule.threshold(layer.kind), size, dt)
+        scale = 1.0 / rule.tau_s
+    elif isinstance(rule, StbpRule):
+        neurons, scale = _lif(nir, rule, rule.threshold(layer.kind), size, dt), 1.0
+    else:
+        raise UsageError(f"The neurons of {type(rule).__name__} are not mapped to NIR. Use --format safetensors.")
+    loop = None if recurrent is None else nir.Linear(weight=_array(recurrent, scale))
+    if layer.bias is None:
+        return nir.Linear(weight=_array(weight, scale)), loop, neurons
+    return nir.Affine(weight=_array(weight, scale), bias=_array(layer.bias)), loop, neurons
+
+
+def _cuba_lif(nir: Any, rule: SpikeTrainRule, v_th: float, size: int, dt: float) -> Any:
+    return nir.CubaLIF(
+        tau_syn=np.full(size, dt * rule.tau_s),
+        tau_mem=np.full(size, dt * rule.tau_m),
+        r=np.full(size, rule.tau_m),
+        w_in=np.full(size, rule.tau_s),
+        v_leak=np.zeros(size),
+        v_threshold=np.full(size, v_th - THRESHOLD_SLACK, np.float32),
+        v_reset=np.zeros(size, np.float32),
+    )
+
+
+def _lif(nir: Any, rule: StbpRule, v_th: float, size: int, dt: float) -> Any:
+    steps = 1.0 / (1.0 - rule.decay)
+    threshold = np.float32(v_th)
+    if not rule.strict_threshold:
+        threshold = np.nextafter(threshold, np.float32(-np.inf))
+    return nir.LIF(
+        tau=np.full(size, dt * steps),
+        r=np.full(size, steps),
+        v_leak=np.zeros(size),
+        v_threshold=np.full(size, threshold, np.float32),
+        v_reset=np.zeros(size, np.float32),
+    )
+
+
+def _array(tensor: Tensor, scale: float = 1.0) -> NDArray[np.float32]:
+    array: NDArray[np.float32] = np.ascontiguousarray((tensor.detach() * scale).cpu().numpy(), np.float32)
+    return array

@@ -1,0 +1,173 @@
+"""`snnrun predict`: class scores of single files by a trained network."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from snnrun.errors import SnnrunError, UsageError
+
+FIGURES = (".png", ".svg", ".pdf")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a network says of one sample.
+
+    Attributes:
+        source: The file, or `test:17`.
+        classes: Their names, (C,).
+        counts: Spikes of the output neurons, int64 (C,).
+        layers: Spikes (T, N) of the input and every layer.
+        label: The true class, where it is known.
+        notes: What the user should know.
+    """
+
+    source: str
+    classes: tuple[str, ...]
+    counts: NDArray[np.int64]
+    layers: dict[str, NDArray[np.uint8]]
+    label: int | None
+    notes: tuple[str, ...]
+
+    @property
+    def predicted(self) -> str:
+        """The class whose neuron fires most, the first of several."""
+        return self.classes[int(self.counts.argmax())]
+
+    def ranking(self) -> list[tuple[str, int, float]]:
+        """Class, count and share of all output spikes, from the highest count on."""
+        total = max(int(self.counts.sum()), 1)
+        order = np.argsort(-self.counts, kind="stable")
+        return [(self.classes[k], int(self.counts[k]), float(self.counts[k] / total)) for k in order]
+
+    def as_dict(self) -> dict[str, Any]:
+        """An entry of what `--json` prints."""
+        return {
+            "source": self.source,
+            "predicted": self.predicted,
+            "label": None if self.label is None else self.classes[self.label],
+            "scores": [{"class": name, "count": count, "share": share} for name, count, share in self.ranking()],
+            "spikes": {name: int(spikes.sum()) for name, spikes in self.layers.items()},
+            "notes": list(self.notes),
+        }
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    if options.raster is not None and (len(options.sources) > 1 or options.raster.suffix.lower() not in FIGURES):
+        raise UsageError(f"--raster {options.raster}: one file ending in {', '.join(FIGURES)}, for one sample.")
+    if options.layers and options.raster is None:
+        raise UsageError("--layers: it is about the figure of --raster FILE.")
+    if options.top < 1:
+        raise UsageError(f"--top {options.top}: a number from 1 up is needed.")
+    predictions = predict(
+        options.run, options.sources, outputs=options.outputs, weights=options.weights, root=options.root,
+        invert=options.invert,
+    )  # fmt: skip
+    if options.raster is not None:
+        _draw(predictions[0], options.raster, options.layers)
+    if options.json:
+        print(json.dumps([prediction.as_dict() for prediction in predictions], indent=2, ensure_ascii=False))
+        return 0
+    for prediction in predictions:
+        print("\n".join(_lines(prediction, options.top)))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "snnrun predict",
+        description="What a trained network takes files for: recordings, images, or spikes as .npy (steps, channels).",
+        epilog="Images are made grey, filled up with black to the corpus's proportions and brought to its size; a "
+        "file's spikes are drawn as those of sample 0. test:17 is a sample of the corpus, which must be there then.",
+    )
+    parser.add_argument("run", help="a run's folder, the beginning of its name or MLflow id, or `last`")
+    parser.add_argument("sources", nargs="+", metavar="FILE", help="a file, or test:17, validation:3, train:0")
+    parser.add_argument("--weights", choices=("best", "last"), help="default: best, where the run has them")
+    parser.add_argument("--top", type=int, default=3, metavar="N", help="so many classes (default: 3)")
+    parser.add_argument("--invert", action="store_true", help="take bright pixels for dark ones")
+    parser.add_argument("--raster", type=Path, metavar="OUT.png", help="draw the output spikes of one sample")
+    parser.add_argument("--layers", action="store_true", help="with --raster: the input and every layer")
+    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("--root", help="folder of the corpora, for test:17 (default: as in the run)")
+    parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="the folder that the runs wrote to")
+    return parser
+
+
+def predict(
+    name: str,
+    sources: list[str],
+    *,
+    outputs: Path = Path("outputs"),
+    weights: str | None = None,
+    root: str | None = None,
+    invert: bool = False,
+) -> list[Prediction]:
+    """Classify files, or samples of the corpus, by the network of a run; on the fastest device of this machine.
+
+    Args:
+        name: What `run_folder.find` finds the run by, below `outputs`.
+        sources: Files, or `test:17`.
+        weights: `best`, `last` or None for the best there are.
+        root: Folder of the corpora; None: as in the run.
+        invert: Take bright pixels for dark ones.
+
+    Raises:
+        UsageError: there is no such run, file or sample, or the network does not take it.
+        SnnrunError: a file is damaged.
+    """
+    from snnrun import hardware, kernels, run_folder, trained
+    from snnrun.samples import Reader
+
+    run = run_folder.find(name, outputs)
+    values = run.values()
+    if root is not None:
+        values["data"]["root"] = root
+    device = hardware.set_up()
+    kernels.use("auto", device.type)
+    own = trained.load(run.path, values, weights)
+    reader = Reader(values, own.about, invert)
+    samples = [reader.read(source) for source in sources]
+    network = own.network.to(device)
+    predictions = []
+    for source, sample in zip(sources, samples, strict=True):
+        layers = trained.rasters(network, sample.spikes, device)
+        counts = layers["output"].sum(axis=0, dtype=np.int64)
+        silent = () if counts.any() else ("no output neuron fired, which the first class stands for",)
+        predictions.append(
+            Prediction(source, own.about.classes, counts, layers, sample.label, (*sample.notes, *silent))
+        )
+    return predictions
+
+
+def _draw(prediction: Prediction, path: Path, every_layer: bool) -> None:
+    from snnrun import report
+
+    layers = prediction.layers if every_layer else {"output": prediction.layers["output"]}
+    try:
+        report.plot_raster(layers, f"{Path(prediction.source).name}, taken for {prediction.predicted}", path)
+    except OSError as error:
+        raise SnnrunError(f"--raster {path}: it cannot be written ({error.strerror or error}).") from None
+    print(f"wrote {path}", file=sys.stderr)
+
+
+def _lines(prediction: Prediction, top: int) -> list[str]:
+    truth = "" if prediction.label is None else f" (it is {prediction.classes[prediction.label]})"
+    width = max(map(len, prediction.classes))
+    return [
+        f"{prediction.source}: {prediction.predicted}{truth}",
+        *(
+            f"  {name:<{width}}  {count:>5,} spikes  {100 * share:>5.1f} %"
+            for name, count, share in prediction.ranking()[:top]
+        ),
+        *(f"  note: {note}" for note in prediction.notes),
+    ]

@@ -1,0 +1,123 @@
+"""A trained network, from its run's folder: without the corpus, which need not be on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from snnrun import build, description
+from snnrun.description import Description
+from snnrun.errors import SnnrunError, UsageError
+from snnrun.kernels import unpack
+from snnrun.network import Network
+
+WEIGHTS = ("best", "last")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run's network with its weights.
+
+    Attributes:
+        folder: Of the run.
+        values: Its config.
+        about: What it was trained for.
+        network: On the CPU.
+        weights: `best` or `last`, whichever was loaded.
+    """
+
+    folder: Path
+    values: Mapping[str, Any]
+    about: Description
+    network: Network
+    weights: str
+
+
+def load(folder: Path, values: Mapping[str, Any], weights: str | None = None) -> Trained:
+    """Load the network of a run.
+
+    A run of an earlier version has no description of its network: it is made from the corpus then, which must be there.
+
+    Args:
+        folder: Of the run.
+        values: Its config, overrides included.
+        weights: `best` (by the validation samples) or `last`; None for the best if there are any.
+
+    Raises:
+        UsageError: the run has no such weights.
+        SnnrunError: weights or description are damaged, or do not fit the config.
+    """
+    name, path = _choose(folder, weights)
+    about = description.load(folder) or _from_corpus(values)
+    network = build.network(values, about)
+    state = _read(path)
+    _check(path, state, network.state_dict())
+    network.load_state_dict(state)
+    network.requires_grad_(False)
+    return Trained(folder, values, about, network, name)
+
+
+def _choose(folder: Path, weights: str | None) -> tuple[str, Path]:
+    there = [name for name in WEIGHTS if (folder / f"{name}.safetensors").is_file()]
+    if not there:
+        raise UsageError(f"{folder}: this run has no weights yet (neither best nor last.safetensors is there).")
+    name = weights or there[0]
+    if name not in there:
+        why = "it had no validation samples to choose by" if name == "best" else "it did not end"
+        raise UsageError(f"{folder}: this run has no {name}.safetensors; {why}. Use --weights {there[0]}.")
+    return name, folder / f"{name}.safetensors"
+
+
+def _from_corpus(values: Mapping[str, Any]) -> Description:
+    dataset, encoder = build.load(values), build.encoder(values)
+    return build.describe(build.network(values, dataset), dataset, encoder)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise SnnrunError(
+            f"{path}: the weights cannot be read ({reason}); the file is damaged or none of ours."
+        ) from None
+
+
+def _check(path: Path, state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    for key, tensor in wanted.items():
+        if key not in state:
+            raise SnnrunError(f"{path}: it has no tensor {key}, so these are not the weights of this run's network.")
+        found = state[key]
+        if found.shape != tensor.shape or found.dtype != tensor.dtype:
+            raise SnnrunError(
+                f"{path}: {key} is {_form(found)} and this run's network has {_form(tensor)}: other weights, or "
+                "another config."
+            )
+        if found.is_floating_point() and not torch.isfinite(found).all():
+            raise SnnrunError(f"{path}: {key} has values that are no numbers: the training diverged.")
+    extra = sorted(set(state) - set(wanted))
+    if extra:
+        raise SnnrunError(f"{path}: it has a tensor {extra[0]} that this run's network has not.")
+
+
+def _form(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+
+
+@torch.no_grad()
+def rasters(network: Network, spikes: NDArray[np.int64], device: torch.device) -> dict[str, NDArray[np.uint8]]:
+    """Spikes (T, N) of the input and of every layer, for one sample's bits (1, T, W)."""
+    bits = torch.from_numpy(spikes)
+    layers = {"input": unpack(bits, network.inputs)[0].numpy()}
+    for name, train in zip(network.layer_names, network(bits.to(device)).layers, strict=True):
+        layers[name] = unpack(train.spikes, train.counts.shape[1])[0].cpu().numpy()
+    return layers

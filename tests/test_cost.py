@@ -1,0 +1,119 @@
+"""What an inference costs: against sums over single spikes and synapses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from snnrun import cost, firing
+from snnrun.data import Split
+from snnrun.encoders import Stored
+from snnrun.kernels import pack, unpack
+from snnrun.network import Network
+from snnrun.rules import Hm2Bp, StbpRule, StRsbp
+
+SAMPLES, STEPS, INPUTS = 70, 30, 9  # more than one batch of an evaluation
+
+
+def network(rule: str, **options: Any) -> Network:
+    rules: dict[str, Any] = {
+        "strsbp": lambda: StRsbp(v_th=[0.3], **options),
+        "hm2bp": lambda: Hm2Bp(v_th=[0.3], **options),
+        "stbp": lambda: StbpRule(v_th=[0.3], connectivity="two_sided", **options),
+    }
+    return Network(rules[rule](), inputs=INPUTS, topology="7-R6", outputs=4, seed=1)
+
+
+@pytest.fixture(scope="module")
+def split() -> Split:
+    spikes = torch.rand(SAMPLES, STEPS, INPUTS, generator=torch.Generator().manual_seed(0)) < 0.3
+    return Split(pack(spikes).numpy(), np.zeros(SAMPLES, np.int64), np.arange(SAMPLES))
+
+
+def recorded(net: Network, split: Split) -> firing.Firing:
+    return firing.record(net, split, Stored(0), torch.device("cpu"))
+
+
+def every_spike(net: Network, split: Split) -> dict[str, int]:
+    """Synaptic operations by layer: for each spike of each sample, a walk over all pairs of neurons."""
+    bits = torch.from_numpy(split.samples)
+    trains = [unpack(bits, INPUTS), *(unpack(t.spikes, t.counts.shape[1]) for t in net(bits).layers)]
+    operations = dict.fromkeys(net.layer_names, 0)
+    for number, (name, layer) in enumerate(zip(net.layer_names, net.layers, strict=True)):
+        before, own = trains[number], trains[number + 1]
+        neurons = own.shape[2]
+        for _, _, _ in before.nonzero().tolist():
+            operations[name] += sum(1 for _ in range(neurons))
+        for _, _, pre in own.nonzero().tolist():
+            for post in range(neurons):
+                if layer.recurrent_mask is not None:
+                    operations[name] += int(layer.recurrent_mask[post, pre])
+                elif name == "output" and getattr(net.rule, "lateral", 0):
+                    operations[name] += post != pre
+    return operations
+
+
+@pytest.mark.parametrize("rule", ["strsbp", "hm2bp", "stbp"])
+def test_operations_are_those_of_every_spike_and_synapse(rule: str, split: Split) -> None:
+    net = network(rule)
+    fired = recorded(net, split)
+    spent = cost.cost(net, fired)
+    expected = every_spike(net, split)
+    assert all(count > 0 for count in expected.values())
+    assert {name: layer.operations for name, layer in spent.layers.items()} == pytest.approx(
+        {name: count / SAMPLES for name, count in expected.items()}, abs=1e-12
+    )
+    activity = net(torch.from_numpy(split.samples))
+    assert spent.spikes == pytest.approx(sum(t.counts.sum().item() for t in activity.layers) / SAMPLES)
+    assert spent.energy_nj == pytest.approx(sum(expected.values()) / SAMPLES * 0.9e-3)
+    assert (fired.predicted == activity.output.counts.argmax(dim=1).numpy()).all()
+
+
+def test_updates_are_counted_by_the_neuron_model(split: Split) -> None:
+    """17 neurons: two state variables with a synapse, one without; STBP's biases are additions."""
+    whole = {}
+    for rule, options in (("strsbp", {}), ("stbp", {}), ("stbp", {"bias": False})):
+        net = network(rule, **options)
+        spent = cost.cost(net, recorded(net, split))
+        whole[rule, *options] = 1e3 * (spent.energy_with_updates_nj - spent.energy_nj)
+    assert whole["strsbp",] == pytest.approx(2 * 17 * STEPS * 4.6)
+    assert whole["stbp",] == pytest.approx(17 * STEPS * (4.6 + 0.9))
+    assert whole["stbp", "bias"] == pytest.approx(17 * STEPS * 4.6)
+
+
+def test_a_dense_network_of_the_same_shape(split: Split) -> None:
+    net = network("strsbp")
+    spent = cost.cost(net, recorded(net, split))
+    assert spent.ann_macs == 9 * 7 + 7 * 6 + 6 * 6 + 6 * 4
+    assert spent.ann_energy_nj == pytest.approx(spent.ann_macs * 4.6e-3)
+
+
+def test_without_inhibition_the_output_has_no_recurrent_synapses(split: Split) -> None:
+    net = network("strsbp", lateral=0.0)
+    assert cost.fan_out(net.layers[2], net.rule).recurrent is None
+    spent = cost.cost(net, recorded(net, split))
+    assert spent.layers["output"].operations == pytest.approx(4 * spent.layers["hidden2"].spikes)
+
+
+def test_a_part_of_the_samples_is_spread_over_all(split: Split) -> None:
+    assert firing.spread(split, 7).tolist() == [0, 10, 20, 30, 40, 50, 60]
+    assert firing.spread(split, 1000).tolist() == list(range(SAMPLES))
+    net = network("stbp")
+    chosen = np.array([69, 3])
+    few = firing.record(net, split, Stored(0), torch.device("cpu"), positions=chosen)
+    assert few.samples == 2
+    assert (few.predicted == recorded(net, split).predicted[chosen]).all()
+
+
+def test_what_is_said_and_recorded() -> None:
+    layer = cost.LayerCost(neurons=5, spikes=2.0, operations=2e6, updates=1000, bias_additions=0, ann_macs=50)
+    spent = cost.Cost(samples=3, steps=10, input_spikes=1.0, layers={"output": layer})
+    assert str(spent) == (
+        "2 spikes, 2,000,000 synaptic operations: 1.8 µJ (1.8 µJ with the neurons' updates); "
+        "a dense ANN's pass 50 MAC, 0.23 nJ"
+    )
+    assert spent.metrics()["cost/spikes_output"] == 2.0
+    assert spent.as_dict()["layers"]["output"]["operations"] == 2e6
