@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -16,9 +16,12 @@ from torch import Tensor
 from snnrun.batches import batches
 from snnrun.data import Dataset, Split
 from snnrun.encoders import Encoder
-from snnrun.errors import SnnrunError, UsageError
+from snnrun.errors import SnnrunError
 from snnrun.kernels import unpack
 from snnrun.network import Network
+from snnrun.optimiser import Optimiser
+from snnrun.schedule import Options
+from snnrun.tally import Tally
 
 # Evaluation does not depend on the batch size: this many samples fit everywhere and keep the products large.
 EVALUATION_BATCH = 64
@@ -26,8 +29,7 @@ EVALUATION_BATCH = 64
 SILENCE_CHECK = 50
 # The authors' shuffle: this many random transpositions an epoch.
 TRANSPOSITIONS = 5000
-# Adam and boosting constants of the papers.
-ADAM_BETAS, ADAM_EPSILON = (0.9, 0.999), 1e-8
+# Boosting constant of the papers.
 BOOSTING_RATE = 20.0
 # Stream of the run's seed for the order of the samples.
 ORDER_STREAM = 0x6F72646572
@@ -50,6 +52,23 @@ class Observer(Protocol):
 
     def warn(self, message: str) -> None:
         """Something needs the user's attention; training goes on."""
+
+
+class Snapshot(NamedTuple):
+    """All that a training needs to go on as if it had not stopped: tensors on the CPU, and facts fit for JSON."""
+
+    tensors: dict[str, Tensor]
+    facts: dict[str, Any]
+
+
+class Keeper(Protocol):
+    """Who keeps snapshots, so that a training that stops can go on."""
+
+    def due(self) -> bool:
+        """Whether it is time for one in the middle of an epoch."""
+
+    def keep(self, snapshot: Snapshot) -> None:
+        """Keep this one; called after each epoch, when due, and when the training is interrupted."""
 
 
 @dataclass
@@ -83,40 +102,6 @@ class Result:
         return summary
 
 
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """How to train. `lr` follows `schedule`; `clip_norm` bounds the norm of the gradient; see `conf/train.yaml`."""
-
-    epochs: int
-    batch_size: int = 16
-    lr: float = 0.004
-    schedule: str = "cosine"
-    schedule_milestones: tuple[int, ...] = (40, 80)
-    schedule_factor: float = 0.1
-    optimizer: str = "adam"
-    momentum: float = 0.0
-    clip_norm: float | None = None
-    shuffle: str = "full"
-    boosting: bool = False
-
-    def learning_rate(self, epoch: int, progress: float) -> float:
-        """Learning rate in an epoch (from 0); `progress` is the share of the whole run that is done."""
-        match self.schedule:
-            case "cosine":
-                return self.lr * 0.5 * (1.0 + math.cos(math.pi * progress))
-            case "inverse_sqrt":
-                return self.lr / math.sqrt(epoch + 1)
-            case "inverse_sqrt_late":  # the authors' index advances only after the second epoch
-                return self.lr / math.sqrt(max(1, epoch))
-            case "step":
-                return self.lr * self.schedule_factor ** sum(epoch >= m for m in self.schedule_milestones)
-            case "constant":
-                return self.lr
-        raise UsageError(
-            f"train.schedule: {self.schedule!r}. Allowed: constant, cosine, inverse_sqrt, inverse_sqrt_late, step."
-        )
-
-
 class Diverged(SnnrunError):
     """Loss or gradient is no longer a number."""
 
@@ -130,30 +115,37 @@ def train(
     seed: int,
     device: torch.device,
     observer: Observer,
+    keeper: Keeper | None = None,
+    start: Snapshot | None = None,
 ) -> Result:
     """Train a network and evaluate it after every epoch.
 
     Ctrl-C and a divergence end the training early; the result says so and holds what was reached.
     Validation and test samples have the same spikes after every epoch; training samples are drawn anew at each
-    presentation, unless the encoder is frozen.
+    presentation, unless the encoder is frozen. From a snapshot (`start`) the training goes on bit for bit.
+
+    Raises:
+        SnnrunError: the snapshot is of another training.
     """
-    loop = _Loop(network.to(device), dataset, encoder, options, seed, device, observer)
-    result = Result()
-    best = 0.0
+    loop = _Loop(network.to(device), dataset, encoder, options, seed, device, observer, keeper)
+    result = loop.result
     try:
-        for epoch in range(options.epochs):
+        if start is not None:
+            loop.restore(start)
+        while (epoch := len(result.history)) < options.epochs:
             metrics = loop.train_epoch(epoch)
             if len(dataset.validation):
                 metrics["validation/accuracy"] = accuracy(loop.confusion("validation", dataset.validation))
             result.confusion = loop.confusion("test", dataset.test)
             metrics["test/accuracy"] = accuracy(result.confusion)
-            result.history.append(metrics)
-            if metrics.get("validation/accuracy", -1.0) >= best:  # of equals the later, which is trained longer
-                best = metrics["validation/accuracy"]
-                result.best_epoch, result.best_state = epoch + 1, _copy_state(network)
+            loop.close_epoch(metrics)
             observer.epoch_end(metrics)
+            if keeper is not None:
+                keeper.keep(loop.snapshot())
     except KeyboardInterrupt:
         result.status, result.message = "interrupted", f"interrupted in epoch {len(result.history) + 1}"
+        if keeper is not None and loop.consistent:
+            keeper.keep(loop.snapshot())
     except Diverged as error:
         result.status, result.message = "diverged", str(error)
     result.last_state = _copy_state(network)
@@ -172,62 +164,65 @@ class _Loop:
         seed: int,
         device: torch.device,
         observer: Observer,
+        keeper: Keeper | None = None,
     ) -> None:
         self.network, self.dataset, self.encoder = network, dataset, encoder
         self.options, self.seed, self.device, self.observer = options, seed, device, observer
         self.order = np.arange(len(dataset.train))
         self.boost = np.ones(len(dataset.train), dtype=np.float32)
         self.warned: set[str] = set()
-        self.parameters = list(network.parameters())
-        # Fused Adam copies what does not lie in memory row by row; weights, stored input by input, do so transposed.
-        self.moved = parameters = [_row_by_row(parameter.detach()) for parameter in self.parameters]
-        if options.optimizer == "sgd":
-            self.optimizer: torch.optim.Optimizer = torch.optim.SGD(
-                parameters, lr=options.lr, momentum=options.momentum
-            )
-        else:
-            self.optimizer = torch.optim.Adam(parameters, lr=options.lr, betas=ADAM_BETAS, eps=ADAM_EPSILON, fused=True)
+        self.keeper, self.result = keeper, Result()
+        self.tally: Tally | None = None  # of the epoch that is under way
+        self.predictions = np.full(len(dataset.train), -1, dtype=np.int64)
+        self.seconds, self.lr = 0.0, options.lr
+        self.consistent = True  # whether what is counted is what the weights have learnt
+        self.optimiser = Optimiser(list(network.parameters()), options.optimizer, options.lr, options.momentum)
+        self.parameters, self.update = self.optimiser.parameters, self.optimiser.step
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
         """One pass over the training samples; returns its metrics."""
         split, options = self.dataset.train, self.options
-        self.shuffle(epoch)
-        tally = _Tally(self.network)
-        predictions = np.empty(len(split), dtype=np.int64)
+        if self.tally is None:
+            self.shuffle(epoch)
+            self.tally, self.seconds = Tally(self.network.layer_names, self.network.sizes), 0.0
+        tally = self.tally
         self.observer.epoch_start(epoch + 1, options.epochs, len(split))
-        started = time.perf_counter()
+        started = time.perf_counter() - self.seconds
         encoded = batches(
-            split, self.order, self.encoder, epoch + 1, options.batch_size, self.device, self.dataset.augment
-        )
+            split, self.order[tally.samples :], self.encoder, epoch + 1, options.batch_size, self.device,
+            self.dataset.augment,
+        )  # fmt: skip
         for positions, spikes, labels in encoded:
-            lr = options.learning_rate(epoch, (epoch + tally.samples / len(split)) / options.epochs)
+            self.lr = options.learning_rate(epoch, (epoch + tally.samples / len(split)) / options.epochs)
             loss, norm, trains = self.gradients(positions, spikes, labels)
             predicted = trains[-1].argmax(dim=1).cpu().numpy()
-            predictions[positions] = predicted
+            self.consistent = False
+            self.predictions[positions] = predicted
             tally.add(loss, norm, trains, int((predicted == split.labels[positions]).sum()), len(positions))
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 what = f"gradient became {norm}" if math.isfinite(loss) else f"loss became {loss}"
                 raise Diverged(self.divergence(what, epoch, tally))
-            self.update(lr)
+            self.update(self.lr)
+            self.consistent = True
+            self.seconds = time.perf_counter() - started
+            if self.keeper is not None and self.keeper.due():
+                self.keeper.keep(self.snapshot())
             self.observer.batch(tally.samples, tally.loss, tally.accuracy, tally.rates)
             if tally.batches == SILENCE_CHECK:
                 self.warn_of_silence(tally)
-        seconds = time.perf_counter() - started
         if not all(parameter.isfinite().all() for parameter in self.network.parameters()):
             raise Diverged(self.divergence("weights became infinite", epoch, tally))
         self.warn_of_silence(tally)
-        if options.boosting:
-            boost_wrong(self.boost, split.labels, predictions != split.labels)
         return {
             "epoch": float(epoch + 1),
             "train/loss": tally.loss,
             "train/accuracy": tally.accuracy,
             **{f"rate/{name}": rate for name, rate in tally.rates.items()},
-            "lr": lr,
+            "lr": self.lr,
             "grad/norm": tally.usual_norm,
-            "time/epoch_s": seconds,
-            "time/ms_per_sample": 1e3 * seconds / len(split),
-            "samples_per_s": len(split) / seconds,
+            "time/epoch_s": self.seconds,
+            "time/ms_per_sample": 1e3 * self.seconds / len(split),
+            "samples_per_s": len(split) / self.seconds,
         }
 
     def gradients(
@@ -248,16 +243,64 @@ class _Loop:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.options.clip_norm, norm)
         return losses.detach().mean().item(), norm.item(), [train.counts.detach() for train in activity.layers]
 
-    def update(self, lr: float) -> None:
-        """Move the weights."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        for parameter, moved in zip(self.parameters, self.moved, strict=True):
-            moved.grad = None if parameter.grad is None else _row_by_row(parameter.grad)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)  # the parameters hold them
+    def close_epoch(self, metrics: dict[str, float]) -> None:
+        """An epoch is evaluated: what the next one begins with, and whether this one is the best so far."""
+        self.consistent = False
+        if self.options.boosting:
+            labels = self.dataset.train.labels
+            boost_wrong(self.boost, labels, self.predictions != labels)
+        self.tally, result = None, self.result
+        best = 0.0 if result.best_epoch is None else result.history[result.best_epoch - 1]["validation/accuracy"]
+        result.history.append(metrics)
+        if metrics.get("validation/accuracy", -1.0) >= best:  # of equals the later, which is trained longer
+            result.best_epoch, result.best_state = len(result.history), _copy_state(self.network)
+        self.consistent = True
 
-    def divergence(self, what: str, epoch: int, tally: _Tally) -> str:
+    def snapshot(self) -> Snapshot:
+        """Everything that the next step depends on, and what the epochs before it have left."""
+        result = self.result
+        tensors = {f"network/{key}": value for key, value in _copy_state(self.network).items()}
+        tensors |= {f"optimiser/{key}": value.detach().cpu() for key, value in self.optimiser.state().items()}
+        tensors |= {f"best/{key}": value for key, value in (result.best_state or {}).items()}
+        arrays = {"order": self.order, "boost": self.boost, "predictions": self.predictions}
+        if result.confusion is not None:
+            arrays["confusion"] = result.confusion
+        tensors |= {key: torch.from_numpy(value) for key, value in arrays.items()}
+        facts = {
+            "history": result.history,
+            "best_epoch": result.best_epoch,
+            "tally": None if self.tally is None else self.tally.state(),
+            "seconds": self.seconds,
+            "lr": self.lr,
+            "warned": sorted(self.warned),
+        }
+        return Snapshot(tensors, facts)
+
+    def restore(self, start: Snapshot) -> None:
+        """Go on from a snapshot. Raises SnnrunError if it is of another training."""
+        tensors, facts, result = start.tensors, start.facts, self.result
+        try:
+            self.network.load_state_dict(_below("network/", tensors))
+            self.optimiser.restore(_below("optimiser/", tensors))
+            self.order, self.boost, self.predictions = (
+                tensors[key].numpy().copy() for key in ("order", "boost", "predictions")
+            )
+            result.history, result.best_epoch = list(facts["history"]), facts["best_epoch"]
+            result.confusion = tensors["confusion"].numpy() if "confusion" in tensors else None
+            result.best_state = _below("best/", tensors) or None
+            if facts["tally"] is not None:
+                self.tally = Tally(self.network.layer_names, self.network.sizes)
+                self.tally.restore(facts["tally"])
+            self.seconds, self.lr, self.warned = facts["seconds"], facts["lr"], set(facts["warned"])
+        except (KeyError, IndexError, ValueError, TypeError, RuntimeError) as error:
+            reason = (str(error).splitlines() or [""])[0]
+            raise SnnrunError(f"the checkpoint is of another training ({type(error).__name__}: {reason})") from None
+        if len(self.order) != len(self.dataset.train):
+            raise SnnrunError(
+                f"the checkpoint is of another training: {len(self.order)} samples, not {len(self.dataset.train)}"
+            )
+
+    def divergence(self, what: str, epoch: int, tally: Tally) -> str:
         """The message of a training that is no longer in numbers."""
         return (
             f"The {what} in epoch {epoch + 1} after {tally.samples} samples. "
@@ -273,7 +316,7 @@ class _Loop:
         for i, j in generator.integers(len(self.order), size=(TRANSPOSITIONS, 2)):
             self.order[i], self.order[j] = self.order[j], self.order[i]
 
-    def warn_of_silence(self, tally: _Tally) -> None:
+    def warn_of_silence(self, tally: Tally) -> None:
         """Report each layer that has not fired in this epoch, once a run."""
         for name, rate in tally.rates.items():
             if rate == 0.0 and name not in self.warned:
@@ -292,45 +335,6 @@ class _Loop:
         classes = len(self.dataset.classes)
         predicted = predict(self.network, split, self.encoder, self.device, progress)
         return np.bincount(split.labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
-
-
-class _Tally:
-    """Running means over an epoch."""
-
-    def __init__(self, network: Network) -> None:
-        self.names, self.sizes = network.layer_names, network.sizes
-        self.batches = self.samples = self.correct = 0
-        self.total_loss = self.total_norm = 0.0
-        self.spikes = [0.0] * len(self.names)
-
-    def add(self, loss: float, norm: float, counts: list[Tensor], correct: int, samples: int) -> None:
-        self.batches += 1
-        self.samples += samples
-        self.correct += correct
-        self.total_loss += loss * samples
-        if math.isfinite(norm):
-            self.total_norm += norm
-        self.spikes = [total + n.sum().item() for total, n in zip(self.spikes, counts, strict=True)]
-
-    @property
-    def loss(self) -> float:
-        return self.total_loss / self.samples
-
-    @property
-    def accuracy(self) -> float:
-        return self.correct / self.samples
-
-    @property
-    def usual_norm(self) -> float:
-        return self.total_norm / self.batches
-
-    @property
-    def rates(self) -> dict[str, float]:
-        """Spikes per neuron and presentation of each layer."""
-        return {
-            name: spikes / (size * self.samples)
-            for name, size, spikes in zip(self.names, self.sizes, self.spikes, strict=True)
-        }
 
 
 @torch.no_grad()
@@ -379,9 +383,9 @@ def record_raster(
     return layers, int(split.labels[sample]), int(activity.output.counts.argmax().item())
 
 
-def _row_by_row(tensor: Tensor) -> Tensor:
-    """A matrix or its transpose, whichever lies in memory row by row; no copy."""
-    return tensor if tensor.is_contiguous() else tensor.T
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin so, by the rest of their names."""
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
 
 def _copy_state(network: Network) -> dict[str, Tensor]:

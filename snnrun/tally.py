@@ -1,0 +1,63 @@
+"""Running means over an epoch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+SUMS = ("batches", "samples", "correct", "total_loss", "total_norm", "spikes")
+
+
+class Tally:
+    """Running means over an epoch."""
+
+    def __init__(self, names: Sequence[str], sizes: Sequence[int]) -> None:
+        self.names, self.sizes = names, sizes
+        self.batches = self.samples = self.correct = 0
+        self.total_loss = self.total_norm = 0.0
+        self.spikes = [0.0] * len(self.names)
+
+    def state(self) -> dict[str, Any]:
+        """The sums, in numbers that JSON keeps exactly."""
+        return {key: getattr(self, key) for key in SUMS}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        for key in SUMS:
+            setattr(self, key, state[key])
+
+    def add(self, loss: float, norm: float, counts: list[Tensor], correct: int, samples: int) -> None:
+        """Count a batch: its mean loss, its gradient's norm, the counts of each layer, how many samples were right."""
+        self.batches += 1
+        self.samples += samples
+        self.correct += correct
+        self.total_loss += loss * samples
+        if math.isfinite(norm):
+            self.total_norm += norm
+        self.spikes = [total + n.sum().item() for total, n in zip(self.spikes, counts, strict=True)]
+
+    @property
+    def loss(self) -> float:
+        """Mean over the samples."""
+        return self.total_loss / self.samples
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the samples."""
+        return self.correct / self.samples
+
+    @property
+    def usual_norm(self) -> float:
+        """Mean norm of the gradient."""
+        return self.total_norm / self.batches
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """Spikes per neuron and presentation of each layer."""
+        return {
+            name: spikes / (size * self.samples)
+            for name, size, spikes in zip(self.names, self.sizes, self.spikes, strict=True)
+        }
