@@ -72,6 +72,12 @@ def _runs(arguments: list[str]) -> int:
     return main(arguments)
 
 
+def _resume(arguments: list[str]) -> int:
+    from snnrun.resume import main
+
+    return main(arguments)
+
+
 def _report(arguments: list[str]) -> int:
     from snnrun.report_command import main
 
@@ -109,6 +115,7 @@ def _export(arguments: list[str]) -> int:
 # name: (function of the arguments that follow, one line of help)
 COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "train": (_train, "train and evaluate a network; -m sweeps over several settings"),
+    "resume": (_resume, "go on with a run that was killed, interrupted or failed"),
     "runs": (_runs, "list the runs, show one, compare them over seeds, name the best"),
     "report": (_report, "write a page that compares the runs with the papers' figures"),
     "evaluate": (_evaluate, "evaluate a trained network: accuracy, classes, cost of an inference"),

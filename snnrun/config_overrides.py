@@ -12,13 +12,15 @@ from omegaconf.errors import OmegaConfBaseException
 
 from snnrun.config import check_value, did_you_mean
 from snnrun.errors import UsageError
-from snnrun.schemas import SCHEMAS
+from snnrun.schemas import SCHEMAS, Checkpoint, Train
 
 GROUPS = ("data", "encoder", "hardware")
+# The schemas of each section by the `name` in it; those without one have a single schema.
+SECTIONS: dict[str, dict[str, type]] = SCHEMAS | {"train": {"train": Train}, "checkpoint": {"checkpoint": Checkpoint}}
 
 
-def apply(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """The values with overrides such as `encoder.steps=100`; of the data, the encoder and the hardware.
+def apply(values: Mapping[str, Any], overrides: Sequence[str], groups: Sequence[str] = GROUPS) -> dict[str, Any]:
+    """The values with overrides such as `encoder.steps=100`, of the keys of some groups.
 
     Raises:
         UsageError: an override is no such key, or its value is of the wrong type or out of range.
@@ -27,17 +29,17 @@ def apply(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]
     for override in overrides:
         key, equals, text = override.partition("=")
         group, _, name = key.partition(".")
-        if not equals or group not in GROUPS or not name:
+        if not equals or group not in groups or not name:
             raise UsageError(
-                f"{override}: not an override of a finished run. Allowed: KEY=VALUE with a key of {', '.join(GROUPS)}, "
-                "such as encoder.steps=100, data.root=FOLDER or hardware.kernels=reference."
+                f"{override}: no change that can be made here. Allowed: KEY=VALUE with a key of {', '.join(groups)}, "
+                "such as data.root=FOLDER or hardware.kernels=reference."
             )
         changed[group][name] = _value(group, name, changed[group], key, text)
     return changed
 
 
 def _value(group: str, name: str, section: Mapping[str, Any], key: str, text: str) -> Any:
-    options = SCHEMAS[group]
+    options = SECTIONS[group]
     schema = options.get(str(section.get("name")), next(iter(options.values())))
     known = [entry.name for entry in fields(schema) if entry.name != "name"]
     if name not in known:

@@ -20,7 +20,7 @@ from snnrun.errors import SnnrunError
 from snnrun.kernels import unpack
 from snnrun.network import Network
 from snnrun.optimiser import Optimiser
-from snnrun.schedule import Options
+from snnrun.schedule import Options as Options
 from snnrun.tally import Tally
 
 # Evaluation does not depend on the batch size: this many samples fit everywhere and keep the products large.

@@ -3,34 +3,58 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
 
-from snnrun import build, data, engine, hardware, kernels, parallel, products, report, tracking
+from snnrun import (
+    build,
+    checkpoint,
+    data,
+    encoders,
+    engine,
+    hardware,
+    journal,
+    kernels,
+    parallel,
+    products,
+    report,
+    tracking,
+)
 from snnrun.cost import Cost
 from snnrun.errors import SnnrunError
 from snnrun.network import Network
+
+OnEpoch = Callable[[Mapping[str, float]], None]
 
 
 class _Observer:
     """Passes what the engine tells to the display, and the metrics of each epoch to the tracker."""
 
-    def __init__(self, display: report.Display, tracker: tracking.Tracker) -> None:
-        self._tracker, self._display = tracker, display
+    def __init__(self, display: report.Display, tracker: tracking.Tracker, on_epoch: OnEpoch | None) -> None:
+        self._tracker, self._display, self._on_epoch = tracker, display, on_epoch
         self.epoch_start, self.batch, self.evaluating = display.epoch_start, display.batch, display.evaluating
         self.warn = display.warn
 
     def epoch_end(self, metrics: dict[str, float]) -> None:
         self._tracker.metrics(metrics, step=int(metrics["epoch"]))
         self._display.epoch_end(metrics)
+        if self._on_epoch is not None:
+            self._on_epoch(metrics)
 
 
 def run(
-    values: Mapping[str, Any], run_dir: Path, *, command: Sequence[str], parent_run_id: str | None = None
+    values: Mapping[str, Any],
+    run_dir: Path,
+    *,
+    command: Sequence[str],
+    parent_run_id: str | None = None,
+    resumed: bool = False,
+    on_epoch: OnEpoch | None = None,
+    tags: Mapping[str, str] | None = None,
 ) -> engine.Result:
     """Train and evaluate one network, write its files to `run_dir` and record it.
 
@@ -39,66 +63,109 @@ def run(
         run_dir: folder of this run, which exists; what lies in it already is recorded with the run.
         command: the command line, for the record.
         parent_run_id: MLflow run of the sweep that this run is a point of.
+        resumed: go on from the checkpoint in `run_dir`, or begin where there is none, in the same MLflow run.
+        on_epoch: told the metrics of each epoch; what it raises ends the training as it would from the engine.
+        tags: more facts for the record.
 
     Raises:
-        UsageError: the settings do not fit one another or this machine.
-        SnnrunError: a corpus is missing or damaged, or the store of the runs cannot be opened.
+        UsageError: the settings do not fit one another or this machine, or another process works on this run.
+        SnnrunError: a corpus is missing or damaged or no longer the same, the checkpoint is damaged, or the folder or
+            the store of the runs cannot be used.
     """
-    device = hardware.set_up(values["hardware"]["device"], values["hardware"]["threads"])
-    backend = kernels.use(values["hardware"]["kernels"], device.type)
-    options = engine.Options(**values["train"])
-    started = time.monotonic()
-    dataset, encoder = build.load(values), build.encoder(values)
-    prepared = time.monotonic() - started
-    network = build.network(values, dataset)
-    display = report.Display()
-    tracker = open_tracker(values, dataset, run_dir, parent_run_id, display)
-    status: tracking.Status = "FAILED"
-    try:
-        tracker.params(values)
-        tracker.tags(tracking.provenance(command) | {"device": hardware.describe(device), "kernels": backend})
-        tracker.dataset(dataset.label, dataset.digest, _sizes(dataset))
-        tracker.tags({"data.origin": dataset.origin, "data.notes": "; ".join(dataset.notes) or "none"})
-        for path in (run_dir / "config.yaml", run_dir / ".hydra" / "overrides.yaml"):
-            if path.exists():
-                tracker.artifact(path, "config")
-        tracker.metrics({"time/data_s": prepared}, step=0)
-        tracker.artifact(build.describe(network, dataset, encoder).save(run_dir))
-        _say_what_runs(values, options, network, dataset, device, backend, run_dir, tracker)
-        for note in dataset.notes:
-            display.note(f"{dataset.label}: {note}")
-        if device.type == "cuda" and backend == "reference" and values["hardware"]["kernels"] == "auto":
-            display.note("Triton is not installed: the reference kernels run on the GPU (pip install 'snnrun[gpu]').")
-        if not kernels.ready():
-            display.note(f"Compiling the {backend} kernels, once on this machine: the first batch takes a while.")
+    with checkpoint.alone(run_dir):
+        device = hardware.set_up(values["hardware"]["device"], values["hardware"]["threads"])
+        backend = kernels.use(values["hardware"]["kernels"], device.type)
         started = time.monotonic()
-        with display:
-            result = engine.train(
-                network,
-                dataset,
-                encoder,
-                options,
-                seed=values["seed"],
-                device=device,
-                observer=_Observer(display, tracker),
-            )
-        spent = None
+        dataset = build.load(values)
+        prepared = time.monotonic() - started
+        kept = _kept(run_dir, dataset) if resumed else None
+        parts = _Parts(values, run_dir, dataset, build.encoder(values), build.network(values, dataset), device, backend)
+        display = report.Display()
+        if resumed:
+            _cut_back(run_dir, kept)
+        tracker = open_tracker(values, dataset, run_dir, parent_run_id, display, resumed)
+        status: tracking.Status = "FAILED"
         try:
-            spent = products.write(result, values, network, dataset, encoder, device, run_dir, tracker)
-        except (OSError, SafetensorError) as error:
-            raise SnnrunError(
-                f"{run_dir}: not all files of the run could be written ({error}). Make room there, or give another "
-                "folder by outputs=FOLDER."
-            ) from None
-        finally:  # the accuracies are said whether or not the disk has room
-            _say_what_came_out(result, values, time.monotonic() - started, spent, run_dir, tracker)
-        status = _STATUS[result.status]
-    except KeyboardInterrupt:
-        status = "KILLED"
-        raise
-    finally:
-        tracker.finish(status)
+            _record_what_runs(parts, tracker, command, tags or {}, prepared, kept)
+            _say_what_runs(parts, tracker, display, kept)
+            result = _train(parts, tracker, display, on_epoch, kept)
+            status = _STATUS[result.status]
+        except KeyboardInterrupt:
+            status = "KILLED"
+            raise
+        finally:
+            tracker.finish(status)
+        return result
+
+
+class _Parts(NamedTuple):
+    """What a run consists of."""
+
+    values: Mapping[str, Any]
+    run_dir: Path
+    dataset: data.Dataset
+    encoder: encoders.Encoder
+    network: Network
+    device: torch.device
+    backend: str
+
+
+def _train(
+    parts: _Parts,
+    tracker: tracking.Tracker,
+    display: report.Display,
+    on_epoch: OnEpoch | None,
+    kept: engine.Snapshot | None,
+) -> engine.Result:
+    values, run_dir, dataset, encoder, network, device, _ = parts
+    about = {"values": dict(values), "digest": dataset.digest, "run_id": tracker.run_id, "version": tracking.version()}
+    keeper = checkpoint.Keeper(run_dir, values["checkpoint"]["every_minutes"], about, display.warn)
+    started = time.monotonic()
+    with display:
+        result = engine.train(
+            network,
+            dataset,
+            encoder,
+            engine.Options(**values["train"]),
+            seed=values["seed"],
+            device=device,
+            observer=_Observer(display, tracker, on_epoch),
+            keeper=keeper,
+            start=kept,
+        )
+    spent = None
+    try:
+        spent = products.write(result, values, network, dataset, encoder, device, run_dir, tracker)
+    except (OSError, SafetensorError) as error:
+        raise SnnrunError(
+            f"{run_dir}: not all files of the run could be written ({error}). Make room there, then "
+            f"go on from the last checkpoint: snnrun resume {run_dir}"
+        ) from None
+    finally:  # the accuracies are said whether or not the disk has room
+        _say_what_came_out(result, values, time.monotonic() - started, spent, run_dir, tracker)
     return result
+
+
+def _kept(run_dir: Path, dataset: data.Dataset) -> engine.Snapshot | None:
+    """The checkpoint of the run, if it has one. Raises SnnrunError if it is damaged or of other data."""
+    found = checkpoint.load(run_dir)
+    if found is None:
+        return None
+    snapshot, about = found
+    if about.get("digest") != dataset.digest:
+        raise SnnrunError(
+            f"{dataset.label}: its samples are no longer those that this run was trained on (digest {dataset.digest}, "
+            f"then {about.get('digest')}). Put the files back, or train a new run."
+        )
+    return snapshot
+
+
+def _cut_back(run_dir: Path, kept: engine.Snapshot | None) -> None:
+    """Have the journal end where the checkpoint does: what came after it comes again."""
+    try:
+        journal.cut_back(run_dir, [] if kept is None else kept.facts["history"])
+    except OSError as error:
+        raise SnnrunError(f"{run_dir}: the run's journal cannot be written ({error}). Make room there.") from None
 
 
 _STATUS: dict[str, tracking.Status] = {"finished": "FINISHED", "interrupted": "KILLED", "diverged": "FAILED"}
@@ -120,6 +187,7 @@ def open_tracker(
     run_dir: Path,
     parent_run_id: str | None,
     display: report.Display,
+    resumed: bool = False,
 ) -> tracking.Tracker:
     """Start the record of the run in the store that the config names."""
     settings = dict(values["tracking"])
@@ -129,12 +197,39 @@ def open_tracker(
         run_dir=run_dir,
         outputs=Path(values["outputs"]),
         parent_run_id=parent_run_id,
+        resumed=resumed,
         warn=display.warn,
         **settings,
     )
 
 
-# ---- what a run says -------------------------------------------------------------------------------------------------
+# ---- what a run says and records ------------------------------------------------------------------------------------
+
+
+def _record_what_runs(
+    parts: _Parts,
+    tracker: tracking.Tracker,
+    command: Sequence[str],
+    tags: Mapping[str, str],
+    prepared: float,
+    kept: engine.Snapshot | None,
+) -> None:
+    """Everything about the run that is known before its first batch, and what MLflow lacks of a run that goes on."""
+    dataset, run_dir = parts.dataset, parts.run_dir
+    tracker.params(parts.values)
+    made_by = tracking.provenance(command)
+    if kept is not None:  # the run's own command stays
+        made_by = {"snnrun.resumed": made_by["snnrun.command"]}
+    tracker.tags(made_by | {"device": hardware.describe(parts.device), "kernels": parts.backend} | dict(tags))
+    tracker.dataset(dataset.label, dataset.digest, _sizes(dataset))
+    tracker.tags({"data.origin": dataset.origin, "data.notes": "; ".join(dataset.notes) or "none"})
+    for path in (run_dir / "config.yaml", run_dir / ".hydra" / "overrides.yaml"):
+        if path.exists():
+            tracker.artifact(path, "config")
+    tracker.artifact(build.describe(parts.network, dataset, parts.encoder).save(run_dir))
+    if not journal.read(run_dir):
+        tracker.metrics({"time/data_s": prepared}, step=0)
+    tracker.catch_up()
 
 
 def _sizes(dataset: data.Dataset) -> dict[str, int]:
@@ -142,15 +237,10 @@ def _sizes(dataset: data.Dataset) -> dict[str, int]:
 
 
 def _say_what_runs(
-    values: Mapping[str, Any],
-    options: engine.Options,
-    network: Network,
-    dataset: data.Dataset,
-    device: torch.device,
-    backend: str,
-    run_dir: Path,
-    tracker: tracking.Tracker,
+    parts: _Parts, tracker: tracking.Tracker, display: report.Display, kept: engine.Snapshot | None
 ) -> None:
+    values, dataset, network, device = parts.values, parts.dataset, parts.network, parts.device
+    options = engine.Options(**values["train"])
     epochs = f"{options.epochs} epoch{'s' if options.epochs > 1 else ''}"
     rate = f"learning rate {options.lr:g} ({options.schedule})"
     chain = [str(network.inputs), *filter(None, [network.topology]), str(network.sizes[-1])]
@@ -166,10 +256,21 @@ def _say_what_runs(
         training=f"{epochs}, batches of {options.batch_size}, {rate}",
         device="CPU" if device.type == "cpu" else hardware.describe(device),
         threads=parallel.threads(),
-        kernels=backend,
-        run_dir=run_dir,
+        kernels=parts.backend,
+        run_dir=parts.run_dir,
         tracking=f"{tracker.run_name} ({tracker.run_id})" if tracker.run_id else None,
     )
+    for note in dataset.notes:
+        display.note(f"{dataset.label}: {note}")
+    if kept is not None:
+        tally, epoch = kept.facts["tally"], len(kept.facts["history"]) + 1
+        inside = f" after {tally['samples']:,} of its samples" if tally else ""
+        ended = epoch > options.epochs
+        display.note("Trained to its end: its files follow." if ended else f"Going on in epoch {epoch}{inside}.")
+    if device.type == "cuda" and parts.backend == "reference" and values["hardware"]["kernels"] == "auto":
+        display.note("Triton is not installed: the reference kernels run on the GPU (pip install 'snnrun[gpu]').")
+    if not kernels.ready():
+        display.note(f"Compiling the {parts.backend} kernels, once on this machine: the first batch takes a while.")
 
 
 def _say_what_came_out(
@@ -186,6 +287,7 @@ def _say_what_came_out(
         epochs=len(result.history),
         seconds=seconds,
         interrupted=result.status == "interrupted",
+        go_on=f"snnrun resume {run_dir}" if result.status == "interrupted" else None,
         cost=None if spent is None else str(spent),
         weights=run_dir / ("best.safetensors" if result.best_state else "last.safetensors"),
         figures=run_dir,

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
-from snnrun import build, cost, data, encoders, engine, firing, report, tracking
+from snnrun import atomic, build, cost, data, encoders, engine, firing, report, tracking
 from snnrun.network import Network
 
 # The cost of an inference is measured on at most so many test samples.
@@ -34,7 +34,7 @@ def write(
     for name, state in (("last", result.last_state), ("best", result.best_state)):
         if state:
             path = run_dir / f"{name}.safetensors"
-            save_file({key: value.contiguous() for key, value in state.items()}, path)
+            atomic.write(path, save({key: value.contiguous() for key, value in state.items()}))
             tracker.artifact(path, "weights")
     figures = [_raster(network, dataset, encoder, device, run_dir)]
     spent = None

@@ -39,6 +39,13 @@ def provenance(command: Sequence[str]) -> dict[str, str]:
     return tags | _commits(Path.cwd())
 
 
+def version() -> str:
+    """Version of snnrun, with its commit where it runs from a checkout."""
+    source = Path(__file__).resolve()
+    commit = _git(source.parent, "rev-parse", "HEAD") if _git(source.parent, "ls-files", source.name) else None
+    return importlib.metadata.version("snnrun") + (f" ({commit[:12]})" if commit else "")
+
+
 def _commits(here: Path) -> dict[str, str]:
     commit = _git(here, "rev-parse", "HEAD")
     tags = {"git.commit": commit or "none"}

@@ -235,6 +235,7 @@ def summary(
     epochs: int,
     seconds: float,
     interrupted: bool = False,
+    go_on: str | None = None,
     cost: str | None = None,
     weights: Path | None = None,
     figures: Path | None = None,
@@ -261,7 +262,7 @@ def summary(
         rows["test, max over epochs"] += "  (chosen on the test set, as the papers do)"
     if cost is not None:
         rows["cost of an inference"] = cost
-    places = {"weights": weights, "figures": figures, "MLflow": tracking, "compare runs": ui_command}
+    places = {"go on": go_on, "weights": weights, "figures": figures, "MLflow": tracking, "compare runs": ui_command}
     rows |= {title: _short(place) for title, place in places.items() if place is not None}
     _print_rows(console or Console(), "interrupted" if interrupted else "done", rows)
 

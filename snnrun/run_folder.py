@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from snnrun import atomic
 from snnrun.errors import SnnrunError, UsageError
 
 CONFIG_FILE = "config.yaml"
@@ -30,6 +32,13 @@ class RunFolder:
         """Its MLflow run, if it has one."""
         file = self.path / RUN_ID_FILE
         return file.read_text(encoding="utf-8").strip() if file.is_file() else None
+
+    def save(self, values: Mapping[str, Any]) -> None:
+        """Replace its config. Raises SnnrunError if the folder cannot be written to."""
+        try:
+            atomic.write(self.path / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(dict(values))).encode())
+        except OSError as error:
+            raise SnnrunError(f"{self.path / CONFIG_FILE}: cannot be written ({error}).") from None
 
     def values(self) -> dict[str, Any]:
         """The config that it ran with, as plain values.

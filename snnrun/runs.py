@@ -225,6 +225,11 @@ def _of_folder(found: RunFolder, warn: Warn) -> Run:
     return run
 
 
+def status_of(found: RunFolder) -> str:
+    """The status of a run as its folder alone tells it, one of `STATUSES`."""
+    return _of_folder(found, lambda _: None).status
+
+
 def _status(folder: Path, run: Run) -> str:
     """What a folder tells without its store."""
     if (folder / "error.txt").exists():

@@ -46,7 +46,7 @@ def warn(message: str) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("snnrun runs", description="Look at the runs that were made, and compare them.")
-    commands = parser.add_subparsers(required=True, metavar="list | show | compare | best")
+    commands = parser.add_subparsers(required=True, metavar="list | show | compare | best | import")
 
     def command(
         name: str, about: str, run: Callable[[argparse.Namespace], int], **more: Any
@@ -86,6 +86,16 @@ def _parser() -> argparse.ArgumentParser:
     best = command("best", "the run of each corpus with the highest validation accuracy", _best, epilog=FILTERS)
     best.add_argument("filters", nargs="*", metavar="filter")
     best.add_argument("--by", type=_words, default=[], metavar="KEY,...", help="the best for each value, such as model")
+
+    missing = commands.add_parser(
+        "import",
+        help="send to MLflow what it lacks of runs: after a server was away, or of runs with tracking=none",
+        description="Send to MLflow what it lacks of runs: parameters, points, files. What it has is not sent again.",
+    )
+    missing.set_defaults(run=_import)
+    missing.add_argument("names", nargs="+", metavar="RUN", help="a folder, the beginning of a name, or last")
+    missing.add_argument("--outputs", type=Path, default=Path("outputs"), help="the folder that the runs wrote to")
+    missing.add_argument("--uri", help="the store (default: that of the run's config)")
     return parser
 
 
@@ -122,6 +132,13 @@ def _list(options: argparse.Namespace) -> int:
         runs_tables.listing(found, columns, runs_tables.console())
     else:
         print(f"none of {len(known)} runs fits {' '.join(options.filters)}")
+    return 0
+
+
+def _import(options: argparse.Namespace) -> int:
+    from snnrun import runs_import
+
+    runs_import.import_runs(options.names, options.outputs, options.uri)
     return 0
 
 

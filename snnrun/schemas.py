@@ -233,6 +233,13 @@ class Train:
 
 
 @dataclass
+class Checkpoint:
+    """The section `checkpoint`."""
+
+    every_minutes: float | None = _number(low=0)
+
+
+@dataclass
 class Hardware:
     """`hardware=auto`, `cpu`, `gpu`."""
 
@@ -262,6 +269,7 @@ class Config:
     encoder: Any = MISSING
     model: Any = MISSING
     train: Train = field(default_factory=Train)
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
     hardware: Any = MISSING
     tracking: Any = MISSING
 

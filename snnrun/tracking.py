@@ -14,27 +14,34 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import json
 import logging
-import math
 import os
-import re
 import sqlite3
 import sys
-import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import islice
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
 from snnrun.errors import SnnrunError, UsageError
-from snnrun.provenance import provenance
+from snnrun.journal import Journal, read_tags
+from snnrun.mlflow_run import Mlflow, Status, data_tags, flatten, reason
+from snnrun.provenance import provenance, version
 from snnrun.ui import ui
 
-__all__ = ["Tracker", "flatten", "open_tracker", "provenance", "store_uri", "ui"]
+__all__ = [
+    "Status",
+    "Tracker",
+    "flatten",
+    "open_tracker",
+    "provenance",
+    "read_tags",
+    "reason",
+    "store_uri",
+    "ui",
+    "version",
+]
 
-Status = Literal["FINISHED", "FAILED", "KILLED"]
 Warn = Callable[[str], None]
 Item = TypeVar("Item")
 
@@ -44,11 +51,8 @@ ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
 }
-TAGS_FILE = "tags.json"
-VALUE_LENGTH = 6000  # MLflow's limit for the value of a parameter; a tag may be longer
-BATCH = 100  # MLflow's limit for parameters and for tags in one request; metrics may be 1000
-FLUSH_SECONDS = 5.0  # a request costs about 20 ms however many points it carries
-FAILURES = 3  # in a row, after which MLflow is left alone until the run ends
+RUN_ID_FILE = "mlflow_run_id"
+RUN_DIR_TAG = "snnrun.run_dir"
 
 
 class Tracker(Protocol):
@@ -66,6 +70,9 @@ class Tracker(Protocol):
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         """Record one point of each metric; ``step`` is the epoch."""
 
+    def catch_up(self) -> None:
+        """Send what the journal of the run's folder has and MLflow lacks: of a run that goes on, or is imported."""
+
     def dataset(self, name: str, digest: str, sizes: Mapping[str, int]) -> None:
         """Record which data trained, by digest, and how many samples each split holds."""
 
@@ -81,179 +88,25 @@ def to_stderr(message: str) -> None:
     print(f"warning: {message}", file=sys.stderr)
 
 
-def flatten(values: Mapping[str, object], prefix: str = "") -> dict[str, str]:
-    """``{"model": {"tau_m": 64.0}}`` -> ``{"model.tau_m": "64.0"}``, values written as on the command line.
-
-    Null, true and false are spelt so, a list is ``[20.0, 5.0]``; characters that MLflow refuses in a key become ``_``,
-    and a value is cut at 6000 characters.
-    """
-    flat: dict[str, str] = {}
-    for name, value in values.items():
-        key = prefix + re.sub(r"[^\w./: -]", "_", str(name))
-        if isinstance(value, Mapping) and value:
-            flat |= flatten(value, f"{key}.")
-        else:
-            flat[key] = _text(value)[:VALUE_LENGTH]
-    return flat
-
-
-def _text(value: object) -> str:
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_text, value))}]"
-    return str(value)
-
-
-def _chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    iterator = iter(items)
-    while chunk := list(islice(iterator, size)):
-        yield chunk
-
-
-def read_tags(run_dir: Path) -> dict[str, str]:
-    """The tags that a run left in its folder; none where there is no such file or it is damaged."""
-    with contextlib.suppress(OSError, ValueError):
-        found = json.loads((run_dir / TAGS_FILE).read_text(encoding="utf-8"))
-        if isinstance(found, dict):
-            return {str(key): str(value) for key, value in found.items()}
-    return {}
-
-
-def _data_tags(digest: str, sizes: Mapping[str, int]) -> dict[str, str]:
-    return {"data.digest": digest} | {f"data.{split}_samples": str(size) for split, size in sizes.items()}
-
-
-class _Journal:
-    """``metrics.jsonl``: one JSON object a call, in strict JSON, so NaN and the infinities are null."""
-
-    def __init__(self, run_dir: Path, warn: Warn) -> None:
-        self.path = run_dir / "metrics.jsonl"
-        self._warn: Warn | None = warn
-        try:
-            run_dir.mkdir(parents=True, exist_ok=True)
-            self.path.touch()
-        except OSError as error:
-            raise SnnrunError(
-                f"the run's folder {run_dir} cannot be written ({error}): choose another outputs="
-            ) from None
-
-    def append(self, values: Mapping[str, float], step: int) -> None:
-        finite = {key: value if math.isfinite(value) else None for key, value in values.items()}
-        try:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": step, "time": round(time.time(), 3)} | finite) + "\n")
-        except OSError as error:
-            if self._warn is not None:
-                self._warn(f"{self.path} cannot be written ({error}); training goes on without it")
-                self._warn = None
-
-    def tags(self, values: Mapping[str, str]) -> None:
-        """Facts about the run go to ``tags.json`` beside it, so that they are known without MLflow."""
-        known = read_tags(self.path.parent) | dict(values)
-        with contextlib.suppress(OSError):  # a full disk is told of by the metrics
-            self.path.with_name(TAGS_FILE).write_text(json.dumps(known, indent=1), encoding="utf-8")
-
-
 class _Local:
     """``tracking=none``: ``metrics.jsonl`` and ``tags.json`` alone; the run's folder has the rest."""
 
     run_id: str | None = None
     run_name: str | None = None
 
-    def __init__(self, journal: _Journal) -> None:
+    def __init__(self, journal: Journal) -> None:
         self.metrics, self.tags = journal.append, journal.tags
+
+    def catch_up(self) -> None: ...
 
     def params(self, values: Mapping[str, object]) -> None: ...
 
     def dataset(self, name: str, digest: str, sizes: Mapping[str, int]) -> None:  # noqa: ARG002 - the protocol's
-        self.tags(_data_tags(digest, sizes))
+        self.tags(data_tags(digest, sizes))
 
     def artifact(self, path: Path, folder: str = "") -> None: ...
 
     def finish(self, status: Status) -> None: ...
-
-
-class _Mlflow:
-    """One MLflow run. No method raises when MLflow fails: the first failure is a warning, the rest is silence."""
-
-    def __init__(self, client: Any, run: Any, journal: _Journal, warn: Warn, monitor: Any = None) -> None:
-        self.run_id: str | None = run.info.run_id
-        self.run_name: str | None = run.info.run_name
-        self._client, self._journal, self._warn, self._monitor = client, journal, warn, monitor
-        self._pending: list[Any] = []  # metrics that MLflow has not taken yet
-        self._sent_at = -math.inf
-        self._failures = 0
-        self._warned = self._finished = False
-
-    def params(self, values: Mapping[str, object]) -> None:
-        from mlflow.entities import Param
-
-        for chunk in _chunks([Param(key, value) for key, value in flatten(values).items()], BATCH):
-            self._try(self._client.log_batch, self.run_id, params=chunk)
-
-    def tags(self, values: Mapping[str, str]) -> None:
-        from mlflow.entities import RunTag
-
-        self._journal.tags(values)
-        for chunk in _chunks([RunTag(key, str(value)[:VALUE_LENGTH]) for key, value in values.items()], BATCH):
-            self._try(self._client.log_batch, self.run_id, tags=chunk)
-
-    def metrics(self, values: Mapping[str, float], step: int) -> None:
-        from mlflow.entities import Metric
-
-        self._journal.append(values, step)
-        now = int(time.time() * 1000)
-        self._pending += [Metric(key, float(value), now, step) for key, value in values.items()]
-        if time.monotonic() - self._sent_at >= FLUSH_SECONDS:
-            self._flush()
-
-    def dataset(self, name: str, digest: str, sizes: Mapping[str, int]) -> None:
-        from mlflow.entities import Dataset, DatasetInput, InputTag
-
-        # MLflow holds 36 characters of a digest; the tag has all of it.
-        entity = Dataset(name, digest[:36], "code", json.dumps({"name": name}), profile=json.dumps(dict(sizes)))
-        entry = DatasetInput(entity, [InputTag("mlflow.data.context", "training")])
-        self._try(self._client.log_inputs, self.run_id, [entry])
-        self.tags(_data_tags(digest, sizes))
-
-    def artifact(self, path: Path, folder: str = "") -> None:
-        self._try(self._client.log_artifact, self.run_id, str(path), folder or None)
-
-    def finish(self, status: Status) -> None:
-        if self._finished:
-            return
-        self._finished = True
-        self._failures = 0  # one more chance, even after many failures
-        if self._monitor is not None:
-            self._try(self._monitor.finish)
-        self._flush()
-        self._try(self._client.set_terminated, self.run_id, status)
-
-    def _flush(self) -> None:
-        self._sent_at = time.monotonic()
-        while self._pending:
-            chunk = self._pending[: 10 * BATCH]
-            if not self._try(self._client.log_batch, self.run_id, metrics=chunk):
-                return
-            del self._pending[: len(chunk)]
-
-    def _try(self, action: Callable[..., object], *args: object, **options: object) -> bool:
-        if self._failures >= FAILURES:
-            return False
-        try:
-            action(*args, **options)
-        except Exception as error:  # MLflow raises its own errors, SQLAlchemy's, requests' and the operating system's
-            self._failures += 1
-            if not self._warned:
-                self._warned = True
-                self._warn(
-                    f"MLflow cannot be written ({reason(error)}); the run goes on, and {self._journal.path.parent} "
-                    "keeps its metrics and files"
-                )
-            return False
-        self._failures = 0
-        return True
 
 
 def open_tracker(
@@ -266,29 +119,74 @@ def open_tracker(
     run_name: str | None = None,
     parent_run_id: str | None = None,
     system_metrics: bool = False,
+    resumed: bool = False,
     warn: Warn = to_stderr,
 ) -> Tracker:
     """Start the record of one run; with MLflow its id is written to ``<run_dir>/mlflow_run_id`` too.
 
     ``uri`` None is the sqlite store under ``outputs``; ``run_name`` None lets MLflow invent one; ``parent_run_id`` is a
-    sweep's. Raises SnnrunError when the folder or the store cannot be used, UsageError for an unknown ``kind`` and for
-    ``system_metrics`` without psutil.
+    sweep's; ``resumed`` goes on in the MLflow run of the folder, if the store has it.
+
+    Raises:
+        SnnrunError: the folder or the store cannot be used.
+        UsageError: ``kind`` is unknown, or ``system_metrics`` is asked for without psutil.
     """
     if kind not in ("mlflow", "none"):
         raise UsageError(f"tracking.kind is {kind!r}: it must be mlflow or none")
     journal_at = run_dir.resolve()
     if kind == "none":
-        return _Local(_Journal(journal_at, warn))
+        return _Local(Journal(journal_at, warn))
     if system_metrics and importlib.util.find_spec("psutil") is None:
         raise UsageError(
             "tracking.system_metrics=true needs the package psutil: pip install 'snnrun[system]', or leave it false"
         )
-    journal = _Journal(journal_at, warn)
-    tags = {"snnrun.run_dir": str(journal_at)} | ({"mlflow.parentRunId": parent_run_id} if parent_run_id else {})
-    client, run = create_run(outputs, uri, experiment, run_name, tags)
-    (journal_at / "mlflow_run_id").write_text(f"{run.info.run_id}\n", encoding="utf-8")
+    kept = Journal(journal_at, warn)
+    tags = {RUN_DIR_TAG: str(journal_at)} | ({"mlflow.parentRunId": parent_run_id} if parent_run_id else {})
+    store = outputs, uri, experiment
+    client, run = found = reopen(*store, journal_at) if resumed else (None, None)
+    if run is None:
+        client, run = create_run(*store, run_name, tags)
+        (journal_at / RUN_ID_FILE).write_text(f"{run.info.run_id}\n", encoding="utf-8")
     monitor = _system_monitor(run.info.run_id, uri or store_uri(outputs)) if system_metrics else None
-    return _Mlflow(client, run, journal, warn, monitor)
+    return Mlflow(client, run, kept, warn, fresh=found[1] is None, monitor=monitor)
+
+
+def reopen(outputs: Path, uri: str | None, experiment: str, run_dir: Path) -> tuple[Any, Any]:
+    """The MlflowClient and the run that a folder has in the store, set running again; None twice if it has none there.
+
+    A process that was killed right after it made the run has not noted its id: then the run names the folder.
+
+    Raises:
+        SnnrunError: the store cannot be used.
+    """
+    address, file = uri or store_uri(outputs), run_dir / RUN_ID_FILE
+    with _usable(address, outputs), _alone(outputs):
+        _probe_sqlite(address)
+        client = connect(address)
+        run_id = file.read_text(encoding="utf-8").strip() if file.exists() else ""
+        known = client.get_experiment_by_name(experiment)
+        if not run_id and known is not None:
+            mine = client.search_runs([known.experiment_id], f"tags.`{RUN_DIR_TAG}` = '{run_dir}'", max_results=1)
+            run_id = mine[0].info.run_id if mine else ""
+        run = _existing(client, run_id) if run_id else None
+        if run is None:
+            return None, None
+        client.update_run(run_id, status="RUNNING")
+        file.write_text(f"{run_id}\n", encoding="utf-8")
+        return client, run
+
+
+def _existing(client: Any, run_id: str) -> Any:
+    """The run, or None if the store has none of this id, or has it among the deleted."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        run = client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise
+    return run if run.info.lifecycle_stage == "active" else None
 
 
 def store_uri(outputs: Path) -> str:
@@ -304,19 +202,26 @@ def create_run(
     Raises SnnrunError when the store cannot be used.
     """
     address = uri or store_uri(outputs)
+    with _usable(address, outputs), _alone(outputs):
+        _probe_sqlite(address)
+        client = connect(address)
+        run = client.create_run(_experiment_id(client, address, experiment, outputs), tags=tags, run_name=run_name)
+    return client, run
+
+
+@contextlib.contextmanager
+def _usable(address: str, outputs: Path) -> Iterator[None]:
+    """Turn what a store raises into a message."""
     try:
-        with quiet(), _alone(outputs):
-            _probe_sqlite(address)
-            client = connect(address)
-            run = client.create_run(_experiment_id(client, address, experiment, outputs), tags=tags, run_name=run_name)
+        with quiet():
+            yield
     except SnnrunError:
         raise
-    except Exception as error:  # as in _Mlflow._try
+    except Exception as error:  # as in Mlflow._flush
         raise SnnrunError(
             f"the MLflow store {address} cannot be used ({reason(error)}): check outputs={outputs}, choose another "
             "tracking.uri (such as sqlite:////tmp/mlflow.db or http://host:5000), or run with tracking=none"
         ) from None
-    return client, run
 
 
 def _experiment_id(client: Any, address: str, name: str, outputs: Path) -> str:
@@ -392,9 +297,3 @@ def _system_monitor(run_id: str, address: str) -> Any:
     monitor = SystemMetricsMonitor(run_id, tracking_uri=address)
     monitor.start()
     return monitor
-
-
-def reason(error: Exception) -> str:
-    """The first line of an error, short enough for a message."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0] if len(lines[0]) <= 160 else f"{lines[0][:157]}..."

@@ -1,0 +1,121 @@
+"""`state.safetensors` in a run's folder: where its training stands, so that it can go on after any end.
+
+One file holds all of it and is replaced as a whole, so that whatever kills the process leaves the one before or the new
+one. Tensors are safetensors, the rest is JSON in their header; nothing in it is ever executed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from snnrun import atomic
+from snnrun.engine import Snapshot
+from snnrun.errors import SnnrunError, UsageError
+
+FILE = "state.safetensors"
+LOCK = ".running"
+FORMAT = 1
+
+
+class Keeper:
+    """Keeps the snapshots of a training in its run's folder: after each epoch, and after so many minutes in one.
+
+    A snapshot that cannot be written costs one warning; the one before it stays, and the next is tried. `fault` is what
+    kept the last one from being written, or None.
+    """
+
+    def __init__(
+        self, folder: Path, every_minutes: float | None, about: Mapping[str, Any], warn: Callable[[str], None]
+    ) -> None:
+        self.path, self.fault = folder / FILE, ""
+        self._every, self._about, self._warn = every_minutes, dict(about), warn
+        self._kept_at = time.monotonic()
+
+    def due(self) -> bool:
+        """Whether so many minutes have passed; 0 is after each batch, None never."""
+        return self._every is not None and time.monotonic() - self._kept_at >= 60.0 * self._every
+
+    def keep(self, snapshot: Snapshot) -> None:
+        """Replace the file."""
+        self._kept_at = time.monotonic()
+        try:
+            atomic.write(self.path, encode(snapshot, self._about))
+        except (OSError, SafetensorError) as error:
+            if not self.fault:
+                self._warn(
+                    f"{self.path} cannot be written ({error}); training goes on, and the next checkpoint is tried again"
+                )
+            self.fault = str(error)
+        else:
+            self.fault = ""
+
+
+def encode(snapshot: Snapshot, about: Mapping[str, Any]) -> bytes:
+    """The content of the file; `about` is what `load` gives back beside the snapshot."""
+    header = json.dumps({"format": FORMAT, "facts": snapshot.facts, "about": dict(about)})
+    tensors = {key: value.contiguous() for key, value in snapshot.tensors.items()}
+    content: bytes = save(tensors, metadata={"snnrun": header})
+    return content
+
+
+def load(folder: Path) -> tuple[Snapshot, dict[str, Any]] | None:
+    """The snapshot of a run and what was kept about it; None where the run has none.
+
+    Raises:
+        SnnrunError: the file is damaged, or of another program or version.
+    """
+    path = folder / FILE
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {})["snnrun"])
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it is no dictionary
+        if header["format"] != FORMAT:
+            raise ValueError(f"its format is {header['format']}, and this version reads {FORMAT}")
+        return Snapshot(tensors, dict(header["facts"])), dict(header["about"])
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise SnnrunError(
+            f"{path}: the checkpoint cannot be read ({type(error).__name__}: {error}). "
+            "Without this file, `snnrun resume` starts the run from its beginning."
+        ) from None
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep other processes off a run for as long as this one works on it, however it ends.
+
+    Raises:
+        UsageError: another process does.
+        SnnrunError: the folder cannot be written to.
+    """
+    import fcntl
+
+    lock = folder / LOCK
+    try:
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise SnnrunError(f"{lock}: {error.strerror}. Runs go to another folder by outputs=FOLDER.") from None
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(handle, 100, 0).decode(errors="replace").strip() or "another process"
+            raise UsageError(f"{folder}: {holder} is working on this run. Wait for it, or stop it first.") from None
+        except OSError:
+            pass  # some network mounts cannot lock
+        with suppress(OSError):
+            os.truncate(handle, 0)
+            os.pwrite(handle, f"process {os.getpid()} on {os.uname().nodename}".encode(), 0)
+        yield
+    finally:
+        os.close(handle)

@@ -1,0 +1,108 @@
+"""What a run keeps of its record in its own folder: `metrics.jsonl` and `tags.json`. It needs no MLflow and no network.
+
+`metrics.jsonl` has one JSON object a call, in strict JSON, so that NaN and the infinities are null. A run that goes on
+cuts it back to what its checkpoint knows, so that each point stands there once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from snnrun import atomic
+from snnrun.errors import SnnrunError
+
+FILE, TAGS_FILE = "metrics.jsonl", "tags.json"
+# What an entry has beside its metrics.
+OWN_KEYS = ("step", "time")
+
+Warn = Callable[[str], None]
+
+
+class Journal:
+    """The two files of one run. Raises SnnrunError if its folder cannot be written to."""
+
+    def __init__(self, run_dir: Path, warn: Warn) -> None:
+        self.path = run_dir / FILE
+        self._warn: Warn | None = warn
+        try:
+            run_dir.mkdir(parents=True, exist_ok=True)
+            self.path.touch()
+        except OSError as error:
+            raise SnnrunError(
+                f"the run's folder {run_dir} cannot be written ({error}): choose another outputs="
+            ) from None
+
+    def append(self, values: Mapping[str, float], step: int) -> None:
+        """Add one point of each metric."""
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(_line(values, step))
+        except OSError as error:
+            if self._warn is not None:
+                self._warn(f"{self.path} cannot be written ({error}); training goes on without it")
+                self._warn = None
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        """Facts about the run go to `tags.json`, so that they are known without MLflow."""
+        known = read_tags(self.path.parent) | dict(values)
+        with contextlib.suppress(OSError):  # a full disk is told of by the metrics
+            atomic.write(self.path.with_name(TAGS_FILE), json.dumps(known, indent=1).encode())
+
+
+def cut_back(run_dir: Path, history: Sequence[Mapping[str, float]]) -> None:
+    """Make the journal that of a run that has finished the epochs of `history` and no more.
+
+    Raises OSError if it cannot be written.
+    """
+    # The last epoch's step has the final figures of a run that had ended, too: they will be made again.
+    kept = [entry for entry in read(run_dir) if entry["step"] <= len(history)]
+    kept = [entry for entry in kept if entry["step"] == 0 or "epoch" in entry]
+    found = {entry["step"] for entry in kept if entry["step"]}
+    lines = [json.dumps(entry) + "\n" for entry in kept]
+    lines += [_line(metrics, step) for step, metrics in enumerate(history, 1) if step not in found]
+    atomic.write(run_dir / FILE, "".join(lines).encode())
+
+
+def read(run_dir: Path) -> list[dict[str, Any]]:
+    """The entries of a run, in order; a line that a kill has cut short is left out, and none where there is no file."""
+    try:
+        lines = (run_dir / FILE).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    entries = []
+    for line in lines:
+        with contextlib.suppress(ValueError):
+            entry = json.loads(line)
+            if isinstance(entry, dict) and isinstance(entry.get("step"), int):
+                entries.append(entry)
+    return entries
+
+
+def points(entries: Sequence[Mapping[str, Any]]) -> list[tuple[str, float, int, int]]:
+    """Key, value, step and time in ms of each metric; null is NaN."""
+    return [
+        (key, math.nan if value is None else float(value), entry["step"], int(1000 * entry.get("time", 0)))
+        for entry in entries
+        for key, value in entry.items()
+        if key not in OWN_KEYS
+    ]
+
+
+def read_tags(run_dir: Path) -> dict[str, str]:
+    """The tags that a run left in its folder; none where there is no such file or it is damaged."""
+    with contextlib.suppress(OSError, ValueError):
+        found = json.loads((run_dir / TAGS_FILE).read_text(encoding="utf-8"))
+        if isinstance(found, dict):
+            return {str(key): str(value) for key, value in found.items()}
+    return {}
+
+
+def _line(values: Mapping[str, float], step: int) -> str:
+    finite = {key: value if math.isfinite(value) else None for key, value in values.items()}
+    return json.dumps({"step": step, "time": round(time.time(), 3)} | finite) + "\n"

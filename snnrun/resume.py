@@ -1,0 +1,102 @@
+"""`snnrun resume`: a run that stopped goes on from its last checkpoint, bit for bit, in its folder and MLflow run."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from snnrun import checkpoint, config_overrides, experiment, journal, run_folder, runs, tracking
+from snnrun.errors import SnnrunError, UsageError
+
+INTERRUPTED = 130
+ERROR_FILE = "error.txt"  # what a failed run leaves, which is history now
+# What another machine or store may ask for. The numbers depend on none of it, but for the device and its kernels.
+MAY_CHANGE = ("hardware.", "tracking.", "checkpoint.", "data.root", "data.download", "outputs", "train.epochs")
+GROUPS = ("hardware", "tracking", "checkpoint", "data", "train", "encoder", "model")
+NUMBERS = ("hardware.device", "hardware.kernels")
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        "snnrun resume",
+        description="Go on with a run that was killed, interrupted or failed, bit for bit, from its last checkpoint.",
+        epilog="What may change: hardware.*, tracking.*, checkpoint.*, data.root, data.download, and train.epochs "
+        "where the learning rate does not follow it (train.schedule other than cosine).",
+    )
+    parser.add_argument("run", help="its folder, or the beginning of its name or MLflow id, or last")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as data.root=FOLDER")
+    parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="the folder that the runs wrote to")
+    request = parser.parse_args(arguments)
+    found = run_folder.find(request.run, request.outputs)
+    values = prepare(found, request.overrides)
+    (found.path / ERROR_FILE).unlink(missing_ok=True)
+    result = experiment.run(values, found.path, command=["snnrun", "resume", *arguments], resumed=True)
+    if result.status == "diverged":
+        raise SnnrunError(result.message)
+    if result.status == "interrupted":
+        print("snnrun: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+def prepare(found: run_folder.RunFolder, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The config to go on with; written to the run's folder where it differs from the one there.
+
+    Raises:
+        UsageError: the run is finished or under way, or something differs that may not change.
+        SnnrunError: its config or its checkpoint is damaged.
+    """
+    own = found.values()
+    values = config_overrides.apply(own, overrides, GROUPS)
+    kept = checkpoint.load(found.path)
+    before = kept[1].get("values", own) if kept else own
+    history = kept[0].facts["history"] if kept else []
+    check(before, values, len(history))
+    done = len(history) >= values["train"]["epochs"]
+    if done and any(runs.SUMMARY in entry and entry["step"] >= len(history) for entry in journal.read(found.path)):
+        raise UsageError(
+            f"{found.path}: this run is finished, after {len(history)} epochs. To train it longer, give train.epochs=N "
+            "(if train.schedule is not cosine), or train a new run."
+        )
+    if kept and kept[1].get("version") not in (None, tracking.version()):
+        print(
+            f"snnrun: warning: this run was begun by snnrun {kept[1]['version']}, and this is {tracking.version()}: "
+            "its numbers may differ from those of a run without a stop.",
+            file=sys.stderr,
+        )
+    if values != own:
+        with checkpoint.alone(found.path):
+            found.save(values)
+    return values
+
+
+def check(before: Mapping[str, Any], now: Mapping[str, Any], epochs: int) -> None:
+    """Raise UsageError for a difference that would make it another run; `epochs` are finished already."""
+    old, new = tracking.flatten(before), tracking.flatten(now)
+    differing = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+    refused = [key for key in differing if not key.startswith(MAY_CHANGE)]
+    if refused:
+        changes = ", ".join(f"{key}: {old.get(key, 'absent')} -> {new.get(key, 'absent')}" for key in refused)
+        raise UsageError(
+            f"a run goes on with its own config, and this differs: {changes}. Train a new run, or leave it as it was."
+        )
+    if "train.epochs" in differing:
+        wanted = int(new["train.epochs"])
+        if now["train"]["schedule"] == "cosine":
+            raise UsageError(
+                f"train.epochs: {old['train.epochs']} -> {wanted}: train.schedule=cosine takes the learning rate to 0 "
+                "over the epochs, so with another number of them it would have been another run."
+            )
+        if wanted < epochs:
+            raise UsageError(f"train.epochs: {wanted} is less than the {epochs} epochs that are trained already.")
+    for key in NUMBERS:
+        if key in differing:
+            print(
+                f"snnrun: warning: {key}: {old[key]} -> {new[key]}: from here on the numbers equal those of a run "
+                "without a stop to rounding, not to the bit.",
+                file=sys.stderr,
+            )
