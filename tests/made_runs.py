@@ -50,6 +50,7 @@ def values(outputs: Path, model: str, seed: int, **sections: dict[str, Any]) -> 
         "encoder": {"name": "bernoulli", "steps": 12, "frozen": False, "attenuation": 1.0},
         "model": {"name": model, "network": "8", "v_th": [1.0]},
         "train": {"epochs": 2, "batch_size": 16, "lr": 0.02},
+        "checkpoint": {"every_minutes": None},
         "hardware": {"device": "cpu", "threads": 1, "kernels": "reference"},
         "tracking": {"kind": "mlflow", "uri": None, "experiment": "snnrun", "run_name": None, "system_metrics": False},
     }

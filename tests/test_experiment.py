@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from snnrun import build, experiment, products
+from snnrun import atomic, build, experiment
 from snnrun.encoders.rate import Poisson
 from snnrun.errors import SnnrunError, UsageError
 
@@ -28,6 +28,7 @@ def values(model: str = "strsbp", kernels: str = "reference", **train: Any) -> d
         "encoder": {"name": "poisson", "steps": 60, "frozen": False, "attenuation": 2.0},
         "model": MODELS[model],
         "train": {"epochs": 2, "batch_size": 16, "lr": 0.02} | train,
+        "checkpoint": {"every_minutes": None},
         "hardware": {"device": "cpu", "threads": 1, "kernels": kernels},
         "tracking": {
             "kind": "none",
@@ -62,6 +63,9 @@ def test_a_run_leaves_its_files_and_the_backends_agree(model: str, tmp_path: Pat
             "cost.png",
             "rates.png",
             "weights.png",
+            "state.safetensors",
+            "tags.json",
+            ".running",
         }
         weights = load_file(folder / "last.safetensors")
         assert weights["layers.1.recurrent_weight"].shape == (9, 9)
@@ -80,8 +84,11 @@ def test_a_full_disk_is_told_with_the_remedy_and_the_accuracies_are_said(
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(products, "save_file", full)
-    with pytest.raises(SnnrunError, match=r"No space left on device.*outputs=FOLDER"):
-        experiment.run(values(epochs=1), tmp_path, command=["test"])
-    assert "test, last epoch" in capsys.readouterr().out
+    with monkeypatch.context() as patch:
+        patch.setattr(atomic, "write", full)
+        with pytest.raises(SnnrunError, match=r"No space left on device.*snnrun resume"):
+            experiment.run(values(epochs=1), tmp_path, command=["test"])
+    said = capsys.readouterr()
+    assert "test, last epoch" in said.out
+    assert "the next checkpoint is tried again" in said.out + said.err
     assert "test/accuracy" in (tmp_path / "metrics.jsonl").read_text()

@@ -126,7 +126,7 @@ def test_metrics_wait_for_one_another_but_not_in_the_file(
 def test_a_store_that_fails_midway_costs_one_warning(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracking, "FLUSH_SECONDS", 0.0)
+    monkeypatch.setattr(mlflow_run, "FLUSH_SECONDS", 0.0)
     warnings: list[str] = []
     tracker = store.open(tmp_path, warn=warnings.append)
     calls = []
@@ -143,7 +143,7 @@ def test_a_store_that_fails_midway_costs_one_warning(
         for epoch in range(1, 6):
             tracker.metrics({"train/loss": float(epoch)}, epoch)
         tracker.artifact(tmp_path / "metrics.jsonl")
-    assert len(calls) == tracking.FAILURES  # a dead server is not asked at every epoch
+    assert len(calls) == 1  # a dead server is not asked at every epoch
     (warning,) = warnings
     assert "disk full)" in warning
     assert str(tmp_path) in warning

@@ -33,6 +33,7 @@ def values(rule: str) -> dict[str, Any]:
         "encoder": {"name": "poisson", "steps": 60, "frozen": False, "attenuation": 2.0},
         "model": MODELS[rule],
         "train": {"epochs": 2, "batch_size": 16, "lr": 0.01},
+        "checkpoint": {"every_minutes": None},
         "hardware": {"device": "cpu", "threads": 1, "kernels": "reference"},
         "tracking": {"kind": "none", "uri": None, "experiment": "snnrun", "run_name": None, "system_metrics": False},
     }

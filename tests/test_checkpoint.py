@@ -1,0 +1,210 @@
+"""Snapshots: a training that goes on from one is the training that never stopped."""
+
+from __future__ import annotations
+
+import errno
+import json
+from typing import Any
+
+import pytest
+import torch
+from test_engine import CPU, RULES, Notes, toy
+
+from snnrun import atomic, checkpoint, encoders, engine
+from snnrun.engine import Options, Snapshot
+from snnrun.errors import SnnrunError, UsageError
+from snnrun.network import Network
+
+TOPOLOGIES = {"strsbp": "R10", "hm2bp": "9", "stbp": "R8"}
+
+
+class Collector:
+    """Keeps every snapshot as the bytes of its file."""
+
+    def __init__(self) -> None:
+        self.files: list[bytes] = []
+
+    def due(self) -> bool:
+        return True
+
+    def keep(self, snapshot: Snapshot) -> None:
+        self.files.append(checkpoint.encode(snapshot, {}))
+
+
+def train(rule: str, start: Snapshot | None = None, **options: Any) -> tuple[engine.Result, list[bytes]]:
+    dataset = toy()
+    frozen = options.pop("frozen", False)
+    encoder = encoders.build("bernoulli", seed=1, steps=12, frozen=frozen)
+    network = Network(RULES[rule], inputs=6, topology=TOPOLOGIES[rule], outputs=3, seed=1)
+    keeper = Collector()
+    result = engine.train(
+        network,
+        dataset,
+        encoder,
+        Options(**{"epochs": 3, "batch_size": 16, "lr": 0.02} | options),
+        seed=1,
+        device=CPU,
+        observer=Notes(),
+        keeper=keeper,
+        start=start,
+    )
+    return result, keeper.files
+
+
+def without_times(history: list[dict[str, float]]) -> list[dict[str, float]]:
+    return [
+        {key: value for key, value in metrics.items() if not key.startswith("time/") and key != "samples_per_s"}
+        for metrics in history
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rule", "options"),
+    [
+        ("strsbp", {"boosting": True, "shuffle": "transpositions"}),
+        ("strsbp", {"optimizer": "sgd", "momentum": 0.9, "lr": 0.001, "schedule": "inverse_sqrt_late"}),
+        ("hm2bp", {"clip_norm": 0.5, "frozen": True}),
+        ("stbp", {"boosting": True, "schedule": "step", "schedule_milestones": (1,)}),
+    ],
+)
+def test_going_on_from_any_snapshot_gives_the_same_bits(rule, options, tmp_path):
+    """Four batches and the epoch's end, three times over: fifteen snapshots, each of which is gone on from."""
+    whole, files = train(rule, **options)
+    assert len(files) == 15
+    for number, content in enumerate(files):
+        (tmp_path / checkpoint.FILE).write_bytes(content)
+        loaded = checkpoint.load(tmp_path)
+        assert loaded is not None
+        rest, later = train(rule, start=loaded[0], **options)
+        assert len(later) == len(files) - number - 1
+        assert without_times(rest.history) == without_times(whole.history)
+        assert rest.summary == whole.summary
+        assert (rest.confusion == whole.confusion).all()
+        for state, expected in ((rest.last_state, whole.last_state), (rest.best_state, whole.best_state)):
+            assert state is not None
+            assert expected is not None
+            assert all(torch.equal(state[key], expected[key]) for key in expected)
+
+
+def test_an_interrupt_in_the_middle_of_an_update_keeps_the_snapshot_before(monkeypatch):
+    """Half of what a step changes is changed: this is not a moment to go on from."""
+    dataset = toy()
+    network = Network(RULES["stbp"], inputs=6, topology="", outputs=3)
+    encoder = encoders.build("bernoulli", seed=0, steps=10)
+    keeper = Collector()
+    monkeypatch.setattr(Collector, "due", lambda _: False)
+    step = torch.optim.Adam.step
+
+    def interrupted(self: Any, *arguments: Any) -> Any:
+        step(self, *arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch.optim.Adam, "step", interrupted)
+    options = Options(epochs=2, batch_size=16)
+    result = engine.train(network, dataset, encoder, options, seed=0, device=CPU, observer=Notes(), keeper=keeper)
+    assert result.status == "interrupted"
+    assert keeper.files == []
+
+
+def test_an_interrupt_elsewhere_is_a_moment_to_go_on_from():
+    def stop(count: int) -> None:
+        if count == 2:
+            raise KeyboardInterrupt
+
+    network = Network(RULES["stbp"], inputs=6, topology="", outputs=3)
+    encoder = encoders.build("bernoulli", seed=0, steps=10)
+    keeper = Collector()
+    keeper.due = lambda: False  # type: ignore[method-assign]
+    options = Options(epochs=2, batch_size=16)
+    engine.train(network, toy(), encoder, options, seed=0, device=CPU, observer=Notes(stop), keeper=keeper)
+    (content,) = keeper.files
+    assert b'\\"samples\\": 32' in content
+
+
+# ---- the file -------------------------------------------------------------------------------------------------------
+
+
+def keep(folder, warn=lambda _: None, every=None):
+    snapshot = Snapshot({"order": torch.arange(3)}, {"history": []})
+    keeper = checkpoint.Keeper(folder, every, {"digest": "d"}, warn)
+    keeper.keep(snapshot)
+    return keeper
+
+
+def test_a_file_comes_back_as_it_was(tmp_path):
+    keep(tmp_path)
+    found = checkpoint.load(tmp_path)
+    assert found is not None
+    (tensors, facts), about = found
+    assert torch.equal(tensors["order"], torch.arange(3))
+    assert (facts, about) == ({"history": []}, {"digest": "d"})
+    assert [path.name for path in tmp_path.iterdir()] == [checkpoint.FILE]
+
+
+def test_no_file_is_no_checkpoint(tmp_path):
+    assert checkpoint.load(tmp_path) is None
+
+
+def test_how_often(tmp_path):
+    assert keep(tmp_path, every=0).due()
+    assert not keep(tmp_path, every=5).due()
+    assert not keep(tmp_path, every=None).due()
+
+
+@pytest.mark.parametrize("kind", ["cut", "empty", "text", "foreign", "version", "folder"])
+def test_a_damaged_file_is_one_message(kind, tmp_path):
+    keep(tmp_path)
+    path = tmp_path / checkpoint.FILE
+    content = path.read_bytes()
+    path.unlink()
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "foreign":
+        from safetensors.torch import save_file
+
+        save_file({"a": torch.zeros(1)}, path)
+    else:
+        newer = content.replace(b'\\"format\\": 1', b'\\"format\\": 9')
+        path.write_bytes({"cut": content[:-5], "empty": b"", "text": b"hello" * 9, "version": newer}[kind])
+    with pytest.raises(SnnrunError, match=r"state.safetensors: the checkpoint cannot be read .*starts the run"):
+        checkpoint.load(tmp_path)
+
+
+def test_the_snapshot_of_another_network_is_refused():
+    _, files = train("stbp")
+    header = json.loads(files[-1][8 : 8 + int.from_bytes(files[-1][:8], "little")])
+    facts = json.loads(header["__metadata__"]["snnrun"])["facts"]
+    with pytest.raises(SnnrunError, match="the checkpoint is of another training"):
+        train("strsbp", start=Snapshot({"network/layers.0.weight": torch.zeros(1)}, facts))
+
+
+def test_a_full_disk_keeps_the_file_before_and_warns_once(tmp_path, monkeypatch):
+    warnings: list[str] = []
+    keeper = keep(tmp_path, warnings.append)
+    before = (tmp_path / checkpoint.FILE).read_bytes()
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(atomic.os, "fsync", full)
+    for _ in range(2):
+        keeper.keep(Snapshot({"order": torch.arange(9)}, {}))
+    assert (tmp_path / checkpoint.FILE).read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == [checkpoint.FILE]
+    (warning,) = warnings
+    assert "No space left on device" in warning
+    assert keeper.fault
+    monkeypatch.undo()
+    keeper.keep(Snapshot({"order": torch.arange(9)}, {}))
+    assert not keeper.fault
+
+
+def test_one_process_at_a_time(tmp_path):
+    with (
+        checkpoint.alone(tmp_path),
+        pytest.raises(UsageError, match=r"process \d+ on .* is working on this run"),
+        checkpoint.alone(tmp_path),
+    ):
+        pass
+    with checkpoint.alone(tmp_path):
+        pass

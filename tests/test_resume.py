@@ -1,0 +1,449 @@
+"""`snnrun resume` and `snnrun runs import` as a user meets them: killed, refused, without room, without a server."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from made_runs import train, values
+from mlflow import MlflowClient
+
+from snnrun import checkpoint, cli, experiment, journal, mlflow_run, run_folder, tracking
+
+RUN = ["train", "data.limit=120", "model.network=R12", "encoder.steps=30", "train.epochs=4", "train.batch_size=16"]
+RUN += ["train.lr=0.02", "hardware.kernels=reference", "hardware.threads=1", "checkpoint.every_minutes=0"]
+KILLS = 20
+# Runs a command and kills itself at a call of a Python function once the training has begun: in the middle of an epoch,
+# of a checkpoint, of writing to MLflow. With 0 it says how many calls there are.
+DRIVER = """
+import os, signal, sys
+from snnrun import experiment
+from snnrun.cli import main
+
+left, training = int(sys.argv[1]), experiment._train
+
+def counted(*arguments):
+    calls = 0
+
+    def watch(frame, event, argument):
+        nonlocal calls
+        if event == "call":
+            calls += 1
+            if calls == left:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.setprofile(watch)
+    try:
+        return training(*arguments)
+    finally:
+        sys.setprofile(None)
+        print("calls:", calls)
+
+experiment._train = counted
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+def driven(left: int, arguments: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", DRIVER, str(left), *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def only_run(outputs: Path) -> run_folder.RunFolder:
+    (found,) = run_folder.folders(outputs)
+    return found
+
+
+def is_time(key: str) -> bool:
+    return key.startswith("time/") or key == "samples_per_s"
+
+
+def without_times(run_dir: Path) -> list[dict[str, Any]]:
+    return [
+        {key: value for key, value in entry.items() if not is_time(key) and key != "time"}
+        for entry in journal.read(run_dir)
+    ]
+
+
+def history_of(found: run_folder.RunFolder, uri: str) -> dict[str, list[tuple[int, float | None]]]:
+    """Step and value of each point that MLflow has; of times the step alone."""
+    client = MlflowClient(uri)
+    run = client.get_run(str(found.run_id))
+    return {
+        key: [(p.step, None if is_time(key) else p.value) for p in client.get_metric_history(run.info.run_id, key)]
+        for key in run.data.metrics
+    }
+
+
+@pytest.mark.slow
+def test_twenty_kills_change_nothing(tmp_path: Path) -> None:
+    whole = driven(0, [*RUN, "outputs=whole"], tmp_path)
+    assert whole.returncode == 0, whole.stderr
+    calls = int(whole.stdout.rpartition("calls:")[2])
+    generator, kills, runs = random.Random(0), 0, 0
+    reference = only_run(tmp_path / "whole")
+    while kills < KILLS:
+        outputs = tmp_path / f"killed{runs}"
+        runs += 1
+        arguments = [*RUN, f"outputs={outputs}"]
+        while True:
+            ended = driven(generator.randrange(1, calls // 8), arguments, tmp_path)
+            if ended.returncode == 0:
+                break
+            assert ended.returncode == -signal.SIGKILL, ended.stderr
+            kills += 1
+            arguments = ["resume", "last", "--outputs", str(outputs)]
+        found = only_run(outputs)
+        for name in ("last", "best"):
+            file = f"{name}.safetensors"
+            assert (found.path / file).read_bytes() == (reference.path / file).read_bytes()
+        assert without_times(found.path) == without_times(reference.path)
+        store = tracking.store_uri(outputs)
+        client = MlflowClient(store)
+        (run,) = client.search_runs([client.get_experiment_by_name("snnrun").experiment_id])
+        assert run.info.status == "FINISHED"
+        assert history_of(found, store) == history_of(reference, tracking.store_uri(tmp_path / "whole"))
+        assert len(client.list_artifacts(run.info.run_id, "weights")) == 2
+
+
+# ---- in one process -------------------------------------------------------------------------------------------------
+
+
+def stopped(outputs: Path, after: int = 1, **sections: dict[str, Any]) -> Path:
+    """The folder of a run that a kill has ended after so many epochs of two: nothing is closed, nothing is written."""
+
+    class Killed(BaseException):
+        pass
+
+    def kill(metrics: Any) -> None:
+        if metrics["epoch"] > after:
+            raise Killed
+
+    folder = outputs / "runs" / "r"
+    folder.mkdir(parents=True)
+    plain = values(outputs, "stbp", 0, **sections)
+    (folder / "config.yaml").write_text(yaml.safe_dump(plain), encoding="utf-8")
+    with pytest.raises(Killed):
+        experiment.run(plain, folder, command=["snnrun", "train"], on_epoch=kill)
+    return folder
+
+
+def resume(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    code = cli.main(["resume", *arguments])
+    said = capsys.readouterr()
+    return code, said.out, " ".join(said.err.split())
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> Path:
+    return train(tmp_path / "whole", "w", "stbp", 0)
+
+
+def test_a_run_goes_on_in_its_own_record(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = stopped(tmp_path / "o")
+    assert len(journal.read(folder)) == 3  # the second epoch was noted, then came the kill, before its checkpoint
+    code, out, err = resume(capsys, str(folder))
+    assert (code, err) == (0, "")
+    assert "Going on in epoch 2" in out
+    assert without_times(folder) == without_times(whole)
+    assert (folder / "last.safetensors").read_bytes() == (whole / "last.safetensors").read_bytes()
+    found = only_run(tmp_path / "o")
+    assert history_of(found, tracking.store_uri(tmp_path / "o")) == history_of(
+        only_run(tmp_path / "whole"), tracking.store_uri(tmp_path / "whole")
+    )
+    tags = MlflowClient(tracking.store_uri(tmp_path / "o")).get_run(str(found.run_id)).data.tags
+    assert tags["snnrun.command"] == "snnrun train"
+    assert tags["snnrun.resumed"].startswith("snnrun resume")
+
+
+def test_a_run_without_a_checkpoint_begins_again(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    folder = stopped(tmp_path / "o")
+    (folder / checkpoint.FILE).unlink()
+    (folder / tracking.RUN_ID_FILE).unlink()  # killed right after the run was made
+    assert resume(capsys, "r", "--outputs", str(tmp_path / "o"))[0] == 0
+    assert without_times(folder) == without_times(whole)
+    client = MlflowClient(tracking.store_uri(tmp_path / "o"))
+    (run,) = client.search_runs(["1"])
+    assert [p.step for p in client.get_metric_history(run.info.run_id, "train/loss")] == [1, 2]
+
+
+def test_a_kill_after_the_training_leaves_only_files_to_make(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(whole, tmp_path / "o" / "runs" / "r")
+    entries = (folder / journal.FILE).read_text().splitlines()
+    (folder / journal.FILE).write_text("\n".join(entries[:-1]) + '\n{"step": 2, "test/accu')
+    (folder / "last.safetensors").unlink()
+    code, out, _ = resume(capsys, str(folder), "tracking.kind=none")
+    assert code == 0
+    assert "Trained to its end" in out
+    assert (folder / "last.safetensors").exists()
+    assert without_times(folder) == without_times(whole)
+
+
+def test_a_finished_run_says_so_and_may_be_trained_longer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    steady = {"train": {"schedule": "constant"}}
+    long = train(tmp_path / "long", "w", "stbp", 0, train={"schedule": "constant", "epochs": 3})
+    folder = train(tmp_path / "o", "w", "stbp", 0, **steady)
+    capsys.readouterr()
+    code, _, err = resume(capsys, str(folder))
+    assert code == 2
+    assert "this run is finished, after 2 epochs" in err
+    assert resume(capsys, str(folder), "train.epochs=1")[2].endswith("less than the 2 epochs that are trained already.")
+    assert resume(capsys, str(folder), "train.epochs=3")[0] == 0
+    assert (folder / "last.safetensors").read_bytes() == (long / "last.safetensors").read_bytes()
+    assert without_times(folder) == without_times(long)
+    assert yaml.safe_load((folder / "config.yaml").read_text())["train"]["epochs"] == 3
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.lr=0.5", "this differs: train.lr: 0.02 -> 0.5"),
+        ("encoder.steps=9", "this differs: encoder.steps: 12 -> 9"),
+        ("train.epochs=9", "train.epochs: 2 -> 9: train.schedule=cosine takes the learning rate to 0"),
+        ("train.lrr=1", "train.lrr: no such key"),
+        ("train.epochs=x", "train.epochs: 'x' does not fit"),
+        ("hardware.threads=0", "hardware.threads: 0 is out of range"),
+        ("seed=3", "seed=3: no change that can be made here"),
+        ("nonsense", "nonsense: no change that can be made here"),
+    ],
+)
+def test_what_may_not_change_is_refused(
+    override: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "runs" / "r"
+    folder.mkdir(parents=True)
+    plain = values(tmp_path, "stbp", 0, train={"schedule": "cosine"}, encoder={"frozen": True})
+    (folder / "config.yaml").write_text(yaml.safe_dump(plain), encoding="utf-8")
+    code, _, err = resume(capsys, str(folder), override)
+    assert code == 2
+    assert message in err
+
+
+def test_an_edited_config_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = stopped(tmp_path)
+    plain = yaml.safe_load((folder / "config.yaml").read_text())
+    plain["train"]["lr"] = 1.0
+    (folder / "config.yaml").write_text(yaml.safe_dump(plain))
+    code, _, err = resume(capsys, str(folder))
+    assert code == 2
+    assert "train.lr: 0.02 -> 1.0" in err
+
+
+def test_other_data_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = stopped(tmp_path)
+    content = (folder / checkpoint.FILE).read_bytes()
+    digest = re.search(rb'\\"digest\\": \\"([0-9a-f]+)', content)
+    assert digest is not None
+    (folder / checkpoint.FILE).write_bytes(content.replace(digest[1], b"f" * len(digest[1])))
+    code, _, err = resume(capsys, str(folder))
+    assert code == 1
+    assert "no longer those that this run was trained on" in err
+
+
+def test_a_second_process_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = stopped(tmp_path)
+    with checkpoint.alone(folder):
+        code, _, err = resume(capsys, str(folder))
+        assert code == 2
+        assert "is working on this run" in err
+        assert cli.main(["runs", "import", str(folder)]) == 2
+
+
+@pytest.mark.parametrize("damage", ["cut", "config"])
+def test_a_damaged_run_is_one_message(damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = stopped(tmp_path)
+    path = folder / {"cut": checkpoint.FILE, "config": "config.yaml"}[damage]
+    path.write_bytes(path.read_bytes()[:40] + b"{")
+    code, _, err = resume(capsys, str(folder))
+    assert code == 1
+    assert err.startswith("snnrun: ")
+    assert str(path) in err
+
+
+def test_another_version_is_warned_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = stopped(tmp_path)
+    monkeypatch.setattr(tracking, "version", lambda: "9.9")
+    code, _, err = resume(capsys, str(folder), "hardware.threads=2")
+    assert code == 0
+    assert "this is 9.9: its numbers may differ" in err
+
+
+def test_a_run_is_imported_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = train(tmp_path, "w", "stbp", 0, tracking={"kind": "none"})
+    for _ in range(2):
+        assert cli.main(["runs", "import", str(folder), "--outputs", str(tmp_path)]) == 0
+    client = MlflowClient(tracking.store_uri(tmp_path))
+    (run,) = client.search_runs(["1"])
+    assert run.info.status == "FINISHED"
+    assert [p.step for p in client.get_metric_history(run.info.run_id, "train/loss")] == [1, 2]
+    assert run.data.params["train.lr"] == "0.02"
+    assert run.data.tags["data.origin"] == "recorded"
+    assert {item.path for item in client.list_artifacts(run.info.run_id)} >= {"weights", "figures", "metrics.jsonl"}
+
+
+# ---- a server that goes away ----------------------------------------------------------------------------------------
+
+
+class Server:
+    """A tracking server that can be stopped and started."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = int(probe.getsockname()[1])
+        self.uri, self.folder = f"http://127.0.0.1:{self.port}", folder
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
+        command += ["--backend-store-uri", f"sqlite:///{self.folder}/server.db", "--workers", "1"]
+        command += ["--artifacts-destination", str(self.folder / "artifacts")]
+        log = (self.folder / "server.log").open("ab")
+        self.process = subprocess.Popen(
+            command, stdout=log, stderr=log, cwd=self.folder, start_new_session=True,
+            env=os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"},
+        )  # fmt: skip
+        log.close()
+        for _ in range(600):
+            try:
+                with urllib.request.urlopen(f"{self.uri}/health", timeout=2):
+                    return
+            except OSError:
+                time.sleep(0.2)
+        raise AssertionError((self.folder / "server.log").read_text())
+
+    def stop(self) -> None:
+        if self.process is not None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    server = Server(tmp_path)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.mark.slow
+def test_a_server_that_comes_back_gets_every_point(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(mlflow_run, "FLUSH_SECONDS", 0.0)
+    monkeypatch.setattr(mlflow_run, "FIRST_PAUSE", 0.0)
+
+    def at(metrics: Any) -> None:
+        if metrics["epoch"] == 2:
+            server.stop()
+        elif metrics["epoch"] == 4:
+            server.start()
+
+    folder = tmp_path / "runs" / "r"
+    folder.mkdir(parents=True)
+    plain = values(tmp_path, "stbp", 0, train={"epochs": 5}, tracking={"uri": server.uri})
+    (folder / "config.yaml").write_text(yaml.safe_dump(plain), encoding="utf-8")
+    experiment.run(plain, folder, command=["snnrun", "train"], on_epoch=at)
+    assert "MLflow is tried again" in " ".join(capsys.readouterr().err.split())
+    client = MlflowClient(server.uri)
+    run = client.get_run(str(run_folder.RunFolder(folder).run_id))
+    assert run.info.status == "FINISHED"
+    for key in ("train/loss", "time/epoch_s"):
+        assert [p.step for p in client.get_metric_history(run.info.run_id, key)] == [1, 2, 3, 4, 5]
+    assert len(client.list_artifacts(run.info.run_id, "weights")) == 2
+
+
+@pytest.mark.slow
+def test_a_server_that_stays_away_loses_nothing(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def at(metrics: Any) -> None:
+        server.stop()
+
+    folder = tmp_path / "runs" / "r"
+    folder.mkdir(parents=True)
+    plain = values(tmp_path, "stbp", 0, tracking={"uri": server.uri})
+    (folder / "config.yaml").write_text(yaml.safe_dump(plain), encoding="utf-8")
+    result = experiment.run(plain, folder, command=["snnrun", "train"], on_epoch=at)
+    assert result.status == "finished"
+    assert f"snnrun runs import {folder}" in " ".join(capsys.readouterr().err.split())
+    server.start()
+    assert cli.main(["runs", "import", str(folder)]) == 0
+    client = MlflowClient(server.uri)
+    run = client.get_run(str(run_folder.RunFolder(folder).run_id))
+    assert run.info.status == "FINISHED"
+    assert [p.step for p in client.get_metric_history(run.info.run_id, "train/loss")] == [1, 2]
+    assert "test/accuracy_last" in run.data.metrics
+
+
+# ---- a disk without room --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_full_file_system_is_told_and_the_run_goes_on_after_space_is_made(
+    small_disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = values(small_disk, "stbp", 0, train={"epochs": 3}, tracking={"kind": "none"}, model={"network": "64"})
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    experiment.run(plain, whole, command=["test"])
+    capsys.readouterr()
+    ballast = small_disk / "ballast"
+
+    def fill(metrics: Any) -> None:
+        if metrics["epoch"] == 2:
+            room = os.statvfs(small_disk)
+            ballast.write_bytes(bytes(room.f_bavail * room.f_frsize - 4096))
+
+    folder = small_disk / "runs" / "r"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(plain), encoding="utf-8")
+    with pytest.raises(Exception, match=rf"No space left on device.*snnrun resume {folder}"):
+        experiment.run(plain, folder, command=["test"], on_epoch=fill)
+    said = capsys.readouterr()
+    assert "the next checkpoint is tried again" in " ".join((said.out + said.err).split())
+    ballast.unlink()
+    assert resume(capsys, str(folder))[0] == 0
+    assert (folder / "last.safetensors").read_bytes() == (whole / "last.safetensors").read_bytes()
+    assert without_times(folder) == without_times(whole)
+
+
+def test_the_journal_forgets_what_the_checkpoint_does_not_know(tmp_path: Path) -> None:
+    lines = [{"step": 0, "time/data_s": 1.0}, {"step": 1, "epoch": 1.0}, {"step": 2, "epoch": 2.0}]
+    lines += [{"step": 2, "test/accuracy_last": 0.5}]
+    (tmp_path / journal.FILE).write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 3, "ep')
+    journal.cut_back(tmp_path, [{"epoch": 1.0}])
+    assert journal.read(tmp_path) == lines[:2]
+    journal.cut_back(tmp_path, [{"epoch": 1.0}, {"epoch": 2.0}])
+    assert [{**entry, "time": 0} for entry in journal.read(tmp_path)] == [{**line, "time": 0} for line in lines[:3]]
