@@ -20,6 +20,7 @@ Item = TypeVar("Item")
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 VALUE_LENGTH = 6000  # MLflow's limit for the value of a parameter; a tag may be longer
+REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "BAD_REQUEST")
 BATCH = 100  # MLflow's limit for parameters and for tags in one request; metrics may be 1000
 FLUSH_SECONDS = 5.0  # a request costs about 20 ms however many points it carries
 FIRST_PAUSE, LONGEST_PAUSE = 2.0, 60.0  # seconds for which MLflow is left alone after a failure
@@ -64,6 +65,11 @@ def reason(error: Exception) -> str:
     """The first line of an error, short enough for a message."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0] if len(lines[0]) <= 160 else f"{lines[0][:157]}..."
+
+
+def is_refused(error: Exception) -> bool:
+    """Whether MLflow will not take this later either: a file that is gone, a value that it does not allow."""
+    return isinstance(error, FileNotFoundError) or getattr(error, "error_code", None) in REFUSALS
 
 
 class Mlflow:
@@ -161,7 +167,12 @@ class Mlflow:
             return
         try:
             while self._waiting:
-                self._waiting[0]()
+                try:
+                    self._waiting[0]()
+                except Exception as error:
+                    if not is_refused(error):
+                        raise
+                    self._warn(f"MLflow does not take a part of this run ({reason(error)}): it goes without")
                 del self._waiting[0]
             if points:
                 self._send_points()

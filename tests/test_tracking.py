@@ -8,7 +8,9 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snnrun import sweeps, tracking
+from snnrun import mlflow_run, sweeps, tracking
 from snnrun import ui as ui_module
 from snnrun.errors import SnnrunError, UsageError
 
@@ -129,30 +131,37 @@ def test_a_store_that_fails_midway_costs_one_warning(
     monkeypatch.setattr(mlflow_run, "FLUSH_SECONDS", 0.0)
     warnings: list[str] = []
     tracker = store.open(tmp_path, warn=warnings.append)
-    calls = []
+    calls, away = [], True
 
-    def broken(*args: object, **options: object) -> None:
+    def broken(real: Callable[..., object], *args: object, **options: object) -> None:
+        if not away:
+            real(*args, **options)
+            return
         calls.append(args)
         raise OSError("disk full\nand more")
 
-    with monkeypatch.context() as patch:
-        for method in ("log_batch", "log_artifact", "log_inputs"):
-            patch.setattr(tracker._client, method, broken)  # type: ignore[attr-defined]
-        tracker.params({"seed": 1})
-        tracker.dataset("digits", "d", {})
-        for epoch in range(1, 6):
-            tracker.metrics({"train/loss": float(epoch)}, epoch)
-        tracker.artifact(tmp_path / "metrics.jsonl")
+    for method in ("log_batch", "log_artifact", "log_inputs"):
+        real = getattr(tracker._client, method)  # type: ignore[attr-defined]
+        monkeypatch.setattr(tracker._client, method, partial(broken, real))  # type: ignore[attr-defined]
+    tracker.params({"seed": 1})
+    tracker.dataset("digits", "d", {})
+    for epoch in range(1, 6):
+        tracker.metrics({"train/loss": float(epoch)}, epoch)
+    tracker.artifact(tmp_path / "metrics.jsonl")
+    tracker.artifact(tmp_path / "gone.png")
     assert len(calls) == 1  # a dead server is not asked at every epoch
     (warning,) = warnings
     assert "disk full)" in warning
     assert str(tmp_path) in warning
     assert [line["train/loss"] for line in lines(tmp_path)] == [1, 2, 3, 4, 5]
 
-    tracker.finish("FINISHED")  # the store answers again: what was kept is sent
+    away = False
+    tracker.finish("FINISHED")  # the store answers again: what was kept is sent, but for a file that is no more
     assert len(store.client.get_metric_history(tracker.run_id, "train/loss")) == 5
     assert store.client.get_run(tracker.run_id).info.status == "FINISHED"
-    assert len(warnings) == 1
+    assert len(warnings) == 2
+    assert "gone.png" in warnings[1]
+    assert store.client.get_run(tracker.run_id).data.params == {"seed": "1"}
 
 
 def test_numbers_that_are_none(store: Store, tmp_path: Path) -> None:
