@@ -117,14 +117,9 @@ def pool_forward(
 
 
 def conv_activation(rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, weight: Tensor, window: Window) -> Tensor:
-    """Total post-synaptic potential a_i = sum_j w_ij e_ij over each neuron's window, (B, N)."""
+    """Total post-synaptic potential a_i = sum_j w_ij e_ij over each neuron's window, (B, N); of a pool, too."""
     driven = drive(unpack(spikes_in, window.inputs, weight.dtype), weight, window)
     return (readout(rule, spikes, window.neurons, lif, weight.dtype) * driven).sum(dim=1)
-
-
-def pool_activation(rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, like: Tensor, window: Window) -> Tensor:
-    """Total post-synaptic potential sum_j e_ij of a pool's neurons, (B, N), of the type of `like`. In no backend."""
-    return conv_activation(rule, lif, spikes_in, spikes, pool_weight(window, like), window)
 
 
 def conv_backward(
