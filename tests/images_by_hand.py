@@ -106,7 +106,15 @@ def train_of(spikes: np.ndarray, neuron: tuple[int, int, int]) -> np.ndarray:
 
 
 def hm2bp_convolution(
-    spikes_in: np.ndarray, spikes: np.ndarray, weight: np.ndarray, error: np.ndarray, window: Window, lif: Lif
+    spikes_in: np.ndarray,
+    spikes: np.ndarray,
+    weight: np.ndarray,
+    error: np.ndarray,
+    window: Window,
+    lif: Lif,
+    *,
+    silent_ratio: float = 1.0,
+    with_sigma: bool = True,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Gradient of the weights and error below of one sample; `error` (kernels, rows, columns) is dE/dn."""
     gradient, below = np.zeros(weight.shape), np.zeros(spikes_in.shape[1:])
@@ -119,9 +127,9 @@ def hm2bp_convolution(
             m = int(train.sum())
             effect = 0.0 if m == 0 else 0.1 if n == 0 else closed_effect(train, post, lif)
             sigma += weight[index] * (effect / n if n else 0.5)
-            seen.append((pre, index, effect, effect / m if n and m else 1.0))
+            seen.append((pre, index, effect, effect / m if n and m else silent_ratio))
         for pre, index, effect, ratio in seen:
-            gradient[index] += delta * effect * (1 + sigma / lif.v_th)
+            gradient[index] += delta * effect * (1 + sigma / lif.v_th * with_sigma)
             below[pre] += delta * weight[index] * ratio
     return gradient, below
 
