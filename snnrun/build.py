@@ -64,6 +64,7 @@ def network(values: Mapping[str, Any], dataset: Task) -> Network:
         topology=values["model"]["network"],
         outputs=len(dataset.classes),
         seed=values["seed"],
+        image=dataset.image,
     )
 
 
