@@ -42,7 +42,7 @@ MAY_IMPORT = {
     "sweeps": {"tracking"},
     "build": {"data", "description", "encoders", "network", "recordings", "rules"},
     "firing": {"batches", "data", "encoders", "engine", "kernels", "network"},
-    "cost": {"firing", "network", "rules"},
+    "cost": {"firing", "kernels", "network", "rules"},
     "description": set(),
     "trained": {"build", "description", "kernels", "network"},
     "samples": {"build", "data", "description", "encoders"},
@@ -52,7 +52,7 @@ MAY_IMPORT = {
     },
     "predict": {"hardware", "kernels", "report", "run_folder", "samples", "trained"},
     "nir_graph": {"description", "kernels", "network", "rules"},
-    "nir_check": {"kernels", "network"},
+    "nir_check": {"kernels", "network", "nir_graph"},
     "export": {
         *("build", "firing", "hardware", "kernels", "network", "nir_check", "nir_graph", "run_folder", "trained"),
     },
