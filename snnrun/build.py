@@ -54,6 +54,10 @@ class Task(Protocol):
     def classes(self) -> Sequence[str]:
         """Name of each class."""
 
+    @property
+    def image(self) -> tuple[int, int, int] | None:
+        """Channels, rows and columns of the input; None if it is no image."""
+
 
 def network(values: Mapping[str, Any], dataset: Task) -> Network:
     """The network of the config, sized for the corpus."""
@@ -64,6 +68,7 @@ def network(values: Mapping[str, Any], dataset: Task) -> Network:
         topology=values["model"]["network"],
         outputs=len(dataset.classes),
         seed=values["seed"],
+        image=dataset.image,
     )
 
 
@@ -83,4 +88,5 @@ def describe(network: Network, dataset: data.Dataset, encoder: encoders.Encoder)
         classes=dataset.classes,
         steps=encoder.steps or dataset.steps,
         layers=layers,
+        image=dataset.image,
     )

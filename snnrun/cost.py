@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from snnrun.firing import Firing
+from snnrun.kernels import reference
 from snnrun.network import Layer, Network
 from snnrun.rules import Rule
 
@@ -35,18 +36,38 @@ class FanOut:
 
 
 def fan_out(layer: Layer, rule: Rule) -> FanOut:
-    """Synapses of a dense or recurrent layer by their pre-neuron, the fixed inhibition of an output layer included."""
-    neurons, inputs = layer.weight.shape
+    """Synapses of a layer by their pre-neuron, the fixed inhibition of an output layer included.
+
+    Of a convolution or a spiking pool those of the windows that see the pre-neuron. An average pool is no layer: a
+    spike goes through it to the synapses of the layer behind, unless it lies beyond the last whole square.
+    """
+    weight, kind = layer.weight, layer.kind
+    if kind.window is not None:
+        window = kind.window
+        seen = reference.drive_by_input(torch.ones(1, window.neurons), torch.ones(weight.shape), window)[0]
+        return FanOut((seen * window.pool**2).round().long())
+    neurons, inputs = weight.shape
     recurrent = None if layer.recurrent_mask is None else layer.recurrent_mask.sum(dim=0)
-    if layer.kind.output and getattr(rule, "lateral", False):
+    if kind.output and getattr(rule, "lateral", False):
         recurrent = torch.full((neurons,), neurons - 1)
+    if kind.average is not None:
+        seen = reference.drive_by_input(
+            torch.ones(1, kind.average.neurons), reference.pool_weight(kind.average, torch.ones(())), kind.average
+        )[0]
+        return FanOut(neurons * seen.round().long(), recurrent)
     return FanOut(torch.full((inputs,), neurons), recurrent)
 
 
 def dense_operations(layer: Layer) -> int:
-    """Multiply-accumulates of one pass of a dense layer of this shape; a recurrent one has the whole N x N besides."""
-    neurons, inputs = layer.weight.shape
-    return int(neurons * inputs + (0 if layer.recurrent_weight is None else neurons**2))
+    """Multiply-accumulates of one pass of a layer of this shape with real-valued activities.
+
+    A recurrent one has the whole N x N besides, a convolution its window for each of its neurons; a pool only adds.
+    """
+    if layer.kind.pool:
+        return 0
+    if layer.kind.window is not None:
+        return int(layer.kind.window.neurons * layer.weight[0].numel())
+    return int(layer.weight.numel() + (0 if layer.recurrent_weight is None else len(layer.weight) ** 2))
 
 
 @dataclass(frozen=True)

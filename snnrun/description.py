@@ -22,6 +22,7 @@ class Description:
     Attributes:
         data: Name of the corpus.
         origin, digest, kind, shape, classes: See `data.Dataset`; the shape is that of what the encoder gets.
+        image: Channels, rows and columns of the input; None if it is no image.
         steps: T of the spike trains that it was trained on.
         layers: Inputs and neurons of each layer, and whether it is recurrent.
     """
@@ -34,6 +35,7 @@ class Description:
     classes: tuple[str, ...]
     steps: int
     layers: dict[str, dict[str, Any]]
+    image: tuple[int, int, int] | None = None
 
     @property
     def channels(self) -> int:
@@ -70,10 +72,12 @@ def load(folder: Path) -> Description | None:
 def _parse(content: Mapping[str, Any]) -> Description:
     if content["format"] != FORMAT:
         raise ValueError(f"format {content['format']}, and this version reads {FORMAT}")
+    image = content.get("image")
     return Description(
         **{key: str(content[key]) for key in ("data", "origin", "digest", "kind")},
         shape=tuple(int(size) for size in content["shape"]),
         classes=tuple(str(name) for name in content["classes"]),
         steps=int(content["steps"]),
         layers={str(name): dict(layer) for name, layer in content["layers"].items()},
+        image=None if image is None else (int(image[0]), int(image[1]), int(image[2])),
     )

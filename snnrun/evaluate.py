@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from snnrun.cost import Cost
 from snnrun.errors import SnnrunError, UsageError
-from snnrun.firing import Firing
-from snnrun.trained import Trained
+
+if TYPE_CHECKING:
+    from snnrun.cost import Cost
+    from snnrun.firing import Firing
+    from snnrun.trained import Trained
 
 SPLITS = ("test", "validation", "train")
 # Under which name a run records the accuracy of these weights on this split.
@@ -74,7 +77,7 @@ class Evaluation:
 
 def main(arguments: list[str]) -> int:
     """Run the command; returns the exit code."""
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_intermixed_args(arguments)
     from snnrun import config_overrides, run_folder
 
     run = run_folder.find(options.run, options.outputs)
@@ -163,8 +166,6 @@ def write(evaluation: Evaluation, folder: Path) -> None:
 
 def _compare_with_record(evaluation: Evaluation) -> None:
     """Warn on the standard error where the run recorded another accuracy."""
-    import sys
-
     key = RECORDED.get((evaluation.trained.weights, evaluation.split))
     said = _recorded(evaluation.trained.folder / "metrics.jsonl", key) if key else None
     if said is not None and abs(said - evaluation.accuracy) > 1e-9:

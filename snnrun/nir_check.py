@@ -19,6 +19,7 @@ from torch import Tensor
 from snnrun import kernels
 from snnrun.errors import SnnrunError
 from snnrun.network import Network
+from snnrun.nir_graph import input_shape
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ def check(network: Network, path: Path, bits: Tensor, labels: Tensor, *, dt: flo
     seen = ours.shape[1] - delay
     if seen > 0:
         inputs = kernels.unpack(bits, network.inputs, torch.float32)
+        inputs = inputs.reshape(*inputs.shape[:2], *input_shape(network))
         theirs[:, delay:] = _run(_load(path, dt), inputs[:, :seen]).to(ours.dtype)
     return compare(ours, theirs, labels)
 

@@ -12,6 +12,8 @@ spike-train rules is such a loop. Their feed-forward synapses wait one step too,
 graph fires k steps earlier than ours and the same otherwise, so a reader that runs T - L steps (L layers) gives every
 output spike of our T steps. NIR fires above the threshold, STBP at it too: its threshold is the next smaller float32.
 
+Convolutions are `Conv2d`, spiking pools `SumPool2d` with neurons behind it, STBP's averages `AvgPool2d`.
+
 What NIR has no word for is refused by the name of its key, unless the caller allows it to be left out.
 """
 
@@ -27,6 +29,7 @@ from torch import Tensor
 
 from snnrun.description import Description
 from snnrun.errors import SnnrunError, UsageError
+from snnrun.kernels import Window
 from snnrun.kernels.neuron import THRESHOLD_SLACK
 from snnrun.network import Layer, Network
 from snnrun.rules import StbpRule
@@ -57,16 +60,18 @@ def graph(
     except ImportError:
         raise SnnrunError("NIR graphs are written by the package nir: pip install 'snnrun[export]'") from None
     warnings = _losses(network, allow)
-    nodes: dict[str, Any] = {"input": nir.Input(input_type={"input": np.array([network.inputs])})}
+    shape = input_shape(network)
+    nodes: dict[str, Any] = {"input": nir.Input(input_type={"input": np.array(shape)})}
     edges, before = [], "input"
     for name, layer in zip(network.layer_names, network.layers, strict=True):
-        synapses, recurrent, neurons = _layer(nir, name, layer, network, dt)
-        nodes |= {f"{name}.w": synapses, f"{name}.lif": neurons}
-        edges += [(before, f"{name}.w"), (f"{name}.w", f"{name}.lif")]
+        chain, recurrent, shape = _layer(nir, name, layer, network, dt, shape)
+        for part, node in chain.items():
+            nodes[f"{name}.{part}"] = node
+            edges.append((before, f"{name}.{part}"))
+            before = f"{name}.{part}"
         if recurrent is not None:
             nodes[f"{name}.rec"] = recurrent
             edges += [(f"{name}.lif", f"{name}.rec"), (f"{name}.rec", f"{name}.lif")]
-        before = f"{name}.lif"
     nodes["output"] = nir.Output(output_type={"output": np.array([network.sizes[-1]])})
     edges.append((before, "output"))
     return nir.NIRGraph(nodes=nodes, edges=edges, metadata=_metadata(network, description, dt, warnings)), warnings
@@ -104,44 +109,101 @@ def _metadata(network: Network, description: Description, dt: float, warnings: l
     }
 
 
-def _layer(nir: Any, name: str, layer: object, network: Network, dt: float) -> tuple[Any, Any, Any]:
-    """Synapses, recurrent synapses or None, and neurons of one layer.
+def input_shape(network: Network) -> tuple[int, ...]:
+    """Of the graph's input: (channels, rows, columns) if the first layer looks at an image, else (inputs,)."""
+    first = network.layers[0]
+    looks = isinstance(first, Layer) and (first.kind.window or first.kind.average)
+    return network.image if looks and network.image is not None else (network.inputs,)
 
-    Convolutions (`Conv2d`), sums and means over windows (`SumPool2d`, `AvgPool2d`) have their place here.
+
+def _layer(
+    nir: Any, name: str, layer: object, network: Network, dt: float, shape: tuple[int, ...]
+) -> tuple[dict[str, Any], Any, tuple[int, ...]]:
+    """The chain of nodes of one layer, its recurrent synapses or None, and the shape of its neurons.
+
+    `shape` is that of what comes in. Convolutions and spiking pools keep images; the first dense layer flattens them.
     """
-    weight = getattr(layer, "weight", None)
-    if not isinstance(layer, Layer) or weight is None or weight.dim() != 2:
-        raise UsageError(f"layer {name}: only dense and recurrent layers are mapped to NIR. Use --format safetensors.")
-    rule, size = network.rule, len(weight)
-    recurrent: Tensor | None = layer.recurrent_weight
-    if isinstance(rule, SpikeTrainRule):
-        if layer.kind.output and rule.lateral:
-            recurrent = rule.inhibition(weight.detach()).dense(size)
-        neurons = _cuba_lif(nir, rule, rule.threshold(layer.kind), size, dt)
-        scale = 1.0 / rule.tau_s
-    elif isinstance(rule, StbpRule):
-        neurons, scale = _lif(nir, rule, rule.threshold(layer.kind), size, dt), 1.0
-    else:
+    rule = network.rule
+    if not isinstance(layer, Layer):
+        raise UsageError(f"layer {name}: it is not mapped to NIR. Use --format safetensors.")
+    if not isinstance(rule, SpikeTrainRule | StbpRule):
         raise UsageError(f"The neurons of {type(rule).__name__} are not mapped to NIR. Use --format safetensors.")
-    loop = None if recurrent is None else nir.Linear(weight=_array(recurrent, scale))
+    # A pool's sum is no product with weights, so its threshold is scaled in their place.
+    scale = 1.0 / rule.tau_s if isinstance(rule, SpikeTrainRule) and not layer.kind.pool else 1.0
+    window, chain = layer.kind.window, {}
+    if window is not None:
+        chain = _windowed(nir, layer, window, scale)
+        shape = (window.kernels, window.out_rows, window.out_columns)
+    else:
+        average = layer.kind.average
+        if average is not None:
+            chain["average"] = _pool(nir.AvgPool2d, average)
+            shape = (average.channels, average.out_rows, average.out_columns)
+        if len(shape) == 3:
+            chain["flatten"] = nir.Flatten(input_type={"input": np.array(shape)}, start_dim=0, end_dim=2)
+        chain["w"] = _dense(nir, layer, scale)
+        shape = (len(layer.weight),)
+    chain["lif"] = _neurons(nir, rule, layer, shape, dt)
+    recurrent: Tensor | None = layer.recurrent_weight
+    if layer.kind.output and isinstance(rule, SpikeTrainRule) and rule.lateral:
+        recurrent = rule.inhibition(layer.weight.detach()).dense(len(layer.weight))
+    return chain, None if recurrent is None else nir.Linear(weight=_array(recurrent, scale)), shape
+
+
+def _dense(nir: Any, layer: Layer, scale: float) -> Any:
     if layer.bias is None:
-        return nir.Linear(weight=_array(weight, scale)), loop, neurons
-    return nir.Affine(weight=_array(weight, scale), bias=_array(layer.bias)), loop, neurons
+        return nir.Linear(weight=_array(layer.weight, scale))
+    return nir.Affine(weight=_array(layer.weight, scale), bias=_array(layer.bias))
 
 
-def _cuba_lif(nir: Any, rule: SpikeTrainRule, v_th: float, size: int, dt: float) -> Any:
+def _windowed(nir: Any, layer: Layer, window: Window, scale: float) -> dict[str, Any]:
+    """Synapses of a convolution, after the average that STBP takes first, or of a spiking pool, all 1."""
+    if layer.kind.pool:
+        return {"w": _pool(nir.SumPool2d, window)}
+    side = window.pool
+    squares = Window(window.channels, window.rows, window.columns, window.channels, side, side, stride=side)
+    average = {"average": _pool(nir.AvgPool2d, squares)} if side > 1 else {}
+    convolution = nir.Conv2d(
+        input_shape=(window.rows // side, window.columns // side),
+        weight=_array(layer.weight, scale),
+        stride=(window.stride, window.stride),
+        padding=(window.padding, window.padding),
+        dilation=(1, 1),
+        groups=1,
+        bias=np.zeros(window.kernels, np.float32) if layer.bias is None else _array(layer.bias),
+    )
+    return average | {"w": convolution}
+
+
+def _pool(node: Any, window: Window) -> Any:
+    return node(
+        kernel_size=np.array([window.height, window.width]),
+        stride=np.array([window.stride, window.stride]),
+        padding=np.array([window.padding, window.padding]),
+    )
+
+
+def _neurons(nir: Any, rule: SpikeTrainRule | StbpRule, layer: Layer, shape: tuple[int, ...], dt: float) -> Any:
+    v_th = rule.threshold(layer.kind)
+    if isinstance(rule, StbpRule):
+        return _lif(nir, rule, v_th, shape, dt)
+    slack = 0.0 if layer.kind.window is not None and not layer.kind.pool else THRESHOLD_SLACK
+    return _cuba_lif(nir, rule, (v_th - slack) * (rule.tau_s if layer.kind.pool else 1.0), shape, dt)
+
+
+def _cuba_lif(nir: Any, rule: SpikeTrainRule, v_th: float, size: tuple[int, ...], dt: float) -> Any:
     return nir.CubaLIF(
         tau_syn=np.full(size, dt * rule.tau_s),
         tau_mem=np.full(size, dt * rule.tau_m),
         r=np.full(size, rule.tau_m),
         w_in=np.full(size, rule.tau_s),
         v_leak=np.zeros(size),
-        v_threshold=np.full(size, v_th - THRESHOLD_SLACK, np.float32),
+        v_threshold=np.full(size, v_th, np.float32),
         v_reset=np.zeros(size, np.float32),
     )
 
 
-def _lif(nir: Any, rule: StbpRule, v_th: float, size: int, dt: float) -> Any:
+def _lif(nir: Any, rule: StbpRule, v_th: float, size: tuple[int, ...], dt: float) -> Any:
     steps = 1.0 / (1.0 - rule.decay)
     threshold = np.float32(v_th)
     if not rule.strict_threshold:

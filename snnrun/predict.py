@@ -62,7 +62,7 @@ class Prediction:
 
 def main(arguments: list[str]) -> int:
     """Run the command; returns the exit code."""
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_intermixed_args(arguments)
     if options.raster is not None and (len(options.sources) > 1 or options.raster.suffix.lower() not in FIGURES):
         raise UsageError(f"--raster {options.raster}: one file ending in {', '.join(FIGURES)}, for one sample.")
     if options.layers and options.raster is None:

@@ -108,10 +108,10 @@ class Reader:
         return Sample(spikes[None], notes=silent)
 
     def _image(self, path: Path, encoder: encoders.Encoder) -> Sample:
-        pixels = image(path, self.about.shape)
+        pixels = image(path, self.about.image or self.about.shape)
         pixels = 255 - pixels if self.invert else pixels
         notes = []
-        if pixels.mean() > _BRIGHT and len(self.about.shape) == 2:
+        if pixels.mean() > _BRIGHT and (self.about.image or (1,))[0] == 1:
             notes.append("most of it is bright; is it dark on bright, where the corpus is bright on dark? Try --invert")
         spikes = encoder.encode(pixels.reshape(1, -1), np.zeros(1, np.int64), 0)
         return Sample(spikes, notes=tuple(notes))

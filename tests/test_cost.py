@@ -11,9 +11,10 @@ import torch
 from snnrun import cost, firing
 from snnrun.data import Split
 from snnrun.encoders import Stored
-from snnrun.kernels import pack, unpack
+from snnrun.kernels import pack, reference, unpack
 from snnrun.network import Network
 from snnrun.rules import Hm2Bp, StbpRule, StRsbp
+from snnrun.rules.stbp import spread
 
 SAMPLES, STEPS, INPUTS = 70, 30, 9  # more than one batch of an evaluation
 
@@ -117,3 +118,28 @@ def test_what_is_said_and_recorded() -> None:
     )
     assert spent.metrics()["cost/spikes_output"] == 2.0
     assert spent.as_dict()["layers"]["output"]["operations"] == 2e6
+
+
+@pytest.mark.parametrize("rule", ["strsbp", "stbp"])
+@pytest.mark.parametrize("topology", ["2C3p1-P2-3C2", "3C2s2-4", "P2-4", "P2-2C2"])
+def test_synapses_of_windows_are_those_that_carry_a_spike(rule: str, topology: str) -> None:
+    """A spike of one input reaches the neurons whose drive it changes; averages are looked through."""
+    rules: dict[str, Any] = {"strsbp": StRsbp(v_th=[0.3]), "stbp": StbpRule(v_th=[0.3], bias=False)}
+    net = Network(rules[rule], inputs=25, topology=topology, outputs=3, seed=1, image=(1, 5, 5))
+    sizes = [net.inputs, *net.sizes]
+    for number, layer in enumerate(net.layers):
+        window = layer.kind.window
+        found = cost.fan_out(layer, net.rule).forward
+        assert len(found) == sizes[number]
+        reached = torch.zeros(sizes[number])
+        one = torch.eye(sizes[number])
+        if window is not None:
+            reached = (reference.drive(one, layer.weight.detach(), window) != 0).sum(dim=1)
+            macs = window.neurons * window.height * window.width * (1 if layer.kind.pool else window.channels)
+        else:
+            weight = layer.weight.detach()
+            whole = weight if layer.kind.average is None else spread(weight, layer.kind.average)
+            reached = (one @ whole.T != 0).sum(dim=1)
+            macs = weight.numel()
+        assert found.tolist() == reached.tolist()
+        assert cost.dense_operations(layer) == (0 if layer.kind.pool else macs)

@@ -19,7 +19,7 @@ from snnrun import cli, export, kernels, nir_check, nir_graph, run_folder, train
 from snnrun.description import Description
 from snnrun.errors import SnnrunError, UsageError
 from snnrun.network import Network
-from snnrun.rules import Hm2Bp, StbpRule, StRsbp
+from snnrun.rules import Hm2Bp, Rule, StbpRule, StRsbp
 
 nir = pytest.importorskip("nir")
 Runs = Callable[[str], Path]
@@ -120,9 +120,24 @@ def test_what_nir_cannot_express_is_refused_by_name_or_left_out_with_a_warning()
 
 def test_a_layer_that_is_not_mapped_is_refused_by_its_name() -> None:
     network = Network(StbpRule(v_th=[0.5]), inputs=20, topology="6", outputs=3)
-    network.layers[0].weight = torch.nn.Parameter(torch.zeros(6, 1, 3, 3))
-    with pytest.raises(UsageError, match="layer hidden1: only dense and recurrent layers are mapped to NIR"):
+    network.layers[0] = torch.nn.Identity()
+    with pytest.raises(UsageError, match="layer hidden1: it is not mapped to NIR"):
         nir_graph.graph(network, ABOUT, dt=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("topology", ["4C3p1-P2-6C3-20", "4C3-P2-R10", "P2-10", "5C2s2"])
+@pytest.mark.parametrize("rule", [StbpRule(v_th=[0.3]), StRsbp(v_th=[2.0], t_ref=0, tau_s=5.0)], ids=["stbp", "strsbp"])
+def test_convolutions_and_pools_fire_the_same_in_spikingjelly(rule: Rule, topology: str, tmp_path: Path) -> None:
+    pytest.importorskip("spikingjelly.activation_based.nir_exchange")
+    network = Network(rule, inputs=81, topology=topology, outputs=3, seed=1, image=(1, 9, 9))
+    nir.write(str(tmp_path / "n.nir"), nir_graph.graph(network, ABOUT, dt=1e-3)[0])
+    bits = kernels.pack(spikes_of(81, steps=60))
+    delay = nir_graph.delay(network)
+    found = nir_check.check(network, tmp_path / "n.nir", bits, torch.zeros(16), dt=1e-3, delay=delay)
+    assert found.spikes > 10
+    assert found.same_spikes > 0.99
+    assert found.same_counts > 0.99
 
 
 def test_agreement_is_counted() -> None:

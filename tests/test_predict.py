@@ -272,3 +272,10 @@ def test_the_layers_of_one_sample(run: Path) -> None:
     layers = trained.rasters(own.network, bits.numpy(), torch.device("cpu"))
     assert [spikes.shape for spikes in layers.values()] == [(60, 64), (60, 30), (60, 12), (60, 10)]
     assert (layers["output"].sum(axis=0) == own.network(bits).output.counts[0].numpy()).all()
+
+
+def test_options_may_stand_between_files(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["predict", str(run), "test:0", "--top", "1", "test:1"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 4
+    assert cli.main(["evaluate", str(run), "--split", "validation", "encoder.steps=20"]) == 0
+    assert "digits, validation: " in capsys.readouterr().out
