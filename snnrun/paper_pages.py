@@ -12,7 +12,7 @@ from pathlib import Path
 from string import Template
 from urllib.parse import quote
 
-from snnrun.paper_report import SHOWN, Entry, Ours, Part
+from snnrun.paper_report import NAMES, SHOWN, Entry, Ours, Part
 from snnrun.published import Published
 from snnrun.runs import Run
 
@@ -102,7 +102,7 @@ def remarks(part: Part) -> list[str]:
         if any(ours.validation is None for ours in entry.ours):
             told.append(f"{entry.name}: without validation samples no epoch could be chosen; read the last epoch.")
     if part.others:
-        rows = "; ".join(f"{row.rule} {row.network} {row.best:.2f} % ({row.source})" for row in part.others)
+        rows = "; ".join(f"{NAMES[row.rule]}, {row.network} {row.best:.2f} % ({row.source})" for row in part.others)
         told.append(f"Published for this corpus, with no run of ours beside it: {rows}.")
     return told
 
