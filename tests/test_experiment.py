@@ -57,6 +57,7 @@ def test_a_run_leaves_its_files_and_the_backends_agree(model: str, tmp_path: Pat
             "curves.png",
             "raster.png",
             "metrics.jsonl",
+            "tags.json",
         }
         weights = load_file(folder / "last.safetensors")
         assert weights["layers.1.recurrent_weight"].shape == (9, 9)
