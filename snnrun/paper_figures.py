@@ -68,7 +68,7 @@ def _draw(axes: Axes, part: Part) -> None:
     axes.set_xlabel("epoch", color=GREY)
     axes.set_ylabel("test accuracy (%)", color=GREY)
     axes.set_xlim(left=0.5)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     axes.tick_params(colors=GREY)
     axes.grid(color=GREY, alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)

@@ -12,7 +12,7 @@ from pathlib import Path
 from string import Template
 from urllib.parse import quote
 
-from snnrun.paper_report import SHOWN, Entry, Ours, Part
+from snnrun.paper_report import NAMES, SHOWN, Entry, Ours, Part
 from snnrun.published import Published
 from snnrun.runs import Run
 
@@ -21,11 +21,12 @@ HEAD = (
     *("test %, papers' way: best epoch on the test set", "epochs", "s/epoch", "runs"),
 )
 EXPLANATION = (
-    "Ours: mean ± standard deviation over n seeds, rows ordered by validation accuracy. Our result is the test "
-    "accuracy of the epoch that the validation samples chose. The maximum over epochs on the test set is what the "
-    "papers call best; it is optimistic, and shown only because the published figure is of that kind. Seconds of an "
-    "epoch: ours the median, on the machine of the run; the authors' least and median in their released log, batch 1 "
-    "on a Titan XP."
+    "Ours: mean ± standard deviation over n seeds; settings of one rule and network in the order of their validation "
+    "accuracy. Our result is the test accuracy of the epoch that the validation samples chose. The maximum over "
+    "epochs on the test set is what the papers call best; it is optimistic, and shown only because the published "
+    "figure is of that kind. The authors train on all training samples, ours with a validation accuracy on those that "
+    "data.validation leaves. Seconds of an epoch: ours the median, on the machine of the run; the authors' least and "
+    "median in their released log, batch 1 on a Titan XP."
 )
 
 
@@ -101,7 +102,7 @@ def remarks(part: Part) -> list[str]:
         if any(ours.validation is None for ours in entry.ours):
             told.append(f"{entry.name}: without validation samples no epoch could be chosen; read the last epoch.")
     if part.others:
-        rows = "; ".join(f"{row.rule} {row.network} {row.best:.2f} % ({row.source})" for row in part.others)
+        rows = "; ".join(f"{NAMES[row.rule]}, {row.network} {row.best:.2f} % ({row.source})" for row in part.others)
         told.append(f"Published for this corpus, with no run of ours beside it: {rows}.")
     return told
 
@@ -168,7 +169,7 @@ a { color: var(--link); }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; width: 100%; }
 th, td { padding: .35rem .6rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top; }
 th { font-weight: 600; vertical-align: bottom; max-width: 9.5rem; } th:nth-child(3) { min-width: 6.5rem; }
-td:nth-child(2), td:nth-child(3), td:nth-child(4), td:nth-child(5) { white-space: nowrap; }
+td:nth-child(2), td:nth-child(3), td:nth-child(4), td:nth-child(5), td:nth-child(8), span { white-space: nowrap; }
 th:first-child, td:first-child, th:last-child, td:last-child { text-align: left; }
 td:first-child { min-width: 10rem; max-width: 18rem; overflow-wrap: anywhere; }
 td:last-child { max-width: 17rem; font-size: .85rem; }
@@ -231,4 +232,5 @@ def _html_cell(cell: Cell) -> str:
 def _html_link(link: Link) -> str:
     name = html.escape(link.name)
     text = f'<a href="{html.escape(link.page, quote=True)}">{name}</a>' if link.page else name
-    return text + (f' (<a href="{html.escape(link.folder, quote=True)}/">folder</a>)' if link.folder else "")
+    folder = f' (<a href="{html.escape(link.folder, quote=True)}/">folder</a>)' if link.folder else ""
+    return f"<span>{text}{folder}</span>"

@@ -108,8 +108,8 @@ def _title(corpus: dict[str, str], run: Run, all_corpora: Sequence[dict[str, str
     for key, value in corpus.items():
         if key in ("data.name", "origin"):
             continue
-        less = key in ("data.limit", "data.test_limit") and value != "null"
-        if less or any(other.get(key) != value for other in rivals):
+        limit = key in ("data.limit", "data.test_limit")
+        if value != "null" if limit else any(other.get(key) != value for other in rivals):
             parts.append(f"{key.removeprefix('data.')} {value[:12] if key == 'digest' else value}")
     return ", ".join([run.data, *parts])
 

@@ -39,7 +39,8 @@ def show(run: Run, epochs: Sequence[dict[str, float]], link: str | None, out: Co
     if run.folder is not None:
         rows += [("folder", str(run.folder)), ("files", ", ".join(_files(run.folder)))]
     else:
-        rows.append(("folder", f"{run.tags.get('snnrun.run_dir', '?')} (not there now)"))
+        where = run.tags.get("snnrun.run_dir", "?")
+        rows.append(("folder", where if Path(where).is_dir() else f"{where} (not on this machine now)"))
     rows.append(("MLflow", _mlflow(run, link)))
     out.print(Text(f"{run.name}" + (f"  ({run.short})" if run.run_id else ""), style="bold cyan"), soft_wrap=True)
     width = max(len(name) for name, _ in rows) + 4
