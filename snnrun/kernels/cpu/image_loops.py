@@ -10,7 +10,7 @@ from snnrun.jit import Floats, Indices, Words, jit, part
 from snnrun.kernels.cpu.forward_loops import LOOK, MARGIN
 from snnrun.kernels.cpu.image_layout import Layout, Tables
 from snnrun.kernels.cpu.readout_loops import read_block
-from snnrun.kernels.cpu.spike_loops import held_bits, list_spikes, valid_bits
+from snnrun.kernels.cpu.spike_loops import held_bits, list_sparse, valid_bits
 from snnrun.vector import above, choose, load, lowest_bit, splat, store, zeros32, zeros64
 
 
@@ -20,7 +20,9 @@ def list_events(
     b: int,
     layout: Layout,
     tables: Tables,
+    busy: Indices,
     listed: Indices,
+    ends: Indices,
     seen: Indices,
     fill: Indices,
     begin: Indices,
@@ -29,17 +31,19 @@ def list_events(
     """List the input spikes of sample b for each strip that they reach, step by step.
 
     Those of strip u at step t are events[begin[u, t]:begin[u, t + 1]], each the address of lane 0's tap. `seen`
-    (pixels,): spikes of a pixel over all channels. Scratch: `listed`, with room for the sample's spikes, `fill`
-    (strips,).
+    (pixels,): spikes of a pixel over all channels. Scratch: `busy` (W,), `listed` with room for the sample's spikes,
+    `ends` (T,), `fill` (strips,).
     """
-    steps, plane = words_in.shape[1], layout.plane
+    steps, plane, count = words_in.shape[1], layout.plane, 0
+    for t in range(steps):
+        count = list_sparse(words_in, b, t, busy, listed, count)
+        ends[t] = count
     for pixel in range(plane):
         seen[pixel] = 0
+    for k in range(count):
+        seen[listed[k] % plane] += 1
     for u in range(fill.shape[0]):
         fill[u] = 0
-    for t in range(steps):
-        for k in range(list_spikes(words_in, b, t, listed)):
-            seen[listed[k] % plane] += 1
     for pixel in range(plane):
         if seen[pixel]:
             for r in range(tables.first[pixel], tables.first[pixel + 1]):
@@ -50,8 +54,9 @@ def list_events(
         total += fill[u]
         fill[u] = begin[u, 0]
     channel_step = layout.height * layout.stride * layout.run
+    k = 0
     for t in range(steps):
-        for k in range(list_spikes(words_in, b, t, listed)):
+        while k < ends[t]:
             channel = listed[k] // plane
             pixel = listed[k] - channel * plane
             shift = channel * channel_step
@@ -59,6 +64,7 @@ def list_events(
                 u = tables.unit[r]
                 events[fill[u]] = tables.address[r] + shift
                 fill[u] += 1
+            k += 1
         for u in range(fill.shape[0]):
             begin[u, t + 1] = fill[u]
 
@@ -124,10 +130,14 @@ def run_lanes(
     begin: Indices,
     constants: Floats,
     own: Words,
+    when: Indices,
     words: Words,
     counts: Floats,
 ) -> None:
-    """All steps of a block of strip u's lanes; `own` (1, T, 1) is scratch for its spikes."""
+    """All steps of a block of strip u's lanes. Scratch: `own` (1, T, 1) for its spikes, `when` (T,) for their steps.
+
+    The spikes are written down at the end: a branch for each in between would be guessed wrong too often.
+    """
     decay_m, decay_s, rise = splat(constants[0], like), splat(constants[1], like), splat(constants[2], like)
     theta, t_ref = splat(constants[3], like), int(constants[4])
     margin = splat(np.float32(MARGIN), like)
@@ -139,7 +149,7 @@ def run_lanes(
     while begin[u, last] == begin[u, steps] and last > 0:
         last -= 1
     own[0, first, 0] = np.uint64(0)
-    v, a = like, like
+    v, a, number = like, like, 0
     for t in range(first + 1, steps):
         a = a * decay_s + add_taps(like, taps, offset, events, begin[u, t - 1], begin[u, t])
         v = v * decay_m + a * rise
@@ -147,14 +157,21 @@ def run_lanes(
         fired = above(v, theta) & valid
         v = choose(fired, like, v)
         own[0, t, 0] = fired
-        while fired != np.uint64(0):
+        when[number] = t
+        number += fired != np.uint64(0)
+        if t > last and t % LOOK == 0:
+            highest = choose(above(v, like), v, like) + choose(above(a, like), a, like)
+            if above(highest * margin, theta) & valid == np.uint64(0):
+                break
+    for k in range(number):
+        t = when[k]
+        fired = own[0, t, 0]
+        while True:
             n = place[offset + lowest_bit(fired)] + shift
             words[b, t, n >> 6] |= np.uint64(1) << np.uint64(n & 63)
             counts[b, n] += np.float32(1)
             fired &= fired - np.uint64(1)
-        if t > last and t % LOOK == 0:
-            highest = choose(above(v, like), v, like) + choose(above(a, like), a, like)
-            if above(highest * margin, theta) & valid == np.uint64(0):
+            if fired == np.uint64(0):
                 break
 
 
@@ -167,12 +184,15 @@ def conv_forward(
     constants: Floats,
     words: Words,
     counts: Floats,
+    busy: Indices,
     listed: Indices,
+    ends: Indices,
     seen: Indices,
     fill: Indices,
     begin: Indices,
     events: Indices,
     own: Words,
+    when: Indices,
     start: int,
     stop: int,
 ) -> None:
@@ -188,7 +208,7 @@ def conv_forward(
                 words[b, t, w] = np.uint64(0)
         for n in range(counts.shape[1]):
             counts[b, n] = np.float32(0)
-        list_events(words_in, b, layout, tables, listed, seen, fill, begin, events)
+        list_events(words_in, b, layout, tables, busy, listed, ends, seen, fill, begin, events)
         for u in range(fill.shape[0]):
             lanes = lanes_of(layout, u)
             for offset in range(0, lanes, 64):
@@ -198,23 +218,26 @@ def conv_forward(
                 if stop_lane - offset > 32:
                     run_lanes(
                         zeros64(), b, u, offset, lanes, layout, tables.place, taps, events, begin, constants, own,
-                        words, counts,
+                        when, words, counts,
                     )  # fmt: skip
                 else:
                     run_lanes(
                         zeros32(), b, u, offset, lanes, layout, tables.place, taps, events, begin, constants, own,
-                        words, counts,
+                        when, words, counts,
                     )  # fmt: skip
 
 
 @part
-def gather_own(words: Words, b: int, lane: Indices, listed: Indices, own: Words) -> None:
-    """The layer's spikes of sample b as bits of lanes, `own` (strips * blocks, T, 1); scratch `listed` (N + ROOM,)."""
+def gather_own(words: Words, b: int, lane: Indices, busy: Indices, listed: Indices, own: Words) -> None:
+    """The layer's spikes of sample b as bits of lanes, `own` (strips * blocks, T, 1).
+
+    Scratch: `busy` (W,), `listed` with room for a step's spikes.
+    """
     for block in range(own.shape[0]):
         for t in range(own.shape[1]):
             own[block, t, 0] = np.uint64(0)
     for t in range(own.shape[1]):
-        for k in range(list_spikes(words, b, t, listed)):
+        for k in range(list_sparse(words, b, t, busy, listed)):
             bit = lane[listed[k]]
             own[bit >> 6, t, 0] |= np.uint64(1) << np.uint64(bit & 63)
 
@@ -254,7 +277,9 @@ def conv_activation(
     previous: Indices,
     readout: Floats,
     activation: Floats,
+    busy: Indices,
     listed: Indices,
+    ends: Indices,
     seen: Indices,
     fill: Indices,
     begin: Indices,
@@ -268,8 +293,8 @@ def conv_activation(
     Scratch as in `list_events` and `gather_own`.
     """
     for b in range(start, stop):
-        list_events(words_in, b, layout, tables, listed, seen, fill, begin, events)
-        gather_own(words, b, tables.lane, listed, own)
+        list_events(words_in, b, layout, tables, busy, listed, ends, seen, fill, begin, events)
+        gather_own(words, b, tables.lane, busy, listed, own)
         for u in range(fill.shape[0]):
             lanes, shift = lanes_of(layout, u), shift_of(layout, u)
             for offset in range(0, lanes, 64):

@@ -86,6 +86,7 @@ def conv_backward(
     kernel: Floats,
     previous: Indices,
     readout: Floats,
+    busy: Indices,
     listed: Indices,
     own: Words,
     lane_gain: Floats,
@@ -102,7 +103,7 @@ def conv_backward(
     `lane_gain` and `lane_credit` (64,), others as in `gather_own`. Blocks of lanes that never fire are skipped.
     """
     for b in range(start, stop):
-        gather_own(words, b, tables.lane, listed, own)
+        gather_own(words, b, tables.lane, busy, listed, own)
         for u in range(layout.out_rows * layout.strips):
             lanes, shift = lanes_of(layout, u), shift_of(layout, u)
             for offset in range(0, lanes, 64):

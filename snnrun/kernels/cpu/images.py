@@ -46,7 +46,7 @@ def conv_forward(spikes_in: Tensor, weight: Tensor, window: Window, lif: Lif) ->
     def some(k: int) -> None:
         image_loops.conv_forward(
             inputs, taps, layout, tables, constants, out, n, *room_for_events(inputs, room, layout, tables),
-            np.empty((1, steps, 1), np.uint64), *chunks[k],
+            np.empty((1, steps, 1), np.uint64), np.empty(steps, np.int32), *chunks[k],
         )  # fmt: skip
 
     parallel.each(len(chunks), some)
@@ -66,7 +66,7 @@ def conv_activation(rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, weig
     def some(k: int) -> None:
         image_loops.conv_activation(
             RULES[rule], inputs, own, taps, layout, tables, constants, kernel, *room_for_readout(steps, 64), out,
-            _room_for_step(inputs, own), *room_for_events(inputs, room, layout, tables)[1:],
+            *room_for_events(inputs, room, layout, tables, own),
             room_for_lanes(steps, layout), *chunks[k],
         )  # fmt: skip
 
@@ -97,7 +97,7 @@ def conv_backward(
     def one(k: int) -> None:
         image_pair_loops.conv_backward(
             RULES[rule], own, *trains, gains, credits, taps, layout, tables, constants, kernel,
-            *room_for_readout(steps, 64), _room_for_step(own), room_for_lanes(steps, layout),
+            *room_for_readout(steps, 64), *_room_for_step(own), room_for_lanes(steps, layout),
             *np.empty((2, 64), np.float32), *parts[k], gradients[k], errors,
         )  # fmt: skip
 
@@ -116,7 +116,7 @@ def pool_forward(spikes_in: Tensor, window: Window, lif: Lif) -> tuple[Tensor, T
     def some(k: int) -> None:
         pool_loops.pool_forward(
             inputs, first, post, constants, window.neurons, out, n, *np.empty((3, padded), np.float32),
-            np.empty(padded // 64, np.bool_), _room_for_step(inputs), *chunks[k],
+            np.empty(padded // 64, np.bool_), *_room_for_step(inputs), *chunks[k],
         )  # fmt: skip
 
     parallel.each(len(chunks), some)
@@ -150,12 +150,15 @@ def bits_of(spikes: Tensor) -> Words:
     return as_words(spikes, MOST_OF_IMAGES)
 
 
-def room_for_events(inputs: Words, room: int, layout: Layout, tables: Tables) -> tuple[Indices, ...]:
-    """Scratch of `image_loops.list_events` for samples of up to `room` spikes."""
-    units, pixels = layout.out_rows * layout.strips, layout.plane
-    most = int(np.diff(tables.first).max(initial=0))
-    sizes = (pixels, units, (units, inputs.shape[1] + 1), room * most)
-    return _room_for_step(inputs), *(np.empty(size, np.int32) for size in sizes)
+def room_for_events(
+    inputs: Words, room: int, layout: Layout, tables: Tables, own: Words | None = None
+) -> tuple[Indices, ...]:
+    """Scratch of `image_loops.list_events` for samples of up to `room` spikes, and of `gather_own` for `own`."""
+    busy, listed = _room_for_step(*(inputs,) if own is None else (inputs, own))
+    steps, units, most = inputs.shape[1], layout.out_rows * layout.strips, int(np.diff(tables.first).max(initial=0))
+    listed = np.empty(max(room + ROOM, len(listed)), np.int32)
+    sizes = (steps, layout.plane, units, (units, steps + 1), room * most)
+    return busy, listed, *(np.empty(size, np.int32) for size in sizes)
 
 
 def room_for_lanes(steps: int, layout: Layout) -> Words:
@@ -163,8 +166,10 @@ def room_for_lanes(steps: int, layout: Layout) -> Words:
     return np.empty((layout.out_rows * layout.strips * layout.blocks, steps, 1), np.uint64)
 
 
-def _room_for_step(*trains: Words) -> Indices:
-    return np.empty(64 * max(each.shape[2] for each in trains) + ROOM, np.int32)
+def _room_for_step(*trains: Words) -> tuple[Indices, Indices]:
+    """Scratch of `spike_loops.list_sparse`: its words and its list."""
+    count = max(each.shape[2] for each in trains)
+    return np.empty(count, np.int32), np.empty(64 * count + ROOM, np.int32)
 
 
 def _room_for_output(batch: int, steps: int, neurons: int) -> tuple[Tensor, Tensor]:

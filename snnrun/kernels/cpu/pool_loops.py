@@ -7,7 +7,7 @@ import numpy as np
 from snnrun.jit import Flags, Floats, Indices, Times, Words, jit
 from snnrun.kernels.cpu.forward_loops import LOOK, can_fire, lif_step
 from snnrun.kernels.cpu.readout_loops import read_block
-from snnrun.kernels.cpu.spike_loops import held_bits, last_step, list_spikes, valid_bits
+from snnrun.kernels.cpu.spike_loops import held_bits, last_step, list_sparse, valid_bits
 from snnrun.vector import load, lowest_bit, store, zeros64
 
 
@@ -24,6 +24,7 @@ def pool_forward(
     a: Floats,
     drive: Floats,
     awake: Flags,
+    busy: Indices,
     inputs: Indices,
     start: int,
     stop: int,
@@ -31,8 +32,8 @@ def pool_forward(
     """Samples start ... stop of `reference_images.pool_forward`, step by step.
 
     `first` (I + 1), `post`: the neurons that see an input; `words` (B, T, W) and `counts` (B, 64 * W) are written.
-    Scratch: `u`, `a`, `drive` (64 * W,), `awake` (W,), `inputs` with room for a step's spikes. A word of neurons
-    sleeps until the first spike that reaches it.
+    Scratch: `u`, `a`, `drive` (64 * W,), `awake` (W,), `busy` (words of an input step,), `inputs` with room for a
+    step's spikes. A word of neurons sleeps until the first spike that reaches it.
     """
     steps = words.shape[1]
     for b in range(start, stop):
@@ -45,7 +46,7 @@ def pool_forward(
                 words[b, t, w] = np.uint64(0)
         last = last_step(words_in, b)
         for t in range(1, steps):
-            for k in range(list_spikes(words_in, b, t - 1, inputs)):
+            for k in range(list_sparse(words_in, b, t - 1, busy, inputs)):
                 for r in range(first[inputs[k]], first[inputs[k] + 1]):
                     drive[post[r]] += np.float32(1)
                     awake[post[r] >> 6] = True
