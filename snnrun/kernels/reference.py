@@ -25,11 +25,15 @@ from snnrun.kernels.reference_images import (
     conv_activation,
     conv_backward,
     conv_forward,
-    pool_activation,
+    drive,
+    drive_by_input,
+    drive_by_weight,
     pool_backward,
     pool_forward,
+    pool_weight,
     stbp_conv_backward,
     stbp_conv_forward,
+    tap_by_tap,
 )
 from snnrun.kernels.reference_time import (
     hm2bp_kernel,
@@ -49,13 +53,16 @@ __all__ = [
     "count_spikes",
     "coupling",
     "coupling_solve",
+    "drive",
+    "drive_by_input",
+    "drive_by_weight",
     "hm2bp_kernel",
     "hm2bp_readout",
     "lif_forward",
     "lif_scan",
-    "pool_activation",
     "pool_backward",
     "pool_forward",
+    "pool_weight",
     "readout",
     "recurrent_gradient",
     "recurrent_spsp",
@@ -69,6 +76,7 @@ __all__ = [
     "stbp_scan_backward",
     "strsbp_readout",
     "surrogate",
+    "tap_by_tap",
 ]
 
 
@@ -84,9 +92,9 @@ def lif_forward(spikes_in: Tensor, weight: Tensor, recurrent: Synapses | None, l
     Returns:
         bits of the spikes (B, T, W), none at step 0; firing counts (B, N).
     """
-    drive = unpack(spikes_in, weight.shape[1], weight.dtype) @ weight.T  # (B, T, N)
-    loop = None if recurrent is None else recurrent.dense(drive.shape[2])
-    spikes = lif_scan(drive, loop, lif, lif.v_th - THRESHOLD_SLACK)
+    driven = unpack(spikes_in, weight.shape[1], weight.dtype) @ weight.T  # (B, T, N)
+    loop = None if recurrent is None else recurrent.dense(len(weight))
+    spikes = lif_scan(driven, loop, lif, lif.v_th - THRESHOLD_SLACK)
     return pack(spikes), spikes.sum(dim=1).to(weight.dtype)
 
 
@@ -101,8 +109,8 @@ def _spsp(readout: Tensor, spikes_in: Tensor) -> Tensor:
 
 def spsp_activation(rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, weight: Tensor) -> Tensor:
     """Total post-synaptic potential a_i = sum_j w_ij e_ij (ST-RSBP eq. 1), (B, N), without forming e."""
-    drive = unpack(spikes_in, weight.shape[1], weight.dtype) @ weight.T
-    return (readout(rule, spikes, len(weight), lif, weight.dtype) * drive).sum(dim=1)
+    driven = unpack(spikes_in, weight.shape[1], weight.dtype) @ weight.T
+    return (readout(rule, spikes, len(weight), lif, weight.dtype) * driven).sum(dim=1)
 
 
 def spsp_backward(
@@ -213,8 +221,8 @@ def stbp_forward(
         bits of the spikes (B, T, W); firing counts (B, N); membrane potentials u (B, T, N) before the reset.
     """
     inputs = unpack(spikes_in, weight.shape[1], weight.dtype)
-    drive = torch.nn.functional.linear(inputs, weight, bias)
-    spikes, membrane = stbp_scan(drive, recurrent_weight, neuron)
+    driven = torch.nn.functional.linear(inputs, weight, bias)
+    spikes, membrane = stbp_scan(driven, recurrent_weight, neuron)
     return pack(spikes), spikes.sum(dim=1), membrane
 
 
