@@ -47,9 +47,9 @@ from snnrun.kernels.cpu.arrays import (
 from snnrun.kernels.cpu.images import conv_activation, conv_backward, conv_forward, pool_backward, pool_forward
 from snnrun.kernels.cpu.readout_loops import RULES
 from snnrun.kernels.cpu.stbp import stbp_backward, stbp_forward
+from snnrun.kernels.cpu.stbp_images import stbp_conv_backward, stbp_conv_forward
 from snnrun.kernels.neuron import Lif, Synapses
 from snnrun.kernels.packed import words
-from snnrun.kernels.reference_images import stbp_conv_backward, stbp_conv_forward  # until these are compiled too
 
 __all__ = [
     "compiled_before",
