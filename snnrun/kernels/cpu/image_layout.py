@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from snnrun.jit import Floats, Indices
-from snnrun.kernels.cpu.arrays import as_floats
+from snnrun.kernels.cpu.arrays import as_floats, check_type
 from snnrun.kernels.neuron import Window
 
 # Lanes of a strip, if one position has not more. Spikes are listed strip by strip: wide strips share a list, but add
@@ -130,7 +130,8 @@ def _targets(layout: Layout, begins: NDArray[Any], column: NDArray[Any]) -> tupl
 
 
 def runs_of(weight: Tensor, layout: Layout, scale: float = 1.0) -> Floats:
-    """The taps (K, C, height, width), times `scale`, as runs."""
+    """The taps (K, C, height, width), times `scale`, as runs; ValueError for all but float32."""
+    check_type(weight.dtype)
     taps = weight.detach().permute(1, 2, 3, 0)  # (C, height, width, K)
     missing = layout.reach * layout.stride - layout.width
     if missing:
