@@ -15,6 +15,12 @@ from snnrun.vector import above, choose, load, lowest_bit, splat, store, zeros32
 
 
 @part
+def channel_of(n: int, plane: int) -> int:
+    """n // plane, without the slow division; exact for all 32-bit numbers."""
+    return int((n + 0.5) * (1.0 / plane))
+
+
+@part
 def list_events(
     words_in: Words,
     b: int,
@@ -41,7 +47,7 @@ def list_events(
     for pixel in range(plane):
         seen[pixel] = 0
     for k in range(count):
-        seen[listed[k] % plane] += 1
+        seen[listed[k] - channel_of(listed[k], plane) * plane] += 1
     for u in range(fill.shape[0]):
         fill[u] = 0
     for pixel in range(plane):
@@ -57,7 +63,7 @@ def list_events(
     k = 0
     for t in range(steps):
         while k < ends[t]:
-            channel = listed[k] // plane
+            channel = channel_of(listed[k], plane)
             pixel = listed[k] - channel * plane
             shift = channel * channel_step
             for r in range(tables.first[pixel], tables.first[pixel + 1]):

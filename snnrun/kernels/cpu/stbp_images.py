@@ -59,11 +59,27 @@ def stbp_conv_backward(
     by_kernel = grad_u.reshape(batch, steps, window.kernels, -1).sum(dim=(0, 1, 3))
     grad_in = torch.empty(batch, steps, window.inputs) if wants_input else grad_u.new_zeros(batch, 0, 0)
 
-    def one(b: int) -> None:  # dense in steps and inputs: PyTorch's part
-        grad_in[b] = drive_by_input(grad_u[b : b + 1], weight, window)[0]
+    def one(b: int) -> None:
+        _send_below(grad_u[b], weight, window, grad_in[b])
 
     parallel.each(batch if wants_input else 0, one)
     return grad_in, _weight_gradient(grad_u, spikes_in, window), by_kernel
+
+
+def _send_below(grad_u: Tensor, weight: Tensor, window: Window, grad_in: Tensor) -> None:
+    """Write the gradient (T, I) of a sample's inputs, dense in steps and inputs: a product that PyTorch does as well."""
+    side = window.pool
+    averaged = window._replace(rows=window.rows // side, columns=window.columns // side, pool=1)
+    images = drive_by_input(grad_u, weight / side**2, averaged)
+    if side == 1:
+        grad_in.copy_(images)
+        return
+    whole = grad_in.view(-1, window.channels, window.rows, window.columns)
+    squares = whole[:, :, : averaged.rows * side, : averaged.columns * side]
+    if squares.numel() < whole.numel():
+        whole.zero_()
+    images = images.view(-1, window.channels, averaged.rows, 1, averaged.columns, 1)
+    squares.view(*squares.shape[:2], averaged.rows, side, averaged.columns, side).copy_(images)
 
 
 def _weight_gradient(grad_u: Tensor, spikes_in: Tensor, window: Window) -> Tensor:
