@@ -9,7 +9,7 @@ import numpy as np
 from snnrun.jit import Floats, Indices, Words, jit, part
 from snnrun.kernels.cpu.forward_loops import LOOK, MARGIN
 from snnrun.kernels.cpu.image_layout import Layout, Tables
-from snnrun.kernels.cpu.readout_loops import read_block
+from snnrun.kernels.cpu.readout_loops import read
 from snnrun.kernels.cpu.spike_loops import held_bits, list_sparse, valid_bits
 from snnrun.vector import above, choose, load, lowest_bit, splat, store, zeros32, zeros64
 
@@ -308,10 +308,11 @@ def conv_activation(
                 if is_silent(own, block) or begin[u, 0] == begin[u, begin.shape[1] - 1]:
                     continue
                 width = 64 if lanes - offset > 32 else 32
-                read_block(rule, width, own, block, 0, constants, kernel, previous, readout, 0, width)
                 if width == 64:
+                    read(zeros64(), rule, own, block, 0, constants, kernel, previous, readout, 0, 64)
                     activate_lanes(zeros64(), u, offset, width, taps, events, begin, readout)
                 else:
+                    read(zeros32(), rule, own, block, 0, constants, kernel, previous, readout, 0, 32)
                     activate_lanes(zeros32(), u, offset, width, taps, events, begin, readout)
                 for i in range(min(width, lanes - offset)):
                     activation[b, tables.place[offset + i] + shift] = readout[i]

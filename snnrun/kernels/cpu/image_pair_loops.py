@@ -10,7 +10,7 @@ from snnrun.jit import Floats, Indices, Times, Words, jit, part
 from snnrun.kernels.cpu.forward_loops import add_rows
 from snnrun.kernels.cpu.image_layout import Layout, Tables
 from snnrun.kernels.cpu.image_loops import field, gather_own, is_silent, lanes_of, shift_of
-from snnrun.kernels.cpu.readout_loops import read_block
+from snnrun.kernels.cpu.readout_loops import read
 from snnrun.vector import load, store, total, zeros32, zeros64
 
 
@@ -115,13 +115,14 @@ def conv_backward(
                 if not gains and not credits:
                     continue
                 width = 64 if lanes - offset > 32 else 32
-                read_block(rule, width, own, block, 0, constants, kernel, previous, readout, 0, width)
                 if width == 64:
+                    read(zeros64(), rule, own, block, 0, constants, kernel, previous, readout, 0, 64)
                     add_windows(
                         zeros64(), b, u, offset, width, lanes, layout, tables.column, times, first, readout,
                         lane_gain, lane_credit, taps, gradient, error,
                     )  # fmt: skip
                 else:
+                    read(zeros32(), rule, own, block, 0, constants, kernel, previous, readout, 0, 32)
                     add_windows(
                         zeros32(), b, u, offset, width, lanes, layout, tables.column, times, first, readout,
                         lane_gain, lane_credit, taps, gradient, error,

@@ -30,8 +30,9 @@ from snnrun.kernels.cpu.readout_loops import RULES
 from snnrun.kernels.neuron import Lif, Window
 from snnrun.kernels.packed import words
 
-# A batch's gradient is added up in so many parts, whatever the number of threads; a convolution's is small.
-PARTS = 16
+# A batch's gradient is added up in so many parts at most, whatever the number of threads, and in at least two: a
+# convolution's is small, and PART_FLOATS bounds the sum of them.
+PARTS, PART_FLOATS = 16, 2**23
 
 
 def conv_forward(spikes_in: Tensor, weight: Tensor, window: Window, lif: Lif) -> tuple[Tensor, Tensor]:
@@ -90,7 +91,7 @@ def conv_backward(
     own, trains, taps = bits_of(spikes), sort_by_neuron(spikes_in, window.inputs), runs_of(weight, layout)
     gains, credits = as_floats(gain), np.zeros((batch, 0), np.float32) if credit is None else as_floats(credit)
     constants, kernel = rule_constants(rule, lif, steps)
-    parts = parts_of(batch, PARTS)
+    parts = parts_of_gradient(batch, layout)
     below = torch.zeros(batch, 0 if credit is None else window.inputs)
     gradients, errors = np.zeros((len(parts), run_floats(layout)), np.float32), below.numpy()
 
@@ -159,6 +160,11 @@ def room_for_events(
     listed = np.empty(max(room + ROOM, len(listed)), np.int32)
     sizes = (steps, layout.plane, units, (units, steps + 1), room * most)
     return busy, listed, *(np.empty(size, np.int32) for size in sizes)
+
+
+def parts_of_gradient(batch: int, layout: Layout) -> list[tuple[int, int]]:
+    """The ranges of samples whose gradients in runs are added up apart."""
+    return parts_of(batch, max(2, min(PARTS, PART_FLOATS // run_floats(layout))))
 
 
 def room_for_lanes(steps: int, layout: Layout) -> Words:

@@ -6,7 +6,7 @@ import numpy as np
 
 from snnrun.jit import Flags, Floats, Indices, Times, Words, jit
 from snnrun.kernels.cpu.forward_loops import LOOK, can_fire, lif_step
-from snnrun.kernels.cpu.readout_loops import read_block
+from snnrun.kernels.cpu.readout_loops import read
 from snnrun.kernels.cpu.spike_loops import held_bits, last_step, list_sparse, valid_bits
 from snnrun.vector import load, lowest_bit, store, zeros64
 
@@ -94,7 +94,7 @@ def pool_backward(
                 active |= words[b, t, w]
             if active == np.uint64(0):
                 continue
-            read_block(rule, 64, words, b, w, constants, kernel, previous, readout, 0, 64)
+            read(zeros64(), rule, words, b, w, constants, kernel, previous, readout, 0, 64)
             while active != np.uint64(0):
                 lane = lowest_bit(active)
                 active &= active - np.uint64(1)

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from snnrun import parallel
 from snnrun.kernels.cpu import image_stbp_loops
-from snnrun.kernels.cpu.arrays import as_floats, parts_of, sort_by_neuron, spikes_of
+from snnrun.kernels.cpu.arrays import as_floats, sort_by_neuron, spikes_of
 from snnrun.kernels.cpu.image_layout import layout_of, run_floats, runs_of, taps_of
-from snnrun.kernels.cpu.images import PARTS, bits_of, room_for_events
+from snnrun.kernels.cpu.images import bits_of, parts_of_gradient, room_for_events
 from snnrun.kernels.cpu.stbp import stbp_scan_backward
 from snnrun.kernels.neuron import Stbp, Window
 from snnrun.kernels.packed import words
@@ -67,7 +67,7 @@ def stbp_conv_backward(
 
 
 def _send_below(grad_u: Tensor, weight: Tensor, window: Window, grad_in: Tensor) -> None:
-    """Write the gradient (T, I) of a sample's inputs, dense in steps and inputs: a product that PyTorch does as well."""
+    """Write the gradient (T, I) of a sample's inputs: dense in both, a product that PyTorch does as well."""
     side = window.pool
     averaged = window._replace(rows=window.rows // side, columns=window.columns // side, pool=1)
     images = drive_by_input(grad_u, weight / side**2, averaged)
@@ -89,7 +89,7 @@ def _weight_gradient(grad_u: Tensor, spikes_in: Tensor, window: Window) -> Tenso
     flat, trains, parts = (
         as_floats(grad_u).reshape(-1),
         sort_by_neuron(spikes_in, window.inputs),
-        parts_of(batch, PARTS),
+        parts_of_gradient(batch, layout),
     )
     gradients = np.zeros((len(parts), run_floats(layout)), np.float32)
     ones, no_error = np.ones(64, np.float32), np.zeros((batch, 0), np.float32)
