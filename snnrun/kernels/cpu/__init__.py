@@ -4,6 +4,7 @@
   (see `network.Layer`), so that the rows are there without a copy, in step with the optimiser.
 - The S-PSP of an input neuron is the sum of the readout's rows at its spikes. It lives in registers for as long as it
   takes to add its share to the gradient and to the error below: nothing of size (N, I) is stored for a sample.
+- Convolutions do the same strip by strip of their output: a spike adds a run of taps, see `image_layout`.
 - Recurrent S-PSPs and the recurrent system live on the list of existing synapses; the system is solved by Gauss-Seidel
   sweeps to float32 rounding, and by the reference where they do not converge.
 
@@ -44,19 +45,12 @@ from snnrun.kernels.cpu.arrays import (
     spikes_of,
     unpadded,
 )
+from snnrun.kernels.cpu.images import conv_activation, conv_backward, conv_forward, pool_backward, pool_forward
 from snnrun.kernels.cpu.readout_loops import RULES
 from snnrun.kernels.cpu.stbp import stbp_backward, stbp_forward
+from snnrun.kernels.cpu.stbp_images import stbp_conv_backward, stbp_conv_forward
 from snnrun.kernels.neuron import Lif, Synapses
 from snnrun.kernels.packed import words
-from snnrun.kernels.reference_images import (  # until these are compiled too
-    conv_activation,
-    conv_backward,
-    conv_forward,
-    pool_backward,
-    pool_forward,
-    stbp_conv_backward,
-    stbp_conv_forward,
-)
 
 __all__ = [
     "compiled_before",

@@ -19,8 +19,8 @@ from snnrun.kernels.packed import BITS, words
 
 # A batch is added up in so many parts, whatever the number of threads.
 PARTS = 2
-# Steps and neurons are listed as 16-bit numbers.
-MOST = 2**16
+# Steps and neurons are listed as 16-bit numbers, those of images as 32-bit ones.
+MOST, MOST_OF_IMAGES = 2**16, 2**31 - 64
 # What `spike_loops` may write beyond the end of a list.
 ROOM = 4
 NO_FLOATS = np.zeros(0, np.float32)
@@ -36,7 +36,7 @@ class Trains(NamedTuple):
 
 def sort_by_neuron(spikes: Tensor, neurons: int) -> Trains:
     """Spike times neuron by neuron from bits (B, T, W)."""
-    trains = as_words(spikes)
+    trains = as_words(spikes, most=MOST_OF_IMAGES)
     begin = np.concatenate([[0], np.cumsum(spikes_of(trains) + ROOM)])
     times = np.empty(begin[-1], np.uint16)
     first = np.empty((len(trains), neurons + 1), np.int32)
@@ -73,12 +73,12 @@ def room_for_readout(steps: int, width: int) -> tuple[Indices, Floats]:
     return np.empty(64, np.int32), np.empty(steps * width, np.float32)
 
 
-def as_words(spikes: Tensor) -> Words:
-    """The bits (B, T, W) as an array; ValueError where the number of a step or a neuron would not fit 16 bits."""
+def as_words(spikes: Tensor, most: int = MOST) -> Words:
+    """The bits (B, T, W) as an array; ValueError where there are more than 2**16 steps or `most` neurons."""
     if spikes.shape[1] > MOST:
         raise ValueError(f"the cpu kernels take at most {MOST} steps, not {spikes.shape[1]}")
-    if spikes.shape[2] > words(MOST):
-        raise ValueError(f"the cpu kernels take at most {MOST} neurons or inputs, not {BITS * spikes.shape[2]}")
+    if spikes.shape[2] > words(most):
+        raise ValueError(f"the cpu kernels take at most {most} neurons or inputs, not {BITS * spikes.shape[2]}")
     return spikes.contiguous().numpy().view(np.uint64)
 
 
@@ -119,9 +119,9 @@ def as_groups(recurrent: Synapses | None, neurons: int) -> tuple[Indices, Indice
     return first, recurrent.post.numpy().astype(np.int32), as_floats(recurrent.weight)
 
 
-def lif_constants(lif: Lif) -> Floats:
-    """What the loops need of a neuron: both decays, 1 / tau_s, threshold, t_ref."""
-    values = (lif.decay_m, lif.decay_s, 1.0 / lif.tau_s, lif.v_th - THRESHOLD_SLACK, lif.t_ref)
+def lif_constants(lif: Lif, slack: float = THRESHOLD_SLACK) -> Floats:
+    """What the loops need of a neuron: both decays, 1 / tau_s, threshold less `slack`, t_ref."""
+    values = (lif.decay_m, lif.decay_s, 1.0 / lif.tau_s, lif.v_th - slack, lif.t_ref)
     return np.array(values, np.float32)
 
 
@@ -152,7 +152,7 @@ def add_up(parts: list[Tensor]) -> Tensor:
     return parts[0]
 
 
-def parts_of(batch: int) -> list[tuple[int, int]]:
-    """The ranges of samples that are added up apart."""
-    size = -(-batch // PARTS)
+def parts_of(batch: int, parts: int = PARTS) -> list[tuple[int, int]]:
+    """The ranges of samples, `parts` at most, that are added up apart."""
+    size = -(-batch // parts)
     return [(start, min(start + size, batch)) for start in range(0, batch, size)]

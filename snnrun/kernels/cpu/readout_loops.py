@@ -104,6 +104,27 @@ def held_after(words: Words, b: int, t: int, w: int, t_ref: int) -> np.uint64:
 
 
 @part
+def read(
+    like: Any,
+    rule: int,
+    words: Words,
+    b: int,
+    w: int,
+    constants: Floats,
+    kernel: Floats,
+    previous: Indices,
+    readout: Floats,
+    base: int,
+    stride: int,
+) -> None:
+    """The readout of a block of neurons by either rule."""
+    if rule == HM2BP:
+        hm2bp_readout(like, words, b, w, constants, kernel, previous, readout, base, stride)
+    else:
+        strsbp_readout(like, words, b, w, constants, readout, base, stride)
+
+
+@part
 def read_block(
     rule: int,
     width: int,
@@ -117,17 +138,10 @@ def read_block(
     base: int,
     stride: int,
 ) -> None:
-    """The readout of a block of up to 64 neurons by either rule."""
-    if rule == HM2BP:
-        if width == 64:
-            hm2bp_readout(zeros64(), words, b, w, constants, kernel, previous, readout, base, stride)
-        elif width == 32:
-            hm2bp_readout(zeros32(), words, b, w, constants, kernel, previous, readout, base, stride)
-        else:
-            hm2bp_readout(zeros16(), words, b, w, constants, kernel, previous, readout, base, stride)
-    elif width == 64:
-        strsbp_readout(zeros64(), words, b, w, constants, readout, base, stride)
+    """The readout of a block of 16, 32 or 64 neurons by either rule."""
+    if width == 64:
+        read(zeros64(), rule, words, b, w, constants, kernel, previous, readout, base, stride)
     elif width == 32:
-        strsbp_readout(zeros32(), words, b, w, constants, readout, base, stride)
+        read(zeros32(), rule, words, b, w, constants, kernel, previous, readout, base, stride)
     else:
-        strsbp_readout(zeros16(), words, b, w, constants, readout, base, stride)
+        read(zeros16(), rule, words, b, w, constants, kernel, previous, readout, base, stride)

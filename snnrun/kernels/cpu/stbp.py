@@ -66,7 +66,7 @@ def stbp_backward(
     """See `reference.stbp_backward`."""
     neurons = membrane.shape[2]
     if recurrent_weight is None:
-        grad_u = _stbp_scan_backward(grad_spikes, spikes, membrane, neuron)
+        grad_u = stbp_scan_backward(grad_spikes, spikes, membrane, neuron)
     else:  # a dense product per step, which PyTorch does as well
         own = unpack(spikes, neurons, membrane.dtype)
         grad_u = reference.stbp_scan_backward(grad_spikes, own, membrane, recurrent_weight, neuron)
@@ -80,7 +80,7 @@ def stbp_backward(
     return grad_in, grad_weight, grad_u.sum(dim=(0, 1)), grad_recurrent
 
 
-def _stbp_scan_backward(grad_spikes: Tensor, spikes: Tensor, membrane: Tensor, neuron: Stbp) -> Tensor:
+def stbp_scan_backward(grad_spikes: Tensor, spikes: Tensor, membrane: Tensor, neuron: Stbp) -> Tensor:
     """See `reference.stbp_scan_backward`; without recurrent synapses."""
     a, neurons = neuron.width, membrane.shape[2]
     forms = {

@@ -1,0 +1,178 @@
+"""How the loops over images lay out a convolution: strips of neurons, runs of taps, and the tables between them.
+
+A *strip* is a few neighbouring positions of one output row with all of their kernels, position by position: lane
+p * K + k is kernel k at the strip's position p. A spike of an input reaches, in each output row that sees it, a run of
+neighbouring positions, so with the taps of a kernel row stored backwards it adds one contiguous *run* of taps to the
+lanes. Zeros on both sides of a run, as many as a strip has lanes, let a loop load its lanes without asking how much of
+the run falls into the strip.
+
+Where a kernel moves by more than one column, a run has every so-manieth tap, and there is one for each remainder.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from snnrun.jit import Floats, Indices
+from snnrun.kernels.cpu.arrays import as_floats, check_type
+from snnrun.kernels.neuron import Window
+
+# Lanes of a strip, if one position has not more. Spikes are listed strip by strip: wide strips share a list, but add
+# more zeros.
+STRIP = 192
+
+
+class Layout(NamedTuple):
+    """The numbers that the loops need of a layer; `plane` are the inputs of one channel.
+
+    A row has `strips` strips of `span` positions, `lanes` lanes in `blocks` words of 64. A run covers `reach` positions
+    and begins every `run` floats; before the first one are `lead` zeros.
+    """
+
+    channels: int
+    rows: int
+    columns: int
+    plane: int
+    kernels: int
+    height: int
+    width: int
+    stride: int
+    padding: int
+    pool: int
+    out_rows: int
+    out_columns: int
+    strips: int
+    span: int
+    lanes: int
+    blocks: int
+    reach: int
+    run: int
+    lead: int
+
+
+class Tables(NamedTuple):
+    """Arrays that go with a layout.
+
+    `unit` and `address` list for each input pixel, from `first[pixel]` on, the strips that its spikes reach and where
+    in channel 0's taps the strip's lane 0 finds its tap. `column`: what a column of the input adds to such an address
+    (of position 0). `place`: neuron of each lane in strip 0. `lane`: place of each neuron's bit among the strips'.
+    """
+
+    first: Indices
+    unit: Indices
+    address: Indices
+    column: Indices
+    place: Indices
+    lane: Indices
+
+
+@lru_cache(maxsize=64)
+def layout_of(window: Window) -> tuple[Layout, Tables]:
+    """The layout of a window's layer; ValueError where the window is larger than the image."""
+    if window.out_rows < 1 or window.out_columns < 1:
+        raise ValueError(f"the window is larger than the image: {window}")
+    most = max(1, STRIP // window.kernels)
+    strips = -(-window.out_columns // most)
+    span = -(-window.out_columns // strips)
+    lanes = span * window.kernels
+    padded, reach = -(-lanes // 32) * 32, -(-window.width // window.stride)
+    layout = Layout(
+        window.channels, window.rows, window.columns, window.rows * window.columns, window.kernels,
+        window.height, window.width, window.stride, window.padding, window.pool, window.out_rows, window.out_columns,
+        strips, span, lanes, -(-padded // 64), reach, reach * window.kernels + padded, padded,
+    )  # fmt: skip
+    return layout, _tables(layout)
+
+
+def _tables(layout: Layout) -> Tables:
+    neurons = np.arange(layout.kernels * layout.out_rows * layout.out_columns)
+    kernel, row, position = np.unravel_index(neurons, (layout.kernels, layout.out_rows, layout.out_columns))
+    strip, within = np.divmod(position, layout.span)
+    lane = within * layout.kernels + kernel
+    by_lane = np.arange(layout.blocks * 64)
+    place = by_lane % layout.kernels * (layout.out_rows * layout.out_columns) + by_lane // layout.kernels
+    column = np.arange(layout.columns) // layout.pool + layout.padding
+    behind, phase = np.divmod(column, layout.stride)
+    begins = behind - layout.reach + 1  # the first position that sees a column
+    column = layout.lead + phase * layout.run - begins * layout.kernels
+    arrays = (
+        *_targets(layout, begins, column),
+        *(column, place, (row * layout.strips + strip) * layout.blocks * 64 + lane),
+    )
+    return Tables(*(_as_indices(array) for array in arrays))
+
+
+def _targets(layout: Layout, begins: NDArray[Any], column: NDArray[Any]) -> tuple[NDArray[Any], ...]:
+    """`first`, `unit` and `address` of `Tables`; `begins`: the first position that sees a column."""
+    first, unit, address = [0], [], []
+    seen_rows, seen_columns = layout.rows // layout.pool, layout.columns // layout.pool
+    for y in range(layout.rows):
+        below = y // layout.pool + layout.padding
+        # Output rows that see this one, through row `below - row * stride` of the kernel.
+        out = range(max(0, -(-(below - layout.height + 1) // layout.stride)), below // layout.stride + 1)
+        rows = [row for row in out if row < layout.out_rows] if y // layout.pool < seen_rows else []
+        for x in range(layout.columns):
+            start, stop = max(0, begins[x]), min(layout.out_columns, begins[x] + layout.reach)
+            if x // layout.pool < seen_columns and start < stop:
+                for row in rows:
+                    tap = (below - row * layout.stride) * layout.stride * layout.run
+                    for strip in range(start // layout.span, (stop - 1) // layout.span + 1):
+                        unit.append(row * layout.strips + strip)
+                        address.append(column[x] + tap + strip * layout.lanes)
+            first.append(len(unit))
+    return np.array(first), np.array(unit), np.array(address)
+
+
+def runs_of(weight: Tensor, layout: Layout, scale: float = 1.0) -> Floats:
+    """The taps (K, C, height, width), times `scale`, as runs; ValueError for all but float32."""
+    check_type(weight.dtype)
+    taps = weight.detach().permute(1, 2, 3, 0)  # (C, height, width, K)
+    missing = layout.reach * layout.stride - layout.width
+    if missing:
+        taps = torch.nn.functional.pad(taps, (0, 0, 0, missing))
+    taps = taps.reshape(layout.channels, layout.height, layout.reach, layout.stride, layout.kernels)
+    runs = torch.zeros(run_floats(layout))
+    view = runs[layout.lead :].view(layout.channels, layout.height, layout.stride, layout.run)
+    ordered = taps.transpose(2, 3).flip(3).flatten(3)
+    view[..., : layout.reach * layout.kernels] = ordered if scale == 1.0 else ordered * scale
+    return as_floats(runs)
+
+
+def taps_of(runs: Tensor, layout: Layout) -> Tensor:
+    """A gradient in runs as (K, C, height, width), stored as layers store their weights."""
+    view = runs[layout.lead :].view(layout.channels, layout.height, layout.stride, layout.run)
+    taps = view[..., : layout.reach * layout.kernels].reshape(*view.shape[:3], layout.reach, layout.kernels)
+    taps = taps.flip(3).transpose(2, 3).flatten(2, 3)[:, :, : layout.width]
+    return taps.contiguous().permute(3, 0, 1, 2)
+
+
+def run_floats(layout: Layout) -> int:
+    """Number of floats of all runs and the zeros around them."""
+    return layout.lead + layout.channels * layout.height * layout.stride * layout.run
+
+
+@lru_cache(maxsize=64)
+def pool_tables(window: Window) -> tuple[Indices, Indices, Indices, Indices]:
+    """The neurons of a pool that see each input: where those of an input begin (I + 1), neurons; and the reverse."""
+    channel, row, column, y, x = np.indices(
+        (window.channels, window.out_rows, window.out_columns, window.height, window.width)
+    ).reshape(5, -1)
+    y, x = row * window.stride + y - window.padding, column * window.stride + x - window.padding
+    inside = (y >= 0) & (y < window.rows) & (x >= 0) & (x < window.columns)
+    neuron = ((channel * window.out_rows + row) * window.out_columns + column)[inside]
+    source = ((channel * window.rows + y) * window.columns + x)[inside]
+    by_input = np.argsort(source, kind="stable")
+    first = np.searchsorted(source[by_input], np.arange(window.inputs + 1))
+    begin = np.searchsorted(neuron, np.arange(window.neurons + 1))
+    return _as_indices(first), _as_indices(neuron[by_input]), _as_indices(begin), _as_indices(source)
+
+
+def _as_indices(array: NDArray[Any]) -> Indices:
+    indices: Indices = array.astype(np.int32)
+    return indices

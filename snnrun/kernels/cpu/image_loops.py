@@ -1,0 +1,318 @@
+"""The loops of convolutions that run forwards through time: `conv_forward`, `conv_activation`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from snnrun.jit import Floats, Indices, Words, jit, part
+from snnrun.kernels.cpu.forward_loops import LOOK, MARGIN
+from snnrun.kernels.cpu.image_layout import Layout, Tables
+from snnrun.kernels.cpu.readout_loops import read
+from snnrun.kernels.cpu.spike_loops import held_bits, list_sparse, valid_bits
+from snnrun.vector import above, choose, load, lowest_bit, splat, store, zeros32, zeros64
+
+
+@part
+def channel_of(n: int, plane: int) -> int:
+    """n // plane, without the slow division; exact for all 32-bit numbers."""
+    return int((n + 0.5) * (1.0 / plane))
+
+
+@part
+def list_events(
+    words_in: Words,
+    b: int,
+    layout: Layout,
+    tables: Tables,
+    busy: Indices,
+    listed: Indices,
+    ends: Indices,
+    seen: Indices,
+    fill: Indices,
+    begin: Indices,
+    events: Indices,
+) -> None:
+    """List the input spikes of sample b for each strip that they reach, step by step.
+
+    Those of strip u at step t are events[begin[u, t]:begin[u, t + 1]], each the address of lane 0's tap. `seen`
+    (pixels,): spikes of a pixel over all channels. Scratch: `busy` (W,), `listed` with room for the sample's spikes,
+    `ends` (T,), `fill` (strips,).
+    """
+    steps, plane, count = words_in.shape[1], layout.plane, 0
+    for t in range(steps):
+        count = list_sparse(words_in, b, t, busy, listed, count)
+        ends[t] = count
+    for pixel in range(plane):
+        seen[pixel] = 0
+    for k in range(count):
+        seen[listed[k] - channel_of(listed[k], plane) * plane] += 1
+    for u in range(fill.shape[0]):
+        fill[u] = 0
+    for pixel in range(plane):
+        if seen[pixel]:
+            for r in range(tables.first[pixel], tables.first[pixel + 1]):
+                fill[tables.unit[r]] += seen[pixel]
+    total = 0
+    for u in range(fill.shape[0]):
+        begin[u, 0] = total
+        total += fill[u]
+        fill[u] = begin[u, 0]
+    channel_step = layout.height * layout.stride * layout.run
+    k = 0
+    for t in range(steps):
+        while k < ends[t]:
+            channel = channel_of(listed[k], plane)
+            pixel = listed[k] - channel * plane
+            shift = channel * channel_step
+            for r in range(tables.first[pixel], tables.first[pixel + 1]):
+                u = tables.unit[r]
+                events[fill[u]] = tables.address[r] + shift
+                fill[u] += 1
+            k += 1
+        for u in range(fill.shape[0]):
+            begin[u, t + 1] = fill[u]
+
+
+@part
+def field(layout: Layout, row: int, position: int, last: int) -> tuple[int, int, int, int]:
+    """Rows and columns of the input, (start, stop) each, that the positions up to `last` of an output row see."""
+    y, x, end = (
+        row * layout.stride - layout.padding,
+        position * layout.stride - layout.padding,
+        last * layout.stride - layout.padding + layout.width,
+    )
+    y_stop, x_stop = min(layout.rows // layout.pool, y + layout.height), min(layout.columns // layout.pool, end)
+    return max(0, y) * layout.pool, y_stop * layout.pool, max(0, x) * layout.pool, x_stop * layout.pool
+
+
+@part
+def lanes_of(layout: Layout, u: int) -> int:
+    """Lanes of strip u that are neurons: the last strip of a row may have fewer positions."""
+    return min(layout.span, layout.out_columns - u % layout.strips * layout.span) * layout.kernels
+
+
+@part
+def shift_of(layout: Layout, u: int) -> int:
+    """What strip u adds to the neuron of a lane, see `Tables.place`."""
+    return u // layout.strips * layout.out_columns + u % layout.strips * layout.span
+
+
+@part
+def sees_spikes(layout: Layout, u: int, offset: int, stop: int, seen: Indices) -> bool:
+    """Whether any pixel that lanes offset ... stop of strip u see has a spike."""
+    position = u % layout.strips * layout.span
+    y0, y1, x0, x1 = field(
+        layout, u // layout.strips, position + offset // layout.kernels, position + (stop - 1) // layout.kernels
+    )
+    for y in range(y0, y1):
+        for x in range(x0, x1):
+            if seen[y * layout.columns + x]:
+                return True
+    return False
+
+
+@part
+def add_taps(like: Any, taps: Floats, offset: int, events: Indices, start: int, stop: int) -> Any:
+    """Sum of the taps that the events add to the lanes from `offset` on."""
+    sum_ = like
+    for k in range(start, stop):
+        sum_ = sum_ + load(taps, np.int64(events[k]) + offset, like)
+    return sum_
+
+
+@part
+def run_lanes(
+    like: Any,
+    b: int,
+    u: int,
+    offset: int,
+    lanes: int,
+    layout: Layout,
+    place: Indices,
+    taps: Floats,
+    events: Indices,
+    begin: Indices,
+    constants: Floats,
+    own: Words,
+    when: Indices,
+    words: Words,
+    counts: Floats,
+) -> None:
+    """All steps of a block of strip u's lanes. Scratch: `own` (1, T, 1) for its spikes, `when` (T,) for their steps.
+
+    The spikes are written down at the end: a branch for each in between would be guessed wrong too often.
+    """
+    decay_m, decay_s, rise = splat(constants[0], like), splat(constants[1], like), splat(constants[2], like)
+    theta, t_ref = splat(constants[3], like), int(constants[4])
+    margin = splat(np.float32(MARGIN), like)
+    valid, shift, steps = valid_bits(lanes - offset), shift_of(layout, u), words.shape[1]
+    first, last = 0, steps - 1
+    while begin[u, first + 1] == begin[u, 0] and first + 1 < steps:
+        own[0, first, 0] = np.uint64(0)
+        first += 1
+    while begin[u, last] == begin[u, steps] and last > 0:
+        last -= 1
+    own[0, first, 0] = np.uint64(0)
+    v, a, number = like, like, 0
+    for t in range(first + 1, steps):
+        a = a * decay_s + add_taps(like, taps, offset, events, begin[u, t - 1], begin[u, t])
+        v = v * decay_m + a * rise
+        v = choose(held_bits(own, 0, t, 0, t_ref), like, v)
+        fired = above(v, theta) & valid
+        v = choose(fired, like, v)
+        own[0, t, 0] = fired
+        when[number] = t
+        number += fired != np.uint64(0)
+        if t > last and t % LOOK == 0:
+            highest = choose(above(v, like), v, like) + choose(above(a, like), a, like)
+            if above(highest * margin, theta) & valid == np.uint64(0):
+                break
+    for k in range(number):
+        t = when[k]
+        fired = own[0, t, 0]
+        while True:
+            n = place[offset + lowest_bit(fired)] + shift
+            words[b, t, n >> 6] |= np.uint64(1) << np.uint64(n & 63)
+            counts[b, n] += np.float32(1)
+            fired &= fired - np.uint64(1)
+            if fired == np.uint64(0):
+                break
+
+
+@jit
+def conv_forward(
+    words_in: Words,
+    taps: Floats,
+    layout: Layout,
+    tables: Tables,
+    constants: Floats,
+    words: Words,
+    counts: Floats,
+    busy: Indices,
+    listed: Indices,
+    ends: Indices,
+    seen: Indices,
+    fill: Indices,
+    begin: Indices,
+    events: Indices,
+    own: Words,
+    when: Indices,
+    start: int,
+    stop: int,
+) -> None:
+    """Samples start ... stop of `reference_images.conv_forward`.
+
+    `words` (B, T, W) and `counts` (B, N) are written; `constants`: decay_m, decay_s, 1 / tau_s, threshold, t_ref.
+    Scratch as in `list_events` and `run_lanes`. The state of a block of lanes stays in registers through all steps;
+    where no spike is seen nothing is done.
+    """
+    for b in range(start, stop):
+        for t in range(words.shape[1]):
+            for w in range(words.shape[2]):
+                words[b, t, w] = np.uint64(0)
+        for n in range(counts.shape[1]):
+            counts[b, n] = np.float32(0)
+        list_events(words_in, b, layout, tables, busy, listed, ends, seen, fill, begin, events)
+        for u in range(fill.shape[0]):
+            lanes = lanes_of(layout, u)
+            for offset in range(0, lanes, 64):
+                stop_lane = min(lanes, offset + 64)
+                if not sees_spikes(layout, u, offset, stop_lane, seen):
+                    continue
+                if stop_lane - offset > 32:
+                    run_lanes(
+                        zeros64(), b, u, offset, lanes, layout, tables.place, taps, events, begin, constants, own,
+                        when, words, counts,
+                    )  # fmt: skip
+                else:
+                    run_lanes(
+                        zeros32(), b, u, offset, lanes, layout, tables.place, taps, events, begin, constants, own,
+                        when, words, counts,
+                    )  # fmt: skip
+
+
+@part
+def gather_own(words: Words, b: int, lane: Indices, busy: Indices, listed: Indices, own: Words) -> None:
+    """The layer's spikes of sample b as bits of lanes, `own` (strips * blocks, T, 1).
+
+    Scratch: `busy` (W,), `listed` with room for a step's spikes.
+    """
+    for block in range(own.shape[0]):
+        for t in range(own.shape[1]):
+            own[block, t, 0] = np.uint64(0)
+    for t in range(own.shape[1]):
+        for k in range(list_sparse(words, b, t, busy, listed)):
+            bit = lane[listed[k]]
+            own[bit >> 6, t, 0] |= np.uint64(1) << np.uint64(bit & 63)
+
+
+@part
+def is_silent(own: Words, block: int) -> bool:
+    """Whether a block of lanes never fires."""
+    fired = np.uint64(0)
+    for t in range(own.shape[1]):
+        fired |= own[block, t, 0]
+    return bool(fired == np.uint64(0))
+
+
+@part
+def activate_lanes(
+    like: Any, u: int, offset: int, width: int, taps: Floats, events: Indices, begin: Indices, readout: Floats
+) -> None:
+    """Sum of readout times drive of a block of lanes, which becomes row 0 of the readout."""
+    sum_ = like
+    for t in range(begin.shape[1] - 1):
+        if begin[u, t] < begin[u, t + 1]:
+            drive = add_taps(like, taps, offset, events, begin[u, t], begin[u, t + 1])
+            sum_ = sum_ + drive * load(readout, t * width, like)
+    store(readout, 0, sum_)
+
+
+@jit
+def conv_activation(
+    rule: int,
+    words_in: Words,
+    words: Words,
+    taps: Floats,
+    layout: Layout,
+    tables: Tables,
+    constants: Floats,
+    kernel: Floats,
+    previous: Indices,
+    readout: Floats,
+    activation: Floats,
+    busy: Indices,
+    listed: Indices,
+    ends: Indices,
+    seen: Indices,
+    fill: Indices,
+    begin: Indices,
+    events: Indices,
+    own: Words,
+    start: int,
+    stop: int,
+) -> None:
+    """Samples start ... stop of `reference_images.conv_activation`; `activation` (B, N) zero, `readout` (T * 64,).
+
+    Scratch as in `list_events` and `gather_own`.
+    """
+    for b in range(start, stop):
+        list_events(words_in, b, layout, tables, busy, listed, ends, seen, fill, begin, events)
+        gather_own(words, b, tables.lane, busy, listed, own)
+        for u in range(fill.shape[0]):
+            lanes, shift = lanes_of(layout, u), shift_of(layout, u)
+            for offset in range(0, lanes, 64):
+                block = u * layout.blocks + offset // 64
+                if is_silent(own, block) or begin[u, 0] == begin[u, begin.shape[1] - 1]:
+                    continue
+                width = 64 if lanes - offset > 32 else 32
+                if width == 64:
+                    read(zeros64(), rule, own, block, 0, constants, kernel, previous, readout, 0, 64)
+                    activate_lanes(zeros64(), u, offset, width, taps, events, begin, readout)
+                else:
+                    read(zeros32(), rule, own, block, 0, constants, kernel, previous, readout, 0, 32)
+                    activate_lanes(zeros32(), u, offset, width, taps, events, begin, readout)
+                for i in range(min(width, lanes - offset)):
+                    activation[b, tables.place[offset + i] + shift] = readout[i]

@@ -1,0 +1,110 @@
+"""The loops of spiking pools: `pool_forward`, `pool_backward`."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from snnrun.jit import Flags, Floats, Indices, Times, Words, jit
+from snnrun.kernels.cpu.forward_loops import LOOK, can_fire, lif_step
+from snnrun.kernels.cpu.readout_loops import read
+from snnrun.kernels.cpu.spike_loops import held_bits, last_step, list_sparse, valid_bits
+from snnrun.vector import load, lowest_bit, store, zeros64
+
+
+@jit
+def pool_forward(
+    words_in: Words,
+    first: Indices,
+    post: Indices,
+    constants: Floats,
+    neurons: int,
+    words: Words,
+    counts: Floats,
+    u: Floats,
+    a: Floats,
+    drive: Floats,
+    awake: Flags,
+    busy: Indices,
+    inputs: Indices,
+    start: int,
+    stop: int,
+) -> None:
+    """Samples start ... stop of `reference_images.pool_forward`, step by step.
+
+    `first` (I + 1), `post`: the neurons that see an input; `words` (B, T, W) and `counts` (B, 64 * W) are written.
+    Scratch: `u`, `a`, `drive` (64 * W,), `awake` (W,), `busy` (words of an input step,), `inputs` with room for a
+    step's spikes. A word of neurons sleeps until the first spike that reaches it.
+    """
+    steps = words.shape[1]
+    for b in range(start, stop):
+        for i in range(u.shape[0]):
+            u[i] = a[i] = drive[i] = counts[b, i] = np.float32(0)
+        for w in range(awake.shape[0]):
+            awake[w] = False
+        for t in range(steps):
+            for w in range(words.shape[2]):
+                words[b, t, w] = np.uint64(0)
+        last = last_step(words_in, b)
+        for t in range(1, steps):
+            for k in range(list_sparse(words_in, b, t - 1, busy, inputs)):
+                for r in range(first[inputs[k]], first[inputs[k] + 1]):
+                    drive[post[r]] += np.float32(1)
+                    awake[post[r] >> 6] = True
+            fired = np.uint64(0)
+            for w in range(awake.shape[0]):
+                if not awake[w]:
+                    continue
+                input_ = load(drive, 64 * w, zeros64())
+                store(drive, 64 * w, zeros64())
+                held = held_bits(words, b, t, w, int(constants[4]))
+                valid = valid_bits(neurons - 64 * w)
+                spikes = lif_step(zeros64(), input_, 64 * w, held, valid, constants, u, a, counts, b * u.shape[0])
+                words[b, t, w] = spikes
+                fired |= spikes
+            if t > last and t % LOOK == 0 and fired == np.uint64(0) and not can_fire(u, a, constants[3]):
+                break
+
+
+@jit
+def pool_backward(
+    rule: int,
+    words: Words,
+    times: Times,
+    spikes_of: Indices,
+    credit: Floats,
+    begin: Indices,
+    pre: Indices,
+    constants: Floats,
+    kernel: Floats,
+    previous: Indices,
+    readout: Floats,
+    start: int,
+    stop: int,
+    error: Floats,
+) -> None:
+    """Samples start ... stop of `reference_images.pool_backward`.
+
+    `times`, `spikes_of` (B, I + 1) from `sort_by_neuron`; `begin` (N + 1), `pre`: the inputs that a neuron sees;
+    `credit` (B, N); `readout` scratch (T * 64,); `error` (B, I) zero.
+    """
+    for b in range(start, stop):
+        for w in range(words.shape[2]):
+            active = np.uint64(0)
+            for t in range(words.shape[1]):
+                active |= words[b, t, w]
+            if active == np.uint64(0):
+                continue
+            read(zeros64(), rule, words, b, w, constants, kernel, previous, readout, 0, 64)
+            while active != np.uint64(0):
+                lane = lowest_bit(active)
+                active &= active - np.uint64(1)
+                neuron = 64 * w + lane
+                factor = credit[b, neuron]
+                if factor == np.float32(0):
+                    continue
+                for r in range(begin[neuron], begin[neuron + 1]):
+                    j = pre[r]
+                    e = np.float32(0)
+                    for k in range(spikes_of[b, j], spikes_of[b, j + 1]):
+                        e += readout[np.int64(times[k]) * 64 + lane]
+                    error[b, j] += factor * e

@@ -1,0 +1,104 @@
+"""The functions of the backend for STBP's convolutions."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from snnrun import parallel
+from snnrun.kernels.cpu import image_stbp_loops
+from snnrun.kernels.cpu.arrays import as_floats, sort_by_neuron, spikes_of
+from snnrun.kernels.cpu.image_layout import layout_of, run_floats, runs_of, taps_of
+from snnrun.kernels.cpu.images import bits_of, parts_of_gradient, room_for_events
+from snnrun.kernels.cpu.stbp import stbp_scan_backward
+from snnrun.kernels.neuron import Stbp, Window
+from snnrun.kernels.packed import words
+from snnrun.kernels.reference_images import drive_by_input
+
+
+def stbp_conv_forward(
+    spikes_in: Tensor, weight: Tensor, bias: Tensor | None, window: Window, neuron: Stbp
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See `reference_images.stbp_conv_forward`; a spike that is averaged adds its share of the taps."""
+    batch, steps, _ = spikes_in.shape
+    layout, tables = layout_of(window)
+    inputs, taps = bits_of(spikes_in), runs_of(weight, layout, 1.0 / window.pool**2)
+    by_lane = np.zeros(64 * layout.blocks, np.float32)
+    if bias is not None:
+        by_lane[: layout.lanes] = np.tile(as_floats(bias), layout.span)
+    spikes = torch.zeros(batch, steps, words(window.neurons), dtype=torch.int64)
+    counts, membrane = torch.zeros(batch, window.neurons), torch.empty(batch, steps, window.neurons)
+    constants = np.array((neuron.v_th, neuron.decay, neuron.decay_after_spike), np.float32)
+    out, n, u, chunks = bits_of(spikes), counts.numpy(), membrane.numpy().reshape(-1), parallel.ranges(batch)
+    room = int(spikes_of(inputs).max(initial=0))
+
+    def some(k: int) -> None:
+        image_stbp_loops.stbp_conv_forward(
+            inputs, taps, by_lane, layout, tables, constants, neuron.strict, out, n, u,
+            *room_for_events(inputs, room, layout, tables), np.empty(64, np.float32), *chunks[k],
+        )  # fmt: skip
+
+    parallel.each(len(chunks), some)
+    return spikes, counts, membrane
+
+
+def stbp_conv_backward(
+    grad_spikes: Tensor,
+    spikes_in: Tensor,
+    spikes: Tensor,
+    membrane: Tensor,
+    weight: Tensor,
+    window: Window,
+    neuron: Stbp,
+    wants_input: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See `reference_images.stbp_conv_backward`."""
+    batch, steps, _ = spikes_in.shape
+    grad_u = stbp_scan_backward(grad_spikes, spikes, membrane, neuron)
+    by_kernel = grad_u.reshape(batch, steps, window.kernels, -1).sum(dim=(0, 1, 3))
+    grad_in = torch.empty(batch, steps, window.inputs) if wants_input else grad_u.new_zeros(batch, 0, 0)
+
+    def one(b: int) -> None:
+        _send_below(grad_u[b], weight, window, grad_in[b])
+
+    parallel.each(batch if wants_input else 0, one)
+    return grad_in, _weight_gradient(grad_u, spikes_in, window), by_kernel
+
+
+def _send_below(grad_u: Tensor, weight: Tensor, window: Window, grad_in: Tensor) -> None:
+    """Write the gradient (T, I) of a sample's inputs: dense in both, a product that PyTorch does as well."""
+    side = window.pool
+    averaged = window._replace(rows=window.rows // side, columns=window.columns // side, pool=1)
+    images = drive_by_input(grad_u, weight / side**2, averaged)
+    if side == 1:
+        grad_in.copy_(images)
+        return
+    whole = grad_in.view(-1, window.channels, window.rows, window.columns)
+    squares = whole[:, :, : averaged.rows * side, : averaged.columns * side]
+    if squares.numel() < whole.numel():
+        whole.zero_()
+    images = images.view(-1, window.channels, averaged.rows, 1, averaged.columns, 1)
+    squares.view(*squares.shape[:2], averaged.rows, side, averaged.columns, side).copy_(images)
+
+
+def _weight_gradient(grad_u: Tensor, spikes_in: Tensor, window: Window) -> Tensor:
+    """Sum over samples, steps and positions of grad_u times the averaged spikes."""
+    batch, steps, neurons = grad_u.shape
+    layout, tables = layout_of(window)
+    flat, trains, parts = (
+        as_floats(grad_u).reshape(-1),
+        sort_by_neuron(spikes_in, window.inputs),
+        parts_of_gradient(batch, layout),
+    )
+    gradients = np.zeros((len(parts), run_floats(layout)), np.float32)
+    ones, no_error = np.ones(64, np.float32), np.zeros((batch, 0), np.float32)
+
+    def one(k: int) -> None:
+        image_stbp_loops.conv_weight_gradient(
+            flat, steps, neurons, *trains, layout, tables, ones, np.empty(steps * 64, np.float32), *parts[k],
+            gradients[k], no_error,
+        )  # fmt: skip
+
+    parallel.each(len(parts), one)
+    return taps_of(torch.from_numpy(gradients.sum(axis=0) / np.float32(window.pool**2)), layout)
