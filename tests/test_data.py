@@ -19,6 +19,7 @@ reproducible = settings(deadline=None, derandomize=True, max_examples=30)
 def test_digits():
     digits = data.load("digits", root="/nowhere")
     assert (digits.name, digits.kind, digits.shape) == ("digits", "image", (8, 8))
+    assert digits.image == (1, 8, 8)
     assert digits.classes == tuple("0123456789")
     assert (len(digits.train), len(digits.validation), len(digits.test)) == (1293, 144, 360)
     for split in digits.train, digits.validation, digits.test:

@@ -105,6 +105,7 @@ def test_idx_is_read_compressed_or_not(tmp_path, tiny, form):
             (folder / (stem if form == "plain" else f"{stem}.gz")).write_bytes(content)
     mnist = data.load("mnist", root=tmp_path, validation=0, download=False)
     assert mnist.shape == (4, 3)
+    assert mnist.image == (1, 4, 3)
     assert mnist.train.samples.tobytes() == files[STEMS[0]][16:]
     assert mnist.train.labels.tolist() == list(files[STEMS[1]][8:])
     assert mnist.test.samples.tobytes() == files[STEMS[2]][16:]

@@ -103,6 +103,7 @@ def load(
         origin=corpus.origin,
         notes=corpus.notes,
         augment=Augment(corpus.shape, seed, mirror, shift),
+        image=corpus.image,
     )
 
 

@@ -79,6 +79,8 @@ class Corpus:
         notes: What a user should know of this copy, such as the number of files that it lacks.
         faults: What forbids its use, each naming the file and the remedy.
         contents: SHA-256 over what the samples were made from, in hexadecimal; empty if that is the samples themselves.
+        image: (channels, rows, columns) of samples that are images or events on a grid, which convolutions need: input
+            n is that of (channel * rows + row) * columns + column. None of other samples.
     """
 
     kind: str
@@ -93,6 +95,7 @@ class Corpus:
     notes: tuple[str, ...] = ()
     faults: tuple[str, ...] = ()
     contents: str = ""
+    image: tuple[int, int, int] | None = None
 
     @property
     def recordings(self) -> list[Path]:
@@ -152,6 +155,7 @@ class Dataset:
     origin: str = "recorded"
     notes: tuple[str, ...] = ()
     augment: Augment | None = None
+    image: tuple[int, int, int] | None = None
 
     @property
     def label(self) -> str:

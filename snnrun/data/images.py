@@ -94,7 +94,8 @@ def digits(_root: Path, _download: bool) -> Corpus:
     labels = labels.astype(np.int64)
     test = stratified(labels, _DIGITS_TEST_SIZE, np.random.Generator(np.random.PCG64(_DIGITS_TEST_SEED)))
     train = np.setdiff1d(np.arange(len(labels)), test)
-    return Corpus("image", (8, 8), _DIGIT_NAMES, samples[train], labels[train], samples[test], labels[test])
+    parts = samples[train], labels[train], samples[test], labels[test]
+    return Corpus("image", (8, 8), _DIGIT_NAMES, *parts, image=(1, 8, 8))
 
 
 def mnist(root: Path, download: bool) -> Corpus:
@@ -130,7 +131,7 @@ def load_idx(name: str, root: Path, download: bool) -> Corpus:
     train_images, train_labels, test_images, test_labels = (
         _read(name, path or folder / f"{stem}.gz", stem) for stem, path in zip(corpus.md5, paths, strict=True)
     )
-    shape = train_images.shape[1:]
+    shape = rows, columns = train_images.shape[1:]
     return Corpus(
         kind="image",
         shape=shape,
@@ -139,6 +140,7 @@ def load_idx(name: str, root: Path, download: bool) -> Corpus:
         train_labels=train_labels.astype(np.int64),
         test_samples=test_images.reshape(len(test_images), -1),
         test_labels=test_labels.astype(np.int64),
+        image=(1, rows, columns),
     )
 
 
