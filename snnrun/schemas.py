@@ -39,10 +39,14 @@ class Data:
 
 @dataclass
 class Images(Data):
-    """`data=digits`, `mnist`, `fashion_mnist`."""
+    """`data=digits`, `mnist`, `fashion_mnist`, `cifar10`."""
 
     mirror: bool = MISSING
     shift: int = _number(low=0)
+    elastic: float = _number(low=0)
+    rotation: float = _number(low=0)
+    scale: float = _number(low=0)
+    distortion: str = _choice("own", "authors")
 
 
 @dataclass

@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "rules": {"kernels"},
     "network": {"kernels", "rules"},
     "encoders": {"jit", "parallel", "vector"},
-    "data": {"parallel"},
+    "data": {"jit", "parallel"},
     "data_command": {"app", "build", "data", "hardware", "parallel"},
     "batches": {"data", "encoders"},
     "hardware": {"parallel"},

@@ -47,6 +47,10 @@ def load(
     encode: Callable[[Corpus], Corpus] | None = None,
     mirror: bool = False,
     shift: int = 0,
+    elastic: float = 0.0,
+    rotation: float = 0.0,
+    scale: float = 0.0,
+    distortion: str = "own",
     **options: Any,
 ) -> Dataset:
     """Load a corpus and cut it; every part keeps the order of the corpus.
@@ -64,7 +68,7 @@ def load(
         download: Whether missing files may be downloaded.
         encode: Gives the corpus that is used for the one that was found, such as the spikes of its recordings, or
             refuses it; None: that one.
-        mirror, shift: Augmentation of the training images, see `Augment`.
+        mirror, shift, elastic, rotation, scale, distortion: Augmentation of the training images, see `Augment`.
         options: Of this corpus, see its function.
 
     Raises:
@@ -89,6 +93,8 @@ def load(
         except UnfitError:  # it is about one file, and the user should know of all
             _refuse(name, faults(corpus))
             raise
+    image = corpus.image if corpus.kind == "image" else None
+    augment = Augment(image, seed, mirror, shift, elastic, rotation, scale, distortion)
     train, held = _cut(corpus.train_labels, limit, validation, seed)
     size = len(corpus.train_labels)
     return Dataset(
@@ -102,7 +108,7 @@ def load(
         digest=corpus.digest(),
         origin=corpus.origin,
         notes=corpus.notes,
-        augment=Augment(corpus.shape, seed, mirror, shift),
+        augment=augment,
         image=corpus.image,
     )
 
