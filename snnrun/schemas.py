@@ -98,6 +98,27 @@ class Ntidigits(Data):
 
 
 @dataclass
+class Nmnist(Data):
+    """`data=nmnist`."""
+
+    bin_ms: float = _number(low=0.001)
+    steps: int = _number(low=2)
+    polarity: str = _choice("kept", "merged")
+    stabilise: bool = MISSING
+
+
+@dataclass
+class ImageFolder(Images):
+    """`data=image_folder`."""
+
+    rows: int = _number(low=1)
+    columns: int = _number(low=1)
+    colour: bool = MISSING
+    test_fraction: float = _number(above=0, below=1)
+    split_seed: int = _number(low=0)
+
+
+@dataclass
 class Poisson:
     """`encoder=poisson`: a spike with probability pixel / 255 / attenuation in steps 1 to steps - 1."""
 
@@ -281,6 +302,9 @@ SCHEMAS: dict[str, dict[str, type]] = {
         "fsdd": Fsdd,
         "audio_folder": AudioFolder,
         "ntidigits": Ntidigits,
+        "nmnist": Nmnist,
+        "cifar10": Images,
+        "image_folder": ImageFolder,
     },
     "encoder": {"poisson": Poisson, "bernoulli": Bernoulli, "stored": Stored, "lyon_bsa": LyonBsa},
     "model": {"strsbp": StRsbp, "hm2bp": Hm2Bp, "stbp": Stbp},

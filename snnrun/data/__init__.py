@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from snnrun.data import audio, events, images, speech, ti46
+from snnrun.data import audio, cifar, events, image_folder, images, nmnist, speech, ti46
 from snnrun.data.augment import Augment
-from snnrun.data.corpus import Corpus, Dataset, Split, UnfitError, listed, pick, stratified
+from snnrun.data.corpus import Corpus, Dataset, Split, UnfitError, listed, pick, scan, stratified
 from snnrun.data.utterances import utterances
 from snnrun.errors import SnnrunError, UsageError
 
@@ -29,6 +29,9 @@ DATASETS: dict[str, Callable[..., Corpus]] = {
     "fsdd": speech.fsdd,
     "audio_folder": speech.audio_folder,
     "ntidigits": events.ntidigits,
+    "nmnist": nmnist.nmnist,
+    "cifar10": cifar.cifar10,
+    "image_folder": image_folder.image_folder,
 }
 
 # Distinct streams of the run's seed; large, so that no encoder key (seed, epoch, index) equals one of them.
@@ -128,8 +131,8 @@ def data_root(root: str | Path | None) -> Path:
 
 
 def faults(corpus: Corpus) -> list[str]:
-    """All that forbids the use of a corpus, each fault naming the file and the remedy; reads every recording."""
-    found = list(corpus.faults)
+    """All that forbids the use of a corpus, each fault naming the file and the remedy; reads every file."""
+    found = [*corpus.faults, *scan(*corpus.unread).faults]
     if corpus.kind == "audio":
         facts = audio.scan(corpus.recordings, corpus.sample_rate)
         found += [f"{path}: {fact.fault}" for path, fact in zip(corpus.recordings, facts, strict=True) if fact.fault]
