@@ -54,4 +54,5 @@ def network(values: Mapping[str, Any], dataset: data.Dataset) -> Network:
         topology=values["model"]["network"],
         outputs=len(dataset.classes),
         seed=values["seed"],
+        image=dataset.image,
     )

@@ -97,9 +97,10 @@ def _check_model(model: DictConfig) -> None:
         raise UsageError(
             f"model.tau_s: {model.tau_s:g} equals model.tau_m, for which HM2-BP's closed form has no value."
         )
-    from snnrun.network import check_thresholds
+    from snnrun.rules import RULES
+    from snnrun.topology import check_thresholds
 
-    check_thresholds(_thresholds(model.v_th), model.network)
+    check_thresholds(_thresholds(model.v_th), model.network, RULES[model.name].average_pools)
 
 
 def _check_hardware(hardware: DictConfig) -> None:

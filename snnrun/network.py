@@ -1,46 +1,16 @@
-"""Layers and topologies: a network is a learning rule applied to a stack of weights."""
+"""Layers: a network is a learning rule applied to a stack of weights."""
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from snnrun.errors import UsageError
-from snnrun.kernels import ops, pack, words
+from snnrun.kernels import ops, pack, reference, words
 from snnrun.rules import LayerKind, LayerWeights, Rule, SpikeTrain
 from snnrun.rules.base import synapse_index
-
-
-@dataclass(frozen=True)
-class LayerSpec:
-    """One hidden layer of a topology string."""
-
-    size: int
-    recurrent: bool
-
-
-def parse_topology(topology: str) -> list[LayerSpec]:
-    """Hidden layers of `400-R400`: sizes from the input on, R before a recurrent one; empty for none.
-
-    Raises:
-        UsageError: a part is not a positive size.
-    """
-    if not topology:
-        return []
-    specs = []
-    for part in topology.split("-"):
-        match = re.fullmatch(r"(R?)([1-9][0-9]{0,5})", part)
-        if match is None:
-            raise UsageError(
-                f"model.network: cannot read {part!r} in {topology!r}. Allowed: hidden layer sizes joined by '-', "
-                "each with an R in front if the layer is recurrent, such as 800, 400-R400 or R100-100."
-            )
-        specs.append(LayerSpec(int(match[2]), bool(match[1])))
-    return specs
+from snnrun.topology import Planned, check_thresholds, plan
 
 
 class Activity(NamedTuple):
@@ -51,9 +21,12 @@ class Activity(NamedTuple):
 
 
 class Layer(nn.Module):
-    """The weights of one layer as parameters, under the names that checkpoints and exports use."""
+    """The weights of one layer as parameters, under the names that checkpoints and exports use.
 
-    weight: nn.Parameter
+    Those of a spiking pool, all 1, are no parameters and in no checkpoint.
+    """
+
+    weight: Tensor
     recurrent_weight: nn.Parameter | None
     bias: nn.Parameter | None
     recurrent_mask: Tensor | None
@@ -62,8 +35,13 @@ class Layer(nn.Module):
     def __init__(self, kind: LayerKind, weights: LayerWeights) -> None:
         super().__init__()
         self.kind = kind
-        # Stored input by input: on a CPU an input spike adds the row of its neuron.
-        self.weight = nn.Parameter(weights.weight.T.contiguous().T)
+        # Stored input by input, or tap by tap: on a CPU an input spike adds rows of weights to the neurons it reaches.
+        if kind.pool:
+            self.register_buffer("weight", weights.weight, persistent=False)
+        elif kind.window is not None:
+            self.weight = nn.Parameter(reference.tap_by_tap(weights.weight))
+        else:
+            self.weight = nn.Parameter(weights.weight.T.contiguous().T)
         for name in ("recurrent_weight", "bias"):
             value = getattr(weights, name)
             self.register_parameter(name, None if value is None else nn.Parameter(value))
@@ -77,35 +55,43 @@ class Layer(nn.Module):
 
 
 class Network(nn.Module):
-    """A spiking network of dense and recurrent layers with one learning rule.
+    """A spiking network of convolutions and pools, dense and recurrent layers with one learning rule.
 
     Args:
         rule: learning rule with its neuron constants.
         inputs: number of input channels.
-        topology: hidden layers, see `parse_topology`.
+        topology: hidden layers, see `topology.parse_topology`.
         outputs: number of classes; the output layer is added behind the hidden ones.
         seed: of the initial weights.
+        image: (channels, rows, columns) of the inputs, which convolutions and pools need; None if they are no image.
+
+    Attributes:
+        layers: those that have neurons; the rule's average pools belong to the layer after them.
+        layer_names: `conv1`, `pool2`, `hidden3`, ..., `output`, numbered from the input on.
+        sizes: their numbers of neurons.
 
     Raises:
-        UsageError: the topology cannot be read, or the number of thresholds does not fit it.
+        UsageError: the topology cannot be read or does not fit the input, or the number of thresholds does not fit it.
     """
 
-    def __init__(self, rule: Rule, *, inputs: int, topology: str, outputs: int, seed: int = 0) -> None:
+    def __init__(
+        self,
+        rule: Rule,
+        *,
+        inputs: int,
+        topology: str,
+        outputs: int,
+        seed: int = 0,
+        image: tuple[int, int, int] | None = None,
+    ) -> None:
         super().__init__()
-        self.rule, self.inputs, self.topology = rule, inputs, topology
-        specs = [*parse_topology(topology), LayerSpec(outputs, recurrent=False)]
-        check_thresholds(rule.v_th, topology)
+        self.rule, self.inputs, self.topology, self.image = rule, inputs, topology, image
+        check_thresholds(rule.v_th, topology, rule.average_pools)
+        planned = plan(topology, inputs=inputs, outputs=outputs, image=image, average_pools=rule.average_pools)
         generator = torch.Generator().manual_seed(seed)
-        self.layers = nn.ModuleList()
-        fan_in = inputs
-        for number, spec in enumerate(specs):
-            kind = LayerKind(number, output=number == len(specs) - 1, recurrent=spec.recurrent)
-            self.layers.append(Layer(kind, rule.initialise(kind, fan_in, spec.size, generator)))
-            fan_in = spec.size
-        self.sizes = [spec.size for spec in specs]
-        self.layer_names = [
-            "output" if number == len(specs) - 1 else f"hidden{number + 1}" for number in range(len(specs))
-        ]
+        self.layers = nn.ModuleList(Layer(layer.kind, _initial(rule, layer, generator)) for layer in planned)
+        self.sizes = [layer.neurons for layer in planned]
+        self.layer_names = [layer.name for layer in planned]
 
     def forward(self, spikes: Tensor, labels: Tensor | None = None) -> Activity:
         """Run spikes: (B, T, inputs) of 0 and 1, or their bits (B, T, W) int64 (see `kernels.pack`).
@@ -136,21 +122,23 @@ class Network(nn.Module):
                     parameter.grad += extra
 
     def synapses(self) -> int:
-        """Number of trained synapses and biases."""
+        """Number of trained weights and biases; one that the neurons of a convolution share counts once."""
         total = 0
         for layer in self.layers:
             assert isinstance(layer, Layer)
-            total += layer.weight.numel() + (0 if layer.bias is None else layer.bias.numel())
+            total += 0 if layer.kind.pool else layer.weight.numel()
+            total += 0 if layer.bias is None else layer.bias.numel()
             total += 0 if layer.recurrent_mask is None else int(layer.recurrent_mask.sum())
         return total
 
 
-def check_thresholds(v_th: object, topology: str) -> None:
-    """Raise UsageError unless there is one threshold, or one for each hidden layer and the output."""
-    layers = len(parse_topology(topology)) + 1
-    values = list(v_th) if isinstance(v_th, (list, tuple)) else [v_th]
-    if len(values) not in (1, layers):
-        raise UsageError(
-            f"model.v_th: {len(values)} thresholds for the {layers} layers of model.network={topology} and the output. "
-            f"Allowed: one number for all layers, or {layers} as [a,b,...]."
-        )
+def _initial(rule: Rule, layer: Planned, generator: torch.Generator) -> LayerWeights:
+    """The initial weights of a layer, in the shape that its kind has."""
+    window = layer.kind.window
+    if window is None:
+        return rule.initialise(layer.kind, layer.columns, layer.rows, generator)
+    if layer.kind.pool:
+        return LayerWeights(reference.pool_weight(window, torch.ones(())))
+    weights = rule.initialise(layer.kind, layer.columns, layer.rows, generator)
+    weights.weight = weights.weight.reshape(window.kernels, window.channels, window.height, window.width)
+    return weights

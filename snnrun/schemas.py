@@ -193,6 +193,7 @@ class SpikeTrainModel:
     regulariser_fan_in: str = _choice("own", "authors")
     init: str = _choice("uniform", "fixed")
     init_scale: float = _number(above=0)
+    conv_init_scale: float = _number(above=0)
     init_fixed_inputs: int = _number(low=1)
     connectivity: str = _choice("two_sided", "one_sided", "full")
     recurrent_init: str = _choice("uniform", "sign")
@@ -208,6 +209,7 @@ class StRsbp(SpikeTrainModel):
     extrapolate_slope: bool = MISSING
     solve: str = _choice("paper", "authors")
     self_coupling: bool = MISSING
+    convolution: str = _choice("spsp", "authors")
 
 
 @dataclass

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from snnrun.errors import UsageError
 from snnrun.kernels import pack, unpack
-from snnrun.network import LayerSpec, Network, parse_topology
+from snnrun.network import Network
 from snnrun.rules import RULES, Hm2Bp, StbpRule, StRsbp
+from snnrun.topology import LayerSpec, parse_topology
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(1, 99_999))))

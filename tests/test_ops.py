@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from snnrun import kernels
-from snnrun.kernels import Lif, Stbp, Synapses, pack
+from snnrun.kernels import Lif, Stbp, Synapses, Window, pack
+from snnrun.kernels.reference_images import tap_by_tap
 from snnrun.network import Network
 from snnrun.rules import Hm2Bp, StbpRule, StRsbp
 from snnrun.rules.base import synapse_index
@@ -43,7 +44,38 @@ def operator_cases() -> dict[str, list[tuple]]:
     above, membrane = normal(3, 20, 5), normal(3, 20, 5)
     lif, stbp = Lif(20.0, 8.0, 2, 1.0), Stbp(0.5, 0.2)
     every_step = gain[:, None].expand(3, 20, 5)
+    # 2 channels of 4 x 5 to 3 kernels of 2 x 3
+    window, averaged, pool = (
+        Window(2, 4, 5, 3, 2, 3, 2, 1),
+        Window(2, 4, 5, 3, 2, 1, pool=2),
+        Window(2, 4, 5, 2, 2, 2, 1),
+    )
+    image, kernel = pack(trains(40)), normal(3, 2, 2, 3)
+    tapped, slim, out = tap_by_tap(kernel), tap_by_tap(normal(3, 2, 2, 1)), pack(trains(window.neurons))
+    map_gain, map_credit = normal(3, window.neurons), normal(3, window.neurons)
+    maps, averaged_maps = normal(3, 20, window.neurons), normal(3, 20, averaged.neurons)
     return {
+        "conv_forward": [(image, kernel, [*window], *lif), (image, tapped, [*window], *lif)],
+        "conv_activation": [(rule, image, out, tapped, [*window], *lif) for rule in ("strsbp", "hm2bp")],
+        "conv_backward": [
+            ("strsbp", image, out, map_gain, map_credit, tapped, [*window], *lif),
+            ("strsbp", image, out, map_gain, None, kernel, [*window], *lif),
+            ("hm2bp", image, out, map_gain, map_credit, kernel, [*window], *lif),
+        ],
+        "pool_forward": [(image, [*pool], *lif)],
+        "pool_backward": [
+            (rule, image, pack(trains(pool.neurons)), normal(3, pool.neurons), [*pool], *lif)
+            for rule in ("strsbp", "hm2bp")
+        ],
+        "stbp_conv_forward": [
+            (image, tapped, None, [*window], *stbp),
+            (image, slim, normal(3), [*averaged], *stbp),
+        ],
+        "stbp_conv_backward": [
+            (maps, image, out, maps, tapped, [*window], True, *stbp),
+            (maps, image, out, maps, kernel, [*window], False, *stbp),
+            (averaged_maps, image, pack(trains(averaged.neurons)), averaged_maps, slim, [*averaged], True, *stbp),
+        ],
         "count_spikes": [(spikes_in, 9)],
         "lif_forward": [(spikes_in, by_neuron, None, None, None, *lif), (spikes_in, by_input, *synapses, *lif)],
         "spsp_activation": [(rule, spikes_in, spikes, by_input, *lif) for rule in ("strsbp", "hm2bp")],

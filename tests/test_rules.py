@@ -358,7 +358,7 @@ def test_slope_sum_equals_the_sum_over_pairs():
         for j, row in enumerate((0, 0, 9, 9)):
             c = table[row]
             total += weight[i, j] * (4 * c[0] * n[0, i] ** 3 + 3 * c[1] * n[0, i] ** 2 + 2 * c[2] * n[0, i] + c[3])
-        assert slope_sum(table, weight, n_in, n)[0, i].item() == pytest.approx(float(total))
+        assert slope_sum(table, lambda x: x @ weight.T, n_in, n)[0, i].item() == pytest.approx(float(total))
 
 
 @pytest.mark.parametrize(("rows", "expected"), [(100, (0.317, 0.077, -0.052)), (50, (0.448, 0.024, -0.117))])

@@ -24,17 +24,33 @@ from snnrun.kernels import triton_loops as loops
 from snnrun.kernels.neuron import THRESHOLD_SLACK, Lif, Stbp, Synapses
 from snnrun.kernels.packed import BITS, count_spikes, unpack, words
 from snnrun.kernels.reference import coupling, recurrent_gradient
+from snnrun.kernels.reference_images import (  # plain PyTorch
+    conv_activation,
+    conv_backward,
+    conv_forward,
+    pool_backward,
+    pool_forward,
+    stbp_conv_backward,
+    stbp_conv_forward,
+)
 
 __all__ = [
+    "conv_activation",
+    "conv_backward",
+    "conv_forward",
     "count_spikes",
     "coupling",
     "coupling_solve",
     "lif_forward",
+    "pool_backward",
+    "pool_forward",
     "recurrent_gradient",
     "recurrent_spsp",
     "spsp_activation",
     "spsp_backward",
     "stbp_backward",
+    "stbp_conv_backward",
+    "stbp_conv_forward",
     "stbp_forward",
 ]
 

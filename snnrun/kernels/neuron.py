@@ -1,4 +1,4 @@
-"""Parameters of the two neuron models and recurrent synapses, shared by every kernel backend."""
+"""Parameters of the two neuron models, recurrent synapses and windows over images, shared by every kernel backend."""
 
 from __future__ import annotations
 
@@ -71,3 +71,45 @@ class Synapses(NamedTuple):
         matrix = self.weight.new_zeros(neurons, neurons)
         matrix[self.post, self.pre] = self.weight
         return matrix
+
+
+class Window(NamedTuple):
+    """How a layer over images, a convolution or a pool, looks at its input: through a window that moves by `stride`.
+
+    Neurons and inputs are numbered channel by channel, then row by row: (channel * rows + row) * columns + column.
+
+    `channels`, `rows`, `columns`: of the input. `kernels`: output channels; a pool has as many as the input. `height`,
+    `width`: of the window. `padding`: rows and columns without spikes on each side of the input. `pool`: the side of
+    the squares over which the input is averaged before the window looks at it; what is left of the rows and columns
+    beyond the last whole square is not seen. Only STBP's convolutions have `pool` above 1.
+    """
+
+    channels: int
+    rows: int
+    columns: int
+    kernels: int
+    height: int
+    width: int
+    stride: int = 1
+    padding: int = 0
+    pool: int = 1
+
+    @property
+    def out_rows(self) -> int:
+        """Rows of the output; below 1 where the window is larger than the image."""
+        return (self.rows // self.pool + 2 * self.padding - self.height) // self.stride + 1
+
+    @property
+    def out_columns(self) -> int:
+        """Columns of the output; below 1 where the window is larger than the image."""
+        return (self.columns // self.pool + 2 * self.padding - self.width) // self.stride + 1
+
+    @property
+    def inputs(self) -> int:
+        """Number of inputs, before any averaging."""
+        return self.channels * self.rows * self.columns
+
+    @property
+    def neurons(self) -> int:
+        """Number of neurons of the layer."""
+        return self.kernels * self.out_rows * self.out_columns

@@ -28,7 +28,7 @@ _NO_SYNAPSES = (None, None, None)
 _library = torch.library.Library("snnrun", "DEF")  # type: ignore[no-untyped-call]
 
 
-def _operator(function: Callable[..., Any]) -> Any:
+def operator(function: Callable[..., Any]) -> Any:
     """Register a function as an operator of its name without underscore; returns what calls it."""
     name = function.__name__.removeprefix("_")
     schema = name + torch.library.infer_schema(function, mutates_args=())
@@ -37,19 +37,19 @@ def _operator(function: Callable[..., Any]) -> Any:
     return getattr(torch.ops.snnrun, name).default
 
 
-def _fake(name: str) -> Callable[[_Function], _Function]:
+def fake(name: str) -> Callable[[_Function], _Function]:
     """Register a function that gives the results of an operator as to shape and type."""
     register: Callable[[_Function], _Function] = torch.library.register_fake(f"snnrun::{name}", lib=_library)
     return register
 
 
-@_operator
+@operator
 def _count_spikes(spikes: Tensor, neurons: int) -> Tensor:
     counts: Tensor = backend.count_spikes(spikes, neurons)
     return counts
 
 
-@_fake("count_spikes")
+@fake("count_spikes")
 def _(spikes: Tensor, neurons: int) -> Tensor:
     return spikes.new_empty(spikes.shape[0], neurons, dtype=torch.float32)
 
@@ -68,7 +68,7 @@ def _by_input(weight: Tensor) -> Tensor:
 # ---- spike-train-level rules ----------------------------------------------------------------------------------------
 
 
-@_operator
+@operator
 def _lif_forward(
     spikes_in: Tensor,
     weight: Tensor,
@@ -87,7 +87,7 @@ def _lif_forward(
     return result
 
 
-@_fake("lif_forward")
+@fake("lif_forward")
 def _(spikes_in: Tensor, weight: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     batch, steps = spikes_in.shape[:2]
     return spikes_in.new_empty(batch, steps, words(weight.shape[0])), weight.new_empty(batch, weight.shape[0])
@@ -99,7 +99,7 @@ def lif_forward(spikes_in: Tensor, weight: Tensor, recurrent: Synapses | None, l
     return result
 
 
-@_operator
+@operator
 def _spsp_activation(
     rule: str, spikes_in: Tensor, spikes: Tensor, weight: Tensor, tau_m: float, tau_s: float, t_ref: int, v_th: float
 ) -> Tensor:
@@ -107,7 +107,7 @@ def _spsp_activation(
     return result
 
 
-@_fake("spsp_activation")
+@fake("spsp_activation")
 def _(_rule: str, spikes_in: Tensor, _spikes: Tensor, weight: Tensor, *_: Any) -> Tensor:
     return weight.new_empty(spikes_in.shape[0], weight.shape[0])
 
@@ -118,7 +118,7 @@ def spsp_activation(rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, weig
     return result
 
 
-@_operator
+@operator
 def _spsp_backward(
     rule: str,
     spikes_in: Tensor,
@@ -137,7 +137,7 @@ def _spsp_backward(
     return result
 
 
-@_fake("spsp_backward")
+@fake("spsp_backward")
 def _(
     _rule: str, _spikes_in: Tensor, _spikes: Tensor, gain: Tensor, credit: Tensor | None, weight: Tensor, *_: Any
 ) -> tuple[Tensor, Tensor]:
@@ -155,7 +155,7 @@ def spsp_backward(
 # ---- recurrent layers -----------------------------------------------------------------------------------------------
 
 
-@_operator
+@operator
 def _recurrent_spsp(
     rule: str,
     spikes: Tensor,
@@ -173,7 +173,7 @@ def _recurrent_spsp(
     return e
 
 
-@_fake("recurrent_spsp")
+@fake("recurrent_spsp")
 def _(_rule: str, spikes: Tensor, weight: Tensor, *_: Any) -> Tensor:
     return weight.new_empty(spikes.shape[0], weight.shape[0])
 
@@ -184,7 +184,7 @@ def recurrent_spsp(rule: str, lif: Lif, spikes: Tensor, recurrent: Synapses, neu
     return result
 
 
-@_operator
+@operator
 def _coupling(
     e: Tensor, counts: Tensor, weight: Tensor, pre: Tensor, post: Tensor, v_th: float, silent_ratio: float
 ) -> Tensor:
@@ -192,7 +192,7 @@ def _coupling(
     return theta
 
 
-@_fake("coupling")
+@fake("coupling")
 def _(e: Tensor, *_: Any) -> Tensor:
     return torch.empty_like(e)
 
@@ -203,7 +203,7 @@ def coupling(e: Tensor, counts: Tensor, recurrent: Synapses, v_th: float, silent
     return result
 
 
-@_operator
+@operator
 def _coupling_solve(
     theta: Tensor,
     weight: Tensor,
@@ -217,7 +217,7 @@ def _coupling_solve(
     return x
 
 
-@_fake("coupling_solve")
+@fake("coupling_solve")
 def _(
     _theta: Tensor, _weight: Tensor, _pre: Tensor, _post: Tensor, _diagonal: Tensor, right: Tensor, _own: bool
 ) -> Tensor:
@@ -232,13 +232,13 @@ def coupling_solve(
     return result
 
 
-@_operator
+@operator
 def _recurrent_gradient(e: Tensor, gain: Tensor, weight: Tensor, pre: Tensor, post: Tensor) -> Tensor:
     gradient: Tensor = backend.recurrent_gradient(e, gain, Synapses(weight, pre, post))
     return gradient
 
 
-@_fake("recurrent_gradient")
+@fake("recurrent_gradient")
 def _(_e: Tensor, _gain: Tensor, weight: Tensor, _pre: Tensor, _post: Tensor) -> Tensor:
     return torch.empty_like(weight)
 
@@ -252,7 +252,7 @@ def recurrent_gradient(e: Tensor, gain: Tensor, recurrent: Synapses) -> Tensor:
 # ---- STBP -----------------------------------------------------------------------------------------------------------
 
 
-@_operator
+@operator
 def _stbp_forward(
     spikes_in: Tensor,
     weight: Tensor,
@@ -271,7 +271,7 @@ def _stbp_forward(
     return result
 
 
-@_fake("stbp_forward")
+@fake("stbp_forward")
 def _(spikes_in: Tensor, weight: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
     batch, steps, neurons = *spikes_in.shape[:2], weight.shape[0]
     spikes = spikes_in.new_empty(batch, steps, words(neurons))
@@ -286,7 +286,7 @@ def stbp_forward(
     return result
 
 
-@_operator
+@operator
 def _stbp_backward(
     grad_spikes: Tensor,
     spikes_in: Tensor,
@@ -310,7 +310,7 @@ def _stbp_backward(
     return result
 
 
-@_fake("stbp_backward")
+@fake("stbp_backward")
 def _(
     grad_spikes: Tensor,
     _spikes_in: Tensor,

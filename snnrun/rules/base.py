@@ -5,12 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Generator, Tensor
 
-from snnrun.kernels import Synapses
+from snnrun.kernels import Synapses, Window
 
 
 class SpikeTrain(NamedTuple):
@@ -27,16 +27,27 @@ class SpikeTrain(NamedTuple):
 
 
 class LayerKind(NamedTuple):
-    """Where a layer stands: its number from the input, whether it is the output, whether it has recurrent synapses."""
+    """What a layer is.
+
+    `number` counts from the input the layers that have neurons; `output` and `recurrent` tell dense layers. `window`
+    is how a convolution or a spiking pool (`pool`) looks at its input, None of a dense layer; `average` is the average
+    pool, no layer itself, that a dense layer looks through.
+    """
 
     number: int
     output: bool
     recurrent: bool
+    window: Window | None = None
+    pool: bool = False
+    average: Window | None = None
 
 
 @dataclass
 class LayerWeights:
     """The tensors of one layer; `recurrent_mask` marks the synapses that exist. Absent ones are None.
+
+    `weight` is (N, I), in a convolution (K, C, height, width) and in a spiking pool (C, 1, height, width), all 1.
+    `bias` is (N,) or (K,).
 
     `recurrent_index` (2, S) is the mask as a list of pre- and post-neurons, see `synapse_index`.
     """
@@ -65,7 +76,13 @@ def synapse_index(mask: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Rule(ABC):
-    """A learning rule with its neuron model. `v_th`: a threshold for each layer, output included, or one for all."""
+    """A learning rule with its neuron model.
+
+    `v_th`: a threshold for each layer that has neurons, output included, or one for all. `average_pools`: pools are
+    averages of the spikes; otherwise they are layers of neurons.
+    """
+
+    average_pools: ClassVar[bool] = False
 
     v_th: Sequence[float]
 
@@ -75,7 +92,10 @@ class Rule(ABC):
 
     @abstractmethod
     def initialise(self, kind: LayerKind, inputs: int, neurons: int, generator: Generator) -> LayerWeights:
-        """Draw the initial weights of a layer, float32 on the CPU."""
+        """Draw the initial weights of a layer, float32 on the CPU: (neurons, inputs), whatever it is.
+
+        Of a convolution `neurons` are its kernels and `inputs` the size of its receptive field.
+        """
 
     @abstractmethod
     def layer(self, kind: LayerKind, weights: LayerWeights, inputs: SpikeTrain, labels: Tensor | None) -> SpikeTrain:

@@ -18,6 +18,10 @@ delta_i e_ip (1 + sigma_i), as for the others.
 The authors' special cases are the defaults, for the paper leaves them open: e = `silent_effect` (0.1) where the
 post-neuron is silent and the pre-neuron is not, e_ij / n_j = `silent_ratio` (1) where either is silent, and
 e_ij / n_i = 0.5 in sigma where the post-neuron is silent. `effect_ratio=false` returns the error through bare weights.
+
+In a convolution the sums over i run over the positions of a kernel, and sigma over each one's receptive field. A
+spiking pool fires with weight 1 for each input and hands its error back as an average would, by the size of its window
+and not by v_th: dE/dn_j = sum_i dE/dn_i / (height width) e_ij / n_j, the paper's weight 0.25 of a 2 x 2 window.
 """
 
 from __future__ import annotations
@@ -31,6 +35,7 @@ from torch import Tensor
 from snnrun.kernels import ops
 from snnrun.rules.base import LayerKind, LayerWeights
 from snnrun.rules.spike_train import Gradients, Pass, SpikeTrainRule
+from snnrun.rules.views import Pool
 
 # e_ij / n_i of a silent post-neuron in sigma.
 SILENT_SIGMA_RATIO = 0.5
@@ -43,35 +48,38 @@ class Hm2Bp(SpikeTrainRule):
     spsp: ClassVar[str] = "hm2bp"
 
     silent_ratio: float = 1.0
+    conv_init_scale: float = 0.5
     effect_ratio: bool = True
     silent_effect: float = 0.1
 
     def gradients(self, p: Pass) -> Gradients:
         """The module's equations for one layer."""
+        if isinstance(p.view, Pool):
+            return Gradients(None, None, self.pool_error(p, p.view) if p.wants_error else None)
         gain = p.delta * (1.0 + self.sigma(p))
         if p.factor is not None:
             gain = gain * p.factor
         credit = self.credit(p) if p.wants_error else None
         through_effect = credit if self.effect_ratio else None
-        grad_weight, weighted = ops.spsp_backward(
-            self.spsp, p.lif, p.spikes_in, p.spikes, gain, through_effect, p.weight
-        )
-        grad_weight = grad_weight + self.silent_gradient(gain, p.counts, p.counts_in)
+        grad_weight, weighted = p.view.backward(self.spsp, p.lif, p.spikes_in, p.spikes, gain, through_effect, p.weight)
+        assert grad_weight is not None
+        grad_weight = grad_weight + silent_gradient(self.silent_effect, gain, p)
         error = None
         if credit is not None:
-            error = self.error_below(weighted, credit, p) if self.effect_ratio else credit @ p.weight
+            error = self.error_below(weighted, credit, p) if self.effect_ratio else p.view.down(credit, p.weight)
         grad_recurrent = None
         if p.recurrent is not None and p.e_recurrent is not None:
             grad_recurrent = ops.recurrent_gradient(p.e_recurrent, gain, p.recurrent)
-            silent = self.silent_gradient(gain, p.counts, p.counts)
-            grad_recurrent = grad_recurrent + silent[p.recurrent.post, p.recurrent.pre]
+            pre, post = p.recurrent.pre, p.recurrent.post
+            silent = (gain * (p.counts == 0))[:, post] * (p.counts > 0)[:, pre]
+            grad_recurrent = grad_recurrent + self.silent_effect * silent.sum(dim=0)
         return Gradients(grad_weight, grad_recurrent, error)
 
     def sigma(self, p: Pass) -> Tensor:
         """(1 / v_th) sum_j w_ij e_ij / n_i over all synapses of each neuron, (B, N)."""
-        silent = p.weight.sum(dim=1)
+        silent = p.view.drive(torch.ones_like(p.counts_in[:1]), p.weight)
         if p.recurrent is not None:
-            silent = silent.index_add(0, p.recurrent.post, p.recurrent.weight)
+            silent = silent.index_add(1, p.recurrent.post, p.recurrent.weight[None])
         ratio = torch.where(p.counts > 0, self.activation(p) / p.counts.clamp(min=1.0), SILENT_SIGMA_RATIO * silent)
         return ratio / p.lif.v_th
 
@@ -83,11 +91,25 @@ class Hm2Bp(SpikeTrainRule):
         pre, post = p.recurrent.pre, p.recurrent.post
         return p.delta.index_add(1, pre, theta * p.delta[:, post])
 
-    def silent_gradient(self, gain: Tensor, counts: Tensor, counts_in: Tensor) -> Tensor:
-        """Share in the weight gradient of the pairs whose effect is `silent_effect`, (N, I)."""
-        return self.silent_effect * (gain * (counts == 0)).T @ (counts_in > 0).to(gain.dtype)
+    def pool_error(self, p: Pass, pool: Pool) -> Tensor:
+        """dE/dn of the layer below a spiking pool, (B, I)."""
+        credit = averaged_error(p, pool)
+        if not self.effect_ratio:
+            return pool.down(credit, p.weight)
+        _, weighted = pool.backward(self.spsp, p.lif, p.spikes_in, p.spikes, credit, credit, p.weight)
+        return self.error_below(weighted, credit, p)
 
     def authors_fan_in(self, kind: LayerKind, weights: LayerWeights) -> int:
         """The number of feed-forward inputs."""
         del kind
         return weights.weight.shape[1]
+
+
+def silent_gradient(effect: float, gain: Tensor, p: Pass) -> Tensor:
+    """What the pairs of a silent post-neuron and a firing pre-neuron, whose effect is `effect`, add to the gradient."""
+    return p.view.outer(effect * gain * (p.counts == 0), (p.counts_in > 0).to(gain.dtype), p.weight)
+
+
+def averaged_error(p: Pass, pool: Pool) -> Tensor:
+    """dE/dn of a spiking pool as the authors hand it back, divided by the size of its window, (B, N)."""
+    return p.delta * p.lif.v_th / (pool.window.height * pool.window.width)

@@ -19,6 +19,7 @@ from torch import Generator, Tensor
 from snnrun.kernels import BITS, Lif, Synapses, ops
 from snnrun.rules.base import LayerKind, LayerWeights, Rule, SpikeTrain
 from snnrun.rules.connectivity import connect
+from snnrun.rules.views import Convolution, Dense, Pool, View
 
 # The guard of the ST-RSBP authors' recurrent layers, here of every denominator.
 SMALLEST_DENOMINATOR = 1e-4
@@ -29,7 +30,7 @@ class Pass(NamedTuple):
 
     `spikes_in` and `spikes` are bits (B, T, W), `counts_in` (B, I) and `counts` (B, N) their counts; `recurrent` are
     the layer's own synapses and `e_recurrent` (B, S) their S-PSPs; `delta` (B, N) is dE/dn / v_th (ST-RSBP eq. 5);
-    `factor` (B, N) multiplies the weight gradient only.
+    `factor` (B, N) multiplies the weight gradient only; `view` has the sums over the layer's synapses.
     """
 
     spikes_in: Tensor
@@ -43,12 +44,13 @@ class Pass(NamedTuple):
     delta: Tensor
     factor: Tensor | None
     wants_error: bool
+    view: View = Dense()
 
 
 class Gradients(NamedTuple):
-    """dE/dw (N, I), dE/dw_rec by synapse (S,) or None, and dE/dn of the layer below (B, I) or None."""
+    """dE/dw or None, dE/dw_rec by synapse (S,) or None, and dE/dn of the layer below (B, I) or None."""
 
-    weight: Tensor
+    weight: Tensor | None
     recurrent: Tensor | None
     counts_in: Tensor | None
 
@@ -82,6 +84,7 @@ class SpikeTrainRule(Rule):
     regulariser_fan_in: str = "own"
     init: str = "uniform"
     init_scale: float = 1.0
+    conv_init_scale: float = 1.0
     init_fixed_inputs: int = 32
     connectivity: str = "two_sided"
     recurrent_init: str = "uniform"
@@ -95,6 +98,7 @@ class SpikeTrainRule(Rule):
     def initialise(self, kind: LayerKind, inputs: int, neurons: int, generator: Generator) -> LayerWeights:
         """Uniform on [-init_scale, init_scale], or +-init_scale on a few random inputs of each neuron (`fixed`).
 
+        The kernels of convolutions have a scale of their own, `conv_init_scale`.
         Recurrent weights are uniform too, or have the sign of the pre-neuron's type (`recurrent_init=sign`).
         """
         uniform = torch.rand(neurons, inputs, generator=generator) * 2 - 1
@@ -102,7 +106,7 @@ class SpikeTrainRule(Rule):
             chosen = torch.randint(inputs, (neurons, self.init_fixed_inputs), generator=generator)
             chosen_mask = torch.zeros(neurons, inputs, dtype=torch.bool).scatter_(1, chosen, True)
             uniform = torch.where(chosen_mask, uniform.sign(), 0.0)
-        weights = LayerWeights(weight=uniform * self.init_scale)
+        weights = LayerWeights(weight=uniform * (self.init_scale if kind.window is None else self.conv_init_scale))
         if kind.recurrent:
             mask, sign = connect(neurons, self.connectivity, generator)
             values = torch.rand(neurons, neurons, generator=generator) * 2 - 1
@@ -116,7 +120,8 @@ class SpikeTrainRule(Rule):
         """Run a layer; its backward pass applies the rule."""
         own = weights.recurrent()
         recurrent = self.inhibition(weights.weight) if kind.output and self.lateral else own
-        spikes, counts = ops.lif_forward(inputs.spikes, weights.weight.detach(), recurrent, self.lif(kind))
+        spikes, counts = view_of(kind).forward(inputs.spikes, weights.weight.detach(), recurrent, self.lif(kind))
+        counts = counts.to(weights.weight.dtype)  # those of a pool come in float32
         if torch.is_grad_enabled():
             counts = _Layer.apply(
                 inputs.counts, weights.weight, weights.recurrent_weight, recurrent, counts,
@@ -186,44 +191,57 @@ class SpikeTrainRule(Rule):
 
     def activation(self, p: Pass) -> Tensor:
         """a_i = sum_j w_ij e_ij over all synapses of each neuron (ST-RSBP eq. 1), (B, N)."""
-        activation = ops.spsp_activation(self.spsp, p.lif, p.spikes_in, p.spikes, p.weight)
+        activation = p.view.activation(self.spsp, p.lif, p.spikes_in, p.spikes, p.weight)
         if p.recurrent is not None and p.e_recurrent is not None:
             activation = activation.index_add(1, p.recurrent.post, p.e_recurrent * p.recurrent.weight)
         return activation
 
-    def error_below(self, weighted: Tensor, credit: Tensor, p: Pass) -> Tensor:
-        """dE/dn of the layer below, sum_i credit_i w_ij ratio_ij, from weighted = sum_i credit_i w_ij e_ij. (B, I)."""
+    def error_below(self, weighted: Tensor, credit: Tensor, p: Pass, silent_ratio: float | None = None) -> Tensor:
+        """dE/dn of the layer below, sum_i credit_i w_ij ratio_ij, from weighted = sum_i credit_i w_ij e_ij. (B, I).
+
+        `silent_ratio`: in place of the rule's own.
+        """
+        silent_ratio = self.silent_ratio if silent_ratio is None else silent_ratio
         error = weighted / p.counts_in.clamp(min=1.0)
-        if self.silent_ratio:
-            silent_post = credit * (p.counts == 0)
-            silent_pair = torch.where(p.counts_in > 0, silent_post @ p.weight, credit @ p.weight)
-            error = error + self.silent_ratio * silent_pair
+        if silent_ratio:
+            silent_post = p.view.down(credit * (p.counts == 0), p.weight)
+            silent_pair = torch.where(p.counts_in > 0, silent_post, p.view.down(credit, p.weight))
+            error = error + silent_ratio * silent_pair
         return error
 
     # -- regulariser --------------------------------------------------------------------------------------------------
 
     @abstractmethod
     def authors_fan_in(self, kind: LayerKind, weights: LayerWeights) -> int:
-        """The normaliser Z of the exponential regulariser as the rule's authors coded it."""
+        """The normaliser Z of the exponential regulariser of a dense layer as the rule's authors coded it."""
 
     def weight_penalty(self, kind: LayerKind, weights: LayerWeights) -> tuple[Tensor, Tensor | None] | None:
         """Exponential regulariser: G_ij += L b (w_ij / W) exp(b (q_i - 1)), q_i = (1/Z) sum_j (w_ij / W)^2.
 
-        Z is the number of the neuron's synapses, or what the authors' code has (`regulariser_fan_in=authors`).
+        Z is the number of the neuron's synapses, or what the authors' code has (`regulariser_fan_in=authors`). Of a
+        convolution i is a kernel and j a weight of its receptive field.
         """
-        if not self.regulariser:
+        if not self.regulariser or kind.pool:
             return None
-        weight, recurrent = weights.weight.detach(), _detach(weights.recurrent_weight)
+        weight, recurrent = weights.weight.detach().flatten(1), _detach(weights.recurrent_weight)
         q = (weight / self.weight_limit).square().sum(dim=1)
         size = torch.full_like(q, weight.shape[1])
         if recurrent is not None and weights.recurrent_mask is not None:
             q = q + (recurrent / self.weight_limit).square().sum(dim=1)
             size = size + weights.recurrent_mask.sum(dim=1)
         if self.regulariser_fan_in == "authors":
-            size = torch.full_like(q, self.authors_fan_in(kind, weights))
+            size = torch.full_like(q, weight.shape[1] if kind.window else self.authors_fan_in(kind, weights))
         beta = self.regulariser_beta
         scale = self.regulariser * beta / self.weight_limit * torch.exp(beta * (q / size - 1.0))[:, None]
-        return scale * weight, None if recurrent is None else scale * recurrent
+        penalty = (scale * weight).reshape(weights.weight.shape)
+        return penalty, None if recurrent is None else scale * recurrent
+
+
+def view_of(kind: LayerKind) -> View:
+    """What the neurons of a layer see."""
+    if kind.window is None:
+        return Dense()
+    return Pool(kind.window) if kind.pool else Convolution(kind.window)
 
 
 def away_from_zero(x: Tensor) -> Tensor:
@@ -276,7 +294,7 @@ class _Layer(torch.autograd.Function):
         result = rule.gradients(
             Pass(
                 spikes_in, counts_in, spikes, counts, weight, recurrent, e, lif,
-                error / lif.v_th, factor, ctx.needs_input_grad[0],
+                error / lif.v_th, factor, ctx.needs_input_grad[0], view_of(ctx.kind),
             )
         )  # fmt: skip
         grad_recurrent = None

@@ -7,6 +7,10 @@ paper's initialisation (eq. 29-30) and its loss (eq. 9), L = 1/2 |y - (1/T) sum_
 `temporal_gradient=false` is the paper's ablation SDBP: errors travel down the layers but not back through time.
 Recurrent layers, which the paper does not have, receive W_rec o^{t-1} and backpropagate through it.
 
+A convolution has one bias for each kernel. Pools are averages of the spikes and no neurons: they belong to the layer
+after them, which sees the mean of each square. Of a dense layer that is a dense layer on the spikes themselves whose
+weights are spread over the squares.
+
 Differs from the authors' released code, each difference an option: they fire strictly above the threshold
 (`strict_threshold`), initialise as PyTorch does (`init=torch`) and average the loss over the outputs too
 (`loss=mean_squared`), a constant factor. The paper's f(o) = tau exp(-o / tau) (eq. 6) is `reset=exponential`.
@@ -17,12 +21,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Generator, Tensor
 
-from snnrun.kernels import Stbp, ops
+from snnrun.kernels import Stbp, Window, image_ops, ops
 from snnrun.rules.base import LayerKind, LayerWeights, Rule, SpikeTrain
 from snnrun.rules.connectivity import connect
 
@@ -30,6 +34,8 @@ from snnrun.rules.connectivity import connect
 @dataclass(frozen=True, kw_only=True)
 class StbpRule(Rule):
     """STBP. `decay` is the paper's tau, a share per step; `surrogate_width` is its a_1 ... a_4."""
+
+    average_pools: ClassVar[bool] = True
 
     decay: float = 0.2
     surrogate: str = "rectangle"
@@ -55,7 +61,10 @@ class StbpRule(Rule):
         )
 
     def initialise(self, kind: LayerKind, inputs: int, neurons: int, generator: Generator) -> LayerWeights:
-        """Uniform on [-1, 1], each neuron's incoming weights scaled to norm 1 (eq. 29-30); or PyTorch's default."""
+        """Uniform on [-1, 1], each neuron's incoming weights scaled to norm 1 (eq. 29-30); or PyTorch's default.
+
+        Of a convolution those of each kernel.
+        """
         weight = torch.rand(neurons, inputs, generator=generator) * 2 - 1
         norm = math.sqrt(inputs) if self.init == "torch" else weight.norm(dim=1, keepdim=True)
         weights = LayerWeights(weight=weight / norm)
@@ -73,9 +82,10 @@ class StbpRule(Rule):
     def layer(self, kind: LayerKind, weights: LayerWeights, inputs: SpikeTrain, labels: Tensor | None) -> SpikeTrain:
         """Run a layer; the gradient of its spikes comes back through counts and link."""
         del labels
+        weight = weights.weight if kind.average is None else spread(weights.weight, kind.average)
         spikes, counts, link = _Layer.apply(
-            inputs.spikes, inputs.link, weights.weight, weights.bias,
-            weights.recurrent_weight, weights.recurrent_mask, self.neuron(kind),
+            inputs.spikes, inputs.link, weight, weights.bias,
+            weights.recurrent_weight, weights.recurrent_mask, self.neuron(kind), kind.window,
         )  # type: ignore[no-untyped-call]  # fmt: skip
         return SpikeTrain(spikes, counts, link)
 
@@ -85,6 +95,18 @@ class StbpRule(Rule):
         wanted = torch.nn.functional.one_hot(labels, rate.shape[1]).to(rate.dtype)
         square = (wanted - rate).square()
         return square.mean(dim=1) if self.loss == "mean_squared" else 0.5 * square.sum(dim=1)
+
+
+def spread(weight: Tensor, average: Window) -> Tensor:
+    """Weights (N, I) of a dense layer after an average pool as those (N, inputs of the pool) of one without it.
+
+    The inputs of a square share its weight; those beyond the last whole square have 0. Differentiable.
+    """
+    side, rows, columns = average.height, average.out_rows, average.out_columns
+    by_input = weight.T.reshape(average.channels, rows, 1, columns, 1, len(weight)) / side**2
+    squares = by_input.expand(-1, -1, side, -1, side, -1).reshape(average.channels, rows * side, columns * side, -1)
+    beyond = (0, 0, 0, average.columns - columns * side, 0, average.rows - rows * side)
+    return torch.nn.functional.pad(squares, beyond).reshape(average.inputs, -1).T
 
 
 class _Layer(torch.autograd.Function):
@@ -100,11 +122,15 @@ class _Layer(torch.autograd.Function):
         recurrent_weight: Tensor | None,
         recurrent_mask: Tensor | None,
         neuron: Stbp,
+        window: Window | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         del link_in
-        spikes, counts, membrane = ops.stbp_forward(spikes_in, weight, bias, recurrent_weight, neuron)
+        if window is None:
+            spikes, counts, membrane = ops.stbp_forward(spikes_in, weight, bias, recurrent_weight, neuron)
+        else:
+            spikes, counts, membrane = image_ops.stbp_conv_forward(spikes_in, weight, bias, window, neuron)
         ctx.save_for_backward(spikes_in, weight, recurrent_weight, recurrent_mask, spikes, membrane)
-        ctx.neuron = neuron
+        ctx.neuron, ctx.window = neuron, window
         ctx.mark_non_differentiable(spikes)
         ctx.set_materialize_grads(False)
         return spikes, counts, counts.new_zeros(1, 1, 1).expand(membrane.shape)
@@ -118,15 +144,22 @@ class _Layer(torch.autograd.Function):
             every_step = grad_counts[:, None].expand(membrane.shape)
             grad_spikes = every_step if grad_link is None else grad_spikes + every_step
         _, wants_input, _, wants_bias, *_ = ctx.needs_input_grad
-        grad_in, grad_weight, grad_bias, grad_recurrent = ops.stbp_backward(
-            grad_spikes, spikes_in, spikes, membrane, weight, recurrent_weight, ctx.neuron, wants_input
-        )
+        arguments = (grad_spikes, spikes_in, spikes, membrane, weight)
+        if ctx.window is None:
+            grad_in, grad_weight, grad_bias, grad_recurrent = ops.stbp_backward(
+                *arguments, recurrent_weight, ctx.neuron, wants_input
+            )
+        else:
+            grad_in, grad_weight, grad_bias = image_ops.stbp_conv_backward(
+                *arguments, ctx.window, ctx.neuron, wants_input
+            )
         return (
             None,
             grad_in if wants_input else None,
             grad_weight,
             grad_bias if wants_bias else None,
             None if mask is None else grad_recurrent * mask,
+            None,
             None,
             None,
         )

@@ -27,10 +27,16 @@ Differs from the authors' code, each difference an option:
 - `slope_tables=authors`: their generator, and the tables of other time constants that the published runs read.
 - `extrapolate_slope=true`: feed-forward layers evaluate the table beyond its last row.
 - `regulariser_fan_in=authors`: one normaliser for a whole recurrent layer.
+- `convolution=authors`: convolutions and pools keep HM2-BP's closed form; see `authors_image_layer`.
+
+A convolution is a layer whose neurons see a window each and share weights: its sums over j run over the receptive
+field, in which what is beyond the image's edge counts as no input, and dE/dw over the positions of a kernel. A spiking
+pool is a layer with the fixed weights 1.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -39,8 +45,13 @@ from torch import Tensor
 
 from snnrun.kernels import ops, reference
 from snnrun.rules.base import LayerKind, LayerWeights
+from snnrun.rules.hm2bp import averaged_error, silent_gradient
 from snnrun.rules.slope_table import published_table, slope_table
 from snnrun.rules.spike_train import Gradients, Pass, SpikeTrainRule, away_from_zero
+from snnrun.rules.views import Dense, Pool
+
+# What stands for e_ij / n_j of silent pairs in the authors' convolutions, and for e_ij of a silent post-neuron.
+AUTHORS_CONV_RATIO, AUTHORS_CONV_EFFECT = 0.5, 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,9 +69,12 @@ class StRsbp(SpikeTrainRule):
     extrapolate_slope: bool = False
     solve: str = "paper"
     self_coupling: bool = True
+    convolution: str = "spsp"
 
     def gradients(self, p: Pass) -> Gradients:
         """Eq. 4-13 for one layer."""
+        if self.convolution == "authors" and not isinstance(p.view, Dense):
+            return self.authors_image_layer(p)
         recurrent = p.recurrent is not None
         table = self.table(p.spikes.shape[1], recurrent) if self.slope == "table" else None
         denominator = self.denominator(p, table)
@@ -70,7 +84,7 @@ class StRsbp(SpikeTrainRule):
         if p.wants_error and not by_authors:
             credit = self.solved(p, denominator) if recurrent else local
         gain = local if p.factor is None else local * p.factor
-        grad_weight, weighted = ops.spsp_backward(self.spsp, p.lif, p.spikes_in, p.spikes, gain, credit, p.weight)
+        grad_weight, weighted = p.view.backward(self.spsp, p.lif, p.spikes_in, p.spikes, gain, credit, p.weight)
         error = None
         if credit is not None:
             error = self.error_below(weighted, credit, p)
@@ -100,13 +114,36 @@ class StRsbp(SpikeTrainRule):
         rows = float(len(table))
         slopes: Tensor
         if p.recurrent is None:
-            n = p.counts if self.extrapolate_slope else p.counts.clamp(max=rows)
-            slopes = slope_sum(table, p.weight, p.counts_in, n) * (p.counts > 0)
+            extrapolate = self.extrapolate_slope and isinstance(p.view, Dense)
+            n = p.counts if extrapolate else p.counts.clamp(max=rows)
+            slopes = slope_sum(table, lambda x: p.view.drive(x, p.weight), p.counts_in, n) * (p.counts > 0)
         else:
-            n = p.counts.clamp(1.0, rows)
-            slopes = slope_sum(table, p.weight, p.counts_in, n)
-            slopes = slopes + slope_sum(table, p.recurrent.dense(n.shape[1]), p.counts, n)
+            n, loop = p.counts.clamp(1.0, rows), p.recurrent.dense(p.counts.shape[1])
+            slopes = slope_sum(table, lambda x: x @ p.weight.T, p.counts_in, n)
+            slopes = slopes + slope_sum(table, lambda x: x @ loop.T, p.counts, n)
         return away_from_zero(1.0 - slopes / p.lif.v_th)
+
+    # -- convolutions and pools as the authors have them ---------------------------------------------------------------
+
+    def authors_image_layer(self, p: Pass) -> Gradients:
+        """Convolutions and pools by the closed-form effect of HM2-BP, without the factor 1 / D_i.
+
+        Their code truncates the sum in D_i to a whole number, which is 0 while its size is below 1. Silent pairs have
+        the ratio 0.5 in a convolution and 0 in a pool, whose error is averaged as in HM2-BP.
+        """
+        effect = "hm2bp"
+        if isinstance(p.view, Pool):
+            if not p.wants_error:
+                return Gradients(None, None, None)
+            credit = averaged_error(p, p.view)
+            _, weighted = p.view.backward(effect, p.lif, p.spikes_in, p.spikes, credit, credit, p.weight)
+            return Gradients(None, None, self.error_below(weighted, credit, p, silent_ratio=0.0))
+        through = p.delta if p.wants_error else None
+        gradient, weighted = p.view.backward(effect, p.lif, p.spikes_in, p.spikes, p.delta, through, p.weight)
+        assert gradient is not None
+        gradient = gradient + silent_gradient(AUTHORS_CONV_EFFECT, p.delta, p)
+        error = None if through is None else self.error_below(weighted, through, p, AUTHORS_CONV_RATIO)
+        return Gradients(gradient, None, error)
 
     # -- the recurrent system -----------------------------------------------------------------------------------------
 
@@ -140,14 +177,14 @@ class StRsbp(SpikeTrainRule):
         return weights.weight.shape[1] + 1 + total
 
 
-def slope_sum(table: Tensor, weight: Tensor, counts_in: Tensor, counts: Tensor) -> Tensor:
+def slope_sum(table: Tensor, drive: Callable[[Tensor], Tensor], counts_in: Tensor, counts: Tensor) -> Tensor:
     """sum_j w_ij D(n_j, n_i), (B, N), D the derivative of the table's polynomials by n_i.
 
-    Counts of the inputs are clamped to the table's rows 1 ... R. The polynomial in n_i has coefficients by n_j alone,
-    so the sum over inputs is one product per power.
+    `drive` gives sum_j w_ij x_j, (B, N), of x (B, I). Counts of the inputs are clamped to the table's rows 1 ... R. The
+    polynomial in n_i has coefficients by n_j alone, so the sum over inputs is one product per power.
     """
-    table = table.to(weight)
+    table = table.to(counts)
     derivative = table[:, :4] * torch.tensor([4.0, 3.0, 2.0, 1.0], dtype=table.dtype, device=table.device)
     rows = counts_in.clamp(1, len(table)).long() - 1
-    c3, c2, c1, c0 = (torch.einsum("bjk,ij->kbi", derivative[rows], weight)).unbind()
+    c3, c2, c1, c0 = (drive(coefficients) for coefficients in derivative[rows].unbind(2))
     return ((c3 * counts + c2) * counts + c1) * counts + c0

@@ -48,18 +48,34 @@ from snnrun.kernels.cpu.readout_loops import RULES
 from snnrun.kernels.cpu.stbp import stbp_backward, stbp_forward
 from snnrun.kernels.neuron import Lif, Synapses
 from snnrun.kernels.packed import words
+from snnrun.kernels.reference_images import (  # until these are compiled too
+    conv_activation,
+    conv_backward,
+    conv_forward,
+    pool_backward,
+    pool_forward,
+    stbp_conv_backward,
+    stbp_conv_forward,
+)
 
 __all__ = [
     "compiled_before",
+    "conv_activation",
+    "conv_backward",
+    "conv_forward",
     "count_spikes",
     "coupling",
     "coupling_solve",
     "lif_forward",
+    "pool_backward",
+    "pool_forward",
     "recurrent_gradient",
     "recurrent_spsp",
     "spsp_activation",
     "spsp_backward",
     "stbp_backward",
+    "stbp_conv_backward",
+    "stbp_conv_forward",
     "stbp_forward",
 ]
 

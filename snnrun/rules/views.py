@@ -1,0 +1,127 @@
+"""What each neuron of a layer sees of the layer below: all of it, or a window of an image.
+
+The spike-train-level rules write their equations in terms of these classes, which have the same methods: the kernels of
+a layer, and three products of its weights with counts, those of the inputs (B, I) or of the neurons (B, N). `weight` is
+(N, I) in a dense layer and (K, C, height, width) in a convolution.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from snnrun.kernels import Lif, Synapses, Window, image_ops, ops, reference
+
+
+@dataclass(frozen=True)
+class Dense:
+    """Every neuron sees every input."""
+
+    def forward(self, spikes_in: Tensor, weight: Tensor, recurrent: Synapses | None, lif: Lif) -> tuple[Tensor, Tensor]:
+        """Bits of the spikes (B, T, W) and counts (B, N); only dense layers have recurrent synapses."""
+        return ops.lif_forward(spikes_in, weight, recurrent, lif)
+
+    def activation(self, rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, weight: Tensor) -> Tensor:
+        """a_i = sum_j w_ij e_ij (ST-RSBP eq. 1), (B, N)."""
+        return ops.spsp_activation(rule, lif, spikes_in, spikes, weight)
+
+    def backward(
+        self,
+        rule: str,
+        lif: Lif,
+        spikes_in: Tensor,
+        spikes: Tensor,
+        gain: Tensor,
+        credit: Tensor | None,
+        weight: Tensor,
+    ) -> tuple[Tensor | None, Tensor]:
+        """Sums of gain_i e_ij by weight, None in a pool, and of credit_i w_ij e_ij by input, (B, 0) without credit."""
+        return ops.spsp_backward(rule, lif, spikes_in, spikes, gain, credit, weight)
+
+    def drive(self, x: Tensor, weight: Tensor) -> Tensor:
+        """sum_j w_ij x_j, (B, N)."""
+        return x.to(weight.dtype) @ weight.T
+
+    def down(self, credit: Tensor, weight: Tensor) -> Tensor:
+        """sum_i credit_i w_ij, (B, I)."""
+        return credit @ weight
+
+    def outer(self, gain: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+        """Sum of gain_i x_j over samples, and over the pairs (i, j) that share a weight; of the weight's shape."""
+        del weight
+        return gain.T @ x
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """A neuron sees a window of every channel; the neurons of a kernel share weights. Methods as those of `Dense`."""
+
+    window: Window
+
+    def forward(self, spikes_in: Tensor, weight: Tensor, recurrent: Synapses | None, lif: Lif) -> tuple[Tensor, Tensor]:
+        """See `Dense`."""
+        assert recurrent is None
+        return image_ops.conv_forward(spikes_in, weight, self.window, lif)
+
+    def activation(self, rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, weight: Tensor) -> Tensor:
+        """See `Dense`."""
+        return image_ops.conv_activation(rule, lif, spikes_in, spikes, weight, self.window)
+
+    def backward(
+        self,
+        rule: str,
+        lif: Lif,
+        spikes_in: Tensor,
+        spikes: Tensor,
+        gain: Tensor,
+        credit: Tensor | None,
+        weight: Tensor,
+    ) -> tuple[Tensor | None, Tensor]:
+        """See `Dense`."""
+        return image_ops.conv_backward(rule, lif, spikes_in, spikes, gain, credit, weight, self.window)
+
+    def drive(self, x: Tensor, weight: Tensor) -> Tensor:
+        """See `Dense`."""
+        return reference.drive(x.to(weight.dtype), weight, self.window)
+
+    def down(self, credit: Tensor, weight: Tensor) -> Tensor:
+        """See `Dense`."""
+        return reference.drive_by_input(credit, weight, self.window)
+
+    def outer(self, gain: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+        """See `Dense`."""
+        return reference.drive_by_weight(x, gain, weight, self.window)
+
+
+@dataclass(frozen=True)
+class Pool(Convolution):
+    """A neuron sees a window of one channel; all weights (C, 1, height, width) are 1. Methods as those of `Dense`."""
+
+    def forward(self, spikes_in: Tensor, weight: Tensor, recurrent: Synapses | None, lif: Lif) -> tuple[Tensor, Tensor]:
+        """See `Dense`."""
+        del weight, recurrent
+        return image_ops.pool_forward(spikes_in, self.window, lif)
+
+    def activation(self, rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, weight: Tensor) -> Tensor:
+        """See `Dense`; by the reference, for no backend has it."""
+        return reference.conv_activation(rule, lif, spikes_in, spikes, weight, self.window)
+
+    def backward(
+        self,
+        rule: str,
+        lif: Lif,
+        spikes_in: Tensor,
+        spikes: Tensor,
+        gain: Tensor,
+        credit: Tensor | None,
+        weight: Tensor,
+    ) -> tuple[Tensor | None, Tensor]:
+        """See `Dense`."""
+        del weight
+        if credit is None:
+            return None, gain.new_zeros(len(gain), 0)
+        return None, image_ops.pool_backward(rule, lif, spikes_in, spikes, credit, self.window)
+
+
+View = Dense | Convolution
