@@ -34,6 +34,13 @@ WORKLOADS: dict[str, tuple[str, list[str]]] = {
         "STBP on MNIST, 784-400-10, 20 steps",
         ["data=mnist", "model=stbp", "model.network=400", "encoder.steps=20"],
     ),
+    "cnn": (
+        "ST-RSBP on MNIST, the papers' CNN 15C5-P2-40C5-P2-300, 400 steps",
+        [
+            *("data=mnist", "model=strsbp", "model.network=15C5-P2-40C5-P2-300", "model.v_th=[5,2,10,4,10,5]"),
+            *("encoder.steps=400", "train.lr=0.001"),
+        ],
+    ),
 }
 EPILOG = """\
 workloads (the first is the default):

@@ -180,7 +180,7 @@ class _Loop:
         self.warned: set[str] = set()
         self.parameters = list(network.parameters())
         # Fused Adam copies what does not lie in memory row by row; weights, stored input by input, do so transposed.
-        self.moved = parameters = [_row_by_row(parameter.detach()) for parameter in self.parameters]
+        self.moved = parameters = [parameter.detach().permute(_by_stride(parameter)) for parameter in self.parameters]
         if options.optimizer == "sgd":
             self.optimizer: torch.optim.Optimizer = torch.optim.SGD(
                 parameters, lr=options.lr, momentum=options.momentum
@@ -253,7 +253,7 @@ class _Loop:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         for parameter, moved in zip(self.parameters, self.moved, strict=True):
-            moved.grad = None if parameter.grad is None else _row_by_row(parameter.grad)
+            moved.grad = None if parameter.grad is None else parameter.grad.permute(_by_stride(parameter))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)  # the parameters hold them
 
@@ -379,9 +379,10 @@ def record_raster(
     return layers, int(split.labels[sample]), int(activity.output.counts.argmax().item())
 
 
-def _row_by_row(tensor: Tensor) -> Tensor:
-    """A matrix or its transpose, whichever lies in memory row by row; no copy."""
-    return tensor if tensor.is_contiguous() else tensor.T
+def _by_stride(tensor: Tensor) -> list[int]:
+    """The order of the dimensions in which the tensor lies in memory row by row."""
+    strides = tensor.stride()
+    return sorted(range(tensor.dim()), key=lambda dimension: -strides[dimension])
 
 
 def _copy_state(network: Network) -> dict[str, Tensor]:

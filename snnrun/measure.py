@@ -5,7 +5,8 @@ stand still (the optimiser works at a learning rate of 0), so that every repeat 
 threads is measured in a fresh process, whose peak memory is its own.
 
 Row additions are the work that no event-driven simulation of a dense layer avoids: each spike of its input adds a row
-of weights, one float for each neuron, once forward and once backward. Recurrent synapses are not counted.
+of weights, one float for each neuron, once forward and once backward. In a convolution it adds a row of one float for
+each kernel for each of the positions that see it. Recurrent synapses and pools are not counted.
 """
 
 from __future__ import annotations
@@ -32,8 +33,9 @@ from torch import Tensor
 from snnrun import build, data, engine, hardware, kernels, provenance, report
 from snnrun.batches import batches
 from snnrun.errors import SnnrunError
-from snnrun.network import Network
+from snnrun.network import Layer, Network
 from snnrun.phases import in_turn, phases, wait
+from snnrun.rules import LayerKind
 
 # A repeat runs over so many samples, or over so many batches if these are more.
 SAMPLES, BATCHES = 128, 4
@@ -251,7 +253,8 @@ def measure(job: Job, device: torch.device, imported: int | None) -> dict[str, A
 def _load_code(job: Job, device: torch.device) -> None:
     """A tiny network for two steps: what is imported, compiled or set up at a first call counts as import."""
     model = job.values["model"]
-    tiny = {**job.values, "model": {**model, "network": "4-R4", "v_th": list(model["v_th"])[:1]}}
+    network = "2C2-P2-2C1-4-R4" if set(model["network"]) & {"C", "P"} else "4-R4"
+    tiny = {**job.values, "model": {**model, "network": network, "v_th": list(model["v_th"])[:1]}}
     loop = _loop(tiny, job.dataset, device)
     loop.encoder.encode(loop.dataset.train.samples[:1], loop.dataset.train.index[:1], EPOCH)
     silent = torch.zeros(1, 2, kernels.words(loop.network.inputs), dtype=torch.int64)
@@ -317,20 +320,32 @@ def _row_additions(
     network: Network, spikes: Mapping[str, float], ms_per_sample: float, threads: int, device: torch.device
 ) -> dict[str, float | None]:
     """How many a sample takes, their rate, and the rate that so many cores reach on rows that are picked at random."""
-    inputs = [network.inputs, *network.sizes[:-1]]
-    additions = [2.0 * count * size for count, size in zip(spikes.values(), network.sizes, strict=False)]
-    total = sum(additions)
+    work = []  # additions, and the rows and columns of the matrix that has the weights
+    for layer, count in zip(network.layers, spikes.values(), strict=False):
+        assert isinstance(layer, Layer)
+        if not layer.kind.pool:
+            columns = len(layer.weight)
+            work.append((2.0 * count * columns * _positions(layer.kind), layer.weight.numel() // columns, columns))
+    total = sum(additions for additions, *_ in work)
     rate = total / (1e-3 * ms_per_sample)
     bound = None
     if device.type == "cpu" and total:
-        shapes = zip(additions, inputs, network.sizes, strict=True)
-        bound = threads * total / sum(work / row_rate(*shape) for work, *shape in shapes)
+        bound = threads * total / sum(additions / row_rate(*shape) for additions, *shape in work)
     return {
         "per_sample": total,
         "rate_gadd_s": rate / 1e9,
         "bound_gadd_s": bound and bound / 1e9,
         "share": bound and rate / bound,
     }
+
+
+def _positions(kind: LayerKind) -> float:
+    """How many positions of a convolution see an input, in the mean; 1 of a dense layer."""
+    window = kind.window
+    if window is None:
+        return 1.0
+    seen = window._replace(kernels=1).neurons * window.height * window.width * window.pool**2
+    return seen / (window.rows * window.columns)
 
 
 def row_rate(inputs: int, neurons: int) -> float:

@@ -61,8 +61,11 @@ def wait(device: torch.device) -> None:
 
 
 # The kernels' functions by the pass of a layer that calls them; what another does is left to the rest.
-FORWARD = ("lif_forward", "stbp_forward")
-BACKWARD = ("spsp_activation", "recurrent_spsp", "recurrent_gradient", "spsp_backward", "stbp_backward")
+FORWARD = ("lif_forward", "conv_forward", "pool_forward", "stbp_forward", "stbp_conv_forward")
+BACKWARD = (
+    *("spsp_activation", "recurrent_spsp", "recurrent_gradient", "spsp_backward", "stbp_backward"),
+    *("conv_activation", "conv_backward", "pool_backward", "stbp_conv_backward"),
+)
 SOLVE = ("coupling", "coupling_solve")
 COUNT = "count_spikes"  # of the input
 
@@ -98,7 +101,8 @@ class _TimedBackend:
     def _phase(self, name: str) -> str:
         if name in SOLVE:
             return "solve"
-        if name == COUNT:
+        if name == COUNT:  # the first of a step; a pool on the input has no backward pass
+            self._layer = -1
             return "count"
         if name in FORWARD:
             self._layer += 1

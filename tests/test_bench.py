@@ -168,6 +168,18 @@ def test_the_reachable_rate_weighs_layers_by_their_work(monkeypatch: pytest.Monk
     assert additions["share"] == pytest.approx(fastest / 1e-6)
 
 
+def test_row_additions_of_a_convolution_are_its_weights_times_their_positions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A spike that k x k positions see adds k^2 rows of weights; at the edges of 8 x 8 fewer do."""
+    monkeypatch.setattr(measure, "row_rate", lambda rows, columns: {(9, 4): 1e9, (36, 10): 2e9}[rows, columns])
+    settings = values("model.network=4C3-P2", "model.v_th=[1,1,1]")
+    network = build.network(settings, data.load("digits"))
+    spikes = {"input": 64.0, "conv1": 50.0, "pool2": 25.0, "output": 9.0}
+    additions = measure._row_additions(network, spikes, 0.001, 1, CPU)
+    synapses = 6 * 6 * 9 * 4  # one spike of each pixel crosses each once
+    assert additions["per_sample"] == 2 * (synapses + 25 * 10)
+    assert additions["bound_gadd_s"] == pytest.approx((synapses + 250) / (synapses / 1e9 + 250 / 2e9) / 1e9)
+
+
 def test_no_spikes_and_no_cpu_have_no_reachable_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "row_rate", None)
     network = build.network(values(), data.load("digits"))
@@ -216,9 +228,10 @@ def test_calls_are_booked_on_the_layer_they_belong_to(monkeypatch: pytest.Monkey
     }
 
 
+@pytest.mark.parametrize("network", ["20-R10", "2C3-P2-R5"])
 @pytest.mark.parametrize("model", ["strsbp", "hm2bp", "stbp"])
-def test_every_rule_has_phases_and_the_backend_comes_back(model: str) -> None:
-    loop = loop_of(values(f"model={model}"))
+def test_every_rule_has_phases_and_the_backend_comes_back(model: str, network: str) -> None:
+    loop = loop_of(values(f"model={model}", f"model.network={network}", "model.v_th=1"))
     backend = kernels.ops.backend
     before = {name: value.clone() for name, value in loop.network.state_dict().items()}
     times = phases.phases(loop, 1, 1)
@@ -268,7 +281,8 @@ def test_every_workload_composes(workload: str) -> None:
     about, overrides = bench.WORKLOADS[workload]
     assert settings["model"]["network"] in about
     assert all(
-        key in {"data", "model", "model.network", "model.v_th", "encoder.steps"} for key in map(key_of, overrides)
+        key in {"data", "model", "model.network", "model.v_th", "encoder.steps", "train.lr"}
+        for key in map(key_of, overrides)
     )
 
 
@@ -287,7 +301,7 @@ def test_workloads_have_the_constants_of_the_published_runs() -> None:
 @pytest.mark.parametrize(
     ("request_", "words"),
     [
-        ("fashoin", ["fashoin: no such workload. Allowed: fashion, alpha, alpha3, mnist. Did you mean fashion?"]),
+        ("fashoin", ["fashoin: no such workload. Allowed: fashion, alpha, alpha3, mnist, cnn. Did you mean fashion?"]),
         ("mnist model.tau_mm=3", ["model.tau_mm: model=stbp has no such key", "Did you mean"]),
         ("model=strsbq", ["model: there is no 'strsbq'", "Did you mean strsbp?"]),
         ("train.batch_size=0", ["train.batch_size: 0 is out of range"]),

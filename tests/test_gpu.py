@@ -196,6 +196,7 @@ def test_all_checks_pass_for_the_reference_itself():
     assert all(result.error < checks.TOLERANCE / 2 for result in results), results
     names = [result.name for result in results]
     assert {"lif_forward", "lif_forward recurrent", "coupling_solve divergent", "stbp_backward gaussian"} < set(names)
+    assert {"conv_forward", "pool_backward hm2bp", "stbp_conv_backward after averages"} < set(names)
     assert len(names) == len(set(names))
 
 

@@ -54,7 +54,7 @@ MAY_IMPORT = {
     "phases": {"batches", "engine", "kernels"},
     "measure": {
         *("batches", "build", "data", "engine", "hardware", "kernels", "network", "phases", "provenance"),
-        "report",
+        *("report", "rules"),
     },
     "bench": {"app", "config", "config_errors", "hardware", "measure", "report"},
     "doctor": {"hardware", "kernels", "provenance"},

@@ -8,34 +8,18 @@ train, or in a recurrent layer in any train of that sample, is excused.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from snnrun.kernels import reference
+from snnrun.kernels import image_checks, reference
+from snnrun.kernels.comparison import NEAR_THRESHOLD, TOLERANCE, CheckResult, compare, compare_spikes, to_device
 from snnrun.kernels.neuron import Lif, Stbp, Synapses
-from snnrun.kernels.packed import pack, unpack
+from snnrun.kernels.packed import pack
 
-TOLERANCE = 1e-5
-NEAR_THRESHOLD = 1e-4  # mV
 _SYNAPSES = 30  # of a neuron, recurrent
-
-
-class CheckResult(NamedTuple):
-    """Outcome of one check.
-
-    `error` is the worst deviation as a share of the largest entry. Of the spikes, `differing` are not the reference's,
-    and `near` of the reference's own change with a threshold 1e-4 mV lower or higher. `note` says what went wrong.
-    """
-
-    name: str
-    passed: bool
-    error: float = 0.0
-    differing: int = 0
-    near: int = 0
-    note: str = ""
 
 
 class Case(NamedTuple):
@@ -104,27 +88,27 @@ def check_lif_forward(backend: Any, device: str, case: Case, recurrent: bool) ->
     """Spikes and counts of a layer."""
     data = Data.of(case)
     synapses = data.recurrent if recurrent else None
-    spikes, counts = backend.lif_forward(*_to(device, data.spikes_in, data.weight, synapses), case.lif)
+    spikes, counts = backend.lif_forward(*to_device(device, data.spikes_in, data.weight, synapses), case.lif)
     expected = [
         reference.lif_forward(data.spikes_in, data.weight, synapses, case.lif._replace(v_th=case.lif.v_th + shift))[0]
         for shift in (0.0, -NEAR_THRESHOLD, NEAR_THRESHOLD)
     ]
-    return _compare_spikes("lif_forward" + _loop(recurrent), spikes, counts, expected, recurrent)[0]
+    return compare_spikes("lif_forward" + _loop(recurrent), spikes, counts, expected, recurrent)[0]
 
 
 def check_count_spikes(backend: Any, device: str, case: Case) -> CheckResult:
     """Firing counts of bits."""
     data = Data.of(case)
-    counts = backend.count_spikes(*_to(device, data.spikes), case.neurons)
-    return _compare("count_spikes", (counts, data.counts))
+    counts = backend.count_spikes(*to_device(device, data.spikes), case.neurons)
+    return compare("count_spikes", (counts, data.counts))
 
 
 def check_spsp_activation(backend: Any, device: str, case: Case, rule: str) -> CheckResult:
     """Total post-synaptic potential."""
     data = Data.of(case)
     arguments = (data.spikes_in, data.spikes, data.weight)
-    actual = backend.spsp_activation(rule, case.lif, *_to(device, *arguments))
-    return _compare(f"spsp_activation {rule}", (actual, reference.spsp_activation(rule, case.lif, *arguments)))
+    actual = backend.spsp_activation(rule, case.lif, *to_device(device, *arguments))
+    return compare(f"spsp_activation {rule}", (actual, reference.spsp_activation(rule, case.lif, *arguments)))
 
 
 def check_spsp_backward(backend: Any, device: str, case: Case, rule: str) -> CheckResult:
@@ -133,17 +117,17 @@ def check_spsp_backward(backend: Any, device: str, case: Case, rule: str) -> Che
     pairs: list[tuple[Tensor, Tensor]] = []
     for credit in (data.credit, None):
         arguments = (data.spikes_in, data.spikes, data.gain, credit, data.weight)
-        actual = backend.spsp_backward(rule, case.lif, *_to(device, *arguments))
+        actual = backend.spsp_backward(rule, case.lif, *to_device(device, *arguments))
         pairs += zip(actual, reference.spsp_backward(rule, case.lif, *arguments), strict=True)
-    return _compare(f"spsp_backward {rule}", *pairs)
+    return compare(f"spsp_backward {rule}", *pairs)
 
 
 def check_recurrent_spsp(backend: Any, device: str, case: Case, rule: str) -> CheckResult:
     """S-PSPs of the recurrent synapses."""
     data = Data.of(case)
-    actual = backend.recurrent_spsp(rule, case.lif, *_to(device, data.spikes, data.recurrent), case.neurons)
+    actual = backend.recurrent_spsp(rule, case.lif, *to_device(device, data.spikes, data.recurrent), case.neurons)
     expected = reference.recurrent_spsp(rule, case.lif, data.spikes, data.recurrent, case.neurons, torch.float64)
-    return _compare(f"recurrent_spsp {rule}", (actual, expected))
+    return compare(f"recurrent_spsp {rule}", (actual, expected))
 
 
 def check_coupling(backend: Any, device: str, case: Case) -> CheckResult:
@@ -153,11 +137,11 @@ def check_coupling(backend: Any, device: str, case: Case) -> CheckResult:
     arguments = (e, data.counts, data.recurrent)
     pairs = []
     for silent_ratio in (0.0, 0.5):
-        actual = backend.coupling(*_to(device, *arguments), case.lif.v_th, silent_ratio)
+        actual = backend.coupling(*to_device(device, *arguments), case.lif.v_th, silent_ratio)
         pairs.append((actual, reference.coupling(*arguments, case.lif.v_th, silent_ratio)))
-    gradient = backend.recurrent_gradient(*_to(device, e, data.gain, data.recurrent))
+    gradient = backend.recurrent_gradient(*to_device(device, e, data.gain, data.recurrent))
     pairs.append((gradient, reference.recurrent_gradient(e, data.gain, data.recurrent)))
-    return _compare("coupling", *pairs)
+    return compare("coupling", *pairs)
 
 
 def check_coupling_solve(
@@ -173,7 +157,7 @@ def check_coupling_solve(
     e = torch.randn(case.batch, len(data.recurrent.pre), generator=torch.Generator().manual_seed(case.seed))
     theta, diagonal = (size * e).double(), 1.0 + 0.1 * data.credit.tanh()
     arguments = (theta, data.recurrent, diagonal, data.gain)
-    x = backend.coupling_solve(*_to(device, *arguments), self_coupling).double().cpu()
+    x = backend.coupling_solve(*to_device(device, *arguments), self_coupling).double().cpu()
     matrix = reference.system(theta, data.recurrent, diagonal, self_coupling)
     residual = torch.einsum("blp,bl->bp", matrix, x) - data.gain
     allowed = torch.einsum("blp,bl->bp", matrix.abs(), x.abs()).amax(1) + data.gain.abs().amax(1)
@@ -189,16 +173,16 @@ def check_stbp_forward(backend: Any, device: str, case: Case, neuron: Stbp, recu
     data = Data.of(case)
     loop = data.loop(1.0) if recurrent else None
     arguments = (data.spikes_in, data.weight, data.credit[0], loop)
-    spikes, counts, membrane = backend.stbp_forward(*_to(device, *arguments), neuron)
+    spikes, counts, membrane = backend.stbp_forward(*to_device(device, *arguments), neuron)
     results = [
         reference.stbp_forward(*arguments, neuron._replace(v_th=neuron.v_th + shift))
         for shift in (0.0, -NEAR_THRESHOLD, NEAR_THRESHOLD)
     ]
     expected = [result[0] for result in results]
     name = "stbp_forward" + _loop(recurrent)
-    outcome, excused = _compare_spikes(name, spikes, counts, expected, recurrent)
+    outcome, excused = compare_spikes(name, spikes, counts, expected, recurrent)
     u, wanted = (torch.where(excused, 0.0, tensor.double().cpu()) for tensor in (membrane, results[0][2]))
-    membranes = _compare(name, (u, wanted))
+    membranes = compare(name, (u, wanted))
     return outcome._replace(
         passed=outcome.passed and membranes.passed, error=membranes.error, note=outcome.note or membranes.note
     )
@@ -214,9 +198,9 @@ def check_stbp_backward(backend: Any, device: str, case: Case, neuron: Stbp, rec
     pairs: list[tuple[Tensor, Tensor]] = []
     for above, wants_input in ((by_step, True), (data.gain[:, None].expand(shape), False)):
         arguments = (above, data.spikes_in, data.spikes, membrane, data.weight, loop)
-        actual = backend.stbp_backward(*_to(device, *arguments), neuron, wants_input)
+        actual = backend.stbp_backward(*to_device(device, *arguments), neuron, wants_input)
         pairs += zip(actual, reference.stbp_backward(*arguments, neuron, wants_input), strict=True)
-    return _compare(f"stbp_backward {neuron.surrogate}" + _loop(recurrent), *pairs)
+    return compare(f"stbp_backward {neuron.surrogate}" + _loop(recurrent), *pairs)
 
 
 # ---- all of them ----------------------------------------------------------------------------------------------------
@@ -251,17 +235,22 @@ CHECKS: list[tuple[Callable[..., CheckResult], list[dict[str, Any]]]] = [
 
 
 def run_checks(backend: Any, device: str = "cpu", cases: Sequence[Case] = CASES) -> list[CheckResult]:
-    """Run every check of a backend's module on every case; one result per name, the worst of its cases."""
+    """Run every check of a backend's module; one result per name, the worst of its cases.
+
+    `cases` are those of dense layers; layers over images have their own.
+    """
     results: dict[str, CheckResult] = {}
-    for check, variants in CHECKS:
-        for options in variants:
-            for case in cases:
-                result = _attempt(check, backend, device, case, options)
-                results[result.name] = _worse(results.get(result.name), result)
+    groups: list[tuple[Any, Sequence[Any]]] = [(CHECKS, cases), (image_checks.CHECKS, image_checks.CASES)]
+    for checks, its_cases in groups:
+        for check, variants in checks:
+            for options in variants:
+                for case in its_cases:
+                    result = _attempt(check, backend, device, case, options)
+                    results[result.name] = _worse(results.get(result.name), result)
     return list(results.values())
 
 
-def _attempt(check: Callable[..., CheckResult], backend: Any, device: str, case: Case, options: Any) -> CheckResult:
+def _attempt(check: Callable[..., CheckResult], backend: Any, device: str, case: Any, options: Any) -> CheckResult:
     try:
         result = check(backend, device, case, **options)
     except Exception as error:  # of a compiler or driver: the other kernels are still worth checking
@@ -283,50 +272,5 @@ def _worse(before: CheckResult | None, now: CheckResult) -> CheckResult:
     )
 
 
-# ---- comparison -----------------------------------------------------------------------------------------------------
-
-
-def _to(device: str, *values: Any) -> Iterable[Any]:
-    """The values on the device, floats as float32."""
-    for value in values:
-        if isinstance(value, Synapses):
-            yield Synapses(*_to(device, *value))
-        elif isinstance(value, Tensor):
-            yield value.to(device, torch.float32 if value.is_floating_point() else value.dtype)
-        else:
-            yield value
-
-
 def _loop(recurrent: bool) -> str:
     return " recurrent" if recurrent else ""
-
-
-def _compare(name: str, *pairs: tuple[Tensor, Tensor]) -> CheckResult:
-    """Compare results (actual, expected) of one function."""
-    worst = 0.0
-    for actual, expected in pairs:
-        if actual.shape != expected.shape:
-            return CheckResult(name, False, math.nan, note=f"{tuple(actual.shape)} is not {tuple(expected.shape)}")
-        if expected.numel():
-            difference = (actual.double().cpu() - expected).abs().max()
-            # Python's max would lose a NaN.
-            worst = torch.maximum(torch.tensor(worst), difference / expected.abs().max().clamp(min=1e-6)).item()
-    return CheckResult(name, worst <= TOLERANCE, worst)
-
-
-def _compare_spikes(
-    name: str, spikes: Tensor, counts: Tensor, expected: Sequence[Tensor], recurrent: bool
-) -> tuple[CheckResult, Tensor]:
-    """Compare bits with the reference's at the threshold, below and above it; also says which (B, T, N) are excused."""
-    neurons = counts.shape[1]
-    fired, exact, low, high = (unpack(bits.cpu(), neurons).bool() for bits in (spikes, *expected))
-    near, differing = low != high, fired != exact
-    begins = near.any(dim=2, keepdim=True) if recurrent else near
-    excused = begins.cumsum(dim=1) > 0
-    note = ""
-    if not torch.equal(counts.cpu(), fired.sum(dim=1).to(counts.dtype)):
-        note = "the counts are not those of the spikes"
-    elif not torch.equal(pack(fired), spikes.cpu()):
-        note = "bits are set beyond the last neuron"
-    passed = not note and not (differing & ~excused).any()
-    return CheckResult(name, passed, 0.0, int(differing.sum()), int(near.sum()), note), excused.expand_as(fired)
