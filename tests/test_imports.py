@@ -74,6 +74,7 @@ ONLY_IN = {
     "sklearn": {"data"},
     "soundfile": {"data"},
     "h5py": {"data"},
+    "PIL": {"data"},
     "librosa": {"encoders"},
     "numba": {"jit", "vector"},
     "llvmlite": {"vector"},

@@ -279,17 +279,17 @@ def test_verify_and_prepare_and_list(tmp_path: Path, capsys: Any) -> None:
     counts = [np.bitwise_count(load(tmp_path).train.samples[k : k + 1].view(np.uint64)).sum() for k in range(20)]
     assert report["spikes"]["least"] <= min(counts)
     assert report["digest"] == load(tmp_path).digest
-    assert cli.main(["data", "prepare", "nmnist", "--root", str(tmp_path), f"outputs={tmp_path / 'out'}"]) == 0
+    assert cli.main(["data", "prepare", "nmnist", f"outputs={tmp_path / 'out'}", "--root", str(tmp_path)]) == 0
     assert report["digest"] in capsys.readouterr().out
     assert cli.main(["data", "list", "--root", str(tmp_path)]) == 0
     assert "nmnist        found, 20 to train, 10 to test (papers: 60,000 to train" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("model", "network"), [("strsbp", "12"), ("hm2bp", "12"), ("stbp", "4C5s2-P2-12")])
+@pytest.mark.parametrize(("model", "network"), [("hm2bp", "12"), ("stbp", "4C5s2-P2-12")])
 def test_a_run_of_two_batches(tmp_path: Path, model: str, network: str, capsys: Any) -> None:
     nmnist_tree(tmp_path)
     options = ["tracking=none", f"outputs={tmp_path / 'out'}", "hardware=cpu", "hardware.kernels=reference"]
     options += ["data.bin_ms=10", "data.steps=32", "data.validation=0", "train.epochs=1", "train.batch_size=10"]
     shape = [f"model={model}", f"model.network={network}", "model.v_th=1"]
     assert cli.main(["train", "data=nmnist", f"data.root={tmp_path}", *shape, *options]) == 0
-    assert "test accuracy" in capsys.readouterr().out
+    assert "test, last epoch" in capsys.readouterr().out

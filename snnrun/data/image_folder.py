@@ -114,7 +114,7 @@ def read(path: Path, image: tuple[int, int, int]) -> NDArray[np.uint8]:
             picture = ImageOps.exif_transpose(file)
             return _pixels(picture, image)
     except UnidentifiedImageError:
-        raise UnreadableError("it is no image, whatever its name says; replace or remove it") from None
+        raise UnreadableError("it is no image, or damaged from its beginning on; replace or remove it") from None
     except Image.DecompressionBombError:
         raise UnreadableError("it has too many pixels; make it smaller or remove it") from None
     except OSError as error:
