@@ -11,7 +11,7 @@ from snnrun.errors import UsageError
 from snnrun.kernels import pack, unpack
 from snnrun.network import Network
 from snnrun.rules import RULES, Hm2Bp, StbpRule, StRsbp
-from snnrun.topology import LayerSpec, parse_topology
+from snnrun.topology import ConvSpec, LayerSpec, PoolSpec, parse_topology
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(1, 99_999))))
@@ -103,3 +103,83 @@ def test_a_checkpoint_has_the_weights_and_the_synapses_that_exist():
     assert torch.equal(synapses.dense(9), layer.recurrent_weight)
     order = synapses.pre * 9 + synapses.post
     assert (order.diff() > 0).all(), "by pre-neuron, then by post-neuron"
+
+
+# ---- layers over images ---------------------------------------------------------------------------------------------
+
+IMAGE = {"inputs": 2 * 9 * 8, "outputs": 3, "image": (2, 9, 8)}
+
+
+def numbers(low: int = 1):
+    return st.integers(low, 999)
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.builds(ConvSpec, numbers(), numbers(), numbers(), numbers(), numbers(0)),
+            st.builds(PoolSpec, numbers(), numbers()),
+            st.builds(LayerSpec, numbers(), st.booleans()),
+        )
+    )
+)
+def test_a_topology_over_images_is_read_as_it_is_written(specs):
+    def written(spec) -> str:
+        match spec:
+            case LayerSpec():
+                return f"{'R' if spec.recurrent else ''}{spec.size}"
+            case PoolSpec():
+                return f"P{spec.size}" + (f"s{spec.stride}" if spec.stride != spec.size else "")
+        text = f"{spec.kernels}C{spec.height}" + (f"x{spec.width}" if spec.width != spec.height else "")
+        text += f"s{spec.stride}" if spec.stride != 1 else ""
+        return text + (f"p{spec.padding}" if spec.padding else "")
+
+    assert parse_topology("-".join(map(written, specs))) == specs
+
+
+@pytest.mark.parametrize("text", ["15C", "C5", "15c5", "15C0", "P", "P0", "2P2", "15C5p", "15C5p1s2", "P2p1", "R15C5"])
+def test_a_wrong_layer_over_images_is_refused(text):
+    with pytest.raises(UsageError, match=r"model\.network: cannot read .* 15C5 \(15 kernels of 5 x 5; .* P2"):
+        parse_topology(text)
+
+
+def test_the_papers_network_has_the_sizes_of_the_paper():
+    net = Network(
+        StRsbp(v_th=[5, 2, 10, 4, 10, 5]), inputs=784, topology="15C5-P2-40C5-P2-300", outputs=10, image=(1, 28, 28)
+    )
+    assert net.layer_names == ["conv1", "pool2", "conv3", "pool4", "hidden5", "output"]
+    assert net.sizes == [15 * 24 * 24, 15 * 12 * 12, 40 * 8 * 8, 40 * 4 * 4, 300, 10]
+    assert [net.rule.threshold(layer.kind) for layer in net.layers] == [5, 2, 10, 4, 10, 5]
+    assert net.synapses() == 15 * 25 + 40 * 15 * 25 + 640 * 300 + 300 * 10
+
+
+def test_average_pools_are_no_layers():
+    net = Network(StbpRule(v_th=[1.0, 2.0, 3.0, 4.0]), topology="4C3p1-P2-5C2s2p1-P2-R6", **IMAGE)
+    assert net.layer_names == ["conv1", "conv2", "hidden3", "output"]
+    assert net.sizes == [4 * 9 * 8, 5 * 3 * 3, 6, 3]
+    assert tuple(net.layers[1].weight.shape) == (5, 4, 2, 2)
+    assert tuple(net.layers[2].weight.shape) == (6, 5)
+    assert [net.rule.threshold(layer.kind) for layer in net.layers] == [1.0, 2.0, 3.0, 4.0]
+
+
+@pytest.mark.parametrize(
+    ("rule", "topology", "message"),
+    [
+        ("strsbp", "300-15C5", "'15C5' cannot follow a dense layer, .* before the dense layers"),
+        ("hm2bp", "4C3-20-P2", "'P2' cannot follow a dense layer"),
+        ("strsbp", "4C9", r"the window of '4C9', 9 x 9, is larger than what it looks at, 9 x 8\."),
+        ("strsbp", "4C12p1", "12 x 12, is larger than what it looks at, 11 x 10 with its padding"),
+        ("strsbp", "P4-P3", r"'P3', 3 x 3, is larger than what it looks at, 2 x 2\."),
+        ("stbp", "P4-2C3", r"'2C3', 3 x 3, is larger than what it looks at, 2 x 2\."),
+        ("stbp", "P4-P3", r"'P3', 3 x 3, is larger than what it looks at, 2 x 2\."),
+        ("stbp", "P3s2-5", r"'P3s2' has a stride of its own, .* Write P3 or P2\."),
+    ],
+)
+def test_layers_that_do_not_fit_are_refused(rule, topology, message):
+    with pytest.raises(UsageError, match=r"^model\.network: .*" + message):
+        Network(RULES[rule](v_th=[1.0]), topology=topology, **IMAGE)
+
+
+def test_a_corpus_without_image_is_refused():
+    with pytest.raises(UsageError, match=r"'4C3' looks at images, .* data=mnist"):
+        Network(StRsbp(v_th=[1.0]), inputs=78, topology="4C3-20", outputs=3)
