@@ -16,6 +16,8 @@ from snnrun.rules import RULES
 def load(values: Mapping[str, Any]) -> data.Dataset:
     """The corpus of the config, cut. Recordings are encoded, or come encoded from the store below `outputs`.
 
+    Likewise samples that have a file each are read once, then come from the store.
+
     Raises:
         UsageError: the encoder does not take this kind of data, or an option is out of range.
         SnnrunError: the corpus is missing or damaged, or the store cannot be written.
@@ -29,10 +31,11 @@ def load(values: Mapping[str, Any]) -> data.Dataset:
                 f"encoder: {values['encoder']['name']} takes {' or '.join(encoder.kinds)} data, and data={name} has "
                 f"the kind {corpus.kind!r}. Choose another encoder, or leave it to the defaults."
             )
-        if not isinstance(encoder, encoders.RecordingEncoder):
-            return corpus
         title = name if corpus.origin == "recorded" else f"{name}_{corpus.origin}"
-        return recordings.encoded(corpus, encoder, Path(values["outputs"]) / recordings.FOLDER, title)
+        store = Path(values["outputs"]) / recordings.FOLDER
+        if isinstance(encoder, encoders.RecordingEncoder):
+            return recordings.encoded(corpus, encoder, store, title)
+        return recordings.kept(corpus, store, title) if corpus.unread else corpus
 
     return data.load(seed=seed, encode=encode, **values["data"])
 

@@ -99,7 +99,7 @@ def _lines(entry: Mapping[str, Any]) -> list[str]:
     papers = f" (papers: {_pair(*entry['papers'])})" if entry["papers"] else ""
     about = [entry["about"], entry["licence"]]
     place = [f"looked for in {entry['place']}"] if entry["place"] else []
-    if entry["name"] == "audio_folder":
+    if entry["name"] in ("audio_folder", "image_folder"):
         place = ["any folder that data.root names"]
     remedy = (
         [f"`snnrun data verify {entry['name']}` says what to do"] if entry["state"] in ("missing", "damaged") else []

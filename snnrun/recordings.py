@@ -1,9 +1,13 @@
-"""Recordings become spikes: once for each corpus and encoder, then they come from the store (see `data.cache`)."""
+"""Recordings become spikes: once for each corpus and encoder, then they come from the store (see `data.cache`).
+
+So do the samples of corpora that have a file for each, though these are spikes already.
+"""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,4 +69,35 @@ def encoded(corpus: Corpus, encoder: RecordingEncoder, folder: Path, title: str)
         train_samples=Mapped(spikes, place[:train]),
         test_samples=Mapped(spikes, place[train:]),
         contents=audio.digest(paths, contents),
+    )
+
+
+def kept(corpus: Corpus, folder: Path, title: str) -> Corpus:
+    """A corpus whose samples are each read from a file, with these in one file of the store.
+
+    Args:
+        corpus: Its samples are of type `Unread`.
+        folder: Of the store.
+        title: What the file's name begins with.
+
+    Raises:
+        UnfitError: If a sample cannot be read.
+        SnnrunError: If the store cannot be read or written.
+    """
+    parts = corpus.unread
+    samples = [(part, k) for part in parts for k in part.rows.tolist()]
+    place: dict[str, Any] = {"count": len(samples), "steps": parts[0].steps, "width": parts[0].width, "title": title}
+
+    def read(position: int) -> NDArray[np.int64]:
+        part, k = samples[position]
+        return part.read(k)
+
+    key = {"samples": [dict(part.key) for part in parts]}
+    spikes = cache.stored(folder, key, encode=read, **place)
+    order, train = np.arange(len(samples)), len(corpus.train_labels)
+    return replace(
+        corpus,
+        train_samples=Mapped(spikes, order[:train]),
+        test_samples=Mapped(spikes, order[train:]),
+        contents=cache.sha256(folder, key, **place),
     )

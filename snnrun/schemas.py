@@ -39,10 +39,14 @@ class Data:
 
 @dataclass
 class Images(Data):
-    """`data=digits`, `mnist`, `fashion_mnist`."""
+    """`data=digits`, `mnist`, `fashion_mnist`, `cifar10`."""
 
     mirror: bool = MISSING
     shift: int = _number(low=0)
+    elastic: float = _number(low=0)
+    rotation: float = _number(low=0)
+    scale: float = _number(low=0)
+    distortion: str = _choice("own", "authors")
 
 
 @dataclass
@@ -91,6 +95,27 @@ class Ntidigits(Data):
     class_order: str = _choice("zero_first", "oh_first")
     bin_ms: float = _number(above=0)
     steps: int = _number(low=1)
+
+
+@dataclass
+class Nmnist(Data):
+    """`data=nmnist`."""
+
+    bin_ms: float = _number(low=0.001)
+    steps: int = _number(low=2)
+    polarity: str = _choice("kept", "merged")
+    stabilise: bool = MISSING
+
+
+@dataclass
+class ImageFolder(Images):
+    """`data=image_folder`."""
+
+    rows: int = _number(low=1)
+    columns: int = _number(low=1)
+    colour: bool = MISSING
+    test_fraction: float = _number(above=0, below=1)
+    split_seed: int = _number(low=0)
 
 
 @dataclass
@@ -287,6 +312,9 @@ SCHEMAS: dict[str, dict[str, type]] = {
         "fsdd": Fsdd,
         "audio_folder": AudioFolder,
         "ntidigits": Ntidigits,
+        "nmnist": Nmnist,
+        "cifar10": Images,
+        "image_folder": ImageFolder,
     },
     "encoder": {"poisson": Poisson, "bernoulli": Bernoulli, "stored": Stored, "lyon_bsa": LyonBsa},
     "model": {"strsbp": StRsbp, "hm2bp": Hm2Bp, "stbp": Stbp},

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import itertools
+import tarfile
+import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,8 +13,9 @@ from typing import Any
 import h5py
 import numpy as np
 import soundfile
+from PIL import Image
 
-from snnrun.data import speech
+from snnrun.data import cifar, speech
 
 Events = tuple[list[Any], list[float]]
 
@@ -76,3 +80,81 @@ def events_file(
                 file[f"{part}_addresses/{label}"] = np.array(channels)
                 file[f"{part}_timestamps/{label}"] = np.array(times, np.float64)
     return path
+
+
+# ---- N-MNIST --------------------------------------------------------------------------------------------------------
+
+Event = tuple[int, int, int, int]  # column, row, polarity, time in us
+
+
+def event_bytes(events: Iterable[Event]) -> bytes:
+    """A file of N-MNIST."""
+    return b"".join(bytes([x, y]) + (polarity << 23 | time).to_bytes(3, "big") for x, y, polarity, time in events)
+
+
+def moving_digit(digit: int, number: int) -> bytes:
+    """Events around a place of its own for each digit."""
+    rng = np.random.default_rng((digit, number))
+    x, y = rng.normal(8 + 2 * digit, 2, 120).clip(0, 33), rng.normal(26 - 2 * digit, 2, 120).clip(0, 33)
+    time, polarity = np.sort(rng.integers(650, 311_000, 120)), rng.integers(0, 2, 120)
+    return event_bytes(zip(*(values.astype(int).tolist() for values in (x, y, polarity, time)), strict=True))
+
+
+def nmnist_tree(root: Path, train: int = 2, test: int = 1, packed: bool = False) -> Path:
+    """So many recordings of each digit, as files or in the two archives; returns the folder of both."""
+    home = root / "nmnist"
+    home.mkdir(parents=True)
+    numbers = itertools.count(1)
+    for part, count in ("Train", train), ("Test", test):
+        files = {
+            f"{digit}/{next(numbers):05d}.bin": moving_digit(digit, n) for digit in range(10) for n in range(count)
+        }
+        if packed:
+            with zipfile.ZipFile(home / f"{part}.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+                for name, content in files.items():
+                    archive.writestr(f"{part}/{name}", content)
+            continue
+        for name, content in files.items():
+            (home / part / name).parent.mkdir(parents=True, exist_ok=True)
+            (home / part / name).write_bytes(content)
+    return home
+
+
+# ---- CIFAR-10 and pictures ------------------------------------------------------------------------------------------
+
+
+def cifar_files(records: int) -> dict[str, bytes]:
+    """The six files with so many pictures each; a class is a colour and a place."""
+    rng, files = np.random.default_rng(0), {}
+    for name in cifar.FILES:
+        content = b""
+        for n in range(records):
+            label = n % 10
+            picture = rng.integers(0, 40, (3, 32, 32), dtype=np.uint8)
+            picture[label % 3, 3 * label : 3 * label + 5] = 250
+            content += bytes([label]) + picture.tobytes()
+        files[name] = content
+    return files
+
+
+def cifar_archive(files: Mapping[str, bytes]) -> bytes:
+    """The archive as it is downloaded."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        for name, content in {**files, "batches.meta.txt": b"airplane\n"}.items():
+            member = tarfile.TarInfo(f"{cifar.FOLDER}/{name}")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def picture_tree(root: Path, classes: Iterable[str] = ("cat", "dog"), count: int = 5, suffix: str = ".png") -> Path:
+    """Pictures of 12 x 10 pixels in a folder for each class."""
+    rng = np.random.default_rng(0)
+    for place, name in enumerate(classes):
+        (root / name).mkdir(parents=True)
+        for number in range(count):
+            pixels = rng.integers(0, 60, (12, 10, 3), dtype=np.uint8)
+            pixels[:, 5 * place : 5 * place + 5] += 150
+            Image.fromarray(pixels).save(root / name / f"{number}{suffix}")
+    return root

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from snnrun.data import audio, events, images, speech, ti46
+from snnrun.data import audio, cifar, events, image_folder, images, nmnist, speech, ti46
 from snnrun.data.augment import Augment
-from snnrun.data.corpus import Corpus, Dataset, Split, UnfitError, listed, pick, stratified
+from snnrun.data.corpus import Corpus, Dataset, Split, UnfitError, listed, pick, scan, stratified
 from snnrun.data.utterances import utterances
 from snnrun.errors import SnnrunError, UsageError
 
@@ -29,6 +29,9 @@ DATASETS: dict[str, Callable[..., Corpus]] = {
     "fsdd": speech.fsdd,
     "audio_folder": speech.audio_folder,
     "ntidigits": events.ntidigits,
+    "nmnist": nmnist.nmnist,
+    "cifar10": cifar.cifar10,
+    "image_folder": image_folder.image_folder,
 }
 
 # Distinct streams of the run's seed; large, so that no encoder key (seed, epoch, index) equals one of them.
@@ -47,6 +50,10 @@ def load(
     encode: Callable[[Corpus], Corpus] | None = None,
     mirror: bool = False,
     shift: int = 0,
+    elastic: float = 0.0,
+    rotation: float = 0.0,
+    scale: float = 0.0,
+    distortion: str = "own",
     **options: Any,
 ) -> Dataset:
     """Load a corpus and cut it; every part keeps the order of the corpus.
@@ -64,7 +71,7 @@ def load(
         download: Whether missing files may be downloaded.
         encode: Gives the corpus that is used for the one that was found, such as the spikes of its recordings, or
             refuses it; None: that one.
-        mirror, shift: Augmentation of the training images, see `Augment`.
+        mirror, shift, elastic, rotation, scale, distortion: Augmentation of the training images, see `Augment`.
         options: Of this corpus, see its function.
 
     Raises:
@@ -89,6 +96,8 @@ def load(
         except UnfitError:  # it is about one file, and the user should know of all
             _refuse(name, faults(corpus))
             raise
+    image = corpus.image if corpus.kind == "image" else None
+    augment = Augment(image, seed, mirror, shift, elastic, rotation, scale, distortion)
     train, held = _cut(corpus.train_labels, limit, validation, seed)
     size = len(corpus.train_labels)
     return Dataset(
@@ -102,7 +111,7 @@ def load(
         digest=corpus.digest(),
         origin=corpus.origin,
         notes=corpus.notes,
-        augment=Augment(corpus.shape, seed, mirror, shift),
+        augment=augment,
         image=corpus.image,
     )
 
@@ -122,8 +131,8 @@ def data_root(root: str | Path | None) -> Path:
 
 
 def faults(corpus: Corpus) -> list[str]:
-    """All that forbids the use of a corpus, each fault naming the file and the remedy; reads every recording."""
-    found = list(corpus.faults)
+    """All that forbids the use of a corpus, each fault naming the file and the remedy; reads every file."""
+    found = [*corpus.faults, *scan(*corpus.unread).faults]
     if corpus.kind == "audio":
         facts = audio.scan(corpus.recordings, corpus.sample_rate)
         found += [f"{path}: {fact.fault}" for path, fact in zip(corpus.recordings, facts, strict=True) if fact.fault]

@@ -2,66 +2,112 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from snnrun import parallel
 from snnrun.errors import UsageError
 
-# SplitMix64, as the encoders use it; a word of its own keeps the draws apart from theirs.
+# SplitMix64, as the encoders use it; words of their own keep the draws apart from theirs and from each other.
 _STEP, _MIX1, _MIX2 = (np.uint64(x) for x in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 _STREAM = 0x6175676D656E74
+_MAP_STREAM = 0x656C6173746963
+_EVERY = -1  # in place of an image's number, where all images share a map
+
+DISTORTIONS = ("own", "authors")
 
 
 @dataclass(frozen=True)
 class Augment:
-    """Random mirroring and shifting of images, keyed by `(seed, epoch, index)` alone, as the encoders' draws are.
+    """Random changes of training images, keyed by `(seed, epoch, index)` alone, as the encoders' draws are.
+
+    In this order: elastic distortion, scale and rotation in one map (see `distort`), shift, mirror.
 
     Attributes:
-        shape: Of an image: rows, columns.
+        image: (channels, rows, columns); None if the samples are no images.
         seed: Of the run.
         mirror: Mirror each image left-right with probability 1/2.
         shift: Move each image by up to so many pixels, in both directions, and fill up with 0.
+        elastic: Strength of the elastic distortion, in pixels before smoothing; 3.4 in the ST-RSBP simulator.
+        rotation: Largest angle, in degrees; 12 there.
+        scale: Largest stretch of each axis, as a fraction; 0.12 there.
+        distortion: "own" draws a map for each image and presentation; "authors" one an epoch for all images, with equal
+            elastic displacements along both axes, enlarging only.
 
     Raises:
-        UsageError: If an option is on and samples are not images, or if the shift would leave nothing of an image.
+        UsageError: If an option is on and samples are not images, or if a value is out of range.
     """
 
-    shape: tuple[int, ...]
+    image: tuple[int, int, int] | None
     seed: int
     mirror: bool = False
     shift: int = 0
+    elastic: float = 0.0
+    rotation: float = 0.0
+    scale: float = 0.0
+    distortion: str = "own"
 
     def __post_init__(self) -> None:
-        if (self.mirror or self.shift) and len(self.shape) != 2:
-            raise UsageError("data.mirror and data.shift: only images can be mirrored and shifted")
-        if self.shift and not 0 < self.shift < min(self.shape):
-            raise UsageError(f"data.shift={self.shift}: a number of pixels below the {min(self.shape)} of an image")
+        given = {key: getattr(self, key) for key in ("mirror", "shift", "elastic", "rotation", "scale")}
+        if self.image is None:
+            on = [f"data.{key}" for key, value in given.items() if value]
+            if on:
+                raise UsageError(f"{', '.join(on)}: only images can be augmented")
+            return
+        least = min(self.image[1:])
+        if self.shift and not 0 < self.shift < least:
+            raise UsageError(f"data.shift={self.shift}: a number of pixels below the {least} of an image")
+        for key, limit in ("elastic", math.inf), ("rotation", 180.0), ("scale", 1.0):
+            if not (0 <= given[key] < math.inf and given[key] <= limit):
+                most = "" if limit == math.inf else f" to {limit:g}"
+                raise UsageError(f"data.{key}={given[key]}: a number from 0{most or ' up'} is needed")
+        if self.distortion not in DISTORTIONS:
+            raise UsageError(f"data.distortion={self.distortion}: {' or '.join(DISTORTIONS)}")
 
     def __call__(self, samples: NDArray[np.uint8], index: NDArray[np.int64], epoch: int) -> NDArray[np.uint8]:
         """Samples (B, N) as they are shown in an epoch, from 1; epoch 0, the evaluation, leaves them as they are."""
-        if epoch == 0 or not (self.mirror or self.shift):
+        distorts = self.elastic or self.rotation or self.scale
+        if self.image is None or epoch == 0 or not (self.mirror or self.shift or distorts):
             return samples
-        rows, columns = self.shape
-        images = samples.reshape(-1, rows, columns)
-        draw = self._draw(index, epoch)
+        images = samples.reshape(-1, *self.image)
+        if distorts:
+            images = self._distorted(images, index, epoch)
+        draw = self._draw(index, epoch, _STREAM)
         if self.shift:
-            choices = np.uint64(2 * self.shift + 1)
-            down = (draw >> np.uint64(8)) % choices
-            right = (draw >> np.uint64(32)) % choices
-            wide = np.pad(images, ((0, 0), (self.shift, self.shift), (self.shift, self.shift)))
-            y = np.arange(rows)[None, :, None] + down.astype(np.int64)[:, None, None]
-            x = np.arange(columns)[None, None, :] + right.astype(np.int64)[:, None, None]
-            images = wide[np.arange(len(wide))[:, None, None], y, x]
+            images = self._shifted(images, draw)
         if self.mirror:
-            images = np.where((draw & np.uint64(1))[:, None, None] > 0, images[:, :, ::-1], images)
+            images = np.where((draw & np.uint64(1))[:, None, None, None] > 0, images[..., ::-1], images)
         return np.ascontiguousarray(images.reshape(samples.shape))
 
-    def _draw(self, index: NDArray[np.int64], epoch: int) -> NDArray[np.uint64]:
+    def _distorted(self, images: NDArray[np.uint8], index: NDArray[np.int64], epoch: int) -> NDArray[np.uint8]:
+        from snnrun.data import distort  # a compiler comes with it, which listing the corpora should not wait for
+
+        authors = self.distortion == "authors"
+        keys = self._draw(np.full_like(index, _EVERY) if authors else index, epoch, _MAP_STREAM)
+        strength = np.array([self.elastic, self.scale, math.radians(self.rotation)], np.float32)
+        images, shown, taps = np.ascontiguousarray(images), np.empty(images.shape, np.uint8), distort.gaussian()
+        chunks = parallel.ranges(len(images))
+        parallel.each(len(chunks), lambda k: distort.distort(images, keys, strength, taps, authors, shown, *chunks[k]))
+        return shown
+
+    def _shifted(self, images: NDArray[np.uint8], draw: NDArray[np.uint64]) -> NDArray[np.uint8]:
+        rows, columns = images.shape[2:]
+        choices = np.uint64(2 * self.shift + 1)
+        down = ((draw >> np.uint64(8)) % choices).astype(np.int64)
+        right = ((draw >> np.uint64(32)) % choices).astype(np.int64)
+        wide = np.pad(images, ((0, 0), (0, 0), (self.shift, self.shift), (self.shift, self.shift)))
+        y = np.arange(rows)[None, :, None] + down[:, None, None]
+        x = np.arange(columns)[None, None, :] + right[:, None, None]
+        # Indices on both sides of the channels' slice put these last.
+        return np.moveaxis(wide[np.arange(len(wide))[:, None, None], :, y, x], 3, 1)
+
+    def _draw(self, index: NDArray[np.int64], epoch: int, stream: int) -> NDArray[np.uint64]:
         """A random word for each sample."""
         word = np.zeros(len(index), np.uint64)
-        for key in (np.full(len(index), _STREAM), np.full(len(index), self.seed), np.full(len(index), epoch), index):
+        for key in (np.full(len(index), stream), np.full(len(index), self.seed), np.full(len(index), epoch), index):
             word = word + _STEP + key.astype(np.uint64)
             word = (word ^ (word >> np.uint64(30))) * _MIX1
             word = (word ^ (word >> np.uint64(27))) * _MIX2

@@ -92,6 +92,21 @@ def stored(
             return _build(file, path, wanted, encode, advance)
 
 
+def sha256(folder: Path, key: Mapping[str, Any], *, count: int, steps: int, width: int, title: str = "") -> str:
+    """SHA-256, in hexadecimal, of all spikes that `stored` has given for these arguments, as their file has it.
+
+    Raises:
+        SnnrunError: If the file cannot be read any more.
+    """
+    wanted = Header(spikes_file.canonical(dict(key)), (count, steps, width))
+    path = folder / _name(wanted, title)
+    try:
+        with path.open("rb", buffering=0) as file:
+            return spikes_file.read(file).sha256
+    except OSError as error:
+        raise exclusive.fault("read", path, error) from None
+
+
 def usage(folder: Path) -> list[Entry]:
     """The files of the folder in order of their names, each read and checked; none if there is no such folder."""
     return [_entry(path) for path in sorted(folder.glob("*.spikes"))]

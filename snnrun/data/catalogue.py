@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from snnrun.data import DATASETS, audio, events, ti46
-from snnrun.data.corpus import Corpus, MissingError
+from snnrun.data import DATASETS, audio, events, nmnist, ti46
+from snnrun.data.corpus import Corpus, MissingError, scan
 from snnrun.errors import SnnrunError
 
 
@@ -59,7 +59,21 @@ CATALOGUE = {
         "ntidigits/n-tidigits.hdf5",
         (2464, 2486),
     ),
+    "nmnist": Entry(
+        "handwritten digits as an event camera saw them",
+        f"by G. Orchard et al., downloaded when it is first used; terms: {nmnist.SOURCE}",
+        "nmnist",
+        (60_000, 10_000),
+    ),
+    "cifar10": Entry(
+        "colour pictures of 32 x 32 pixels in ten classes",
+        "free, downloaded when it is first used",
+        "cifar10",
+        (50_000, 10_000),
+    ),
+    "image_folder": Entry("pictures of your own, a folder for each class", "yours", "."),
 }
+OWN = ("audio_folder", "image_folder")  # any folder may be one
 
 
 def survey(root: Path) -> list[dict[str, Any]]:
@@ -77,7 +91,7 @@ def verify(name: str, root: Path) -> dict[str, Any]:
     report: dict[str, Any] = {"name": name, "root": str(root.absolute()), "papers": entry.papers}
     try:
         corpus = DATASETS[name](root, False)
-        found, details = _samples(corpus)
+        corpus, found, details = _samples(corpus)
     except SnnrunError as error:
         return report | {"notes": [], "faults": [str(error)]}
     report |= {
@@ -103,7 +117,7 @@ def _look(name: str, entry: Entry, root: Path) -> dict[str, Any]:
         "place": str((root / entry.place).absolute()) if entry.place else None,
         "papers": entry.papers,
     }
-    if not entry.place or name == "audio_folder":
+    if not entry.place or name in OWN:
         return status | {"state": "at hand"}
     try:
         corpus = DATASETS[name](root, False)
@@ -129,17 +143,20 @@ def _count(labels: NDArray[np.int64], classes: Sequence[str]) -> dict[str, Any]:
     return {"samples": len(labels), "classes": dict(zip(classes, counts, strict=True))}
 
 
-def _samples(corpus: Corpus) -> tuple[list[str], dict[str, Any]]:
-    """Faults of the samples, and what they are like."""
+def _samples(corpus: Corpus) -> tuple[Corpus, list[str], dict[str, Any]]:
+    """The corpus, which knows its contents then; faults of the samples, and what they are like."""
     if corpus.kind == "audio":
-        return _recordings(corpus)
-    if corpus.kind == "spikes":
-        # Of a negative number, NumPy counts the bits of the absolute value.
-        words = [part[:].view(np.uint64) for part in (corpus.train_samples, corpus.test_samples)]
-        counts = np.concatenate([np.bitwise_count(part).sum(axis=(1, 2)) for part in words])
-        about = {"channels": math.prod(corpus.shape), "steps": corpus.train_samples.shape[1]}
-        return list(corpus.faults), {**about, "spikes": _spread(counts)}
-    return list(corpus.faults), {"shape": list(corpus.shape)}
+        return corpus, *_recordings(corpus)
+    if corpus.kind != "spikes":
+        return corpus, list(corpus.faults), {"shape": list(corpus.shape)}
+    details = {"channels": math.prod(corpus.shape), "steps": corpus.train_samples.shape[1]}
+    if corpus.unread:
+        found, counts, contents = scan(*corpus.unread)
+        return replace(corpus, contents=contents), [*corpus.faults, *found], {**details, "spikes": _spread(counts)}
+    # Of a negative number, NumPy counts the bits of the absolute value.
+    words = [part[:].view(np.uint64) for part in (corpus.train_samples, corpus.test_samples)]
+    counts = np.concatenate([np.bitwise_count(part).sum(axis=(1, 2), dtype=np.int64) for part in words])
+    return corpus, list(corpus.faults), {**details, "spikes": _spread(counts)}
 
 
 def _recordings(corpus: Corpus) -> tuple[list[str], dict[str, Any]]:

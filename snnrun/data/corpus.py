@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from snnrun import parallel
 from snnrun.data import audio
 from snnrun.data.augment import Augment
 from snnrun.errors import SnnrunError
 
 _WORD = 64  # channels to a word of packed spikes
+_AT_ONCE = 256  # samples in memory while all of a corpus are read
 
 
 @dataclass(frozen=True)
@@ -45,12 +47,50 @@ class Mapped:
         return samples
 
 
-Samples = NDArray[Any] | Mapped
+@dataclass(frozen=True)
+class Unread:
+    """Some samples, each of a file of its own, which is read when the sample is asked for.
+
+    Attributes:
+        read: Gives sample number k as bits of spikes, (T, W) int64; several threads call it at once. Raises UnfitError.
+        rows: Which samples these are, shape (S,).
+        steps: T.
+        width: W.
+        key: All that `read` depends on, as JSON can hold it.
+    """
+
+    read: Callable[[int], NDArray[np.int64]]
+    rows: NDArray[np.int64]
+    steps: int
+    width: int
+    key: Mapping[str, Any]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the samples, S first."""
+        return len(self.rows), self.steps, self.width
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, positions: Any) -> NDArray[Any]:
+        """The samples at these positions, read on all threads."""
+        rows = self.rows[positions]
+        samples = np.empty((len(rows), self.steps, self.width), np.int64)
+
+        def task(item: int) -> None:
+            samples[item] = self.read(int(rows[item]))
+
+        parallel.each(len(rows), task)
+        return samples
+
+
+Samples = NDArray[Any] | Mapped | Unread
 
 
 def pick(samples: Samples, positions: NDArray[np.int64]) -> Samples:
-    """The samples at these positions; those of a file stay there."""
-    return Mapped(samples.array, samples.rows[positions]) if isinstance(samples, Mapped) else samples[positions]
+    """The samples at these positions; those of files stay there."""
+    return samples[positions] if isinstance(samples, np.ndarray) else replace(samples, rows=samples.rows[positions])
 
 
 class MissingError(SnnrunError):
@@ -58,7 +98,43 @@ class MissingError(SnnrunError):
 
 
 class UnfitError(SnnrunError):
-    """A recording cannot be encoded; the text names it."""
+    """A recording cannot be used; the text names it."""
+
+
+class Scan(NamedTuple):
+    """What the files of samples hold: faults, spikes of each sample without one (S,), SHA-256 of all samples."""
+
+    faults: list[str]
+    spikes: NDArray[np.int64]
+    contents: str
+
+
+def scan(*parts: Unread) -> Scan:
+    """Read every file, on all threads."""
+    sha, faults, counts = hashlib.sha256(), list[str](), [np.zeros(0, np.int64)]
+    for part in parts:
+        for start in range(0, len(part), _AT_ONCE):
+            samples, found = _attempt(part, part.rows[start : start + _AT_ONCE])
+            sha.update(samples.data)
+            faults += [fault for fault in found if fault]
+            whole = np.array([not fault for fault in found], bool)
+            # Of a negative number, NumPy counts the bits of the absolute value.
+            counts.append(np.bitwise_count(samples[whole].view(np.uint64)).sum(axis=(1, 2), dtype=np.int64))
+    return Scan(faults, np.concatenate(counts), sha.hexdigest())
+
+
+def _attempt(part: Unread, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], list[str]]:
+    """These samples, and of each its fault, which is empty if it has none; a sample with a fault is silent."""
+    samples, faults = np.zeros((len(rows), part.steps, part.width), np.int64), [""] * len(rows)
+
+    def task(item: int) -> None:
+        try:
+            samples[item] = part.read(int(rows[item]))
+        except UnfitError as error:
+            faults[item] = str(error)
+
+    parallel.each(len(rows), task)
+    return samples, faults
 
 
 @dataclass(frozen=True)
@@ -70,8 +146,9 @@ class Corpus:
         shape: Shape of one sample, without its time; N, the number of input channels, is its product. Empty for
             recordings, whose channels are the encoder's.
         classes: Name of each class, in the order of the labels.
-        train_samples, test_samples: Images are uint8, shape (S, N); spikes are bits, int64 of shape (S, T, W), channel
-            n of a step being bit n % 64 of word n // 64. Recordings are their files, objects of type Path, shape (S,).
+        train_samples, test_samples: Images are uint8, shape (S, N), channel by channel and row by row; spikes are bits,
+            int64 of shape (S, T, W), channel n of a step being bit n % 64 of word n // 64. Recordings are their files,
+            objects of type Path, shape (S,).
         train_labels, test_labels: int64, shape (S,).
         origin: "recorded"; "synthetic" if a program made it up; "surrogate" if a program made it in the form of a
             recorded corpus, to stand in for that.
@@ -103,12 +180,19 @@ class Corpus:
         parts = (self.train_samples, self.test_samples)
         return [path for part in parts if isinstance(part, np.ndarray) for path in part.tolist()]
 
+    @property
+    def unread(self) -> list[Unread]:
+        """The samples that are read from their files when they are asked for, those to train on first."""
+        return [part for part in (self.train_samples, self.test_samples) if isinstance(part, Unread)]
+
     def digest(self) -> str:
         """SHA-256 over all samples and labels, in hexadecimal; of recordings, over names and contents of the files."""
-        sha = hashlib.sha256()
+        sha, contents = hashlib.sha256(), self.contents
+        if self.unread and not contents:
+            contents = scan(*self.unread).contents
         if self.kind == "audio":
             sha.update(audio.digest(self.recordings, audio.hashes(self.recordings)).encode())
-        sha.update(self.contents.encode())
+        sha.update(contents.encode())
         for samples, labels in (self.train_samples, self.train_labels), (self.test_samples, self.test_labels):
             if isinstance(samples, np.ndarray) and self.kind != "audio":
                 sha.update(np.ascontiguousarray(samples).data)

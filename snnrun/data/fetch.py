@@ -20,6 +20,7 @@ from snnrun.errors import SnnrunError
 
 _TIMEOUT_S = 20.0
 _CHUNK = 1 << 16
+_HEADERS = {"User-Agent": "snnrun"}  # some hosts turn Python's own away
 
 
 class UnreachableError(Exception):
@@ -40,14 +41,17 @@ class _Source(Protocol):
     def read(self, amount: int, /) -> bytes: ...
 
 
-def download(target: Path, mirrors: Sequence[str], md5: str, console: Console | None = None) -> None:
-    """Download the gzip file `target` from the first mirror that has it.
+def download(
+    target: Path, mirrors: Sequence[str], md5: str, console: Console | None = None, *, inflate: bool = True
+) -> None:
+    """Download the file `target` from the first mirror that has it.
 
     Args:
-        target: Where it goes; the mirrors' addresses followed by its name are where it comes from.
-        mirrors: Addresses, each ending in a slash, in the order to try.
-        md5: Checksum of the uncompressed content, in hexadecimal.
+        target: Where it goes.
+        mirrors: Addresses in the order to try: of a folder, ending in a slash, or of the file itself.
+        md5: Checksum in hexadecimal, of the uncompressed content or of the file as it is.
         console: Where the progress is shown; the standard error stream by default.
+        inflate: Whether the file is a gzip file and the checksum that of its content.
 
     Raises:
         UnreachableError: If no mirror gave a file with this content.
@@ -56,10 +60,11 @@ def download(target: Path, mirrors: Sequence[str], md5: str, console: Console | 
     console = console or Console(stderr=True)
     reasons = []
     for mirror in mirrors:
-        url = mirror + target.name
+        url = mirror + target.name if mirror.endswith("/") else mirror
+        request = urllib.request.Request(url, headers=_HEADERS)
         try:
-            with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as source, _temporary(target) as file:
-                _copy(source, file, url, md5, console)
+            with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as source, _temporary(target) as file:
+                _copy(source, file, url, target.name, md5, console, inflate)
             return
         except (OSError, http.client.HTTPException, _Unusable) as error:
             reasons.append(f"{url}: {_reason(error)}")
@@ -74,23 +79,26 @@ def _reason(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _copy(source: _Source, file: IO[bytes], url: str, md5: str, console: Console) -> None:
+def _copy(source: _Source, file: IO[bytes], url: str, name: str, md5: str, console: Console, inflate: bool) -> None:
     """Copy, inflate and check at once."""
     length = source.headers.get("Content-Length") or ""
-    digest, inflate = hashlib.md5(usedforsecurity=False), zlib.decompressobj(wbits=31)
-    with _progress(console, url, int(length) if length.isdigit() else None) as bar:
+    total = int(length) if length.isdigit() else None
+    digest, inflater, received = hashlib.md5(usedforsecurity=False), zlib.decompressobj(wbits=31), 0
+    with _progress(console, url, name, total) as bar:
         while chunk := source.read(_CHUNK):
             try:
-                digest.update(inflate.decompress(chunk))
+                digest.update(inflater.decompress(chunk) if inflate else chunk)
             except zlib.error:
                 raise _Unusable("what it sends is not a gzip file") from None
             with _writing(file.name):
                 file.write(chunk)
+            received += len(chunk)
             bar.advance(bar.task_ids[0], len(chunk))
-    if not inflate.eof:
+    if not inflater.eof if inflate else received < (total or 0):
         raise _Unusable("the connection ended before the file did")
-    if inflate.unused_data or digest.hexdigest() != md5:
-        raise _Unusable(f"what it sends is another file (md5 of the content {digest.hexdigest()}, expected {md5})")
+    if inflater.unused_data or digest.hexdigest() != md5:
+        what = "md5 of the content" if inflate else "md5"
+        raise _Unusable(f"what it sends is another file ({what} {digest.hexdigest()}, expected {md5})")
 
 
 @contextmanager
@@ -126,11 +134,11 @@ def _writing(path: Path | str) -> Iterator[None]:
 
 
 @contextmanager
-def _progress(console: Console, url: str, total: int | None) -> Iterator[Progress]:
+def _progress(console: Console, url: str, name: str, total: int | None) -> Iterator[Progress]:
     """A bar on a terminal, else one line a file."""
     if not console.is_terminal:
         console.print(f"downloading {url}", markup=False, highlight=False, soft_wrap=True)
     columns = TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn()
     with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:
-        bar.add_task(url.rpartition("/")[2], total=total)
+        bar.add_task(name, total=total)
         yield bar

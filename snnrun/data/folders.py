@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +43,8 @@ def entries(place: Path) -> list[Path]:
         raise _closed(place, error) from None
 
 
-def recordings_below(folder: Path) -> tuple[list[Path], list[Path]]:
-    """All audio files below a folder, and all other files: by their extensions; sorted without regard to case.
+def recordings_below(folder: Path, suffixes: Collection[str] = audio.SUFFIXES) -> tuple[list[Path], list[Path]]:
+    """All files below a folder that have one of these extensions, and all others; sorted without regard to case.
 
     Raises:
         SnnrunError: If one may not look into one of the folders.
@@ -56,7 +56,7 @@ def recordings_below(folder: Path) -> tuple[list[Path], list[Path]]:
     files = [Path(place) / name for place, _, names in os.walk(folder, onerror=refuse) for name in names]
     files.sort(key=lambda path: (str(path.relative_to(folder)).lower(), path))
     # Names that begin with a dot are what systems leave beside files: macOS copies have a ._x.wav for each x.wav.
-    fits = [path.suffix.lower() in audio.SUFFIXES and not path.name.startswith(".") for path in files]
+    fits = [path.suffix.lower() in suffixes and not path.name.startswith(".") for path in files]
     return [p for p, fit in zip(files, fits, strict=True) if fit], [
         p for p, f in zip(files, fits, strict=True) if not f
     ]
@@ -78,11 +78,11 @@ def objects(paths: Sequence[Path]) -> NDArray[Any]:
     return array
 
 
-def ignored(files: Sequence[Path]) -> list[str]:
-    """The note on files that are no recordings."""
+def ignored(files: Sequence[Path], what: str = "recordings") -> list[str]:
+    """The note on files that are no recordings, or no images."""
     if not files:
         return []
-    return [f"{len(files):,} files that are no recordings are ignored ({some(path.name for path in files)})"]
+    return [f"{len(files):,} files that are no {what} are ignored ({some(path.name for path in files)})"]
 
 
 def lacking(part: str, what: str, wanted: Iterable[str], there: Iterable[str]) -> list[str]:

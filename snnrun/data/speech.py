@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from snnrun.data import folders
-from snnrun.data.corpus import Corpus, MissingError, stratified
-from snnrun.errors import SnnrunError, UsageError
+from snnrun.data import audio, class_folders, folders
+from snnrun.data.corpus import Corpus, MissingError
+from snnrun.errors import UsageError
 
 FSDD_RATE = 8_000  # Hz
 FSDD_SOURCE = "https://github.com/Jakobovski/free-spoken-digit-dataset"
@@ -156,76 +155,23 @@ def audio_folder(root: Path, _download: bool, *, test_fraction: float = 0.2, spl
         SnnrunError: If the test folder has a class of its own.
         UsageError: If a number is out of range.
     """
-    if not 0 < test_fraction < 1:
-        raise UsageError(f"data.test_fraction={test_fraction}: a fraction between 0 and 1 is needed")
-    if split_seed < 0:
-        raise UsageError(f"data.split_seed={split_seed}: a whole number from 0 up is needed")
-    places = [place for name in ("train", "test") for place in folders.folders_named(root, name)]
-    parts = [_classes(place) for place in places] if len(places) == 2 else [_classes(root)]
-    classes = tuple(sorted(parts[0][0]))
-    if len(classes) < 2:
-        raise MissingError(_too_few(root, classes))
-    others = [path for _, files in parts for path in files]
-    if len(parts) == 2:
-        alone = sorted(set(parts[1][0]) - set(classes))
-        if alone:
-            raise SnnrunError(
-                f"data=audio_folder: {places[1]} has classes that {places[0]} lacks: {folders.some(alone)}"
-            )
-        (train, train_labels), (test, test_labels) = (_flat(part, classes) for part, _ in parts)
-    else:
-        files, labels = _flat(parts[0][0], classes)
-        size = round(test_fraction * len(files))
-        if not 0 < size < len(files):
-            raise UsageError(f"data.test_fraction={test_fraction}: leaves {size} of {len(files)} recordings to test on")
-        chosen = stratified(labels, size, np.random.Generator(np.random.PCG64(split_seed)))
-        rest = np.setdiff1d(np.arange(len(files)), chosen)
-        (train, train_labels), (test, test_labels) = (
-            ([files[i] for i in part], labels[part]) for part in (rest, chosen)
-        )
-    notes = folders.ignored(others)
-    for name, there in ("train", train_labels), ("test", test_labels):
-        notes += folders.lacking(name, "classes", classes, (classes[label] for label in there))
+    found = class_folders.find(
+        root,
+        corpus="audio_folder",
+        what="recordings",
+        suffixes=audio.SUFFIXES,
+        example="<name>.wav",
+        test_fraction=test_fraction,
+        split_seed=split_seed,
+    )
     return Corpus(
         kind="audio",
         shape=(),
-        classes=classes,
-        train_samples=folders.objects(train),
-        train_labels=train_labels,
-        test_samples=folders.objects(test),
-        test_labels=test_labels,
-        origin=folders.origin(root, *places),
-        notes=tuple(notes),
-    )
-
-
-def _classes(place: Path) -> tuple[dict[str, list[Path]], list[Path]]:
-    """The recordings of each class that has any, and the other files."""
-    found, others = {}, []
-    for path in folders.entries(place):
-        if path.is_dir():
-            files, strays = folders.recordings_below(path)
-            others += strays
-            if files:
-                found[path.name] = files
-        elif path.name != folders.MARKER:
-            others.append(path)
-    return found, others
-
-
-def _flat(part: dict[str, list[Path]], classes: Sequence[str]) -> tuple[list[Path], NDArray[np.int64]]:
-    files = [path for name in classes for path in part.get(name, [])]
-    labels = [label for label, name in enumerate(classes) for _ in part.get(name, [])]
-    return files, np.array(labels, np.int64)
-
-
-def _too_few(root: Path, classes: Sequence[str]) -> str:
-    there = f"only one class has recordings, {classes[0]}" if classes else "no class has recordings"
-    return "\n".join(
-        [
-            f"data=audio_folder: {there}, in {root.absolute()}; two or more are wanted.",
-            "Expected, as .wav, .flac, .ogg or .sph:",
-            "  <class>/<name>.wav, or train/<class>/<name>.wav and test/<class>/<name>.wav",
-            "Give the folder itself by data.root=FOLDER.",
-        ]
+        classes=found.classes,
+        train_samples=folders.objects(found.train),
+        train_labels=found.train_labels,
+        test_samples=folders.objects(found.test),
+        test_labels=found.test_labels,
+        origin=found.origin,
+        notes=found.notes,
     )
