@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +14,32 @@ from snnrun import build, data, engine, hardware, kernels, parallel, products, r
 from snnrun.errors import SnnrunError
 from snnrun.network import Network
 
+OnEpoch = Callable[[Mapping[str, float]], None]
+
 
 class _Observer:
     """Passes what the engine tells to the display, and the metrics of each epoch to the tracker."""
 
-    def __init__(self, display: report.Display, tracker: tracking.Tracker) -> None:
-        self._tracker, self._display = tracker, display
+    def __init__(self, display: report.Display, tracker: tracking.Tracker, on_epoch: OnEpoch | None) -> None:
+        self._tracker, self._display, self._on_epoch = tracker, display, on_epoch
         self.epoch_start, self.batch, self.evaluating = display.epoch_start, display.batch, display.evaluating
         self.warn = display.warn
 
     def epoch_end(self, metrics: dict[str, float]) -> None:
         self._tracker.metrics(metrics, step=int(metrics["epoch"]))
         self._display.epoch_end(metrics)
+        if self._on_epoch is not None:
+            self._on_epoch(metrics)
 
 
 def run(
-    values: Mapping[str, Any], run_dir: Path, *, command: Sequence[str], parent_run_id: str | None = None
+    values: Mapping[str, Any],
+    run_dir: Path,
+    *,
+    command: Sequence[str],
+    parent_run_id: str | None = None,
+    on_epoch: OnEpoch | None = None,
+    tags: Mapping[str, str] | None = None,
 ) -> engine.Result:
     """Train and evaluate one network, write its files to `run_dir` and record it.
 
@@ -38,6 +48,8 @@ def run(
         run_dir: folder of this run, which exists; what lies in it already is recorded with the run.
         command: the command line, for the record.
         parent_run_id: MLflow run of the sweep that this run is a point of.
+        on_epoch: told the metrics of each epoch; what it raises ends the training as it would from the engine.
+        tags: more facts for the record.
 
     Raises:
         UsageError: the settings do not fit one another or this machine.
@@ -56,6 +68,7 @@ def run(
     try:
         tracker.params(values)
         tracker.tags(tracking.provenance(command) | {"device": hardware.describe(device), "kernels": backend})
+        tracker.tags(tags or {})
         tracker.dataset(dataset.label, dataset.digest, _sizes(dataset))
         tracker.tags({"data.origin": dataset.origin, "data.notes": "; ".join(dataset.notes) or "none"})
         for path in (run_dir / "config.yaml", run_dir / ".hydra" / "overrides.yaml"):
@@ -78,7 +91,7 @@ def run(
                 options,
                 seed=values["seed"],
                 device=device,
-                observer=_Observer(display, tracker),
+                observer=_Observer(display, tracker, on_epoch),
             )
         try:
             products.write(result, network, dataset, encoder, device, run_dir, tracker)

@@ -46,6 +46,7 @@ ENVIRONMENT = {
 }
 VALUE_LENGTH = 6000  # MLflow's limit for the value of a parameter; a tag may be longer
 BATCH = 100  # MLflow's limit for parameters and for tags in one request; metrics may be 1000
+RUN_ID_FILE = "mlflow_run_id"  # in the run's folder
 FLUSH_SECONDS = 5.0  # a request costs about 20 ms however many points it carries
 FAILURES = 3  # in a row, after which MLflow is left alone until the run ends
 
@@ -266,7 +267,7 @@ def open_tracker(
     journal = _Journal(journal_at, warn)
     tags = {"snnrun.run_dir": str(journal_at)} | ({"mlflow.parentRunId": parent_run_id} if parent_run_id else {})
     client, run = create_run(outputs, uri, experiment, run_name, tags)
-    (journal_at / "mlflow_run_id").write_text(f"{run.info.run_id}\n", encoding="utf-8")
+    (journal_at / RUN_ID_FILE).write_text(f"{run.info.run_id}\n", encoding="utf-8")
     monitor = _system_monitor(run.info.run_id, uri or store_uri(outputs)) if system_metrics else None
     return _Mlflow(client, run, journal, warn, monitor)
 

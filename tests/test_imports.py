@@ -39,6 +39,18 @@ MAY_IMPORT = {
     "ui": set(),
     "tracking": {"provenance", "ui"},
     "sweeps": {"tracking"},
+    "points": set(),
+    "space": set(),
+    "study": {"points", "space"},
+    "sweep_plot": set(),
+    "sweep_table": {"points", "sweep_plot"},
+    "failures": {"config_errors"},
+    "worker": {"failures", "points", "sweeps", "tracking"},
+    "sweeper": {"config", "failures", "hardware", "points", "space", "study"},
+    "lifecycle": {
+        *("config", "failures", "points", "report", "run_folder", "study", "sweep_table", "sweeper", "sweeps"),
+        "tracking",
+    },
     "build": {"data", "encoders", "network", "recordings", "rules"},
     "products": {"data", "encoders", "engine", "network", "report", "tracking"},
     "experiment": {
@@ -49,7 +61,10 @@ MAY_IMPORT = {
     "schemas": set(),
     "config": {"hardware", "kernels", "network", "schemas"},
     "config_errors": {"config", "options", "schemas"},
-    "app": {"config", "config_errors", "experiment", "options", "report", "schemas", "sweeps", "tracking"},
+    "app": {
+        *("config", "config_errors", "engine", "experiment", "failures", "hardware", "lifecycle", "options", "points"),
+        *("sweeper", "tracking", "worker"),
+    },
     "phases": {"batches", "engine", "kernels"},
     "measure": {
         *("batches", "build", "data", "engine", "hardware", "kernels", "network", "phases", "provenance"),
@@ -61,14 +76,15 @@ MAY_IMPORT = {
 }
 # Heavy or opinionated packages, and the only parts that may import them.
 ONLY_IN = {
-    "hydra": {"app", "bench", "config", "config_errors"},
-    "omegaconf": {"app", "config", "config_errors", "run_folder", "schemas"},
+    "hydra": {"app", "bench", "config", "config_errors", "lifecycle", "sweeper"},
+    "optuna": {"study"},
+    "omegaconf": {"app", "config", "config_errors", "lifecycle", "run_folder", "schemas", "sweeper"},
     "mlflow": {"tracking", "sweeps"},
     "torch": {
         *("kernels", "rules", "network", "hardware", "batches", "engine", "experiment", "products"),
         *("phases", "measure", "doctor"),
     },
-    "matplotlib": {"plots"},
+    "matplotlib": {"plots", "sweep_plot"},
     "rich": {"report", "data", "data_command", "doctor"},
     "sklearn": {"data"},
     "soundfile": {"data"},
