@@ -89,7 +89,7 @@ def job(cfg: DictConfig) -> float | None:
     assert point is not None
     assert record is not None, "the sweeper writes both"
     if point.workers == 1:
-        print(f"\npoint {point.number}: {' '.join(overrides)}", flush=True)
+        print(f"\n{point.name}", flush=True)
     about: dict[str, Any] = {
         key: OmegaConf.to_container(cfg[key], resolve=True) for key in ("search", "sweep", "tracking")
     }

@@ -276,7 +276,7 @@ def _configs(last: list[Point], folder: Path) -> dict[int, dict[str, str]]:
 
 def _say_what_failed(failed: list[Point], folder: Path) -> None:
     if failed:
-        names = [f"{point.number} ({' '.join(point.overrides)})" for point in failed]
+        names = [f"{point.number} ({' '.join(point.swept)})" for point in failed]
         print(
             f"snnrun: {len(failed)} of the points failed: {', '.join(names)}. "
             f"Each folder under {shlex.quote(str(folder))} has the reason in {failures.ERROR_FILE}.",

@@ -37,6 +37,7 @@ class Point:
     number: int
     id: str
     overrides: list[str]
+    swept: list[str] = field(default_factory=list)  # those of them in which the points differ
     epochs: int = 0
     workers: int = 1  # points at work at the same time on a machine
     status: str = "WAITING"  # RUNNING, FINISHED, PRUNED, FAILED, KILLED
@@ -50,6 +51,11 @@ class Point:
     def save(self, sweep: Path) -> None:
         """Write it to its folder in the sweep's, at once or not at all."""
         write_json(self.folder(sweep) / POINT_FILE, asdict(self))
+
+    @property
+    def name(self) -> str:
+        """What it is called in messages."""
+        return f"point {self.number} ({' '.join(self.swept)})"
 
     def folder(self, sweep: Path) -> Path:
         """Its folder."""

@@ -145,6 +145,7 @@ class Search(Sweeper):
         for values in batch:
             overrides = [*self.fixed, *(f"{key}={value}" for key, value in values.items())]
             point = self._compose(overrides)
+            point.swept = overrides[len(self.fixed) :]
             ids.append(point.id)
             old = known.get(point.id)
             if point.id in todo or (old is not None and old.status in points.DONE):
@@ -209,7 +210,7 @@ class Search(Sweeper):
         for point in died:
             point.status, point.error = "FAILED", "its process died (out of memory?)"
             point.save(self.folder)
-            warn(f"point {point.number}: {point.error}")
+            warn(f"{point.name}: {point.error}")
         return [point for point in now if point.status == "WAITING" and not self.config.sweep.fail_fast]
 
 

@@ -69,7 +69,6 @@ def run(
     ):
         return None
     folder, started = point.folder(sweep), time.monotonic()
-    name = f"point {point.number} ({' '.join(point.overrides)})"
     watch = _Watch(point, sweep, settings["search"])
     with points.hold(folder):
         point.status = "RUNNING"
@@ -87,7 +86,7 @@ def run(
             raise
         except Exception as error:
             point.status = "FAILED"
-            _fail(point, folder, settings, error, name, params)
+            _fail(point, folder, settings, error, params)
             raise failures.PointFailed(point.error) from None
         finally:
             point.seconds = time.monotonic() - started
@@ -96,7 +95,7 @@ def run(
         if watch.pruned and point.run_id:
             text = f"after epoch {len(point.history)} of {point.epochs}"
             _mark(point, settings, {sweeps.PRUNED_TAG: text})
-    _say(point, name)
+    _say(point)
     return point.objective
 
 
@@ -125,10 +124,9 @@ def _fail(
     folder: Path,
     settings: Mapping[str, Any],
     error: Exception,
-    name: str,
     params: Callable[[], dict[str, str]],
 ) -> None:
-    failures.report(error, point.overrides, f"{name}: ")
+    failures.report(error, point.overrides, f"{point.name}: ")
     text, _ = failures.message(error, point.overrides)
     point.error = text.splitlines()[0]
     file = failures.keep(error, point.overrides, folder)
@@ -161,10 +159,10 @@ def _run_id(folder: Path) -> str | None:
     return file.read_text(encoding="utf-8").strip() if file.is_file() else None
 
 
-def _say(point: Point, name: str) -> None:
+def _say(point: Point) -> None:
     if point.workers > 1 or point.status == "PRUNED":
         accuracy = "" if point.objective is None else f", {100 * point.objective:.2f} %"
-        print(f"{name}: {point.status.lower()}{accuracy}, {point.seconds:.0f} s", flush=True)
+        print(f"{point.name}: {point.status.lower()}{accuracy}, {point.seconds:.0f} s", flush=True)
 
 
 @contextlib.contextmanager
