@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -145,7 +146,6 @@ def _start(cfg: DictConfig) -> None:
                 folder.rmdir()
         raise
     _running = _Running(folder, record, where, tracked, lock)
-    print(f"sweep {folder.name} in {folder.parent}", flush=True)
 
 
 def _arguments() -> list[str]:
@@ -225,6 +225,9 @@ def _close(running: _Running, status: Literal["FINISHED", "FAILED", "KILLED"]) -
 
     folder = running.folder
     every = points.attempts(folder)
+    if not every:
+        _withdraw(running)
+        return 0
     killed = _bury(every, folder)
     last = points.latest(every)
     failed = [point for point in last if point.status == "FAILED"]
@@ -251,6 +254,15 @@ def _close(running: _Running, status: Literal["FINISHED", "FAILED", "KILLED"]) -
         where = "" if str(outputs) == "outputs" else f" outputs={shlex.quote(str(outputs))}"
         print(f"Go on by: snnrun train -m sweep.resume={folder.name}{where}", flush=True)
     return SnnrunError.exit_code if failed else 0
+
+
+def _withdraw(running: _Running) -> None:
+    """Leave nothing of a sweep that came to no point, for what was asked of it was wrong."""
+    from snnrun import sweeps
+
+    if running.record.parent_run_id is not None and running.tracked:
+        sweeps.delete_sweep(running.record.parent_run_id, **running.where, warn=failures.warn)
+    shutil.rmtree(running.folder, ignore_errors=True)
 
 
 def _bury(every: list[Point], folder: Path) -> list[str]:

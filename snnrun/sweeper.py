@@ -64,7 +64,7 @@ class Search(Sweeper):
         self.loader, self.config = hydra_context.config_loader, config
         self.folder = Path(config.hydra.sweep.dir).resolve()
         self.workers = workers(config.hydra.launcher)
-        self.warned = False
+        self.warned = self.announced = False
         self.launched = 0
         self.launcher = Plugins.instance().instantiate_launcher(
             config=config, hydra_context=hydra_context, task_function=task_function
@@ -155,8 +155,11 @@ class Search(Sweeper):
             else:
                 point.number, number = number, number + 1
             todo[point.id] = point
-        if len(todo) < len(set(ids)):
-            print(f"{len(set(ids)) - len(todo)} of {len(set(ids))} points are finished already.", flush=True)
+        if not self.announced or len(todo) < len(set(ids)):
+            self.announced = True
+            done = f", {len(set(ids)) - len(todo)} of them finished already" if len(todo) < len(set(ids)) else ""
+            count = "" if self.config.search.method == "optuna" else f": {len(set(ids))} points{done}"
+            print(f"sweep {self.folder.name} in {self.folder.parent}{count}", flush=True)
         waiting = list(todo.values())
         for point in waiting:
             point.workers = min(self.workers, len(waiting))

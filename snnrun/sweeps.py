@@ -75,6 +75,15 @@ def close_sweep(
         warn(f"the sweep's MLflow run {run_id} cannot be closed ({reason(error)})")
 
 
+def delete_sweep(run_id: str, *, outputs: Path, uri: str | None = None, warn: Warn = to_stderr) -> None:
+    """Delete the parent run of a sweep that came to no point."""
+    try:
+        with quiet():
+            connect(uri or store_uri(outputs)).delete_run(run_id)
+    except Exception as error:  # as above
+        warn(f"the MLflow run {run_id} cannot be deleted ({reason(error)})")
+
+
 def mark_point(
     run_id: str,
     tags: Mapping[str, str],
