@@ -69,6 +69,6 @@ def _number(value: float | None) -> str:
 
 def _value(text: str) -> float | str:
     try:
-        return float(text)
+        return float(text.strip("[]"))  # one threshold for all layers
     except ValueError:
         return text
