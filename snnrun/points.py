@@ -47,6 +47,7 @@ class Point:
     seconds: float = 0.0
     error: str = ""  # first line of what it failed of
     run_id: str | None = None
+    pid: int | None = None  # the process that ran it
 
     def save(self, sweep: Path) -> None:
         """Write it to its folder in the sweep's, at once or not at all."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -71,7 +72,7 @@ def run(
     folder, started = point.folder(sweep), time.monotonic()
     watch = _Watch(point, sweep, settings["search"])
     with points.hold(folder):
-        point.status = "RUNNING"
+        point.status, point.pid = "RUNNING", os.getpid()
         point.save(sweep)
         try:
             with _apart(folder, point.workers):
