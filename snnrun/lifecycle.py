@@ -6,6 +6,7 @@ import contextlib
 import shlex
 import shutil
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from snnrun.points import Point, Sweep
 FLAGS = ("-m", "--multirun")
 # Where and how points run, not which: a sweep that is resumed may be given others.
 FREE = ("sweep.", "hardware", "hydra", "tracking", "outputs=", "search.trials=", "search.parallel=")
+
+GRACE = 5.0  # seconds that interrupted workers are waited for
 
 
 class Lifecycle(Callback):
@@ -224,11 +227,11 @@ def _close(running: _Running, status: Literal["FINISHED", "FAILED", "KILLED"]) -
     from snnrun import report, sweeps
 
     folder = running.folder
+    killed = _bury(folder)
     every = points.attempts(folder)
     if not every:
         _withdraw(running)
         return 0
-    killed = _bury(every, folder)
     last = points.latest(every)
     failed = [point for point in last if point.status == "FAILED"]
     table = sweep_table.rows(last, _configs(last, folder))
@@ -265,14 +268,23 @@ def _withdraw(running: _Running) -> None:
     shutil.rmtree(running.folder, ignore_errors=True)
 
 
-def _bury(every: list[Point], folder: Path) -> list[str]:
-    """Mark the attempts whose process is gone without a word; returns their MLflow runs."""
-    runs = []
-    for point in every:
-        if point.status == "RUNNING" and not points.busy(point.folder(folder)):
-            point.status, point.run_id = "KILLED", run_folder.RunFolder(point.folder(folder)).run_id
-            point.save(folder)
-            runs += [point.run_id] if point.run_id else []
+def _bury(folder: Path) -> list[str]:
+    """Mark the attempts whose process is gone without a word; returns their MLflow runs.
+
+    Workers that are told to end are given a moment to write what they have.
+    """
+    runs, deadline = [], time.monotonic() + GRACE
+    for point in points.attempts(folder):
+        if point.status != "RUNNING":
+            continue
+        while points.busy(point.folder(folder)) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        now = points.read_point(point.folder(folder))
+        if now is None or now.status != "RUNNING" or points.busy(point.folder(folder)):
+            continue
+        now.status, now.run_id = "KILLED", run_folder.RunFolder(point.folder(folder)).run_id
+        now.save(folder)
+        runs += [now.run_id] if now.run_id else []
     return runs
 
 

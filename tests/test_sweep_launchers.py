@@ -103,13 +103,16 @@ def test_a_sweep_that_is_killed_goes_on_with_what_is_missing(tmp_path: Path, num
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
-    finished = "finished"
     assert process.stdout is not None
     for line in process.stdout:
-        if finished in line:
+        if "finished" in line:
             break
-    process.send_signal(number)
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)  # as Ctrl-C does in a terminal: to the workers, too
+    else:
+        process.send_signal(number)
     _, err = process.communicate(timeout=120)
     if number == signal.SIGINT:
         assert process.returncode == 130
