@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import json
 import os
+import socket
 import statistics
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -48,6 +49,7 @@ class Point:
     error: str = ""  # first line of what it failed of
     run_id: str | None = None
     pid: int | None = None  # the process that ran it
+    owner: list[Any] | None = None  # machine and process of the sweep, without which it is not to begin
 
     def save(self, sweep: Path) -> None:
         """Write it to its folder in the sweep's, at once or not at all."""
@@ -57,6 +59,19 @@ class Point:
     def name(self) -> str:
         """What it is called in messages."""
         return f"point {self.number} ({' '.join(self.swept)})"
+
+    @property
+    def orphaned(self) -> bool:
+        """Whether the sweep that it was made for is gone from this machine; its workers may outlive it."""
+        if self.owner is None or self.owner[0] != socket.gethostname():
+            return False
+        try:
+            os.kill(self.owner[1], 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            return False
+        return False
 
     def folder(self, sweep: Path) -> Path:
         """Its folder."""

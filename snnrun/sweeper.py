@@ -6,6 +6,8 @@ It composes every point before it starts anything, gives it a numbered folder, l
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ from snnrun.points import Point
 
 TARGET = "hydra_plugins.snnrun.Search"
 NOT_SWEPT = ("search", "sweep", "outputs", "tracking")
-JOBLIB, SUBMITIT_LOCAL, RAY = "JoblibLauncher", "LocalLauncher", "RayLauncher"
+JOBLIB, SUBMITIT_LOCAL, SLURM, RAY = "JoblibLauncher", "LocalLauncher", "SlurmLauncher", "RayLauncher"
 
 
 def register() -> None:
@@ -163,6 +165,8 @@ class Search(Sweeper):
         waiting = list(todo.values())
         for point in waiting:
             point.workers = min(self.workers, len(waiting))
+            if type(self.launcher).__name__ != SLURM:  # whose jobs outlive the command, and shall
+                point.owner = [socket.gethostname(), os.getpid()]
             point.save(self.folder)
         self._launch(waiting)
         known = {point.id: point for point in points.attempts(self.folder)}

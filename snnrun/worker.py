@@ -50,7 +50,9 @@ def settle(result: Result) -> None:
 def run(
     point: Point, sweep: Path, settings: Mapping[str, Any], train: Train, params: Callable[[], dict[str, str]]
 ) -> float | None:
-    """Run a point; returns its objective, or None if it was not begun because another failed.
+    """Run a point; returns its objective, or None if it is not to begin.
+
+    It is not once another failed and `sweep.fail_fast` is set, nor when the sweep that it was made for is gone.
 
     A point that was killed begins anew, in a folder of its own. Whoever lets it go on from its checkpoint does it here:
     `points.attempts` has the earlier attempts of the same `id`, with their folders.
@@ -65,9 +67,8 @@ def run(
     Raises:
         PointFailed: its message is printed, its traceback is in its folder and in its MLflow run.
     """
-    if settings["sweep"]["fail_fast"] and any(
-        other.status == "FAILED" for other in points.latest(points.attempts(sweep))
-    ):
+    failed = (other.status == "FAILED" for other in points.latest(points.attempts(sweep)))
+    if point.orphaned or (settings["sweep"]["fail_fast"] and any(failed)):
         return None
     folder, started = point.folder(sweep), time.monotonic()
     watch = _Watch(point, sweep, settings["search"])

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import statistics
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -76,6 +79,15 @@ def test_a_point_lags_behind_the_median_of_the_others(mine, others, after) -> No
     assert points.lags(point, rivals + extra, after) == expected
     point.epochs = len(mine)
     assert not points.lags(point, rivals, after), "after its last epoch there is nothing to save"
+
+
+def test_a_point_whose_sweep_is_gone_is_an_orphan() -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    here = socket.gethostname()
+    for owner, orphaned in ((None, False), ([here, os.getpid()], False), ([here, ended.pid], True)):
+        assert Point(0, "a", [], owner=owner).orphaned == orphaned
+    assert not Point(0, "a", [], owner=["elsewhere", ended.pid]).orphaned, "it cannot be seen from here"
 
 
 def test_a_folder_has_one_worker(tmp_path: Path) -> None:

@@ -97,26 +97,26 @@ def test_points_that_fail_in_workers_leave_the_others_alone(tmp_path: Path) -> N
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_a_sweep_that_is_killed_goes_on_with_what_is_missing(tmp_path: Path, number: signal.Signals) -> None:
     need("hydra_joblib_launcher")
-    process = subprocess.Popen(
-        command(*TINY, *JOBLIB, "seed=range(8)", "train.epochs=3"),
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if "finished" in line:
-            break
+    said = tmp_path / "said"
+    with said.open("w") as file:
+        process = subprocess.Popen(
+            command(*TINY, *JOBLIB, "seed=range(8)", "train.epochs=3"),
+            cwd=tmp_path,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+        )
+    while "finished" not in said.read_text():
+        assert process.poll() is None
+        time.sleep(0.05)
     if number == signal.SIGINT:
         os.killpg(process.pid, number)  # as Ctrl-C does in a terminal: to the workers, too
     else:
         process.send_signal(number)
-    _, err = process.communicate(timeout=120)
+    process.wait(timeout=120)
     if number == signal.SIGINT:
         assert process.returncode == 130
-        assert err.splitlines()[-1] == "snnrun: interrupted"
+        assert said.read_text().splitlines()[-1] == "snnrun: interrupted"
         assert recorded(tmp_path)[0].info.status == "KILLED"
         assert "RUNNING" not in {run.info.status for run in recorded(tmp_path)[1]}
     sweep = the_sweep(tmp_path)
