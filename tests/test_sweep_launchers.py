@@ -48,9 +48,10 @@ def attempts(folder: Path) -> list[Point]:
 
 def recorded(folder: Path) -> tuple[Any, list[Any]]:
     """The parent run and the others."""
-    client = tracking.connect(tracking.store_uri(folder / "outputs"))
-    [experiment] = [entry for entry in client.search_experiments() if entry.name == "snnrun"]
-    runs = client.search_runs([experiment.experiment_id], max_results=1000)
+    with tracking.quiet():
+        client = tracking.connect(tracking.store_uri(folder / "outputs"))
+        experiment = client.get_experiment_by_name("snnrun")
+        runs = client.search_runs([experiment.experiment_id], max_results=1000)
     [parent] = [run for run in runs if "snnrun.sweep" in run.data.tags]
     return parent, [run for run in runs if run is not parent]
 
