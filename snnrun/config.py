@@ -16,7 +16,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from snnrun.errors import UsageError
-from snnrun.schemas import SCHEMAS, Config, Train
+from snnrun.schemas import SCHEMAS, Config, Search, Sweep, Tracking, Train
 
 
 def register() -> None:
@@ -52,10 +52,18 @@ def check(cfg: DictConfig) -> None:
         if name is not None and options.get(name) is not schema:
             raise UsageError(f"{group}.name: {name!r} does not belong to these keys. Choose it by {group}={name}")
     _check_section("train.", cfg.train, Train)
+    _check_section("sweep.", cfg.sweep, Sweep)
     _check_model(cfg.model)
     if cfg.train.momentum and cfg.train.optimizer != "sgd":
         raise UsageError("train.momentum: only train.optimizer=sgd has one. Set train.momentum=0 or choose sgd.")
     _check_hardware(cfg.hardware)
+
+
+def check_sweep(cfg: DictConfig) -> None:
+    """Raise UsageError for what is wrong with a sweep as a whole, before any of its points."""
+    _check_section("search.", cfg.search, Search)
+    _check_section("sweep.", cfg.sweep, Sweep)
+    _check_section("tracking.", cfg.tracking, Tracking)
 
 
 def _check_section(prefix: str, section: DictConfig, schema: type) -> None:
@@ -124,8 +132,8 @@ def _thresholds(v_th: Any) -> list[float]:
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
-    """The config as plain, resolved dictionaries; `model.v_th` always a list of floats."""
+    """The config as plain, resolved dictionaries; `model.v_th` always a list of floats. Without what is a sweep's."""
     values = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(values, dict)
     values["model"]["v_th"] = _thresholds(values["model"]["v_th"])
-    return {str(key): value for key, value in values.items()}
+    return {str(key): value for key, value in values.items() if key not in ("search", "sweep")}

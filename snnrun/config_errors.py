@@ -94,7 +94,8 @@ def _no_such_option(error: MissingConfigException) -> str:
     options = [name for name in error.options or () if not name.endswith("_schema")]
     if not group or not options:
         return _first_line(error) + _file(error)
-    more = " The extra snnrun[sweep] brings more." if group in ("hydra/launcher", "hydra/sweeper") else ""
+    extras = "joblib by snnrun[sweep], submitit_slurm and submitit_local by snnrun[slurm], ray by snnrun[ray]"
+    more = f" Others are installed with an extra: {extras}." if group == "hydra/launcher" else ""
     nearest = did_you_mean(option, options)
     return f"{group}: there is no {option!r}. Allowed: {', '.join(options)}.{more}{nearest}{_file(error)}"
 

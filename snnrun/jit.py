@@ -6,6 +6,9 @@ after a change to a part it calls, remove the folder `__pycache__` beside it.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -37,12 +40,32 @@ def jit(function: Callable[..., Any], *, memory: bool = False, exact: bool = Fal
         return njit(**options)(function)
     file = compiled._cache._cache_file
     file._load_data = _forgiving(file._load_data)
+    file.load = _alone(file.load, file._cache_path, fcntl.LOCK_SH)
+    file.save = _alone(file.save, file._cache_path, fcntl.LOCK_EX)
     return compiled
 
 
 def part(function: Callable[..., Any]) -> Any:
     """Compile as a part of the loops that call it."""
     return njit(forceinline=True, _nrt=False, **_OPTIONS)(function)
+
+
+def _alone(action: Callable[..., Any], folder: str, lock: int) -> Callable[..., Any]:
+    """Let no other process write to the cache meanwhile.
+
+    Numba reads its index, adds the next free number and writes it: two processes that first meet different types would
+    take the same number, and each could run the other's machine code.
+    """
+
+    def attempt(*arguments: Any) -> Any:
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(OSError):  # not there yet, or on a network mount that cannot lock a folder
+                handle = os.open(folder, os.O_RDONLY)
+                stack.callback(os.close, handle)
+                fcntl.flock(handle, lock)
+            return action(*arguments)
+
+    return attempt
 
 
 def _forgiving(load: Callable[[str], Any]) -> Callable[[str], Any]:

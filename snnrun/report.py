@@ -268,25 +268,27 @@ def summary(
 
 
 def sweep_table(rows: Sequence[Mapping[str, str]], swept: Sequence[str], console: Console | None = None) -> None:
-    """Print the rows that ``sweeps.finish_sweep`` returns: run, the ``swept`` parameters, test accuracies in percent.
+    """Print the rows of ``sweep_table.rows``: point, the ``swept`` parameters, objective and test accuracies in %.
 
-    The other parameters in which the runs differ, which follow from the swept ones, stand in ``sweep.csv``.
+    The other parameters in which the points differ, which follow from the swept ones, stand in ``sweep.csv``.
     """
     console = console or Console()
     if not rows:
         return
-    accuracies = [key for key in rows[0] if key.startswith("test/accuracy_")] or [
-        key for key in rows[0] if key == "test/accuracy"
-    ]
-    shown = ["run", "status", *(key for key in swept if key in rows[0]), *accuracies]
+    shares = ["objective", *(key for key in rows[0] if key.startswith("test/accuracy_"))]
+    shown = ["point", "status", *(key for key in swept if key in rows[0]), *shares]
+    best = max((float(row["objective"]) for row in rows if row["objective"]), default=None)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for key in shown:
-        title = key.replace("/accuracy", "").replace("_", " ") + " %" if key in accuracies else key
-        table.add_column(title, justify="left" if key in ("run", "status") else "right", no_wrap=True)
+        title = key.replace("/accuracy", "").replace("_", " ") + " %" if key in shares else key
+        table.add_column(title, justify="left" if key in ("point", "status") else "right", no_wrap=True)
     for row in rows:
+        done = row["status"] in ("FINISHED", "PRUNED")
+        style = "" if done else "red"
+        if row["objective"] and float(row["objective"]) == best:
+            style = "bold"
         table.add_row(
-            *(f"{100 * float(row[key]):.2f}" if key in accuracies and row[key] else row[key] for key in shown),
-            style="" if row["status"] == "FINISHED" else "red",
+            *(f"{100 * float(row[key]):.2f}" if key in shares and row[key] else row[key] for key in shown), style=style
         )
     if not console.is_terminal:  # a pipe has no width that a table would have to fit
         console = Console(file=console.file, width=400)

@@ -239,7 +239,7 @@ class Stbp:
     loss: str = _choice("squared", "mean_squared")
 
 
-# ---- training, hardware, tracking -----------------------------------------------------------------------------------
+# ---- training, hardware, tracking, sweeps ---------------------------------------------------------------------------
 
 
 @dataclass
@@ -287,6 +287,27 @@ class Tracking:
 
 
 @dataclass
+class Search:
+    """`search=grid`, `random`, `optuna`."""
+
+    method: str = _choice("grid", "random", "optuna")
+    trials: int = _number(low=1)
+    startup: int = _number(low=1)
+    parallel: int | None = _number(low=1)
+    prune: bool = MISSING
+    prune_after: int = _number(low=1)
+    space: Any = MISSING
+
+
+@dataclass
+class Sweep:
+    """The section `sweep`."""
+
+    resume: str | None = MISSING
+    fail_fast: bool = MISSING
+
+
+@dataclass
 class Config:
     """The whole, in the order in which a run uses it. The groups are typed by the option that is chosen."""
 
@@ -299,6 +320,8 @@ class Config:
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     hardware: Any = MISSING
     tracking: Any = MISSING
+    search: Any = MISSING
+    sweep: Sweep = field(default_factory=Sweep)
 
 
 SCHEMAS: dict[str, dict[str, type]] = {
@@ -320,4 +343,5 @@ SCHEMAS: dict[str, dict[str, type]] = {
     "model": {"strsbp": StRsbp, "hm2bp": Hm2Bp, "stbp": Stbp},
     "hardware": {"auto": Hardware, "cpu": Hardware, "gpu": Hardware},
     "tracking": {"mlflow": Tracking, "none": Tracking},
+    "search": {"grid": Search, "random": Search, "optuna": Search},
 }

@@ -1,14 +1,15 @@
-"""A sweep in MLflow: one parent run, its trainings as children, and a table of them at the end."""
+"""A sweep in MLflow: one parent run, its trainings as children."""
 
 from __future__ import annotations
 
-import csv
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
+from snnrun.errors import SnnrunError
 from snnrun.tracking import Status, Warn, connect, create_run, quiet, reason, store_uri, to_stderr
+
+NETWORK_TYPES = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "lustre", "gpfs", "beegfs", "ceph", "glusterfs", "9p")
+POINT_TAG, ERROR_TAG, PRUNED_TAG, OLD_TAG = "snnrun.point", "snnrun.error", "snnrun.pruned", "snnrun.superseded"
 
 
 def start_sweep(
@@ -28,58 +29,108 @@ def start_sweep(
     return str(run.info.run_id)
 
 
-def finish_sweep(
-    run_id: str, status: Status, *, outputs: Path, uri: str | None = None, warn: Warn = to_stderr
-) -> list[dict[str, str]]:
-    """Close the parent run, attach ``sweep.csv`` to it, and return that table's rows in the order of their start.
+def reopen_sweep(run_id: str, *, outputs: Path, uri: str | None = None) -> None:
+    """Let the parent run of a sweep that is resumed run again; raises SnnrunError when the store does not have it."""
+    address = uri or store_uri(outputs)
+    try:
+        with quiet():
+            connect(address).update_run(run_id, status="RUNNING")
+    except Exception as error:  # MLflow raises its own errors, SQLAlchemy's, requests' and the operating system's
+        raise SnnrunError(
+            f"sweep.resume: the sweep's MLflow run {run_id} cannot be opened in {address} ({reason(error)}): give the "
+            "outputs= or tracking.uri= that the sweep had, or resume it with tracking=none"
+        ) from None
 
-    A row is a child: its run name, status, the parameters in which the children differ, and its last metrics of loss
-    and accuracy. A store that fails costs one warning and gives no rows.
+
+def close_sweep(
+    run_id: str,
+    status: Status,
+    *,
+    outputs: Path,
+    uri: str | None = None,
+    files: Sequence[Path] = (),
+    metrics: Mapping[str, float] | None = None,
+    killed: Iterable[str] = (),
+    superseded: Iterable[str] = (),
+    warn: Warn = to_stderr,
+) -> None:
+    """End the parent run with its table; ``killed`` and ``superseded`` are children.
+
+    A child whose process died says still that it runs: it becomes KILLED. One whose point was run again is tagged. A
+    store that fails costs one warning.
     """
     try:
         with quiet():
             client = connect(uri or store_uri(outputs))
-            rows = _rows(_children(client, run_id))
-            if rows:
-                _attach(client, run_id, rows)
+            for child in killed:
+                client.set_terminated(child, "KILLED")
+            for child in superseded:
+                client.set_tag(child, OLD_TAG, "true")
+            for file in files:
+                client.log_artifact(run_id, str(file))
+            for key, value in (metrics or {}).items():
+                client.log_metric(run_id, key, value)
             client.set_terminated(run_id, status)
-    except Exception as error:  # MLflow raises its own errors, SQLAlchemy's, requests' and the operating system's
+    except Exception as error:  # as above
         warn(f"the sweep's MLflow run {run_id} cannot be closed ({reason(error)})")
-        return []
-    return rows
 
 
-def _children(client: Any, run_id: str) -> Sequence[Any]:
-    children: Sequence[Any] = client.search_runs(
-        [client.get_run(run_id).info.experiment_id],
-        f"tags.`mlflow.parentRunId` = '{run_id}'",
-        max_results=50_000,
-        order_by=["attributes.start_time ASC"],
-    )
-    return children
+def delete_sweep(run_id: str, *, outputs: Path, uri: str | None = None, warn: Warn = to_stderr) -> None:
+    """Delete the parent run of a sweep that came to no point."""
+    try:
+        with quiet():
+            connect(uri or store_uri(outputs)).delete_run(run_id)
+    except Exception as error:  # as above
+        warn(f"the MLflow run {run_id} cannot be deleted ({reason(error)})")
 
 
-def _rows(children: Sequence[Any]) -> list[dict[str, str]]:
-    params = [child.data.params for child in children]
-    differing = [key for key in sorted(set().union(*params)) if len({values.get(key) for values in params}) > 1]
-    metrics = sorted(
-        key
-        for key in set().union(*(child.data.metrics for child in children))
-        if key.startswith(("train/", "validation/", "test/")) or key == "best_epoch"
-    )
-    return [
-        {"run": child.info.run_name or child.info.run_id, "status": child.info.status}
-        | {key: child.data.params.get(key, "") for key in differing}
-        | {key: f"{child.data.metrics[key]:.6g}" if key in child.data.metrics else "" for key in metrics}
-        for child in children
-    ]
+def mark_point(
+    run_id: str,
+    tags: Mapping[str, str],
+    *,
+    outputs: Path,
+    uri: str | None = None,
+    file: Path | None = None,
+    status: Status | None = None,
+    warn: Warn = to_stderr,
+) -> None:
+    """Say of a child that is closed what came of it: tags, a file, another status."""
+    try:
+        with quiet():
+            client = connect(uri or store_uri(outputs))
+            for key, value in tags.items():
+                client.set_tag(run_id, key, value)
+            if file is not None:
+                client.log_artifact(run_id, str(file))
+            if status is not None:
+                client.set_terminated(run_id, status)
+    except Exception as error:  # as above
+        warn(f"the MLflow run {run_id} cannot be marked ({reason(error)})")
 
 
-def _attach(client: Any, run_id: str, rows: Sequence[Mapping[str, str]]) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        table = Path(folder) / "sweep.csv"
-        with table.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
-        client.log_artifact(run_id, str(table))
+def new_failure(
+    tags: Mapping[str, str], *, outputs: Path, uri: str | None, experiment: str, run_name: str, params: dict[str, str]
+) -> str:
+    """A child for a point that failed before it had one, to be marked by ``mark_point``; returns its id."""
+    from mlflow.entities import Param
+
+    client, run = create_run(outputs, uri, experiment, run_name, dict(tags))
+    with quiet():
+        client.log_batch(run.info.run_id, params=[Param(key, value) for key, value in params.items()])
+    return str(run.info.run_id)
+
+
+def network_mount(path: Path, mounts: Path = Path("/proc/mounts")) -> str | None:
+    """The type of the network file system that a path lies on, or None if it is none or cannot be known."""
+    best: tuple[int, str] = (-1, "")
+    try:
+        lines = mounts.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        _, place, kind, *_ = line.split()
+        root = Path(place.replace("\\040", " "))
+        if path.resolve().is_relative_to(root) and len(root.parts) >= best[0]:
+            best = (len(root.parts), kind)
+    kind = best[1]
+    return kind if kind in NETWORK_TYPES or kind.startswith("fuse.") else None

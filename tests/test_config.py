@@ -112,7 +112,8 @@ def test_the_gpu_kernels_need_triton_and_a_gpu(triton: bool, remedy: str, monkey
 
 
 def test_the_config_is_in_the_order_of_the_data_flow() -> None:
-    assert list(composed()) == ["seed", "outputs", "data", "encoder", "model", "train", "hardware", "tracking"]
+    flow = ["seed", "outputs", "data", "encoder", "model", "train", "hardware", "tracking"]
+    assert list(composed()) == [*flow, "search", "sweep"]
 
 
 def test_stbp_brings_its_encoder_which_the_command_line_overrides() -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
+import time
 from functools import partial
 
 import numpy as np
@@ -103,6 +106,23 @@ def test_an_exact_loop_rounds_as_python_does():
     a, b = rng.standard_normal((2, 1000)) * 1e6
     for c in -a * b, np.ones(1000):
         assert sum_of_products(a, b, c) == sum_of_products.py_func(a.tolist(), b.tolist(), c.tolist())
+
+
+def test_processes_that_compile_at_once_do_not_take_each_others_code(tmp_path):
+    """Each meets its own type first; Numba alone may give two types the same file of its cache."""
+    source = tmp_path / "shared_loop.py"
+    source.write_text("from snnrun.jit import jit\n\n\n@jit\ndef half(x):\n    return x[0] / 2\n", encoding="utf-8")
+    code = (
+        "import sys, time, numpy as np, shared_loop\n"
+        "time.sleep(max(0.0, float(sys.argv[2]) - time.time()))\n"
+        "assert shared_loop.half(np.array([7], sys.argv[1])) == 3.5\n"
+    )
+    types = ["int8", "int16", "int32", "int64", "float32", "float64"]
+    start = str(time.time() + 2.0)
+    for _ in range(2):  # writing the cache, then reading it
+        running = [subprocess.Popen([sys.executable, "-c", code, name, start], cwd=tmp_path) for name in types]
+        assert [process.wait() for process in running] == [0] * len(types)
+    assert len(list((tmp_path / "__pycache__").glob("*.nbc"))) == len(types), "a file for each type"
 
 
 @pytest.mark.parametrize("content", [b"", b"half a pick", None])

@@ -224,13 +224,13 @@ def test_summary_of_an_interrupted_run_without_an_epoch() -> None:
 def test_sweep_table_shows_what_is_swept_and_the_test_accuracy() -> None:
     console = pipe()
     rows = [
-        {"run": "a", "status": "FINISHED", "model.name": "strsbp", "model.decay": "", "test/accuracy_last": "0.97"},
-        {"run": "b", "status": "FAILED", "model.name": "stbp", "model.decay": "0.2", "test/accuracy_last": ""},
+        {"point": "0", "status": "FINISHED", "model.name": "strsbp", "objective": "0.98", "test/accuracy_last": "0.97"},
+        {"point": "1", "status": "FAILED", "model.name": "stbp", "objective": "", "test/accuracy_last": ""},
     ]
     report.sweep_table(rows, ["model.name", "train.epochs"], console)
     lines = [line.split() for line in text(console).splitlines() if line.strip()]
-    assert lines[0] == ["run", "status", "model.name", "test", "last", "%"]
-    assert lines[2:] == [["a", "FINISHED", "strsbp", "97.00"], ["b", "FAILED", "stbp"]]
+    assert lines[0] == ["point", "status", "model.name", "objective", "%", "test", "last", "%"]
+    assert lines[2:] == [["0", "FINISHED", "strsbp", "98.00", "97.00"], ["1", "FAILED", "stbp"]]
     console = pipe()
     report.sweep_table([], ["model.name"], console)
     assert text(console) == ""

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import csv
 import json
 import re
 import socket
@@ -246,32 +245,35 @@ def test_a_deleted_experiment_says_so(store: Store, tmp_path: Path) -> None:
         store.open(tmp_path, experiment="old")
 
 
-def test_a_sweep_has_a_parent_and_a_table(store: Store, tmp_path: Path) -> None:
+def test_a_sweep_has_a_parent_with_its_files_and_buries_the_dead(store: Store, tmp_path: Path) -> None:
     parent = sweeps.start_sweep(outputs=store.outputs, run_name="sweep", tags={"snnrun.command": "snnrun train -m"})
-    for index, rule in enumerate(["strsbp", "stbp"]):
-        child = store.open(tmp_path / rule, run_name=rule, parent_run_id=parent)
-        child.params({"model": {"name": rule}, "seed": 0})
-        child.metrics({"test/accuracy": 0.9 + index / 100, "rate/hidden1": 2.0}, 1)
-        child.finish("FINISHED" if index == 0 else "FAILED")
-    rows = sweeps.finish_sweep(parent, "FAILED", outputs=store.outputs)
-    assert rows == [
-        {"run": "strsbp", "status": "FINISHED", "model.name": "strsbp", "test/accuracy": "0.9"},
-        {"run": "stbp", "status": "FAILED", "model.name": "stbp", "test/accuracy": "0.91"},
-    ]
+    children = [store.open(tmp_path / name, run_name=name, parent_run_id=parent) for name in ("dead", "old")]
+    children[1].finish("FAILED")
+    dead, old = (child.run_id for child in children)
+    table = tmp_path / "sweep.csv"
+    table.write_text("point\n0\n")
+    where = {"outputs": store.outputs}
+    sweeps.close_sweep(
+        parent, "FAILED", **where, files=[table], metrics={"objective_best": 0.5}, killed=[dead], superseded=[old]
+    )
     run = store.client.get_run(parent)
     assert (run.info.status, run.data.tags["snnrun.command"]) == ("FAILED", "snnrun train -m")
-    table = store.client.download_artifacts(parent, "sweep.csv", str(tmp_path))
-    with Path(table).open(newline="") as file:
-        assert list(csv.DictReader(file)) == rows
+    assert run.data.metrics == {"objective_best": 0.5}
+    assert [file.path for file in store.client.list_artifacts(parent)] == ["sweep.csv"]
+    assert store.client.get_run(dead).info.status == "KILLED"
+    assert store.client.get_run(old).data.tags["snnrun.superseded"] == "true"
+    sweeps.reopen_sweep(parent, **where)
+    assert store.client.get_run(parent).info.status == "RUNNING"
+    children[0].finish("KILLED")
 
 
-def test_a_sweep_without_children_and_one_that_is_lost(store: Store) -> None:
-    parent = sweeps.start_sweep(outputs=store.outputs)
-    assert sweeps.finish_sweep(parent, "KILLED", outputs=store.outputs) == []
-    assert store.client.get_run(parent).info.status == "KILLED"
+def test_a_sweep_that_is_lost_costs_a_warning(store: Store, tmp_path: Path) -> None:
+    sweeps.start_sweep(outputs=store.outputs)
     warnings: list[str] = []
-    assert sweeps.finish_sweep("0" * 32, "FINISHED", outputs=store.outputs, warn=warnings.append) == []
-    assert len(warnings) == 1
+    sweeps.close_sweep("0" * 32, "FINISHED", outputs=store.outputs, warn=warnings.append)
+    sweeps.mark_point("0" * 32, {"a": "b"}, outputs=store.outputs, warn=warnings.append)
+    sweeps.delete_sweep("0" * 32, outputs=store.outputs, warn=warnings.append)
+    assert len(warnings) == 3
 
 
 def git(folder: Path, *arguments: str) -> str:

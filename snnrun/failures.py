@@ -1,0 +1,61 @@
+"""What is said, and kept, about a command that fails: one message each."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from pathlib import Path
+
+from snnrun import config_errors
+from snnrun.errors import SnnrunError, UsageError
+
+TRACEBACKS = "SNNRUN_TRACEBACKS"  # whether the user set HYDRA_FULL_ERROR=1: for the points of a sweep too
+ERROR_FILE = "error.txt"  # what a failed run leaves in its folder
+
+
+class PointFailed(SnnrunError):
+    """A point of a sweep has failed; its message is printed and in its folder already."""
+
+
+def message(error: Exception, overrides: list[str]) -> tuple[str, int]:
+    """The one message for an error, and the exit code."""
+    if isinstance(error, SnnrunError):
+        return str(error), error.exit_code
+    text = config_errors.explain(error, overrides)
+    if text is not None:
+        return text, UsageError.exit_code
+    if isinstance(error, OSError) and error.filename:
+        return (
+            f"{error.filename}: {error.strerror}. Runs go to another folder by outputs=FOLDER.",
+            SnnrunError.exit_code,
+        )
+    first = (str(error).strip().splitlines() or [""])[0]
+    return (
+        f"unexpected {type(error).__name__}: {first} (set HYDRA_FULL_ERROR=1 for the traceback)",
+        SnnrunError.exit_code,
+    )
+
+
+def report(error: Exception, overrides: list[str], where: str = "") -> int:
+    """Print the message for an error; returns the exit code."""
+    if os.environ.get(TRACEBACKS) == "1":
+        traceback.print_exception(error)
+    text, code = message(error, overrides)
+    print(f"snnrun: {where}{text}", file=sys.stderr, flush=True)
+    return code
+
+
+def warn(text: str) -> None:
+    """Print a warning."""
+    print(f"snnrun: warning: {text}", file=sys.stderr, flush=True)
+
+
+def keep(error: Exception, overrides: list[str], folder: Path) -> Path:
+    """Write the traceback, under the overrides of the run, to its folder."""
+    file = folder / ERROR_FILE
+    file.write_text(
+        f"{' '.join(overrides)}\n\n{''.join(traceback.format_exception(error))}",
+        encoding="utf-8",
+    )
+    return file

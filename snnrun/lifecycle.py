@@ -1,0 +1,308 @@
+"""What frames `snnrun train`: checks before a folder is made; how a sweep begins, is resumed and ends."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from hydra.core.global_hydra import GlobalHydra
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, ListConfig
+
+from snnrun import config, failures, points, run_folder, study, sweep_table, sweeper
+from snnrun.errors import SnnrunError, UsageError
+from snnrun.points import Point, Sweep
+
+FLAGS = ("-m", "--multirun")
+# Where and how points run, not which: a sweep that is resumed may be given others.
+FREE = ("sweep.", "hardware", "hydra", "tracking", "outputs=", "search.trials=", "search.parallel=")
+
+GRACE = 5.0  # seconds that interrupted workers are waited for
+
+
+class Lifecycle(Callback):
+    """Hydra's callback: checks a single run before its folder is made, and starts a sweep's parent run.
+
+    Hydra turns what a callback raises into a warning; SystemExit it lets pass.
+    """
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        """Check the config of a single run."""
+        _checked(config, sweep=False)
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Create the store before any worker can race for it, and the sweep's parent run in it."""
+        _checked(config, sweep=True)
+
+
+def overrides_of(hydra_cfg: Any) -> list[str]:
+    """The overrides as they were typed: `data.root=${oc.env:HOME}` is not resolved."""
+    task: ListConfig = hydra_cfg.overrides.task
+    return [str(override) for override in task._iter_ex(resolve=False)]
+
+
+def _checked(cfg: DictConfig, *, sweep: bool) -> None:
+    overrides = overrides_of(cfg.hydra)
+    try:
+        check_tuned(overrides)
+        if sweep:
+            _start(cfg)
+            return
+        config.check(cfg)
+        for key, wanted in (("search", cfg.search.method != "grid"), ("sweep.resume", cfg.sweep.resume is not None)):
+            if wanted:
+                raise UsageError(f"{key}: is for sweeps. Write snnrun train -m ...")
+    except Exception as error:
+        raise SystemExit(failures.report(error, overrides)) from None
+
+
+def check_tuned(overrides: list[str]) -> None:
+    """The group is optional for Hydra, which takes a mistyped name for a pair without settings."""
+    allowed = GlobalHydra.instance().config_loader().get_group_options("tuned")
+    for override in overrides:
+        key, _, names = override.partition("=")
+        for name in names.split(",") if key == "tuned" else ():
+            if name not in allowed:
+                nearest = config.did_you_mean(name, allowed)
+                raise UsageError(f"tuned: there is no {name!r}. Allowed: {', '.join(allowed)}.{nearest}")
+
+
+# ---- resuming --------------------------------------------------------------------------------------------------------
+
+
+def resumed(arguments: Sequence[str]) -> list[str]:
+    """The arguments, and where they name a sweep to resume, its own, unless others say what to run.
+
+    Raises:
+        UsageError: there is no such sweep.
+    """
+    name = _value(arguments, "sweep.resume")
+    if name in (None, "", "null"):
+        return list(arguments)
+    assert name is not None
+    if not any(flag in arguments for flag in FLAGS):
+        raise UsageError("sweep.resume: is for sweeps. Write snnrun train -m sweep.resume=...")
+    folder = points.find_sweep(name, Path(_value(arguments, "outputs") or "outputs"))
+    recorded = points.read_sweep(folder)
+    assert recorded is not None
+    given = [argument for argument in arguments if argument not in FLAGS and _key(argument) != "hydra.sweep.dir"]
+    own = [argument for argument in given if not argument.startswith(FREE)]
+    taken = {_key(argument) for argument in given}
+    before = [argument for argument in recorded.arguments if not own or argument.startswith(FREE)]
+    before = [argument for argument in before if _key(argument) not in taken]
+    quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
+    return [FLAGS[0], *before, *given, f"hydra.sweep.dir='{quoted}'"]
+
+
+def _key(argument: str) -> str:
+    return argument.partition("=")[0].lstrip("+~")
+
+
+def _value(arguments: Sequence[str], key: str) -> str | None:
+    values = [argument.partition("=")[2].strip("'\"") for argument in arguments if _key(argument) == key]
+    return values[-1] if values else None
+
+
+# ---- a sweep's beginning and end -------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Running:
+    """The sweep that this process started; the points may run in others."""
+
+    folder: Path
+    record: Sweep
+    where: dict[str, Any]  # its store
+    tracked: bool
+    lock: contextlib.ExitStack
+
+
+_running: _Running | None = None
+
+
+def _start(cfg: DictConfig) -> None:
+    global _running
+    folder = Path(cfg.hydra.sweep.dir).resolve()
+    _check(cfg, folder)
+    lock, new = contextlib.ExitStack(), not folder.exists()
+    try:
+        lock.enter_context(points.hold(folder))
+        record = points.read_sweep(folder) or Sweep(_arguments())
+        where = {"outputs": Path(cfg.outputs), "uri": cfg.tracking.uri}
+        tracked = cfg.tracking.kind == "mlflow"
+        if tracked:
+            _open_parent(cfg, folder, record, where)
+        if cfg.sweep.resume is None or any(not argument.startswith(FREE) for argument in _arguments()):
+            record.arguments = _arguments()
+        record.save(folder)
+    except BaseException:
+        lock.close()
+        if new:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
+    _running = _Running(folder, record, where, tracked, lock)
+
+
+def _arguments() -> list[str]:
+    """Of this command, without what resumes a sweep."""
+    return [
+        text for text in sys.argv[1:] if text not in FLAGS and _key(text) not in ("sweep.resume", "hydra.sweep.dir")
+    ]
+
+
+def _check(cfg: DictConfig, folder: Path) -> None:
+    config.check_sweep(cfg)
+    if cfg.hydra.sweeper._target_ != sweeper.TARGET:
+        raise UsageError("hydra/sweeper: snnrun sweeps by its own. Choose by search=grid, random or optuna.")
+    if cfg.search.method == "optuna":
+        study.require_optuna()
+    there = (folder / points.SWEEP_FILE).exists()
+    if cfg.sweep.resume is None and there:
+        raise UsageError(
+            f"hydra.sweep.dir: {folder} has a sweep. Go on with it by sweep.resume, or name another folder."
+        )
+    if cfg.sweep.resume is not None and not there:
+        raise UsageError("sweep.resume: belongs on the command line, not into a file.")
+    active = [point for point in points.attempts(folder) if points.busy(point.folder(folder))]
+    if active:
+        names = ", ".join(str(point.number) for point in active)
+        raise UsageError(
+            f"sweep.resume: points of {folder.name} are at work still: {names}. Wait for them, or end them."
+        )
+    if cfg.tracking.kind == "mlflow":
+        _check_place(cfg)
+
+
+def _check_place(cfg: DictConfig) -> None:
+    """Refuse sqlite where several machines would write to it over a network."""
+    from snnrun import sweeps
+
+    uri = cfg.tracking.uri
+    if not cfg.hydra.launcher._target_.endswith("SlurmLauncher") or (uri and not uri.startswith("sqlite:")):
+        return
+    place = Path(uri.removeprefix("sqlite:///")) if uri else Path(cfg.outputs)
+    kind = sweeps.network_mount(place)
+    if kind is not None:
+        raise UsageError(
+            f"{'tracking.uri' if uri else 'outputs'}: {place.resolve()} is on a network file system ({kind}), where an "
+            "sqlite store that several machines write to loses runs. Start a server (mlflow server --host 0.0.0.0 "
+            "--backend-store-uri sqlite:////LOCAL/DISK/mlflow.db) and give tracking.uri=http://HOST:5000, or "
+            "tracking=none."
+        )
+
+
+def _open_parent(cfg: DictConfig, folder: Path, record: Sweep, where: dict[str, Any]) -> None:
+    from snnrun import sweeps, tracking
+
+    if record.parent_run_id is not None:
+        sweeps.reopen_sweep(record.parent_run_id, **where)
+        return
+    record.parent_run_id = sweeps.start_sweep(
+        **where,
+        experiment=cfg.tracking.experiment,
+        run_name=cfg.tracking.run_name or folder.name,
+        tags=tracking.provenance(["snnrun", "train", "-m", *_arguments()]) | {"snnrun.run_dir": str(folder)},
+    )
+
+
+def close(status: Literal["FINISHED", "FAILED", "KILLED"]) -> int:
+    """End the sweep, print its table and name the points that failed; returns the exit code, 0 if there is no sweep."""
+    global _running
+    running, _running = _running, None
+    if running is None:
+        return 0
+    with running.lock:
+        return _close(running, status)
+
+
+def _close(running: _Running, status: Literal["FINISHED", "FAILED", "KILLED"]) -> int:
+    from snnrun import report, sweeps
+
+    folder = running.folder
+    killed = _bury(folder)
+    every = points.attempts(folder)
+    if not every:
+        _withdraw(running)
+        return 0
+    last = points.latest(every)
+    failed = [point for point in last if point.status == "FAILED"]
+    table = sweep_table.rows(last, _configs(last, folder))
+    keys = sweep_table.swept(last, table)
+    files = sweep_table.write(table, keys, folder) if table else []
+    best = max((point.objective for point in last if point.objective is not None), default=None)
+    if running.tracked and running.record.parent_run_id is not None:
+        sweeps.close_sweep(
+            running.record.parent_run_id,
+            "FAILED" if failed and status == "FINISHED" else status,
+            **running.where,
+            files=files,
+            metrics={} if best is None else {"objective_best": best},
+            killed=killed,
+            superseded=[point.run_id for point in every if point not in last and point.run_id],
+            warn=failures.warn,
+        )
+    report.sweep_table(table, keys)
+    _say_what_failed(failed, folder)
+    missing = [point for point in last if point.status not in (*points.DONE, "FAILED")]
+    if missing or status == "KILLED":
+        outputs = running.where["outputs"]
+        where = "" if str(outputs) == "outputs" else f" outputs={shlex.quote(str(outputs))}"
+        print(f"Go on by: snnrun train -m sweep.resume={folder.name}{where}", flush=True)
+    return SnnrunError.exit_code if failed else 0
+
+
+def _withdraw(running: _Running) -> None:
+    """Leave nothing of a sweep that came to no point, for what was asked of it was wrong."""
+    from snnrun import sweeps
+
+    if running.record.parent_run_id is not None and running.tracked:
+        sweeps.delete_sweep(running.record.parent_run_id, **running.where, warn=failures.warn)
+    shutil.rmtree(running.folder, ignore_errors=True)
+
+
+def _bury(folder: Path) -> list[str]:
+    """Mark the attempts whose process is gone without a word; returns their MLflow runs.
+
+    Workers that are told to end are given a moment to write what they have.
+    """
+    runs, deadline = [], time.monotonic() + GRACE
+    for point in points.attempts(folder):
+        if point.status != "RUNNING":
+            continue
+        while points.busy(point.folder(folder)) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        now = points.read_point(point.folder(folder))
+        if now is None or now.status != "RUNNING" or points.busy(point.folder(folder)):
+            continue
+        now.status, now.run_id = "KILLED", run_folder.RunFolder(point.folder(folder)).run_id
+        now.save(folder)
+        runs += [now.run_id] if now.run_id else []
+    return runs
+
+
+def _configs(last: list[Point], folder: Path) -> dict[int, dict[str, str]]:
+    from snnrun import tracking
+
+    found = {}
+    for point in last:
+        with contextlib.suppress(SnnrunError):  # it was not begun, or its disk was full
+            found[point.number] = tracking.flatten(run_folder.RunFolder(point.folder(folder)).values())
+    return found
+
+
+def _say_what_failed(failed: list[Point], folder: Path) -> None:
+    if failed:
+        names = [f"{point.number} ({' '.join(point.swept)})" for point in failed]
+        print(
+            f"snnrun: {len(failed)} of the points failed: {', '.join(names)}. "
+            f"Each folder under {shlex.quote(str(folder))} has the reason in {failures.ERROR_FILE}.",
+            file=sys.stderr,
+        )

@@ -1,0 +1,234 @@
+"""The points of a sweep as its folder has them: which there are, what came of each, and which is at work.
+
+A sweep's folder holds `sweep.json` and, for every attempt at a point, a numbered folder with `point.json`. The
+processes of a sweep know one another by these files alone, so it makes no difference which launcher started them, on
+which machine of a shared file system, and what is left after a power cut is enough to go on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import socket
+import statistics
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from snnrun.errors import SnnrunError, UsageError
+
+SWEEP_FILE, POINT_FILE = "sweep.json", "point.json"
+DONE = ("FINISHED", "PRUNED")  # these are never run again
+# What a point computes does not depend on these: where it is recorded, and how many work on it.
+SECTIONS_APART = ("outputs", "tracking", "sweep", "search", "checkpoint")
+KEYS_APART = {"hardware": ("threads", "processes"), "data": ("download",)}
+# A point lags only behind so many others; below, a median says nothing.
+RIVALS = 5
+NAMED = 5  # candidates named in a message
+
+
+@dataclass
+class Point:
+    """One attempt at a point. `history` has the objective's measure after each epoch; `objective` is its best."""
+
+    number: int
+    id: str
+    overrides: list[str]
+    swept: list[str] = field(default_factory=list)  # those of them in which the points differ
+    epochs: int = 0
+    workers: int = 1  # points at work at the same time on a machine
+    status: str = "WAITING"  # RUNNING, FINISHED, PRUNED, FAILED, KILLED
+    objective: float | None = None
+    history: list[float] = field(default_factory=list)
+    summary: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    error: str = ""  # first line of what it failed of
+    run_id: str | None = None
+    pid: int | None = None  # the process that ran it
+    owner: list[Any] | None = None  # machine and process of the sweep, without which it is not to begin
+
+    def save(self, sweep: Path) -> None:
+        """Write it to its folder in the sweep's, at once or not at all."""
+        write_json(self.folder(sweep) / POINT_FILE, asdict(self))
+
+    @property
+    def name(self) -> str:
+        """What it is called in messages."""
+        return f"point {self.number} ({' '.join(self.swept)})"
+
+    @property
+    def orphaned(self) -> bool:
+        """Whether the sweep that it was made for is gone from this machine; its workers may outlive it."""
+        if self.owner is None or self.owner[0] != socket.gethostname():
+            return False
+        try:
+            os.kill(self.owner[1], 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            return False
+        return False
+
+    def folder(self, sweep: Path) -> Path:
+        """Its folder."""
+        return sweep / str(self.number)
+
+
+@dataclass
+class Sweep:
+    """What `sweep.resume` needs: the arguments of the command, and the parent run in MLflow."""
+
+    arguments: list[str]
+    parent_run_id: str | None = None
+
+    def save(self, folder: Path) -> None:
+        """Write it to the sweep's folder."""
+        write_json(folder / SWEEP_FILE, asdict(self))
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Replace a file whole, so that no reader and no power cut finds half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    with part.open("w", encoding="utf-8") as file:
+        json.dump(value, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def _read(path: Path, kind: type[Any]) -> Any:
+    try:
+        return kind(**json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError) as error:
+        raise SnnrunError(f"{path}: damaged ({error}). Remove its folder, and the point is run anew.") from None
+
+
+def read_point(folder: Path) -> Point | None:
+    """The record in a point's folder, or None if there is none."""
+    point: Point | None = _read(folder / POINT_FILE, Point)
+    return point
+
+
+def read_sweep(folder: Path) -> Sweep | None:
+    """The record in a sweep's folder, or None if there is none."""
+    sweep: Sweep | None = _read(folder / SWEEP_FILE, Sweep)
+    return sweep
+
+
+def attempts(folder: Path) -> list[Point]:
+    """Every attempt of a sweep, by number."""
+    found = (read_point(file.parent) for file in folder.glob(f"*/{POINT_FILE}"))
+    return sorted((point for point in found if point is not None), key=lambda point: point.number)
+
+
+def latest(every: Iterable[Point]) -> list[Point]:
+    """The last attempt at each point, by number."""
+    return sorted({point.id: point for point in every}.values(), key=lambda point: point.number)
+
+
+def identity(values: Mapping[str, Any]) -> str:
+    """What a point is known by: a hash of its plain config, without what its numbers do not depend on."""
+    kept = {
+        key: {name: entry for name, entry in value.items() if name not in KEYS_APART.get(key, ())}
+        if isinstance(value, Mapping)
+        else value
+        for key, value in values.items()
+        if key not in SECTIONS_APART
+    }
+    text = json.dumps(kept, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def lags(point: Point, others: Iterable[Point], after: int) -> bool:
+    """Whether a point is to be pruned: its best epoch is worse than the median of what the others had by then.
+
+    Never before `after` epochs nor with fewer than 5 others that came so far; those of another number of epochs, whose
+    learning rates fall otherwise, do not count.
+    """
+    done = len(point.history)
+    if not after <= done < point.epochs:
+        return False
+    rivals = [
+        max(other.history[:done])
+        for other in others
+        if other.id != point.id and other.epochs == point.epochs and len(other.history) >= done
+    ]
+    return len(rivals) >= RIVALS and max(point.history) < statistics.median(rivals)
+
+
+# ---- who is at work --------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def hold(folder: Path) -> Iterator[None]:
+    """Work in a folder alone; the lock ends with the process, however that ends.
+
+    Raises:
+        UsageError: another process holds the folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(f"{folder}: another process is at work on it. Wait for its end, or end it.") from None
+        except OSError:  # some network mounts cannot lock a folder
+            pass
+        yield
+    finally:
+        os.close(handle)
+
+
+def busy(folder: Path) -> bool:
+    """Whether a process holds the folder."""
+    try:
+        with hold(folder):
+            return False
+    except UsageError:
+        return True
+
+
+# ---- finding a sweep -------------------------------------------------------------------------------------------------
+
+
+def find_sweep(name: str, outputs: Path) -> Path:
+    """The folder of the sweep that `name` means: a folder, or the beginning of its name or of its parent run's id.
+
+    `last` is the latest sweep.
+
+    Raises:
+        UsageError: there is no such sweep, or several.
+    """
+    path = Path(name)
+    if (path / SWEEP_FILE).is_file():
+        return path.resolve()
+    known = sorted((file.parent for file in outputs.glob(f"sweeps/*/{SWEEP_FILE}")), key=lambda folder: folder.name)
+    if name == "last" and known:
+        return known[-1].resolve()
+    matches = [
+        folder
+        for folder in known
+        if name and (folder.name.startswith(name) or ((sweep := read_sweep(folder)) and _is(sweep, name)))
+    ]
+    if not matches:
+        names = ", ".join(folder.name for folder in known[-NAMED:]) or "none"
+        raise UsageError(
+            f"sweep.resume: {name!r} is no sweep's folder, name or MLflow run below {outputs}. The latest: {names}."
+        )
+    exact = [folder for folder in matches if folder.name == name]
+    if len(matches) > 1 and not exact:
+        names = ", ".join(folder.name for folder in matches[:NAMED])
+        raise UsageError(f"sweep.resume: {len(matches)} sweeps begin with {name!r}: {names}. Write more of its name.")
+    return (exact or matches)[0].resolve()
+
+
+def _is(sweep: Sweep, name: str) -> bool:
+    return (sweep.parent_run_id or "").startswith(name)

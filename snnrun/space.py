@@ -1,0 +1,69 @@
+"""What a sweep searches: a dimension for each key, every point of a grid, and points drawn at random."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+# Stream of the run's seed for points drawn at random.
+DRAW_STREAM = 0x706F696E7473
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of several values, each as it stands on the command line."""
+
+    values: tuple[str, ...]
+
+    def draw(self, rng: np.random.Generator) -> str:
+        """One of them, each as probable as the others."""
+        return self.values[int(rng.integers(len(self.values)))]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A number from `low` to `high`, both included, in steps of `step` if given; uniform in its logarithm if `log`."""
+
+    low: float
+    high: float
+    log: bool = False
+    integer: bool = False
+    step: float | None = None
+
+    def draw(self, rng: np.random.Generator) -> str:
+        """A number, written as on the command line."""
+        step = 1 if self.integer and not self.log else self.step
+        if step is not None:
+            count = math.floor((self.high - self.low) / step + 1e-9) + 1
+            return self.text(self.low + step * int(rng.integers(count)))
+        if not self.log:
+            return self.text(rng.uniform(self.low, self.high))
+        # A whole number stands for all that round to it, or the two ends would be half as probable.
+        margin = 0.5 if self.integer else 0.0
+        drawn = math.exp(rng.uniform(math.log(self.low - margin), math.log(self.high + margin)))
+        return self.text(min(max(drawn, self.low), self.high))
+
+    def text(self, value: float) -> str:
+        """A value as it stands on the command line."""
+        return str(round(value)) if self.integer else f"{value:.6g}"
+
+
+Space = Mapping[str, Choice | Interval]
+
+
+def grid(space: Mapping[str, Choice]) -> list[dict[str, str]]:
+    """Every combination, the last key changing fastest."""
+    return [
+        dict(zip(space, values, strict=True))
+        for values in itertools.product(*(entry.values for entry in space.values()))
+    ]
+
+
+def draw(space: Space, seed: int, number: int) -> dict[str, str]:
+    """The point of a number: the same whatever was drawn before."""
+    rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, DRAW_STREAM, number))))
+    return {key: entry.draw(rng) for key, entry in space.items()}

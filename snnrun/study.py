@@ -1,0 +1,114 @@
+"""Optuna's side of a sweep: a study in the sweep's folder that proposes points and learns what came of them.
+
+Only the process that started the sweep touches the study, so it may lie wherever sqlite may.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from snnrun.errors import UsageError
+from snnrun.points import Point
+from snnrun.space import Choice, Interval, Space
+
+STUDY_FILE = "optuna.db"
+
+
+def require_optuna() -> None:
+    """Raise UsageError where Optuna is not installed."""
+    if importlib.util.find_spec("optuna") is None:
+        raise UsageError(
+            "search=optuna: the package optuna is not installed. Write pip install 'snnrun[sweep]', or take "
+            "search=random."
+        )
+
+
+class Study:
+    """A tree-structured Parzen estimator over a space, and all that it has seen.
+
+    Raises UsageError when the folder holds a study over another space.
+    """
+
+    def __init__(self, folder: Path, space: Space, *, seed: int, startup: int, trials: int) -> None:
+        import optuna
+        from optuna.trial import TrialState
+
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        logging.getLogger("alembic").setLevel(logging.ERROR)
+        self._space, self._states, self._trials = space, TrialState, trials
+        self._distributions = {key: _distribution(entry) for key, entry in space.items()}
+        with warnings.catch_warnings():
+            # SQLAlchemy's deprecations and Optuna's experiments: no business of the user's.
+            warnings.simplefilter("ignore")
+            storage = f"sqlite:///{folder / STUDY_FILE}"
+            study = optuna.create_study(study_name="sweep", storage=storage, direction="maximize", load_if_exists=True)
+            seen = study.get_trials(deepcopy=False)
+            # The sampler's own numbers begin anew when a study goes on: with the same seed it would repeat itself.
+            study.sampler = optuna.samplers.TPESampler(
+                seed=(seed + 7919 * len(seen)) % 2**32, n_startup_trials=startup, constant_liar=True
+            )
+        self._study = study
+        for trial in seen:
+            if trial.distributions and trial.distributions != self._distributions:
+                raise UsageError(
+                    f"sweep.resume: the study in {folder} is over {', '.join(trial.distributions)}, with other "
+                    f"bounds or keys than {', '.join(space)} now. Leave the arguments out, or start a new sweep."
+                )
+        again = [trial for trial in seen if trial.state in (TrialState.RUNNING, TrialState.FAIL)]
+        for trial in again:
+            if trial.state == TrialState.RUNNING:  # of a process that was killed
+                study.tell(trial.number, state=TrialState.FAIL)
+        known: list[Any] = [trial.params for trial in seen if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+        known += [trial.system_attrs.get("fixed_params") for trial in seen if trial.state == TrialState.WAITING]
+        for trial in again:
+            if trial.params and trial.params not in known:
+                study.enqueue_trial(trial.params)
+                known.append(trial.params)
+        self._failed = 0  # in this process: they are tried again when the sweep is resumed
+
+    @property
+    def left(self) -> int:
+        """Trials that are still to be made."""
+        states = (self._states.COMPLETE, self._states.PRUNED)
+        return self._trials - len(self._study.get_trials(deepcopy=False, states=states)) - self._failed
+
+    def ask(self, number: int) -> list[tuple[Any, dict[str, str]]]:
+        """So many trials, each with the values of its keys as they stand on the command line."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            trials = [self._study.ask(fixed_distributions=self._distributions) for _ in range(number)]
+        return [(trial, {key: self._text(key, trial.params[key]) for key in self._space}) for trial in trials]
+
+    def tell(self, trial: Any, point: Point) -> None:
+        """Learn what came of a trial."""
+        if point.status in ("FINISHED", "PRUNED") and point.objective is not None:
+            for epoch, value in enumerate(point.history, 1):
+                trial.report(value, epoch)
+            if point.status == "PRUNED":
+                self._study.tell(trial, state=self._states.PRUNED)
+            else:
+                self._study.tell(trial, point.objective)
+            return
+        self._failed += 1
+        self._study.tell(trial, state=self._states.FAIL)
+
+    def _text(self, key: str, value: Any) -> str:
+        entry = self._space[key]
+        return entry.text(value) if isinstance(entry, Interval) else str(value)
+
+
+def _distribution(entry: Choice | Interval) -> Any:
+    from optuna import distributions
+
+    if isinstance(entry, Choice):
+        choices: Sequence[str] = entry.values
+        return distributions.CategoricalDistribution(choices)
+    if entry.integer:
+        step = 1 if entry.log else int(entry.step or 1)
+        return distributions.IntDistribution(int(entry.low), int(entry.high), log=entry.log, step=step)
+    return distributions.FloatDistribution(entry.low, entry.high, log=entry.log, step=entry.step)

@@ -1,0 +1,245 @@
+"""Hydra's sweeper of snnrun: a grid, random points or Optuna's, through whichever launcher is chosen.
+
+It composes every point before it starts anything, gives it a numbered folder, leaves out what is finished already
+(`sweep.resume`), and tells each point how many share the machine with it.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from snnrun import config as configs
+from snnrun import hardware, points, space, study
+from snnrun.errors import SnnrunError, UsageError
+from snnrun.failures import PointFailed, warn
+from snnrun.points import Point
+
+TARGET = "hydra_plugins.snnrun.Search"
+NOT_SWEPT = ("search", "sweep", "outputs", "tracking")
+JOBLIB, SUBMITIT_LOCAL, SLURM, RAY = "JoblibLauncher", "LocalLauncher", "SlurmLauncher", "RayLauncher"
+
+
+def register() -> None:
+    """Let Hydra find the sweeper: it takes names below `hydra_plugins` alone, which plugins in packages have."""
+    Plugins.instance().class_name_to_class[TARGET] = Search
+
+
+def workers(launcher: DictConfig) -> int:
+    """Points that a launcher runs on one machine at the same time."""
+    kind = launcher._target_.rpartition(".")[2]
+    cores = hardware.cores()
+    if kind == JOBLIB:
+        jobs = launcher.n_jobs or 1
+        return max(1, cores + 1 + jobs if jobs < 0 else jobs)
+    if kind == SUBMITIT_LOCAL:
+        return max(1, cores // (launcher.cpus_per_task or 1))
+    if kind == RAY:
+        return max(1, int((launcher.ray.init.get("num_cpus") or cores) // (launcher.ray.remote.get("num_cpus") or 1)))
+    return 1
+
+
+class Search(Sweeper):
+    """`hydra/sweeper=snnrun`. `params` are sweeps besides those of the command line, as for Hydra's own sweepers."""
+
+    config: DictConfig
+    launcher: Launcher
+    loader: ConfigLoader
+
+    def __init__(self, params: DictConfig | None = None) -> None:
+        self.params = params
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Hydra's call before `sweep`."""
+        self.loader, self.config = hydra_context.config_loader, config
+        self.folder = Path(config.hydra.sweep.dir).resolve()
+        self.workers = workers(config.hydra.launcher)
+        self.warned = self.announced = False
+        self.launched = 0
+        self.launcher = Plugins.instance().instantiate_launcher(
+            config=config, hydra_context=hydra_context, task_function=task_function
+        )
+
+    def sweep(self, arguments: list[str]) -> None:
+        """Run every point.
+
+        Raises:
+            PointFailed: some failed, after all others were run.
+        """
+        search = self.config.search
+        given = [f"{key!s}={value}" for key, value in (self.params or {}).items()]
+        self.fixed, dimensions = self._split([*given, *arguments], search.method)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(self.config, self.folder / "multirun.yaml")
+        if search.method != "grid" and not dimensions:
+            dimensions = self._default_space()
+        if search.method == "grid":
+            self._run(space.grid(dimensions))
+        elif search.method == "random":
+            self._run([space.draw(dimensions, self.config.seed, number) for number in range(search.trials)])
+        else:
+            self._optimise(dimensions)
+        failed = [point for point in points.latest(points.attempts(self.folder)) if point.status == "FAILED"]
+        if failed:
+            raise PointFailed(failed[0].error)
+
+    # ---- the space -------------------------------------------------------------------------------------------------
+
+    def _split(self, arguments: list[str], method: str) -> tuple[list[str], dict[str, Any]]:
+        """The overrides that all points share, and the dimensions."""
+        fixed, dimensions = {}, {}
+        for override in OverridesParser.create(self.loader).parse_overrides(arguments):
+            key = override.get_key_element()
+            if not override.is_sweep_override():
+                fixed[key] = f"{key}={override.get_value_element_as_str()}"
+                continue
+            if key.partition(".")[0].lstrip("+~") in NOT_SWEPT:
+                raise UsageError(f"{key}: has one value for the whole sweep.")
+            dimensions[key] = _dimension(key, override, method)
+        return list(fixed.values()), dimensions
+
+    def _default_space(self) -> dict[str, Any]:
+        model = self.config.model.name
+        entries = self.config.search.space.get(model)
+        if not entries:
+            raise UsageError(
+                f"search: there is no default space for model={model}. Say what to search, such as "
+                "'train.lr=tag(log,interval(1e-4,1e-2))'."
+            )
+        _, dimensions = self._split([f"{key}={text}" for key, text in entries.items()], self.config.search.method)
+        taken = {text.partition("=")[0] for text in self.fixed}
+        return {key: entry for key, entry in dimensions.items() if key not in taken}
+
+    # ---- running ---------------------------------------------------------------------------------------------------
+
+    def _optimise(self, dimensions: dict[str, Any]) -> None:
+        search = self.config.search
+        optimiser = study.Study(
+            self.folder, dimensions, seed=self.config.seed, startup=search.startup, trials=search.trials
+        )
+        while optimiser.left > 0:
+            trials = optimiser.ask(min(search.parallel or self.workers, optimiser.left))
+            outcomes = self._run([values for _, values in trials])
+            for (trial, _), point in zip(trials, outcomes, strict=True):
+                optimiser.tell(trial, point)
+            if self.config.sweep.fail_fast and any(point.status == "FAILED" for point in outcomes):
+                return
+
+    def _run(self, batch: Sequence[dict[str, str]]) -> list[Point]:
+        """Run what is not finished yet; returns what became of each, in order."""
+        every = points.attempts(self.folder)
+        known = {point.id: point for point in every}
+        number = max((point.number for point in every), default=-1) + 1
+        todo: dict[str, Point] = {}
+        ids = []
+        for values in batch:
+            overrides = [*self.fixed, *(f"{key}={value}" for key, value in values.items())]
+            point = self._compose(overrides)
+            point.swept = overrides[len(self.fixed) :]
+            ids.append(point.id)
+            old = known.get(point.id)
+            if point.id in todo or (old is not None and old.status in points.DONE):
+                continue
+            if old is not None and old.status == "WAITING":
+                point.number = old.number
+            else:
+                point.number, number = number, number + 1
+            todo[point.id] = point
+        if not self.announced or len(todo) < len(set(ids)):
+            self.announced = True
+            done = f", {len(set(ids)) - len(todo)} of them finished already" if len(todo) < len(set(ids)) else ""
+            count = "" if self.config.search.method == "optuna" else f": {len(set(ids))} points{done}"
+            print(f"sweep {self.folder.name} in {self.folder.parent}{count}", flush=True)
+        waiting = list(todo.values())
+        for point in waiting:
+            point.workers = min(self.workers, len(waiting))
+            if type(self.launcher).__name__ != SLURM:  # whose jobs outlive the command, and shall
+                point.owner = [socket.gethostname(), os.getpid()]
+            point.save(self.folder)
+        self._launch(waiting)
+        known = {point.id: point for point in points.attempts(self.folder)}
+        return [known[id_] for id_ in ids]
+
+    def _compose(self, overrides: list[str]) -> Point:
+        cfg = self.loader.load_sweep_config(self.config, overrides)
+        if not self.warned and cfg.hydra.launcher != self.config.hydra.launcher:
+            self.warned = True
+            warn(
+                f"{cfg.hydra.launcher._target_.rpartition('.')[2]}: the launcher that an option's file chooses has no "
+                "effect when the option itself is swept. Write hydra/launcher=NAME on the command line."
+            )
+        with_hydra = OmegaConf.to_container(cfg, resolve=False)
+        assert isinstance(with_hydra, dict)
+        cfg = OmegaConf.masked_copy(cfg, [str(key) for key in with_hydra if key != "hydra"])
+        try:
+            values = configs.plain(cfg)
+            return Point(-1, points.identity(values), overrides, epochs=values["train"]["epochs"])
+        except (ValueError, TypeError, KeyError):  # what is wrong is said when it is run
+            return Point(-1, points.identity({"overrides": overrides}), overrides)
+
+    def _launch(self, waiting: list[Point]) -> None:
+        kind = type(self.launcher).__name__
+        # Submitit starts all that it is given at once on this machine.
+        size = self.workers if kind == SUBMITIT_LOCAL else len(waiting)
+        while waiting:
+            part, waiting = waiting[:size], waiting[size:]
+            jobs = [[*point.overrides, f"hydra.sweep.subdir={point.number}"] for point in part]
+            try:
+                self.launcher.launch(jobs, initial_job_idx=self.launched)
+            except SnnrunError:
+                raise
+            except Exception as error:
+                waiting = self._survivors(kind, part, error) + waiting
+            self.launched += len(part)
+
+    def _survivors(self, kind: str, part: list[Point], error: Exception) -> list[Point]:
+        """After the launcher itself broke: the points that have not begun, those that died marked FAILED."""
+        now = [points.read_point(point.folder(self.folder)) or point for point in part]
+        died = [point for point in now if point.status == "RUNNING"]
+        if kind != JOBLIB or not died:  # others may have processes at work still
+            first = (str(error).strip().splitlines() or [""])[0]
+            raise SnnrunError(
+                f"the launcher failed ({type(error).__name__}: {first}). What is finished is kept: go on by "
+                f"snnrun train -m sweep.resume={self.folder.name}"
+            ) from error
+        for point in died:
+            point.status, point.error = "FAILED", "its process died (out of memory?)"
+            point.save(self.folder)
+            warn(f"{point.name}: {point.error}")
+        return [point for point in now if point.status == "WAITING" and not self.config.sweep.fail_fast]
+
+
+def _dimension(key: str, override: Override, method: str) -> space.Choice | space.Interval:
+    value = override.value()
+    if isinstance(value, IntervalSweep):
+        if method == "grid":
+            raise UsageError(f"{key}: an interval is no list of values. Add search=random or search=optuna.")
+        low, high = value.start, value.end
+        assert low is not None
+        assert high is not None
+        log, integer = "log" in value.tags, isinstance(low, int) and isinstance(high, int)
+        if low > high or (log and low <= 0):
+            raise UsageError(f"{key}: from {low} to {high}{' by logarithm' if log else ''} there is no interval.")
+        return space.Interval(low, high, log=log, integer=integer)
+    # The grid of an option's files has its schemas beside them.
+    values = tuple(text for text in override.sweep_string_iterator() if not text.endswith("_schema"))
+    if not values:
+        raise UsageError(f"{key}: {override.get_value_string()} has no values.")
+    if isinstance(value, RangeSweep) and method != "grid" and not value.shuffle and len(values) > 1:
+        integer = all("." not in text and "e" not in text for text in values)
+        first, second, last = float(values[0]), float(values[1]), float(values[-1])
+        if second > first:
+            return space.Interval(first, last, integer=integer, step=second - first)
+    return space.Choice(values)

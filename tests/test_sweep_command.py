@@ -1,0 +1,318 @@
+"""`snnrun train -m` without training: which points run, which run again, and what is said."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from snnrun import cli, engine, experiment, points, sweeps, tracking
+from snnrun.errors import SnnrunError
+
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # SQLAlchemy's pool keeps its sqlite connections
+
+
+class Runs:
+    """Takes the place of `experiment.run`: what was run, and which seeds fail or are interrupted."""
+
+    def __init__(self) -> None:
+        self.seeds: list[int] = []
+        self.values: list[dict[str, Any]] = []
+        self.failing: set[int] = set()
+        self.interrupted: set[int] = set()
+
+    def __call__(self, values: Any, run_dir: Path, *, on_epoch: Any, tags: Any, **_: Any) -> engine.Result:
+        self.seeds.append(values["seed"])
+        self.values.append(values)
+        assert tags[sweeps.POINT_TAG] == points.identity(values)
+        if values["seed"] in self.failing:
+            raise ZeroDivisionError(f"seed {values['seed']}\nmore")
+        result = engine.Result()
+        try:
+            for _ in range(values["train"]["epochs"]):
+                accuracy = min(1.0, values["train"]["lr"])
+                result.history.append({"train/accuracy": 0.0, "validation/accuracy": accuracy, "test/accuracy": 0.9})
+                result.best_epoch = 1
+                on_epoch(result.history[-1])
+                if values["seed"] in self.interrupted:
+                    raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            result.status = "interrupted"
+        return result
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> Runs:
+    runs = Runs()
+    monkeypatch.setattr(experiment, "run", runs)
+    return runs
+
+
+@pytest.fixture
+def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Runs `snnrun train -m` in an empty folder, without MLflow: exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+
+    def call(*arguments: str, tracking: str = "none") -> tuple[int, str, str]:
+        resumed = any(argument.startswith("sweep.resume=") for argument in arguments)
+        code = cli.main(["train", "-m", *arguments, *([] if resumed else [f"tracking={tracking}"])])
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def the_sweep() -> Path:
+    [folder] = Path("outputs/sweeps").iterdir()
+    return folder
+
+
+def statuses() -> list[str]:
+    return [point.status for point in points.attempts(the_sweep())]
+
+
+# ---- a grid, resumed -------------------------------------------------------------------------------------------------
+
+
+def test_a_resumed_sweep_runs_what_is_missing(train: Any, runs: Runs) -> None:
+    runs.failing, runs.interrupted = {1}, {3}
+    code, out, err = train("seed=range(5)", "train.lr=0.5")
+    assert code == 130
+    assert "point 1 (seed=1): unexpected ZeroDivisionError: seed 1" in err
+    assert statuses() == ["FINISHED", "FAILED", "FINISHED", "KILLED", "WAITING"]
+    name = the_sweep().name
+    assert f"Go on by: snnrun train -m sweep.resume={name}" in out
+    runs.seeds, runs.failing, runs.interrupted = [], set(), set()
+    code, out, err = train(f"sweep.resume={name[:8]}")
+    assert (code, err) == (0, "")
+    assert sorted(runs.seeds) == [1, 3, 4]
+    assert runs.values[-1]["train"]["lr"] == 0.5, "the arguments are those of the sweep"
+    assert "5 points, 2 of them finished already" in out
+    last = points.latest(points.attempts(the_sweep()))
+    assert {point.status for point in last} == {"FINISHED"}
+    assert len(last) == 5
+    assert len({point.number for point in last}) == 5
+    code, out, err = train("sweep.resume=last")
+    assert (code, err, sorted(runs.seeds)) == (0, "", [1, 3, 4])
+
+
+def test_a_resumed_sweep_may_be_given_more_points(train: Any, runs: Runs) -> None:
+    train("seed=0,1", "train.lr=0.5")
+    runs.seeds = []
+    code, _, _ = train("sweep.resume=last", "seed=5,0,1,2", "train.lr=0.5", "tracking=none")
+    assert (code, runs.seeds) == (0, [5, 2])
+    runs.seeds = []
+    assert train("sweep.resume=last")[0] == 0, "what was given last is its own now"
+    assert (runs.seeds, len(points.latest(points.attempts(the_sweep())))) == ([], 4)
+
+
+def test_equal_points_run_once(train: Any, runs: Runs) -> None:
+    assert train("seed=0,0,1")[0] == 0
+    assert runs.seeds == [0, 1]
+
+
+def test_fail_fast_begins_no_more_points(train: Any, runs: Runs) -> None:
+    runs.failing = {1}
+    assert train("seed=range(4)", "sweep.fail_fast=true")[0] == 1
+    assert runs.seeds == [0, 1]
+    assert statuses() == ["FINISHED", "FAILED", "WAITING", "WAITING"]
+    runs.failing = set()
+    assert train("sweep.resume=last")[0] == 0
+    assert sorted(runs.seeds) == [0, 1, 1, 2, 3], "the failure of before stops nothing"
+
+
+def test_two_processes_do_not_work_on_one_sweep(train: Any, runs: Runs) -> None:
+    train("seed=0,1")
+    with points.hold(the_sweep()):
+        code, _, err = train("sweep.resume=last")
+    assert code == 2
+    assert "another process is at work on it" in err
+    with points.hold(the_sweep() / "1"):
+        code, _, err = train("sweep.resume=last")
+    assert code == 2
+    assert "are at work still: 1" in err
+
+
+# ---- random, Optuna, pruning -----------------------------------------------------------------------------------------
+
+
+def test_random_points_are_the_same_when_resumed(train: Any, runs: Runs) -> None:
+    code, out, _ = train("search=random", "search.trials=5", "train.lr=tag(log,interval(0.001,0.1))", "train.epochs=1")
+    rates = [values["train"]["lr"] for values in runs.values]
+    assert (code, len(set(rates))) == (0, 5)
+    assert all(0.001 <= rate <= 0.1 for rate in rates)
+    assert "train.lr" in out
+    code, _, _ = train("sweep.resume=last", "search.trials=7")
+    assert (code, len(runs.values)) == (0, 7)
+
+
+@pytest.mark.parametrize("model", ["strsbp", "hm2bp", "stbp"])
+def test_every_rule_has_a_default_space_whose_points_are_right(train: Any, runs: Runs, model: str) -> None:
+    code, _, err = train("search=random", "search.trials=4", f"model={model}", "train.lr=0.5")
+    assert (code, err) == (0, "")
+    assert len({json.dumps(values["model"]) for values in runs.values}) == 4
+    assert {values["train"]["lr"] for values in runs.values} == {0.5}, "what the user fixes is not searched"
+
+
+def test_optuna_is_given_objectives_and_goes_on(train: Any, runs: Runs) -> None:
+    pytest.importorskip("optuna")
+    arguments = ["search=optuna", "search.startup=2", "train.lr=interval(0.1,0.9)", "train.epochs=1"]
+    code, _, err = train(*arguments, "search.trials=4")
+    assert (code, err) == (0, "")
+    first = points.attempts(the_sweep())
+    assert [point.objective for point in first] == [values["train"]["lr"] for values in runs.values]
+    assert (the_sweep() / "optuna.db").is_file()
+    code, _, _ = train("sweep.resume=last", "search.trials=6")
+    assert (code, len(runs.values)) == (0, 6)
+    assert train("sweep.resume=last")[0] == 0
+    assert len(runs.values) == 6
+
+
+def test_points_that_lag_are_pruned_and_not_run_again(train: Any, runs: Runs, tmp_path: Path) -> None:
+    rates = "train.lr=0.5,0.6,0.7,0.8,0.9,0.2,0.95"
+    code, out, _ = train(rates, "search.prune=true", "search.prune_after=2", "train.epochs=4")
+    assert code == 0
+    found = {point.swept[0]: (point.status, len(point.history)) for point in points.attempts(the_sweep())}
+    assert found.pop("train.lr=0.2") == ("PRUNED", 2)
+    assert set(found.values()) == {("FINISHED", 4)}
+    assert "point 5 (train.lr=0.2): pruned, 20.00 %" in out
+    train("sweep.resume=last")
+    assert len(runs.values) == 7
+
+
+# ---- what is left of it ----------------------------------------------------------------------------------------------
+
+
+def test_the_table_has_what_differs_and_what_came_of_it(train: Any, runs: Runs) -> None:
+    runs.failing = {1}
+    train("seed=0,1,2", "train.lr=0.25,0.75")
+    with (the_sweep() / "sweep.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [row["status"] for row in table] == ["FINISHED"] * 2 + ["FAILED"] * 2 + ["FINISHED"] * 2
+    assert [row["objective"] for row in table] == ["0.25", "0.75", "", "", "0.25", "0.75"]
+    assert table[2]["error"].startswith("unexpected ZeroDivisionError: seed 1")
+    text = (the_sweep() / "sweep.md").read_text().splitlines()
+    assert text[0].startswith("| point | status | seed | train.lr | objective |")
+    assert text[2].startswith("| 1 | FINISHED | 0 | 0.75 | 0.75 |"), "the best first"
+    assert (the_sweep() / "parallel.png").stat().st_size > 10_000
+
+
+def test_a_point_that_fails_before_its_run_is_recorded_too(train: Any, runs: Runs) -> None:
+    code, _, err = train("train.batch_size=0,3", tracking="mlflow")
+    assert code == 1
+    assert "point 0 (train.batch_size=0): train.batch_size: 0 is out of range" in err
+    client = tracking.connect(tracking.store_uri(Path("outputs")))
+    run = client.get_run((the_sweep() / "0" / "mlflow_run_id").read_text().strip())
+    parent = points.read_sweep(the_sweep())
+    assert parent is not None
+    assert run.info.status == "FAILED"
+    assert run.data.tags["mlflow.parentRunId"] == parent.parent_run_id
+    assert run.data.tags["snnrun.error"].startswith("train.batch_size: 0 is out of range")
+    assert run.data.params["train.batch_size"] == "0"
+    assert [file.path for file in client.list_artifacts(run.info.run_id)] == ["error.txt"]
+    files = {file.path for file in client.list_artifacts(parent.parent_run_id)}
+    assert {"sweep.csv", "sweep.md"} <= files
+    # Run again in the same parent run, it is told from the new attempt by a tag.
+    assert train("sweep.resume=last", "tracking=mlflow")[0] == 1
+    assert client.get_run(run.info.run_id).data.tags["snnrun.superseded"] == "true"
+    assert [run.info.run_id for run in client.search_runs(["1"]) if "snnrun.sweep" in run.data.tags] == [
+        parent.parent_run_id
+    ]
+
+
+# ---- wrong requests --------------------------------------------------------------------------------------------------
+
+WRONG = {
+    ("sweep.resume=nope",): "sweep.resume: 'nope' is no sweep's folder",
+    ("search.trials=1,2",): "search.trials: has one value for the whole sweep",
+    ("search=random", "search.trials=0"): "search.trials: 0 is out of range",
+    ("sweep.failfast=true", "seed=0,1"): "Did you mean sweep.fail_fast?",
+    ("sweep.fail_fast=perhaps", "seed=0,1"): "sweep.fail_fast: 'perhaps' is not allowed. Allowed: true or false",
+    ("train.lr=interval(0.1,1)",): "train.lr: an interval is no list of values. Add search=random",
+    ("search=random", "train.lr=tag(log,interval(-1,2))"): "train.lr: from -1.0 to 2.0 by logarithm",
+    ("seed=range(3,3)",): "seed: range(3,3) has no values",
+    ("train.lrr=1,2",): "Did you mean train.lr?",
+    ("hydra/sweeper=basic", "seed=0,1"): "hydra/sweeper: snnrun sweeps by its own",
+    ("search=optnua", "seed=0,1"): "Did you mean optuna?",
+    ("hydra/launcher=nope", "seed=0,1"): "submitit_local by snnrun[slurm]",
+}
+
+
+@pytest.mark.parametrize("arguments", WRONG, ids=" ".join)
+def test_a_wrong_request_is_one_message_and_leaves_nothing(train: Any, runs: Runs, arguments: tuple[str, ...]) -> None:
+    code, _, err = train(*arguments)
+    assert code == 2
+    assert WRONG[arguments] in err
+    assert (err.count("\n"), runs.seeds) == (1, [])
+    assert not list(Path().glob("outputs/sweeps/*"))
+
+
+def test_a_sweep_of_nothing_leaves_no_run_in_the_store(train: Any, runs: Runs) -> None:
+    assert train("train.lrr=1,2", tracking="mlflow")[0] == 2
+    assert tracking.connect(tracking.store_uri(Path("outputs"))).search_runs(["1"]) == []
+
+
+@pytest.mark.parametrize("argument", ["search=optuna", "search=random"])
+def test_a_search_without_m_is_refused(argument: str, train: Any, runs: Runs, capsys: Any) -> None:
+    assert cli.main(["train", argument, "tracking=none"]) == 2
+    assert capsys.readouterr().err == "snnrun: search: is for sweeps. Write snnrun train -m ...\n"
+    assert cli.main(["train", "sweep.resume=last"]) == 2
+    assert "sweep.resume: is for sweeps" in capsys.readouterr().err
+
+
+def test_optuna_that_is_missing_is_one_message(train: Any, runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "optuna" else real(name))
+    code, _, err = train("search=optuna")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "pip install 'snnrun[sweep]'" in err
+    assert train("seed=0,1")[0] == 0
+
+
+def test_a_launcher_in_a_swept_file_is_warned_of(train: Any, runs: Runs, tmp_path: Path) -> None:
+    pytest.importorskip("joblib")
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    for name in ("a", "b"):
+        text = "# @package _global_\ndefaults: [override /hydra/launcher: joblib]\nseed: 3\n"
+        (tmp_path / "experiment").mkdir(exist_ok=True)
+        (tmp_path / "experiment" / f"{name}.yaml").write_text(text)
+    code, _, err = train("--config-dir", str(tmp_path), "experiment=a,b", "train.lr=0.1")
+    assert code == 0
+    assert err.count("the launcher that an option's file chooses has no effect") == 1
+    assert "hydra/launcher=NAME on the command line" in err
+
+
+def test_sqlite_on_a_network_mount_under_slurm_is_refused(
+    train: Any, runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("submitit")
+    monkeypatch.setattr(sweeps, "network_mount", lambda place: "nfs4")
+    code, _, err = train("hydra/launcher=submitit_slurm", "seed=0,1", tracking="mlflow")
+    assert code == 2
+    assert "is on a network file system (nfs4)" in err
+    assert "tracking.uri=http://HOST:5000" in err
+    assert not Path("outputs").exists()
+
+
+def test_which_mounts_are_of_a_network(tmp_path: Path) -> None:
+    mounts = tmp_path / "mounts"
+    mounts.write_text("/dev/sda / ext4 rw 0 0\nhost:/x /data nfs4 rw 0 0\n/dev/b /data/local\\040disk xfs rw 0 0\n")
+    for place, kind in {"/home/me": None, "/data/me": "nfs4", "/data/local disk/x": None}.items():
+        assert sweeps.network_mount(Path(place), mounts) == kind
+    assert sweeps.network_mount(Path("/data"), tmp_path / "no") is None
+
+
+def test_a_parent_run_that_is_gone(train: Any, runs: Runs) -> None:
+    train("seed=0,1", tracking="mlflow")
+    with pytest.raises(SnnrunError, match=r"sweep\.resume: the sweep's MLflow run 0000.*tracking=none"):
+        sweeps.reopen_sweep("0" * 32, outputs=Path("outputs"))
+    sweep = points.read_sweep(the_sweep())
+    assert sweep is not None
+    sweep.parent_run_id = "0" * 32
+    sweep.save(the_sweep())
+    code, _, err = train("sweep.resume=last")
+    assert (code, err.count("\n")) == (1, 1)
