@@ -112,7 +112,7 @@ def test_the_gpu_kernels_need_triton_and_a_gpu(triton: bool, remedy: str, monkey
 
 
 def test_the_config_is_in_the_order_of_the_data_flow() -> None:
-    flow = ["seed", "outputs", "data", "encoder", "model", "train", "hardware", "tracking"]
+    flow = ["seed", "outputs", "data", "encoder", "model", "train", "checkpoint", "hardware", "tracking"]
     assert list(composed()) == [*flow, "search", "sweep"]
 
 

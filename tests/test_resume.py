@@ -414,7 +414,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_file_system_is_told_and_the_run_goes_on_after_space_is_made(
     small_disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plain = values(small_disk, "stbp", 0, train={"epochs": 3}, tracking={"kind": "none"}, model={"network": "64"})
+    plain = values(small_disk, "stbp", 0, train={"epochs": 3}, tracking={"kind": "none"})
+    plain["model"]["network"] = "64"
     whole = tmp_path / "whole"
     whole.mkdir()
     experiment.run(plain, whole, command=["test"])
