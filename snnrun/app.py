@@ -24,7 +24,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from snnrun import config, config_errors, options, schemas
-from snnrun.errors import SnnrunError, UsageError
+from snnrun.errors import SnnrunError, UsageError, describe
 
 INTERRUPTED = 130
 PARENT_RUN = "SNNRUN_PARENT_RUN"  # MLflow run of the sweep: set here, read by the points in whatever process they run
@@ -38,6 +38,15 @@ class PointFailed(SnnrunError):
 
 def main(arguments: list[str]) -> int:
     """Run `snnrun train` with these arguments; returns the exit code."""
+    if "RANK" in os.environ:
+        from snnrun import distributed, experiment
+
+        code = distributed.follow(experiment.follow)
+        return distributed.dismiss(_main(arguments)) if code is None else code
+    return _main(arguments)
+
+
+def _main(arguments: list[str]) -> int:
     config.register()
     OmegaConf.register_new_resolver("snnrun_groups", options.overview, replace=True)
     entry = hydra.main(version_base="1.3", config_path="pkg://snnrun.conf", config_name="train")(job)
@@ -139,17 +148,7 @@ def _report(error: Exception, overrides: list[str], where: str = "") -> int:
     if text is not None:
         print(f"snnrun: {where}{text}", file=sys.stderr)
         return UsageError.exit_code
-    if isinstance(error, OSError) and error.filename:
-        print(
-            f"snnrun: {where}{error.filename}: {error.strerror}. Runs go to another folder by outputs=FOLDER.",
-            file=sys.stderr,
-        )
-        return SnnrunError.exit_code
-    first = (str(error).strip().splitlines() or [""])[0]
-    print(
-        f"snnrun: {where}unexpected {type(error).__name__}: {first} (set HYDRA_FULL_ERROR=1 for the traceback)",
-        file=sys.stderr,
-    )
+    print(f"snnrun: {where}{describe(error)}", file=sys.stderr)
     return SnnrunError.exit_code
 
 

@@ -55,7 +55,7 @@ def check(cfg: DictConfig) -> None:
     _check_model(cfg.model)
     if cfg.train.momentum and cfg.train.optimizer != "sgd":
         raise UsageError("train.momentum: only train.optimizer=sgd has one. Set train.momentum=0 or choose sgd.")
-    _check_hardware(cfg.hardware)
+    _check_hardware(cfg.hardware, cfg.train.batch_size)
 
 
 def _check_section(prefix: str, section: DictConfig, schema: type) -> None:
@@ -102,13 +102,20 @@ def _check_model(model: DictConfig) -> None:
     check_thresholds(_thresholds(model.v_th), model.network)
 
 
-def _check_hardware(hardware: DictConfig) -> None:
+def _check_hardware(hardware: DictConfig, batch_size: int) -> None:
     from snnrun import hardware as machine
     from snnrun import kernels
 
     # In this order a wrong pair of settings is told as such on a machine without the device, too.
     kernels.choose(hardware.kernels, machine.choose("auto") if hardware.device == "auto" else hardware.device)
-    machine.choose(hardware.device)
+    device = machine.choose(hardware.device)
+    if hardware.processes > batch_size:
+        raise UsageError(
+            f"hardware.processes: {hardware.processes} processes share every batch, and train.batch_size is "
+            f"{batch_size}. Set fewer processes or larger batches."
+        )
+    if device == "cuda" and hardware.processes > 1:
+        machine.check_gpus(hardware.processes)
 
 
 # ---- to plain values ------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from snnrun.batches import batches
 from snnrun.data import Dataset, Split
+from snnrun.distributed import Group
 from snnrun.encoders import Encoder
 from snnrun.errors import SnnrunError, UsageError
 from snnrun.kernels import unpack
@@ -50,6 +51,25 @@ class Observer(Protocol):
 
     def warn(self, message: str) -> None:
         """Something needs the user's attention; training goes on."""
+
+
+class Silence:
+    """The observer of a process that follows another."""
+
+    def epoch_start(self, epoch: int, epochs: int, samples: int) -> None:
+        """Say nothing."""
+
+    def batch(self, done: int, loss: float, accuracy: float, rates: dict[str, float]) -> None:
+        """Say nothing."""
+
+    def evaluating(self, split: str, done: int, total: int) -> None:
+        """Say nothing."""
+
+    def epoch_end(self, metrics: dict[str, float]) -> None:
+        """Say nothing."""
+
+    def warn(self, message: str) -> None:
+        """Say nothing."""
 
 
 @dataclass
@@ -130,28 +150,31 @@ def train(
     seed: int,
     device: torch.device,
     observer: Observer,
+    group: Group | None = None,
 ) -> Result:
-    """Train a network and evaluate it after every epoch.
+    """Train a network and evaluate it after every epoch; in a group, each process its share of every batch.
 
     Ctrl-C and a divergence end the training early; the result says so and holds what was reached.
     Validation and test samples have the same spikes after every epoch; training samples are drawn anew at each
     presentation, unless the encoder is frozen.
     """
-    loop = _Loop(network.to(device), dataset, encoder, options, seed, device, observer)
+    group = group or Group()
+    loop = _Loop(network.to(device), dataset, encoder, options, seed, device, observer, group)
     result = Result()
     best = 0.0
     try:
-        for epoch in range(options.epochs):
-            metrics = loop.train_epoch(epoch)
-            if len(dataset.validation):
-                metrics["validation/accuracy"] = accuracy(loop.confusion("validation", dataset.validation))
-            result.confusion = loop.confusion("test", dataset.test)
-            metrics["test/accuracy"] = accuracy(result.confusion)
-            result.history.append(metrics)
-            if metrics.get("validation/accuracy", -1.0) >= best:  # of equals the later, which is trained longer
-                best = metrics["validation/accuracy"]
-                result.best_epoch, result.best_state = epoch + 1, _copy_state(network)
-            observer.epoch_end(metrics)
+        with group.together():
+            for epoch in range(options.epochs):
+                metrics = loop.train_epoch(epoch)
+                if len(dataset.validation):
+                    metrics["validation/accuracy"] = accuracy(loop.confusion("validation", dataset.validation))
+                result.confusion = loop.confusion("test", dataset.test)
+                metrics["test/accuracy"] = accuracy(result.confusion)
+                result.history.append(metrics)
+                if metrics.get("validation/accuracy", -1.0) >= best:  # of equals the later, which is trained longer
+                    best = metrics["validation/accuracy"]
+                    result.best_epoch, result.best_state = epoch + 1, _copy_state(network)
+                observer.epoch_end(metrics)
     except KeyboardInterrupt:
         result.status, result.message = "interrupted", f"interrupted in epoch {len(result.history) + 1}"
     except Diverged as error:
@@ -172,7 +195,9 @@ class _Loop:
         seed: int,
         device: torch.device,
         observer: Observer,
+        group: Group | None = None,
     ) -> None:
+        self.group = group or Group()
         self.network, self.dataset, self.encoder = network, dataset, encoder
         self.options, self.seed, self.device, self.observer = options, seed, device, observer
         self.order = np.arange(len(dataset.train))
@@ -195,16 +220,16 @@ class _Loop:
         tally = _Tally(self.network)
         predictions = np.empty(len(split), dtype=np.int64)
         self.observer.epoch_start(epoch + 1, options.epochs, len(split))
+        self.group.copy_(self.moved)  # processors of several kinds may round the updates apart
         started = time.perf_counter()
-        encoded = batches(
-            split, self.order, self.encoder, epoch + 1, options.batch_size, self.device, self.dataset.augment
-        )
+        how = (self.device, self.dataset.augment, self.group.share)
+        encoded = batches(split, self.order, self.encoder, epoch + 1, options.batch_size, *how)
         for positions, spikes, labels in encoded:
             lr = options.learning_rate(epoch, (epoch + tally.samples / len(split)) / options.epochs)
             loss, norm, trains = self.gradients(positions, spikes, labels)
-            predicted = trains[-1].argmax(dim=1).cpu().numpy()
+            predicted, spikes_of = self.outcome(positions, trains)
             predictions[positions] = predicted
-            tally.add(loss, norm, trains, int((predicted == split.labels[positions]).sum()), len(positions))
+            tally.add(loss, norm, spikes_of, int((predicted == split.labels[positions]).sum()), len(positions))
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 what = f"gradient became {norm}" if math.isfinite(loss) else f"loss became {loss}"
                 raise Diverged(self.divergence(what, epoch, tally))
@@ -233,20 +258,55 @@ class _Loop:
     def gradients(
         self, positions: NDArray[np.int64], spikes: Tensor, labels: Tensor
     ) -> tuple[float, float, list[Tensor]]:
-        """Forward and backward pass of a batch; returns loss, gradient norm and the counts of each layer."""
-        spikes, labels = spikes.to(self.device), labels.to(self.device)
+        """Forward and backward pass of a batch; returns loss, gradient norm and the counts of each layer.
+
+        Loss and norm are the batch's; spikes and labels, and with them the counts, are of this process's share.
+        """
         self.network.zero_grad(set_to_none=True)
-        activity = self.network(spikes, labels)
-        losses = self.network.rule.sample_loss(activity.output, labels)
-        # Boosting multiplies the error of a sample, that is the gradient of its loss.
-        weight = torch.from_numpy(self.boost[positions]).to(self.device)
-        (losses * weight).mean().backward()  # type: ignore[no-untyped-call]
+        loss, counts = self.backward(positions, spikes, labels) if len(labels) else (0.0, self.no_counts())
+        [loss] = self.group.total(np.array([loss])).tolist()
+        self.add_up()
         self.network.add_weight_penalty()
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         if self.options.clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.options.clip_norm, norm)
-        return losses.detach().mean().item(), norm.item(), [train.counts.detach() for train in activity.layers]
+        return loss, norm.item(), counts
+
+    def backward(self, positions: NDArray[np.int64], spikes: Tensor, labels: Tensor) -> tuple[float, list[Tensor]]:
+        """What this process's share of a batch adds to its loss and gradients; and the counts of each layer."""
+        spikes, labels = spikes.to(self.device), labels.to(self.device)
+        mine = self.group.share(positions)
+        activity = self.network(spikes, labels)
+        losses = self.network.rule.sample_loss(activity.output, labels)
+        # Boosting multiplies the error of a sample, that is the gradient of its loss.
+        weight = torch.from_numpy(self.boost[mine]).to(self.device)
+        share = len(mine) / len(positions)
+        ((losses * weight).mean() * share).backward()  # type: ignore[no-untyped-call]
+        return losses.detach().mean().item() * share, [train.counts.detach() for train in activity.layers]
+
+    def no_counts(self) -> list[Tensor]:
+        """The counts of each layer of no sample."""
+        return [torch.zeros(0, size) for size in self.network.sizes]
+
+    def add_up(self) -> None:
+        """Make the gradients of the shares those of the batch."""
+        if self.group.size == 1:
+            return
+        for parameter in self.parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        # As the weights lie in memory, whatever the gradients do: it must be the same in all processes.
+        self.group.sum_([p.grad if p.is_contiguous() else p.grad.T for p in self.parameters if p.grad is not None])
+
+    def outcome(self, positions: NDArray[np.int64], counts: Sequence[Tensor]) -> tuple[NDArray[np.int64], list[float]]:
+        """Predicted classes of a batch (B,) and the spikes of each layer, from the counts of the shares."""
+        size = len(positions)
+        values = np.zeros(size + len(counts))
+        values[:size][self.group.part(size)] = counts[-1].argmax(dim=1).cpu().numpy()
+        values[size:] = [layer.sum().item() for layer in counts]
+        values = self.group.total(values)
+        return values[:size].astype(np.int64), values[size:].tolist()
 
     def update(self, lr: float) -> None:
         """Move the weights."""
@@ -290,7 +350,7 @@ class _Loop:
             self.observer.evaluating(name, done, len(split))
 
         classes = len(self.dataset.classes)
-        predicted = predict(self.network, split, self.encoder, self.device, progress)
+        predicted = predict(self.network, split, self.encoder, self.device, progress, self.group)
         return np.bincount(split.labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
 
 
@@ -303,14 +363,14 @@ class _Tally:
         self.total_loss = self.total_norm = 0.0
         self.spikes = [0.0] * len(self.names)
 
-    def add(self, loss: float, norm: float, counts: list[Tensor], correct: int, samples: int) -> None:
+    def add(self, loss: float, norm: float, spikes: list[float], correct: int, samples: int) -> None:
         self.batches += 1
         self.samples += samples
         self.correct += correct
         self.total_loss += loss * samples
         if math.isfinite(norm):
             self.total_norm += norm
-        self.spikes = [total + n.sum().item() for total, n in zip(self.spikes, counts, strict=True)]
+        self.spikes = [total + new for total, new in zip(self.spikes, spikes, strict=True)]
 
     @property
     def loss(self) -> float:
@@ -340,13 +400,18 @@ def predict(
     encoder: Encoder,
     device: torch.device,
     progress: Callable[[int], None] | None = None,
+    group: Group | None = None,
 ) -> NDArray[np.int64]:
     """Predicted class of each sample, (S,): the output neuron that fires most, the first of several."""
+    group = group or Group()
     predicted = np.empty(len(split), dtype=np.int64)
-    done = 0
-    for positions, spikes, _ in batches(split, np.arange(len(split)), encoder, 0, EVALUATION_BATCH, device):
-        counts = network(spikes.to(device)).output.counts
-        predicted[positions] = counts.argmax(dim=1).cpu().numpy()
+    done, size = 0, EVALUATION_BATCH * group.size
+    for positions, spikes, _ in batches(split, np.arange(len(split)), encoder, 0, size, device, share=group.share):
+        classes = np.zeros(len(positions))
+        if len(spikes):
+            counts = network(spikes.to(device)).output.counts
+            classes[group.part(len(positions))] = counts.argmax(dim=1).cpu().numpy()
+        predicted[positions] = group.total(classes)
         done += len(positions)
         if progress is not None:
             progress(done)

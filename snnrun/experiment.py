@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
 
-from snnrun import build, data, engine, hardware, kernels, parallel, products, report, tracking
-from snnrun.errors import SnnrunError
+from snnrun import build, data, distributed, encoders, engine, hardware, kernels, parallel, products, report, tracking
+from snnrun.distributed import Group
+from snnrun.errors import SnnrunError, UsageError
 from snnrun.network import Network
 
 
@@ -33,6 +34,8 @@ def run(
 ) -> engine.Result:
     """Train and evaluate one network, write its files to `run_dir` and record it.
 
+    With `hardware.processes` this process leads others, which do the same but write nothing, see `distributed`.
+
     Args:
         values: the config as `snnrun.config.plain` gives it, or dictionaries of the same keys.
         run_dir: folder of this run, which exists; what lies in it already is recorded with the run.
@@ -43,26 +46,69 @@ def run(
         UsageError: the settings do not fit one another or this machine.
         SnnrunError: a corpus is missing or damaged, or the store of the runs cannot be opened.
     """
-    device = hardware.set_up(values["hardware"]["device"], values["hardware"]["threads"])
-    backend = kernels.use(values["hardware"]["kernels"], device.type)
+    with distributed.group(values["hardware"].get("processes", 1), follow, dict(values)) as group:
+        return _lead(group, values, run_dir, command, parent_run_id)
+
+
+def follow(group: Group, values: Mapping[str, Any]) -> engine.Result:
+    """Train with the leader of a group, silently."""
+    parts = _prepare(group, values)
+    return engine.train(
+        parts.network,
+        parts.dataset,
+        parts.encoder,
+        engine.Options(**values["train"]),
+        seed=values["seed"],
+        device=parts.device,
+        observer=engine.Silence(),
+        group=group,
+    )
+
+
+class _Parts(NamedTuple):
+    device: torch.device
+    backend: str
+    dataset: data.Dataset
+    encoder: encoders.Encoder
+    network: Network
+
+
+def _prepare(group: Group, values: Mapping[str, Any]) -> _Parts:
+    """What every process of a run needs. The leader downloads and encodes what has to be, on all cores."""
+    wanted = values["hardware"]
+    device = hardware.set_up(wanted["device"], wanted["threads"], group.place, group.here)
+    backend = kernels.use(wanted["kernels"], device.type)
+    threads = parallel.threads()
+    with group.first():
+        parallel.set_threads(threads * group.here if group.leads else threads)
+        dataset = build.load(values)
+        parallel.set_threads(threads)
+    if len(dataset.train) < group.size:
+        raise UsageError(f"hardware.processes: {group.size} processes for {len(dataset.train)} training samples")
+    return _Parts(device, backend, dataset, build.encoder(values), build.network(values, dataset))
+
+
+def _lead(
+    group: Group, values: Mapping[str, Any], run_dir: Path, command: Sequence[str], parent_run_id: str | None
+) -> engine.Result:
     options = engine.Options(**values["train"])
     started = time.monotonic()
-    dataset, encoder = build.load(values), build.encoder(values)
+    device, backend, dataset, encoder, network = _prepare(group, values)
     prepared = time.monotonic() - started
-    network = build.network(values, dataset)
     display = report.Display()
     tracker = open_tracker(values, dataset, run_dir, parent_run_id, display)
     status: tracking.Status = "FAILED"
     try:
         tracker.params(values)
         tracker.tags(tracking.provenance(command) | {"device": hardware.describe(device), "kernels": backend})
+        tracker.tags({"processes": str(group.size)})
         tracker.dataset(dataset.label, dataset.digest, _sizes(dataset))
         tracker.tags({"data.origin": dataset.origin, "data.notes": "; ".join(dataset.notes) or "none"})
         for path in (run_dir / "config.yaml", run_dir / ".hydra" / "overrides.yaml"):
             if path.exists():
                 tracker.artifact(path, "config")
         tracker.metrics({"time/data_s": prepared}, step=0)
-        _say_what_runs(values, options, network, dataset, device, backend, run_dir, tracker)
+        _say_what_runs(group, values, options, network, dataset, device, backend, run_dir, tracker)
         for note in dataset.notes:
             display.note(f"{dataset.label}: {note}")
         if device.type == "cuda" and backend == "reference" and values["hardware"]["kernels"] == "auto":
@@ -79,6 +125,7 @@ def run(
                 seed=values["seed"],
                 device=device,
                 observer=_Observer(display, tracker),
+                group=group,
             )
         try:
             products.write(result, network, dataset, encoder, device, run_dir, tracker)
@@ -139,6 +186,7 @@ def _sizes(dataset: data.Dataset) -> dict[str, int]:
 
 
 def _say_what_runs(
+    group: Group,
     values: Mapping[str, Any],
     options: engine.Options,
     network: Network,
@@ -150,6 +198,7 @@ def _say_what_runs(
 ) -> None:
     epochs = f"{options.epochs} epoch{'s' if options.epochs > 1 else ''}"
     rate = f"learning rate {options.lr:g} ({options.schedule})"
+    where = "CPU" if device.type == "cpu" else hardware.describe(device)
     chain = [str(network.inputs), *filter(None, [network.topology]), str(network.sizes[-1])]
     report.header(
         model=values["model"]["name"],
@@ -161,7 +210,7 @@ def _say_what_runs(
         encoder=values["encoder"]["name"],
         steps=values["encoder"]["steps"] or dataset.steps,
         training=f"{epochs}, batches of {options.batch_size}, {rate}",
-        device="CPU" if device.type == "cpu" else hardware.describe(device),
+        device=where if group.size == 1 else f"{group.size} processes, each: {where}",
         threads=parallel.threads(),
         kernels=backend,
         run_dir=run_dir,

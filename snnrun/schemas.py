@@ -238,6 +238,7 @@ class Hardware:
 
     device: str = _choice("auto", "cpu", "cuda")
     threads: int | None = _number(low=1)
+    processes: int = _number(low=1)
     kernels: str = _choice("auto", "reference", "cpu", "gpu")
 
 
