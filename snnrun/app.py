@@ -24,6 +24,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from snnrun import config, config_errors, options, schemas
+from snnrun.arguments import verbosity
 from snnrun.errors import SnnrunError, UsageError, describe
 
 INTERRUPTED = 130
@@ -50,7 +51,7 @@ def _main(arguments: list[str]) -> int:
     config.register()
     OmegaConf.register_new_resolver("snnrun_groups", options.overview, replace=True)
     entry = hydra.main(version_base="1.3", config_path="pkg://snnrun.conf", config_name="train")(job)
-    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1" or verbosity() == "verbose"
     with (
         _environment(HYDRA_FULL_ERROR="1", **({TRACEBACKS: "1"} if wants_traceback else {})),
         _argv(arguments),
@@ -98,7 +99,7 @@ def job(cfg: DictConfig) -> float | None:
     run_dir = Path(settings.runtime.output_dir)
     overrides = _overrides(settings)
     single = settings.mode == RunMode.RUN
-    if not single:
+    if not single and verbosity() != "quiet":
         print(f"\npoint {settings.job.num}: {' '.join(overrides)}", flush=True)
     try:
         return _run(cfg, run_dir, overrides)

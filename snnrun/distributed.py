@@ -15,18 +15,18 @@ a process that has failed is noticed where it can be: its connections close, the
 
 from __future__ import annotations
 
+import importlib
 import json
-import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from multiprocessing import resource_tracker
-from multiprocessing.context import SpawnProcess
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,6 +46,7 @@ POLL_S = 0.05
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 Task = Callable[..., object]
+Follower = subprocess.Popen[str]
 
 
 class Group:
@@ -185,7 +186,7 @@ def group(processes: int, task: Task, *arguments: Any) -> Iterator[Group]:
 
     Args:
         processes: How many there are to be. An outer launcher decides that: 1 goes with any.
-        task: A function of a module, so that another process can import it.
+        task: A function of a module, which another process imports.
         arguments: As JSON can hold them.
 
     Raises:
@@ -196,16 +197,16 @@ def group(processes: int, task: Task, *arguments: Any) -> Iterator[Group]:
     if outer is None and processes == 1:
         yield Group()
         return
+    followers: list[Follower] = []
     if outer is not None:
         check_outer(processes)
-        followers: list[SpawnProcess] = []
         place, store = outer, _begin(arguments)
     else:
         listening = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-        followers = _spawn(listening.port, processes, task, arguments)
-        store = PrefixStore("0", listening)
-        place = _Place(0, processes, 0, processes)
+        place, store = _Place(0, processes, 0, processes), PrefixStore("0", listening)
     try:
+        if outer is None:
+            followers += _spawn(listening.port, processes, task, arguments)
         _wait_for(store, followers, place.size)
         yield _Ranks(store, *place)
     except _Lost as lost:
@@ -215,30 +216,30 @@ def group(processes: int, task: Task, *arguments: Any) -> Iterator[Group]:
         _end(followers)
 
 
-def _spawn(port: int, processes: int, task: Task, arguments: Sequence[Any]) -> list[SpawnProcess]:
-    """Start the followers deaf to Ctrl-C and SIGTERM: they stop when the leader does."""
-    context = multiprocessing.get_context("spawn")
+def _spawn(port: int, processes: int, task: Task, arguments: Sequence[Any]) -> list[Follower]:
+    """Start the followers, out of reach of the terminal's Ctrl-C: they stop when the leader does."""
+    about = json.dumps([port, processes, task.__module__, task.__qualname__, arguments])
+    code = "from snnrun import distributed; distributed.follow_once()"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     followers = []
-    resource_tracker.ensure_running()  # its start lets the signals through
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    try:
-        for rank in range(1, processes):
-            follower = context.Process(target=_follow_once, args=(port, rank, processes, task, arguments))
-            follower.start()
-            followers.append(follower)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    for rank in range(1, processes):
+        command = [sys.executable, "-c", code, str(rank)]
+        follower = subprocess.Popen(command, stdin=subprocess.PIPE, text=True, env=environment, start_new_session=True)
+        followers.append(follower)
+        assert follower.stdin is not None
+        with suppress(BrokenPipeError), follower.stdin as stdin:
+            stdin.write(about)
     return followers
 
 
-def _wait_for(store: Store, followers: Sequence[SpawnProcess], size: int) -> None:
+def _wait_for(store: Store, followers: Sequence[Follower], size: int) -> None:
     while store.add("arrived", 0) < size - 1:
-        if any(follower.exitcode is not None for follower in followers):
+        if any(follower.poll() is not None for follower in followers):
             raise _Lost("ended before it began")
         time.sleep(POLL_S)
 
 
-def _reason(store: Store, followers: Sequence[SpawnProcess], lost: _Lost) -> SnnrunError:
+def _reason(store: Store, followers: Sequence[Follower], lost: _Lost) -> SnnrunError:
     """What has ended another process, as it said or as it seems."""
     with suppress(RuntimeError):
         if store.check(["error"]):
@@ -249,9 +250,9 @@ def _reason(store: Store, followers: Sequence[SpawnProcess], lost: _Lost) -> Snn
     ends = time.monotonic() + GRACE_S / 5
     codes = {}
     for rank, follower in enumerate(followers, 1):
-        follower.join(max(0.0, ends - time.monotonic()))
-        if follower.exitcode:
-            codes[rank] = follower.exitcode
+        with suppress(subprocess.TimeoutExpired):
+            if code := follower.wait(max(0.0, ends - time.monotonic())):
+                codes[rank] = code
     for rank, code in codes.items():
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         return SnnrunError(
@@ -269,24 +270,28 @@ def _leave() -> None:
             dist.destroy_process_group()
 
 
-def _end(followers: Sequence[SpawnProcess]) -> None:
+def _end(followers: Sequence[Follower]) -> None:
     ends = time.monotonic() + GRACE_S
     for follower in followers:
-        follower.join(max(0.0, ends - time.monotonic()))
-        if follower.exitcode is None:
+        try:
+            follower.wait(max(0.0, ends - time.monotonic()))
+        except subprocess.TimeoutExpired:
             follower.kill()
-            follower.join()
-        follower.close()
+            follower.wait()
 
 
 # ---- following ------------------------------------------------------------------------------------------------------
 
 
-def _follow_once(port: int, rank: int, size: int, task: Task, arguments: Sequence[Any]) -> None:
+def follow_once() -> None:
+    """Take part in the run of the process that has started this one; what to do comes by the standard input."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    store = PrefixStore("0", TCPStore("127.0.0.1", port, is_master=False))
-    _serve(store, _Place(rank, size, rank, size), task, arguments)
+    port, size, module, name, arguments = json.load(sys.stdin)
+    rank = int(sys.argv[1])
+    with suppress(RuntimeError):  # the leader has gone meanwhile
+        store = PrefixStore("0", TCPStore("127.0.0.1", port, is_master=False))
+        _serve(store, _Place(rank, size, rank, size), getattr(importlib.import_module(module), name), arguments)
 
 
 def _serve(store: Store, place: _Place, task: Task, arguments: Sequence[Any]) -> None:

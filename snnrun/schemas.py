@@ -259,6 +259,7 @@ class Config:
 
     seed: int = _number(low=0, below=2**32)
     outputs: str = MISSING
+    plugin: Any = None  # a name or a list of names
     data: Any = MISSING
     encoder: Any = MISSING
     model: Any = MISSING
@@ -284,3 +285,5 @@ SCHEMAS: dict[str, dict[str, type]] = {
     "hardware": {"auto": Hardware, "cpu": Hardware, "gpu": Hardware},
     "tracking": {"mlflow": Tracking, "none": Tracking},
 }
+# Of these, what plugins have registered: an option's file need not name its schema.
+PLUGINS: dict[tuple[str, str], type] = {}

@@ -22,6 +22,7 @@ import re
 import sqlite3
 import sys
 import time
+import urllib.request
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
@@ -32,7 +33,7 @@ from snnrun.errors import SnnrunError, UsageError
 from snnrun.provenance import provenance
 from snnrun.ui import ui
 
-__all__ = ["Tracker", "flatten", "open_tracker", "provenance", "store_uri", "ui"]
+__all__ = ["Tracker", "flatten", "open_tracker", "provenance", "reach", "store_uri", "ui"]
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 Warn = Callable[[str], None]
@@ -46,6 +47,7 @@ ENVIRONMENT = {
 }
 VALUE_LENGTH = 6000  # MLflow's limit for the value of a parameter; a tag may be longer
 BATCH = 100  # MLflow's limit for parameters and for tags in one request; metrics may be 1000
+REACH_SECONDS = 3.0  # that a store may take to answer
 FLUSH_SECONDS = 5.0  # a request costs about 20 ms however many points it carries
 FAILURES = 3  # in a row, after which MLflow is left alone until the run ends
 
@@ -274,6 +276,35 @@ def open_tracker(
 def store_uri(outputs: Path) -> str:
     """The address of the sqlite store under ``outputs``."""
     return f"sqlite:///{outputs.resolve() / 'mlflow.db'}"
+
+
+def reach(outputs: Path, uri: str | None = None) -> dict[str, Any]:
+    """Whether runs could be recorded now, found out within seconds and without making anything: plain values.
+
+    `message` says what is there, or what is wrong.
+    """
+    address = uri or store_uri(outputs)
+    try:
+        return {"uri": address, "reachable": True, "message": _look_at(address)}
+    except (OSError, ValueError, sqlite3.Error) as error:
+        return {"uri": address, "reachable": False, "message": reason(error)}
+
+
+def _look_at(address: str) -> str:
+    if address.startswith(("http://", "https://")):
+        with urllib.request.urlopen(f"{address.rstrip('/')}/health", timeout=REACH_SECONDS):
+            return "the server answers"
+    if not address.startswith("sqlite:///"):
+        return "not a kind that can be tried"
+    path = Path(address.removeprefix("sqlite:///").partition("?")[0])
+    if not path.exists():
+        return "not there yet: the first run makes it"
+    with contextlib.closing(sqlite3.connect(path, timeout=REACH_SECONDS)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        found = connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'runs'").fetchone()[0]
+        runs = connection.execute("SELECT count(*) FROM runs").fetchone()[0] if found else 0
+        connection.rollback()
+    return f"writable, {runs:,} runs"
 
 
 def create_run(

@@ -112,7 +112,17 @@ def test_the_gpu_kernels_need_triton_and_a_gpu(triton: bool, remedy: str, monkey
 
 
 def test_the_config_is_in_the_order_of_the_data_flow() -> None:
-    assert list(composed()) == ["seed", "outputs", "data", "encoder", "model", "train", "hardware", "tracking"]
+    assert list(composed()) == [
+        "seed",
+        "outputs",
+        "plugin",
+        "data",
+        "encoder",
+        "model",
+        "train",
+        "hardware",
+        "tracking",
+    ]
 
 
 def test_stbp_brings_its_encoder_which_the_command_line_overrides() -> None:
@@ -158,7 +168,7 @@ def test_plain_values_are_resolved_dictionaries(monkeypatch: pytest.MonkeyPatch)
 # ---- every wrong request is one message -----------------------------------------------------------------------------
 
 WRONG = {
-    "sed=1": ["sed: the config has no such key", "seed, outputs, data", "Did you mean seed?"],
+    "sed=1": ["sed: the config has no such key", "seed, outputs, plugin, data", "Did you mean seed?"],
     "epochs=3": ["epochs: ", "Did you mean train.epochs?"],
     "model.tau_mm=3": ["model.tau_mm: model=strsbp has no such key", "tau_m, tau_s", "Did you mean model.tau_m?"],
     "model.slope=none model=stbp": ["model.slope: model=stbp has no such key", "decay", "a key of model=strsbp."],
