@@ -20,6 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from snnrun import config, config_errors, failures, lifecycle, options, points, sweeper
+from snnrun.arguments import verbosity
 from snnrun.errors import UsageError
 from snnrun.failures import TRACEBACKS, PointFailed
 
@@ -31,11 +32,20 @@ INTERRUPTED = 130
 
 def main(arguments: list[str]) -> int:
     """Run `snnrun train` with these arguments; returns the exit code."""
+    if "RANK" in os.environ:
+        from snnrun import distributed, experiment
+
+        code = distributed.follow(experiment.follow)
+        return distributed.dismiss(_main(arguments)) if code is None else code
+    return _main(arguments)
+
+
+def _main(arguments: list[str]) -> int:
     config.register()
     sweeper.register()
     OmegaConf.register_new_resolver("snnrun_groups", options.overview, replace=True)
     entry = hydra.main(version_base="1.3", config_path="pkg://snnrun.conf", config_name="train")(job)
-    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1" or verbosity() == "verbose"
     with _environment(HYDRA_FULL_ERROR="1", **({TRACEBACKS: "1"} if wants_traceback else {})):
         try:
             with _argv(lifecycle.resumed(arguments)):
@@ -88,7 +98,7 @@ def job(cfg: DictConfig) -> float | None:
     point, record = points.read_point(run_dir), points.read_sweep(sweep)
     assert point is not None
     assert record is not None, "the sweeper writes both"
-    if point.workers == 1:
+    if point.workers == 1 and verbosity() != "quiet":
         print(f"\n{point.name}", flush=True)
     about: dict[str, Any] = {
         key: OmegaConf.to_container(cfg[key], resolve=True) for key in ("search", "sweep", "tracking")

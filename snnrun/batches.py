@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -26,13 +26,20 @@ def batches(
     batch_size: int,
     device: torch.device,
     augment: Augment | None = None,
+    share: Callable[[NDArray[np.int64]], NDArray[np.int64]] = lambda positions: positions,
 ) -> Iterator[tuple[NDArray[np.int64], Tensor, Tensor]]:
-    """Positions, bits of the spikes (B, T, W) and labels of each batch, on the CPU."""
+    """Positions, bits of the spikes (B, T, W) and labels of each batch, on the CPU.
+
+    Spikes and labels are of the positions that `share` takes; where it takes none, both are empty (0,).
+    """
 
     def encode(positions: NDArray[np.int64]) -> tuple[NDArray[np.int64], Tensor, Tensor]:
-        samples, index = split.samples[positions], split.index[positions]
+        mine = share(positions)
+        if not len(mine):
+            return positions, torch.empty(0), torch.empty(0)
+        samples, index = split.samples[mine], split.index[mine]
         spikes = encoder.encode(samples if augment is None else augment(samples, index, epoch), index, epoch)
-        return positions, torch.from_numpy(spikes), torch.from_numpy(split.labels[positions])
+        return positions, torch.from_numpy(spikes), torch.from_numpy(split.labels[mine])
 
     chunks = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     if device.type == "cpu":

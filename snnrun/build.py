@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from snnrun import data, encoders, recordings
+from snnrun import data, encoders, plugins, recordings
 from snnrun.description import Description
 from snnrun.errors import UsageError
 from snnrun.network import Network
@@ -22,6 +22,7 @@ def load(values: Mapping[str, Any]) -> data.Dataset:
         UsageError: the encoder does not take this kind of data, or an option is out of range.
         SnnrunError: the corpus is missing or damaged, or the store cannot be written.
     """
+    plugins.load(values.get("plugin"))
     seed, name = values["seed"], values["data"]["name"]
     encoder = encoders.build(seed=seed, **values["encoder"])
 
@@ -42,6 +43,7 @@ def load(values: Mapping[str, Any]) -> data.Dataset:
 
 def encoder(values: Mapping[str, Any]) -> encoders.Encoder:
     """What encodes the samples that `load` gives, batch by batch: nothing is left to do for those of recordings."""
+    plugins.load(values.get("plugin"))
     encoder = encoders.build(seed=values["seed"], **values["encoder"])
     return encoders.Stored(values["seed"]) if isinstance(encoder, encoders.RecordingEncoder) else encoder
 
@@ -64,6 +66,7 @@ class Task(Protocol):
 
 def network(values: Mapping[str, Any], dataset: Task) -> Network:
     """The network of the config, sized for the corpus."""
+    plugins.load(values.get("plugin"))
     constants = {key: value for key, value in values["model"].items() if key not in ("name", "network")}
     return Network(
         RULES[values["model"]["name"]](**constants),

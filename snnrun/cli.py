@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import argparse
-import difflib
+import os
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
-from snnrun.errors import SnnrunError, UsageError
+from snnrun.errors import SnnrunError, UsageError, unknown
 
 
 def _train(arguments: list[str]) -> int:
-    from snnrun.app import main
+    from snnrun.arguments import VERBOSITY, ordered, verbosity, without_verbosity
 
-    return main(arguments)
+    rest, level = without_verbosity(arguments)
+    before = os.environ.get(VERBOSITY)
+    os.environ[VERBOSITY] = level or verbosity()
+    try:
+        from snnrun.app import main
+
+        return main(ordered(rest))
+    finally:
+        os.environ.pop(VERBOSITY)
+        if before is not None:
+            os.environ[VERBOSITY] = before
 
 
 def _ui(arguments: list[str]) -> int:
@@ -31,27 +41,9 @@ def _ui(arguments: list[str]) -> int:
 
 
 def _config(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser("snnrun config", description="Look at the options that `snnrun train` composes.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="list | show")
-    listing = commands.add_parser("list", help="every option with what it is")
-    listing.add_argument("group", nargs="?", help="one group only, such as model")
-    show = commands.add_parser("show", help="one option with its values and comments")
-    show.add_argument("option", help="such as model/strsbp")
-    request = parser.parse_args(arguments)
-    from snnrun import options
+    from snnrun.config_command import main
 
-    known = options.groups()
-    if request.command == "list":
-        if request.group not in (None, *known):
-            raise UsageError(_unknown("group", request.group, known))
-        print(options.listing(request.group))
-        return 0
-    text = options.text(request.option)
-    if text is None:
-        everything = [f"{group}/{option}" for group, entry in known.items() for option in entry.options]
-        raise UsageError(_unknown("option", request.option, everything))
-    print(text, end="")
-    return 0
+    return main(arguments)
 
 
 def _bench(arguments: list[str]) -> int:
@@ -85,13 +77,30 @@ def _report(arguments: list[str]) -> int:
 
 
 def _doctor(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser("snnrun doctor", description="Say what this installation can run on.")
+    parser = argparse.ArgumentParser(
+        "snnrun doctor",
+        description="Say what this installation can run on, which corpora are here, and whether runs can be recorded.",
+        epilog="Exit code 1 if something would make a run fail here.",
+    )
     parser.add_argument("--kernels", action="store_true", help="check every kernel here against the reference")
+    parser.add_argument("--root", help="folder of the corpora, as data.root (default: SNNRUN_DATA, else data/)")
+    parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="the folder that runs write to")
+    parser.add_argument("--uri", help="the store, if runs are given tracking.uri")
+    parser.add_argument("--json", action="store_true", help="for programs; without --kernels")
     options = parser.parse_args(arguments)
+    if options.json and options.kernels:
+        raise UsageError("doctor: --json and --kernels do not go together.")
     from snnrun import doctor
 
-    doctor.describe()
-    return 0 if not options.kernels or doctor.check_kernels() else SnnrunError.exit_code
+    fine = doctor.examine(options.root, options.outputs, options.uri, as_json=options.json)
+    fine = (not options.kernels or doctor.check_kernels()) and fine
+    return 0 if fine else SnnrunError.exit_code
+
+
+def _completion(arguments: list[str]) -> int:
+    from snnrun.completion import main
+
+    return main(arguments, COMMANDS)
 
 
 def _evaluate(arguments: list[str]) -> int:
@@ -124,13 +133,14 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "ui": (_ui, "open MLflow's pages on the runs"),
     "data": (_data, "list the corpora, verify the files of one, or encode one ahead"),
     "bench": (_bench, "measure time, memory and spikes of training and inference"),
-    "doctor": (_doctor, "say what this installation can run on; --kernels checks its kernels"),
-    "config": (_config, "list the options of `train`, or show one"),
+    "doctor": (_doctor, "say what runs here, and what is missing; --kernels checks the kernels"),
+    "config": (_config, "list the options of `train`, show one, or copy one to edit it"),
+    "completion": (_completion, "print the completion script of bash, zsh or fish"),
 }
 
 
 def _help() -> str:
-    lines = [f"  {name:<8} {about}" for name, (_, about) in COMMANDS.items()]
+    lines = [f"  {name:<10} {about}" for name, (_, about) in COMMANDS.items()]
     return "\n".join(
         [
             "usage: snnrun COMMAND [argument ...] | --help | --version",
@@ -143,12 +153,6 @@ def _help() -> str:
             "Start with `snnrun train`: it needs no download. `snnrun COMMAND --help` says more.",
         ]
     )
-
-
-def _unknown(what: str, word: str, allowed: Iterable[str]) -> str:
-    names = list(allowed)
-    near = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
-    return f"{word}: no such {what}. Allowed: {', '.join(names)}." + (f" Did you mean {near[0]}?" if near else "")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -167,7 +171,7 @@ def main(argv: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         if name not in COMMANDS:
-            raise UsageError(_unknown("command", name, COMMANDS))
+            raise UsageError(unknown("command", name, COMMANDS))
         return COMMANDS[name][0](rest)
     except SnnrunError as error:
         print(f"snnrun: {error}", file=sys.stderr)

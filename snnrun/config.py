@@ -13,10 +13,10 @@ from dataclasses import Field, fields
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from snnrun.errors import UsageError
-from snnrun.schemas import SCHEMAS, Config, Search, Sweep, Tracking, Train
+from snnrun.schemas import PLUGINS, SCHEMAS, Config, Search, Sweep, Tracking, Train
 
 
 def register() -> None:
@@ -38,14 +38,19 @@ def did_you_mean(word: str, allowed: Iterable[str]) -> str:
 
 
 def check(cfg: DictConfig) -> None:
-    """Raise UsageError for a value out of range and for values that cannot work together. Loads no data."""
+    """Raise UsageError for a value out of range and for values that cannot work together. Loads no data.
+
+    Imports the plugins, and gives the options that they bring their schemas and defaults.
+    """
     _check_section("", cfg, Config)
+    if cfg.plugin is not None:
+        _plug_in(cfg)
     for group, options in SCHEMAS.items():
         schema = OmegaConf.get_type(cfg[group])
         if schema is None or schema not in options.values():
             raise UsageError(
                 f"{group}: this option has no schema, so its keys cannot be checked. Begin its file with "
-                f"defaults: [<one of {', '.join(options)}>, _self_]"
+                f"defaults: [<one of {', '.join(options)}>, _self_], or give it the name of a plugin's and set plugin."
             )
         _check_section(f"{group}.", cfg[group], schema)
         name = cfg[group].get("name")
@@ -56,7 +61,19 @@ def check(cfg: DictConfig) -> None:
     _check_model(cfg.model)
     if cfg.train.momentum and cfg.train.optimizer != "sgd":
         raise UsageError("train.momentum: only train.optimizer=sgd has one. Set train.momentum=0 or choose sgd.")
-    _check_hardware(cfg.hardware)
+    _check_hardware(cfg.hardware, cfg.train.batch_size)
+
+
+def _plug_in(cfg: DictConfig) -> None:
+    from snnrun import plugins
+
+    plugins.load(OmegaConf.to_container(cfg.plugin) if OmegaConf.is_config(cfg.plugin) else cfg.plugin)
+    for (group, name), schema in PLUGINS.items():
+        if cfg[group].get("name") == name and OmegaConf.get_type(cfg[group]) is dict:
+            typed = OmegaConf.create({group: OmegaConf.structured(schema)})
+            typed.merge_with({group: cfg[group]})
+            with open_dict(cfg):
+                cfg[group] = typed[group]
 
 
 def check_sweep(cfg: DictConfig) -> None:
@@ -115,13 +132,20 @@ def _check_model(model: DictConfig) -> None:
     check_thresholds(_thresholds(model.v_th), model.network, RULES[model.name].average_pools)
 
 
-def _check_hardware(hardware: DictConfig) -> None:
+def _check_hardware(hardware: DictConfig, batch_size: int) -> None:
     from snnrun import hardware as machine
     from snnrun import kernels
 
     # In this order a wrong pair of settings is told as such on a machine without the device, too.
     kernels.choose(hardware.kernels, machine.choose("auto") if hardware.device == "auto" else hardware.device)
-    machine.choose(hardware.device)
+    device = machine.choose(hardware.device)
+    if hardware.processes > batch_size:
+        raise UsageError(
+            f"hardware.processes: {hardware.processes} processes share every batch, and train.batch_size is "
+            f"{batch_size}. Set fewer processes or larger batches."
+        )
+    if device == "cuda" and hardware.processes > 1:
+        machine.check_gpus(hardware.processes)
 
 
 # ---- to plain values ------------------------------------------------------------------------------------------------

@@ -134,8 +134,14 @@ def _unknown_key(key: str, section: Any) -> str:
     chosen = section.get("name") if isinstance(section, DictConfig) and parent in SCHEMAS else None
     owner = f"{parent}={chosen}" if chosen else parent or "the config"
     return f"{key}: {owner} has no such key. Allowed: {', '.join(siblings)}." + (
-        _in_another_option(parent, leaf) or _nearest_key(key, siblings)
+        _left_out(key, chosen) or _in_another_option(parent, leaf) or _nearest_key(key, siblings)
     )
+
+
+def _left_out(key: str, chosen: Any) -> str:
+    """For a plugin's option, whose schema is not known yet."""
+    known = SCHEMAS.get(key.partition(".")[0], {})
+    return f" A key that its file leaves out is set by +{key}=VALUE." if chosen and chosen not in known else ""
 
 
 def _keys(section: Any) -> list[str]:

@@ -1,36 +1,104 @@
-"""`snnrun doctor`: what this installation can run on, and whether its kernels compute what the reference does."""
+"""`snnrun doctor`: what this installation can run on and record to, and whether its kernels are right."""
 
 from __future__ import annotations
 
+import json
+import os
 import platform
+import shutil
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Column, Table
+from rich.text import Text
 
-from snnrun import hardware, kernels, provenance
+from snnrun import hardware, kernels, provenance, tracking
+from snnrun.data import catalogue, data_root
 from snnrun.errors import UsageError
 from snnrun.kernels import checks
 
 PACKAGES = ("torch", "numba", "triton", "hydra-core", "mlflow")
+SCARCE_GIB = 1.0  # of free disk, below which a problem is told
 DEVICES = {"reference": ("cpu", "cuda"), "cpu": ("cpu",), "gpu": ("cuda",)}
 
 
-def describe(console: Console | None = None) -> None:
-    """Print versions, devices and the backends of the kernels."""
+def examine(
+    root: str | None, outputs: Path, uri: str | None, *, as_json: bool = False, console: Console | None = None
+) -> bool:
+    """Print what is here; returns whether nothing found would make a run fail.
+
+    Args:
+        root: Folder of the corpora, as `data.root`.
+        outputs: Folder that runs write to, as `outputs`.
+        uri: The store, as `tracking.uri`.
+        as_json: As JSON instead of a table.
+        console: Where the table goes.
+    """
+    facts = {
+        "versions": {"snnrun": version("snnrun"), "Python": platform.python_version()}
+        | {name: _version(name) for name in PACKAGES},
+        "processor": {"name": provenance.processor(), "cores": hardware.cores()},
+        "gpus": [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())],
+        "kernels": {device: _backends(device) for device in _devices()},
+        "disk": _disk(outputs),
+        "store": tracking.reach(outputs, uri),
+        "data": {"root": str(data_root(root).absolute()), "corpora": catalogue.survey(data_root(root))},
+    }
+    facts["problems"] = problems = _problems(facts)
+    if as_json:
+        print(json.dumps(facts, indent=2))
+    else:
+        _describe(facts, console or Console())
+    return not problems
+
+
+def _problems(facts: Mapping[str, Any]) -> list[str]:
+    disk, store = facts["disk"], facts["store"]
+    found = [] if disk["writable"] else [f"{disk['folder']} cannot be written to: give runs another outputs=FOLDER"]
+    if disk["free_gib"] < SCARCE_GIB:
+        found.append(f"{disk['folder']} has {disk['free_gib']:.1f} GiB left: a run that fills the disk loses files")
+    if not store["reachable"]:
+        found.append(
+            f"the store {store['uri']} cannot be used ({store['message']}): see tracking.uri, or tracking=none"
+        )
+    damaged = [entry["name"] for entry in facts["data"]["corpora"] if entry["state"] == "damaged"]
+    return found + [f"data={name} is damaged: see snnrun data verify {name}" for name in damaged]
+
+
+def _describe(facts: Mapping[str, Any], console: Console) -> None:
     table = Table(box=None, show_header=False)
+    corpora, disk, store = facts["data"]["corpora"], facts["disk"], facts["store"]
+    states = {
+        state: ", ".join(entry["name"] for entry in corpora if entry["state"] == state)
+        for state in ("at hand", "found", "damaged", "missing")
+    }
     rows = [
-        ("snnrun", version("snnrun")),
-        ("Python", platform.python_version()),
-        *((name, _version(name)) for name in PACKAGES),
-        ("processor", f"{provenance.processor()}, {hardware.cores()} cores"),
-        ("GPU", torch.cuda.get_device_name() if torch.cuda.is_available() else "none that PyTorch can use"),
-        *((f"kernels on {device}", ", ".join(_backends(device))) for device in _devices()),
+        *facts["versions"].items(),
+        ("processor", f"{facts['processor']['name']}, {facts['processor']['cores']} cores"),
+        ("GPU", ", ".join(facts["gpus"]) or "none that PyTorch can use"),
+        *((f"kernels on {device}", ", ".join(names)) for device, names in facts["kernels"].items()),
+        ("runs go to", f"{disk['folder']}, {disk['free_gib']:.0f} GiB free"),
+        ("MLflow store", f"{store['uri']}: {store['message']}"),
+        ("corpora in", facts["data"]["root"]),
+        *((f"  {state}", names) for state, names in states.items() if names),
     ]
-    for row in rows:
-        table.add_row(*row)
-    (console or Console()).print(table)
+    for name, value in rows:
+        table.add_row(name, Text(str(value), overflow="fold"))
+    console.print(table)
+    for problem in facts["problems"]:
+        console.print(Text.assemble(("problem: ", "bold red"), problem), soft_wrap=True)
+
+
+def _disk(outputs: Path) -> dict[str, Any]:
+    """Of the folder of all outputs, or the nearest above it that is there."""
+    folder = outputs.absolute()
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    free = shutil.disk_usage(there).free / 2**30
+    return {"folder": str(folder), "writable": there.is_dir() and os.access(there, os.W_OK), "free_gib": round(free, 2)}
 
 
 def check_kernels(console: Console | None = None) -> bool:

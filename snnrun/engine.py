@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -15,11 +15,12 @@ from torch import Tensor
 
 from snnrun.batches import batches
 from snnrun.data import Dataset, Split
+from snnrun.distributed import Group
 from snnrun.encoders import Encoder
 from snnrun.errors import SnnrunError
 from snnrun.kernels import unpack
 from snnrun.network import Network
-from snnrun.optimiser import Optimiser
+from snnrun.optimiser import Optimiser, by_stride
 from snnrun.schedule import Options as Options
 from snnrun.tally import Tally
 
@@ -52,6 +53,25 @@ class Observer(Protocol):
 
     def warn(self, message: str) -> None:
         """Something needs the user's attention; training goes on."""
+
+
+class Silence:
+    """The observer of a process that follows another."""
+
+    def epoch_start(self, epoch: int, epochs: int, samples: int) -> None:
+        """Say nothing."""
+
+    def batch(self, done: int, loss: float, accuracy: float, rates: dict[str, float]) -> None:
+        """Say nothing."""
+
+    def evaluating(self, split: str, done: int, total: int) -> None:
+        """Say nothing."""
+
+    def epoch_end(self, metrics: dict[str, float]) -> None:
+        """Say nothing."""
+
+    def warn(self, message: str) -> None:
+        """Say nothing."""
 
 
 class Snapshot(NamedTuple):
@@ -117,8 +137,9 @@ def train(
     observer: Observer,
     keeper: Keeper | None = None,
     start: Snapshot | None = None,
+    group: Group | None = None,
 ) -> Result:
-    """Train a network and evaluate it after every epoch.
+    """Train a network and evaluate it after every epoch; in a group, each process its share of every batch.
 
     Ctrl-C and a divergence end the training early; the result says so and holds what was reached.
     Validation and test samples have the same spikes after every epoch; training samples are drawn anew at each
@@ -127,21 +148,23 @@ def train(
     Raises:
         SnnrunError: the snapshot is of another training.
     """
-    loop = _Loop(network.to(device), dataset, encoder, options, seed, device, observer, keeper)
+    group = group or Group()
+    loop = _Loop(network.to(device), dataset, encoder, options, seed, device, observer, keeper, group)
     result = loop.result
     try:
         if start is not None:
             loop.restore(start)
-        while (epoch := len(result.history)) < options.epochs:
-            metrics = loop.train_epoch(epoch)
-            if len(dataset.validation):
-                metrics["validation/accuracy"] = accuracy(loop.confusion("validation", dataset.validation))
-            result.confusion = loop.confusion("test", dataset.test)
-            metrics["test/accuracy"] = accuracy(result.confusion)
-            loop.close_epoch(metrics)
-            observer.epoch_end(metrics)
-            if keeper is not None:
-                keeper.keep(loop.snapshot())
+        with group.together():
+            while (epoch := len(result.history)) < options.epochs:
+                metrics = loop.train_epoch(epoch)
+                if len(dataset.validation):
+                    metrics["validation/accuracy"] = accuracy(loop.confusion("validation", dataset.validation))
+                result.confusion = loop.confusion("test", dataset.test)
+                metrics["test/accuracy"] = accuracy(result.confusion)
+                loop.close_epoch(metrics)
+                observer.epoch_end(metrics)
+                if keeper is not None:
+                    keeper.keep(loop.snapshot())
     except KeyboardInterrupt:
         result.status, result.message = "interrupted", f"interrupted in epoch {len(result.history) + 1}"
         if keeper is not None and loop.consistent:
@@ -165,7 +188,9 @@ class _Loop:
         device: torch.device,
         observer: Observer,
         keeper: Keeper | None = None,
+        group: Group | None = None,
     ) -> None:
+        self.group = group or Group()
         self.network, self.dataset, self.encoder = network, dataset, encoder
         self.options, self.seed, self.device, self.observer = options, seed, device, observer
         self.order = np.arange(len(dataset.train))
@@ -187,18 +212,17 @@ class _Loop:
             self.tally, self.seconds = Tally(self.network.layer_names, self.network.sizes), 0.0
         tally = self.tally
         self.observer.epoch_start(epoch + 1, options.epochs, len(split))
+        self.group.copy_(self.optimiser.moved)  # processors of several kinds may round the updates apart
         started = time.perf_counter() - self.seconds
-        encoded = batches(
-            split, self.order[tally.samples :], self.encoder, epoch + 1, options.batch_size, self.device,
-            self.dataset.augment,
-        )  # fmt: skip
+        how = (self.device, self.dataset.augment, self.group.share)
+        encoded = batches(split, self.order[tally.samples :], self.encoder, epoch + 1, options.batch_size, *how)
         for positions, spikes, labels in encoded:
             self.lr = options.learning_rate(epoch, (epoch + tally.samples / len(split)) / options.epochs)
             loss, norm, trains = self.gradients(positions, spikes, labels)
-            predicted = trains[-1].argmax(dim=1).cpu().numpy()
+            predicted, spikes_of = self.outcome(positions, trains)
             self.consistent = False
             self.predictions[positions] = predicted
-            tally.add(loss, norm, trains, int((predicted == split.labels[positions]).sum()), len(positions))
+            tally.add(loss, norm, spikes_of, int((predicted == split.labels[positions]).sum()), len(positions))
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 what = f"gradient became {norm}" if math.isfinite(loss) else f"loss became {loss}"
                 raise Diverged(self.divergence(what, epoch, tally))
@@ -228,20 +252,55 @@ class _Loop:
     def gradients(
         self, positions: NDArray[np.int64], spikes: Tensor, labels: Tensor
     ) -> tuple[float, float, list[Tensor]]:
-        """Forward and backward pass of a batch; returns loss, gradient norm and the counts of each layer."""
-        spikes, labels = spikes.to(self.device), labels.to(self.device)
+        """Forward and backward pass of a batch; returns loss, gradient norm and the counts of each layer.
+
+        Loss and norm are the batch's; spikes and labels, and with them the counts, are of this process's share.
+        """
         self.network.zero_grad(set_to_none=True)
-        activity = self.network(spikes, labels)
-        losses = self.network.rule.sample_loss(activity.output, labels)
-        # Boosting multiplies the error of a sample, that is the gradient of its loss.
-        weight = torch.from_numpy(self.boost[positions]).to(self.device)
-        (losses * weight).mean().backward()  # type: ignore[no-untyped-call]
+        loss, counts = self.backward(positions, spikes, labels) if len(labels) else (0.0, self.no_counts())
+        [loss] = self.group.total(np.array([loss])).tolist()
+        self.add_up()
         self.network.add_weight_penalty()
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         if self.options.clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.options.clip_norm, norm)
-        return losses.detach().mean().item(), norm.item(), [train.counts.detach() for train in activity.layers]
+        return loss, norm.item(), counts
+
+    def backward(self, positions: NDArray[np.int64], spikes: Tensor, labels: Tensor) -> tuple[float, list[Tensor]]:
+        """What this process's share of a batch adds to its loss and gradients; and the counts of each layer."""
+        spikes, labels = spikes.to(self.device), labels.to(self.device)
+        mine = self.group.share(positions)
+        activity = self.network(spikes, labels)
+        losses = self.network.rule.sample_loss(activity.output, labels)
+        # Boosting multiplies the error of a sample, that is the gradient of its loss.
+        weight = torch.from_numpy(self.boost[mine]).to(self.device)
+        share = len(mine) / len(positions)
+        ((losses * weight).mean() * share).backward()  # type: ignore[no-untyped-call]
+        return losses.detach().mean().item() * share, [train.counts.detach() for train in activity.layers]
+
+    def no_counts(self) -> list[Tensor]:
+        """The counts of each layer of no sample."""
+        return [torch.zeros(0, size) for size in self.network.sizes]
+
+    def add_up(self) -> None:
+        """Make the gradients of the shares those of the batch."""
+        if self.group.size == 1:
+            return
+        for parameter in self.parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        # As the weights lie in memory, whatever the gradients do: it must be the same in all processes.
+        self.group.sum_([p.grad.permute(by_stride(p)) for p in self.parameters if p.grad is not None])
+
+    def outcome(self, positions: NDArray[np.int64], counts: Sequence[Tensor]) -> tuple[NDArray[np.int64], list[float]]:
+        """Predicted classes of a batch (B,) and the spikes of each layer, from the counts of the shares."""
+        size = len(positions)
+        values = np.zeros(size + len(counts))
+        values[:size][self.group.part(size)] = counts[-1].argmax(dim=1).cpu().numpy()
+        values[size:] = [layer.sum().item() for layer in counts]
+        values = self.group.total(values)
+        return values[:size].astype(np.int64), values[size:].tolist()
 
     def close_epoch(self, metrics: dict[str, float]) -> None:
         """An epoch is evaluated: what the next one begins with, and whether this one is the best so far."""
@@ -333,7 +392,7 @@ class _Loop:
             self.observer.evaluating(name, done, len(split))
 
         classes = len(self.dataset.classes)
-        predicted = predict(self.network, split, self.encoder, self.device, progress)
+        predicted = predict(self.network, split, self.encoder, self.device, progress, self.group)
         return np.bincount(split.labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
 
 
@@ -344,13 +403,18 @@ def predict(
     encoder: Encoder,
     device: torch.device,
     progress: Callable[[int], None] | None = None,
+    group: Group | None = None,
 ) -> NDArray[np.int64]:
     """Predicted class of each sample, (S,): the output neuron that fires most, the first of several."""
+    group = group or Group()
     predicted = np.empty(len(split), dtype=np.int64)
-    done = 0
-    for positions, spikes, _ in batches(split, np.arange(len(split)), encoder, 0, EVALUATION_BATCH, device):
-        counts = network(spikes.to(device)).output.counts
-        predicted[positions] = counts.argmax(dim=1).cpu().numpy()
+    done, size = 0, EVALUATION_BATCH * group.size
+    for positions, spikes, _ in batches(split, np.arange(len(split)), encoder, 0, size, device, share=group.share):
+        classes = np.zeros(len(positions))
+        if len(spikes):
+            counts = network(spikes.to(device)).output.counts
+            classes[group.part(len(positions))] = counts.argmax(dim=1).cpu().numpy()
+        predicted[positions] = group.total(classes)
         done += len(positions)
         if progress is not None:
             progress(done)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class SnnrunError(Exception):
     """A failure at run time that the user can do something about: a missing corpus, a damaged file, a NaN.
@@ -16,3 +19,20 @@ class UsageError(SnnrunError):
     """A wrong request: a key, a value or a combination that cannot work."""
 
     exit_code = 2
+
+
+def describe(error: Exception) -> str:
+    """The one message for an error that may be of any kind."""
+    if isinstance(error, SnnrunError):
+        return str(error)
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}. Runs go to another folder by outputs=FOLDER."
+    first = (str(error).strip().splitlines() or [""])[0]
+    return f"unexpected {type(error).__name__}: {first} (set HYDRA_FULL_ERROR=1 for the traceback)"
+
+
+def unknown(what: str, word: str, allowed: Iterable[str]) -> str:
+    """The message for a word that is none of those allowed, with the nearest of them."""
+    names = list(allowed)
+    near = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    return f"{word}: no such {what}. Allowed: {', '.join(names)}." + (f" Did you mean {near[0]}?" if near else "")

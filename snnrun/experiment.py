@@ -14,6 +14,7 @@ from snnrun import (
     build,
     checkpoint,
     data,
+    distributed,
     encoders,
     engine,
     hardware,
@@ -25,7 +26,8 @@ from snnrun import (
     tracking,
 )
 from snnrun.cost import Cost
-from snnrun.errors import SnnrunError
+from snnrun.distributed import Group
+from snnrun.errors import SnnrunError, UsageError
 from snnrun.network import Network
 
 OnEpoch = Callable[[Mapping[str, float]], None]
@@ -58,6 +60,8 @@ def run(
 ) -> engine.Result:
     """Train and evaluate one network, write its files to `run_dir` and record it.
 
+    With `hardware.processes` this process leads others, which do the same but write nothing, see `distributed`.
+
     Args:
         values: the config as `snnrun.config.plain` gives it, or dictionaries of the same keys.
         run_dir: folder of this run, which exists; what lies in it already is recorded with the run.
@@ -72,18 +76,18 @@ def run(
         SnnrunError: a corpus is missing or damaged or no longer the same, the checkpoint is damaged, or the folder or
             the store of the runs cannot be used.
     """
-    with checkpoint.alone(run_dir):
-        device = hardware.set_up(values["hardware"]["device"], values["hardware"]["threads"])
-        backend = kernels.use(values["hardware"]["kernels"], device.type)
+    with (
+        checkpoint.alone(run_dir),
+        distributed.group(values["hardware"].get("processes", 1), follow, dict(values), str(run_dir), resumed) as group,
+    ):
         started = time.monotonic()
-        dataset = build.load(values)
+        parts = _prepare(group, values, run_dir)
         prepared = time.monotonic() - started
-        kept = _kept(run_dir, dataset) if resumed else None
-        parts = _Parts(values, run_dir, dataset, build.encoder(values), build.network(values, dataset), device, backend)
+        kept = _kept(run_dir, parts.dataset) if resumed else None
         display = report.Display()
         if resumed:
             _cut_back(run_dir, kept)
-        tracker = open_tracker(values, dataset, run_dir, parent_run_id, display, resumed)
+        tracker = open_tracker(values, parts.dataset, run_dir, parent_run_id, display, resumed)
         status: tracking.Status = "FAILED"
         try:
             _record_what_runs(parts, tracker, command, tags or {}, prepared, kept)
@@ -98,9 +102,42 @@ def run(
         return result
 
 
+def follow(group: Group, values: Mapping[str, Any], run_dir: str, resumed: bool) -> engine.Result:
+    """Train with the leader of a group, silently."""
+    parts = _prepare(group, values, Path(run_dir))
+    return engine.train(
+        parts.network,
+        parts.dataset,
+        parts.encoder,
+        engine.Options(**values["train"]),
+        seed=values["seed"],
+        device=parts.device,
+        observer=engine.Silence(),
+        start=_kept(parts.run_dir, parts.dataset) if resumed else None,
+        group=group,
+    )
+
+
+def _prepare(group: Group, values: Mapping[str, Any], run_dir: Path) -> _Parts:
+    """What every process of a run needs. The leader downloads and encodes what has to be, on all cores."""
+    wanted = values["hardware"]
+    device = hardware.set_up(wanted["device"], wanted["threads"], group.place, group.here)
+    backend = kernels.use(wanted["kernels"], device.type)
+    threads = parallel.threads()
+    with group.first():
+        parallel.set_threads(threads * group.here if group.leads else threads)
+        dataset = build.load(values)
+        parallel.set_threads(threads)
+    if len(dataset.train) < group.size:
+        raise UsageError(f"hardware.processes: {group.size} processes for {len(dataset.train)} training samples")
+    network = build.network(values, dataset)
+    return _Parts(group, values, run_dir, dataset, build.encoder(values), network, device, backend)
+
+
 class _Parts(NamedTuple):
     """What a run consists of."""
 
+    group: Group
     values: Mapping[str, Any]
     run_dir: Path
     dataset: data.Dataset
@@ -117,7 +154,7 @@ def _train(
     on_epoch: OnEpoch | None,
     kept: engine.Snapshot | None,
 ) -> engine.Result:
-    values, run_dir, dataset, encoder, network, device, _ = parts
+    group, values, run_dir, dataset, encoder, network, device, _ = parts
     about = {"values": dict(values), "digest": dataset.digest, "run_id": tracker.run_id, "version": tracking.version()}
     keeper = checkpoint.Keeper(run_dir, values["checkpoint"]["every_minutes"], about, display.warn)
     started = time.monotonic()
@@ -132,6 +169,7 @@ def _train(
             observer=_Observer(display, tracker, on_epoch),
             keeper=keeper,
             start=kept,
+            group=group,
         )
     spent = None
     try:
@@ -221,6 +259,7 @@ def _record_what_runs(
     if kept is not None:  # the run's own command stays
         made_by = {"snnrun.resumed": made_by["snnrun.command"]}
     tracker.tags(made_by | {"device": hardware.describe(parts.device), "kernels": parts.backend} | dict(tags))
+    tracker.tags({"processes": str(parts.group.size)})
     tracker.dataset(dataset.label, dataset.digest, _sizes(dataset))
     tracker.tags({"data.origin": dataset.origin, "data.notes": "; ".join(dataset.notes) or "none"})
     for path in (run_dir / "config.yaml", run_dir / ".hydra" / "overrides.yaml"):
@@ -243,6 +282,7 @@ def _say_what_runs(
     options = engine.Options(**values["train"])
     epochs = f"{options.epochs} epoch{'s' if options.epochs > 1 else ''}"
     rate = f"learning rate {options.lr:g} ({options.schedule})"
+    where = "CPU" if device.type == "cpu" else hardware.describe(device)
     chain = [str(network.inputs), *filter(None, [network.topology]), str(network.sizes[-1])]
     report.header(
         model=values["model"]["name"],
@@ -254,7 +294,7 @@ def _say_what_runs(
         encoder=values["encoder"]["name"],
         steps=values["encoder"]["steps"] or dataset.steps,
         training=f"{epochs}, batches of {options.batch_size}, {rate}",
-        device="CPU" if device.type == "cpu" else hardware.describe(device),
+        device=where if parts.group.size == 1 else f"{parts.group.size} processes, each: {where}",
         threads=parallel.threads(),
         kernels=parts.backend,
         run_dir=parts.run_dir,

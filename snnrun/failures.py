@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import traceback
 from pathlib import Path
 
 from snnrun import config_errors
-from snnrun.errors import SnnrunError, UsageError
+from snnrun.errors import SnnrunError, UsageError, describe
 
 TRACEBACKS = "SNNRUN_TRACEBACKS"  # whether the user set HYDRA_FULL_ERROR=1: for the points of a sweep too
 ERROR_FILE = "error.txt"  # what a failed run leaves in its folder
@@ -25,16 +26,7 @@ def message(error: Exception, overrides: list[str]) -> tuple[str, int]:
     text = config_errors.explain(error, overrides)
     if text is not None:
         return text, UsageError.exit_code
-    if isinstance(error, OSError) and error.filename:
-        return (
-            f"{error.filename}: {error.strerror}. Runs go to another folder by outputs=FOLDER.",
-            SnnrunError.exit_code,
-        )
-    first = (str(error).strip().splitlines() or [""])[0]
-    return (
-        f"unexpected {type(error).__name__}: {first} (set HYDRA_FULL_ERROR=1 for the traceback)",
-        SnnrunError.exit_code,
-    )
+    return describe(error), SnnrunError.exit_code
 
 
 def report(error: Exception, overrides: list[str], where: str = "") -> int:
@@ -54,8 +46,7 @@ def warn(text: str) -> None:
 def keep(error: Exception, overrides: list[str], folder: Path) -> Path:
     """Write the traceback, under the overrides of the run, to its folder."""
     file = folder / ERROR_FILE
-    file.write_text(
-        f"{' '.join(overrides)}\n\n{''.join(traceback.format_exception(error))}",
-        encoding="utf-8",
-    )
+    text = f"{' '.join(overrides)}\n\n{''.join(traceback.format_exception(error))}"
+    with contextlib.suppress(OSError):  # the disk may be what it failed of
+        file.write_text(text, encoding="utf-8")
     return file

@@ -27,19 +27,26 @@ def choose(device: str) -> str:
     return device
 
 
-def set_up(device: str = "auto", threads: int | None = None) -> torch.device:
+def set_up(device: str = "auto", threads: int | None = None, place: int = 0, here: int = 1) -> torch.device:
     """Choose the device and make PyTorch deterministic on it.
 
     Args:
         device: `cpu`, `cuda`, or `auto` for the GPU where there is one.
-        threads: CPU threads of PyTorch; None for one per core that this process may use.
+        threads: CPU threads of this process; None for one per core that it may use, shared by the `here` processes.
+        place: which of the processes of a run on this machine this is; each has a GPU of its own.
+        here: number of these processes.
 
     Raises:
-        UsageError: a GPU is asked for and PyTorch sees none.
+        UsageError: a GPU is asked for and PyTorch sees none, or fewer than there are processes.
     """
     chosen = torch.device(choose(device))
-    torch.set_num_threads(threads or cores())
-    parallel.set_threads(threads or cores())
+    if chosen.type == "cuda" and here > 1:
+        check_gpus(here)
+        chosen = torch.device("cuda", place)
+        torch.cuda.set_device(chosen)
+    threads = threads or max(1, cores() // here)
+    torch.set_num_threads(threads)
+    parallel.set_threads(threads)
     # Membranes that decay without input end in denormal numbers, on which a CPU is tens of times slower.
     torch.set_flush_denormal(True)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with it
@@ -47,6 +54,15 @@ def set_up(device: str = "auto", threads: int | None = None) -> torch.device:
     # That also fills all new memory with NaN, to show what reads it unwritten; tests do without paying for it in runs.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return chosen
+
+
+def check_gpus(processes: int) -> None:
+    """Raise UsageError unless each of so many processes has a GPU of its own."""
+    if processes > torch.cuda.device_count():
+        raise UsageError(
+            f"hardware.processes: {processes} processes need a GPU each, and PyTorch sees {torch.cuda.device_count()}. "
+            "Set fewer, or hardware=cpu."
+        )
 
 
 def cores() -> int:

@@ -17,7 +17,7 @@ class Optimiser:
     def __init__(self, parameters: Sequence[nn.Parameter], name: str, lr: float, momentum: float) -> None:
         self.parameters = list(parameters)
         # Fused Adam copies what does not lie in memory row by row; weights, stored input by input, do so transposed.
-        self.moved = [parameter.detach().permute(_by_stride(parameter)) for parameter in self.parameters]
+        self.moved = [parameter.detach().permute(by_stride(parameter)) for parameter in self.parameters]
         if name == "sgd":
             self._optimizer: torch.optim.Optimizer = torch.optim.SGD(self.moved, lr=lr, momentum=momentum)
         else:
@@ -28,7 +28,7 @@ class Optimiser:
         for group in self._optimizer.param_groups:
             group["lr"] = lr
         for parameter, moved in zip(self.parameters, self.moved, strict=True):
-            moved.grad = None if parameter.grad is None else parameter.grad.permute(_by_stride(parameter))
+            moved.grad = None if parameter.grad is None else parameter.grad.permute(by_stride(parameter))
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)  # the parameters hold them
 
@@ -49,7 +49,7 @@ class Optimiser:
             self._optimizer.state[moved][name] = value.to(moved.device).clone()
 
 
-def _by_stride(tensor: Tensor) -> list[int]:
+def by_stride(tensor: Tensor) -> list[int]:
     """The order of the dimensions in which the tensor lies in memory row by row."""
     strides = tensor.stride()
     return sorted(range(tensor.dim()), key=lambda dimension: -strides[dimension])

@@ -21,6 +21,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from snnrun.arguments import verbosity
 from snnrun.plots import plot_confusion, plot_cost, plot_curves, plot_raster, plot_rates, plot_weights
 
 __all__ = [
@@ -50,15 +51,19 @@ COLUMNS = (  # of the table that grows by a line an epoch: title, metric, width,
 class Display:
     """The engine's observer, and a context manager (on leaving, the live lines vanish).
 
-    ``quiet`` leaves warnings alone. Accuracies come as fractions and are shown in percent; rates are spikes per neuron
-    and sample.
+    ``quiet``, by default the command's, leaves warnings alone; its --verbose adds every metric of an epoch. Accuracies
+    come as fractions and are shown in percent; rates are spikes per neuron and sample.
     """
 
     def __init__(
-        self, console: Console | None = None, quiet: bool = False, clock: Callable[[], float] = time.monotonic
+        self,
+        console: Console | None = None,
+        quiet: bool | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.console = console or Console()
-        self._quiet = quiet
+        self._quiet = verbosity() == "quiet" if quiet is None else quiet
+        self._verbose = verbosity() == "verbose" and not self._quiet
         self._clock = clock
         self._live: Live | None = None
         self._epoch = self._epochs = self._samples = self._done = 0
@@ -123,6 +128,9 @@ class Display:
         else:
             fields = [f"{title.removesuffix(' %')} {_field(metrics, title)}" for title in _titles(metrics)]
             self._line("  ".join([f"epoch {self._epoch}/{self._epochs}", *fields, f"rates {_rates(rates)}"]))
+        if self._verbose:
+            values = "  ".join(f"{key} {value:.6g}" for key, value in metrics.items())
+            self.console.print(Text(f"  {values}", style="dim"), soft_wrap=not self.console.is_terminal)
 
     def note(self, message: str) -> None:
         """Say something in passing."""
@@ -272,6 +280,8 @@ def sweep_table(rows: Sequence[Mapping[str, str]], swept: Sequence[str], console
 
     The other parameters in which the points differ, which follow from the swept ones, stand in ``sweep.csv``.
     """
+    if verbosity() == "quiet":
+        return
     console = console or Console()
     if not rows:
         return
@@ -340,6 +350,8 @@ def _or_dash(value: float | None, form: str) -> str:
 
 
 def _print_rows(console: Console, title: str, rows: Mapping[str, str]) -> None:
+    if verbosity() == "quiet":
+        return
     width = max(map(len, rows))
     console.print()
     console.print(Text(title, style="bold cyan"))

@@ -272,6 +272,7 @@ class Hardware:
 
     device: str = _choice("auto", "cpu", "cuda")
     threads: int | None = _number(low=1)
+    processes: int = _number(low=1)
     kernels: str = _choice("auto", "reference", "cpu", "gpu")
 
 
@@ -313,6 +314,7 @@ class Config:
 
     seed: int = _number(low=0, below=2**32)
     outputs: str = MISSING
+    plugin: Any = None  # a name or a list of names
     data: Any = MISSING
     encoder: Any = MISSING
     model: Any = MISSING
@@ -345,3 +347,5 @@ SCHEMAS: dict[str, dict[str, type]] = {
     "tracking": {"mlflow": Tracking, "none": Tracking},
     "search": {"grid": Search, "random": Search, "optuna": Search},
 }
+# Of these, what plugins have registered: an option's file need not name its schema.
+PLUGINS: dict[tuple[str, str], type] = {}

@@ -6,8 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
-
 SUMS = ("batches", "samples", "correct", "total_loss", "total_norm", "spikes")
 
 
@@ -29,15 +27,15 @@ class Tally:
         for key in SUMS:
             setattr(self, key, state[key])
 
-    def add(self, loss: float, norm: float, counts: list[Tensor], correct: int, samples: int) -> None:
-        """Count a batch: its mean loss, its gradient's norm, the counts of each layer, how many samples were right."""
+    def add(self, loss: float, norm: float, spikes: Sequence[float], correct: int, samples: int) -> None:
+        """Count a batch: its mean loss, its gradient's norm, the spikes of each layer, how many samples were right."""
         self.batches += 1
         self.samples += samples
         self.correct += correct
         self.total_loss += loss * samples
         if math.isfinite(norm):
             self.total_norm += norm
-        self.spikes = [total + n.sum().item() for total, n in zip(self.spikes, counts, strict=True)]
+        self.spikes = [total + new for total, new in zip(self.spikes, spikes, strict=True)]
 
     @property
     def loss(self) -> float:

@@ -18,6 +18,7 @@ import logging
 import os
 import sqlite3
 import sys
+import urllib.request
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -35,6 +36,7 @@ __all__ = [
     "flatten",
     "open_tracker",
     "provenance",
+    "reach",
     "read_tags",
     "reason",
     "store_uri",
@@ -51,6 +53,7 @@ ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
 }
+REACH_SECONDS = 3.0  # that a store may take to answer
 RUN_ID_FILE = "mlflow_run_id"
 RUN_DIR_TAG = "snnrun.run_dir"
 
@@ -149,6 +152,35 @@ def open_tracker(
         (journal_at / RUN_ID_FILE).write_text(f"{run.info.run_id}\n", encoding="utf-8")
     monitor = _system_monitor(run.info.run_id, uri or store_uri(outputs)) if system_metrics else None
     return Mlflow(client, run, kept, warn, fresh=found[1] is None, monitor=monitor)
+
+
+def reach(outputs: Path, uri: str | None = None) -> dict[str, Any]:
+    """Whether runs could be recorded now, found out within seconds and without making anything: plain values.
+
+    `message` says what is there, or what is wrong.
+    """
+    address = uri or store_uri(outputs)
+    try:
+        return {"uri": address, "reachable": True, "message": _look_at(address)}
+    except (OSError, ValueError, sqlite3.Error) as error:
+        return {"uri": address, "reachable": False, "message": reason(error)}
+
+
+def _look_at(address: str) -> str:
+    if address.startswith(("http://", "https://")):
+        with urllib.request.urlopen(f"{address.rstrip('/')}/health", timeout=REACH_SECONDS):
+            return "the server answers"
+    if not address.startswith("sqlite:///"):
+        return "not a kind that can be tried"
+    path = Path(address.removeprefix("sqlite:///").partition("?")[0])
+    if not path.exists():
+        return "not there yet: the first run makes it"
+    with contextlib.closing(sqlite3.connect(path, timeout=REACH_SECONDS)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        found = connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'runs'").fetchone()[0]
+        runs = connection.execute("SELECT count(*) FROM runs").fetchone()[0] if found else 0
+        connection.rollback()
+    return f"writable, {runs:,} runs"
 
 
 def reopen(outputs: Path, uri: str | None, experiment: str, run_dir: Path) -> tuple[Any, Any]:

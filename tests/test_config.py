@@ -112,7 +112,7 @@ def test_the_gpu_kernels_need_triton_and_a_gpu(triton: bool, remedy: str, monkey
 
 
 def test_the_config_is_in_the_order_of_the_data_flow() -> None:
-    flow = ["seed", "outputs", "data", "encoder", "model", "train", "checkpoint", "hardware", "tracking"]
+    flow = ["seed", "outputs", "plugin", "data", "encoder", "model", "train", "checkpoint", "hardware", "tracking"]
     assert list(composed()) == [*flow, "search", "sweep"]
 
 
@@ -159,7 +159,7 @@ def test_plain_values_are_resolved_dictionaries(monkeypatch: pytest.MonkeyPatch)
 # ---- every wrong request is one message -----------------------------------------------------------------------------
 
 WRONG = {
-    "sed=1": ["sed: the config has no such key", "seed, outputs, data", "Did you mean seed?"],
+    "sed=1": ["sed: the config has no such key", "seed, outputs, plugin, data", "Did you mean seed?"],
     "epochs=3": ["epochs: ", "Did you mean train.epochs?"],
     "model.tau_mm=3": ["model.tau_mm: model=strsbp has no such key", "tau_m, tau_s", "Did you mean model.tau_m?"],
     "model.slope=none model=stbp": ["model.slope: model=stbp has no such key", "decay", "a key of model=strsbp."],
@@ -196,6 +196,8 @@ WRONG = {
     "model.undesired=35": ["model.undesired: 35 is not less than model.desired"],
     "model=hm2bp model.tau_m=8": ["model.tau_s: 8 equals model.tau_m"],
     "model.name=stbp": ["model.name: 'stbp'", "model=stbp"],
+    "hardware.processes=0": ["hardware.processes: 0 is out of range. Allowed: at least 1."],
+    "hardware.processes=9 train.batch_size=8": ["hardware.processes: 9 processes share every batch", "is 8."],
     "train.lr=[1": ["train.lr: the value '[1' cannot be read"],
     "train.lr": ["train.lr: no value is given. Write train.lr=VALUE."],
     "=3": ["an argument has no key before its '='"],
@@ -239,6 +241,16 @@ def test_a_gpu_that_is_absent_is_named_with_the_remedy(run: Any, monkeypatch: py
     assert "hardware" in message
     assert f"{torch.__version__}" in message
     assert "hardware=cpu" in message
+
+
+def test_fewer_gpus_than_processes_are_told(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    code, message = run("hardware.processes=2", "hardware.kernels=reference")
+    assert code == 2
+    assert "hardware.processes: 2 processes need a GPU each, and PyTorch sees 1" in message
 
 
 def test_a_misspelt_key_in_a_file_of_the_users_own_is_found_there(run: Any, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from snnrun import parallel
+from snnrun.arguments import verbosity
 from snnrun.data import exclusive, spikes_file
 from snnrun.data.spikes_file import Header, UnsoundError
 
@@ -74,7 +75,7 @@ def stored(
         ValueError, TypeError: If the key holds what JSON cannot say.
         Exception: What `encode` raises.
     """
-    console = console or Console(stderr=True)
+    console = console or Console(stderr=True, quiet=verbosity() == "quiet")
     wanted = Header(spikes_file.canonical(dict(key)), (count, steps, width), made_by=exclusive.me())
     path = folder / _name(wanted, title)
     with contextlib.suppress(FileNotFoundError, UnsoundError):

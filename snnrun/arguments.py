@@ -1,0 +1,55 @@
+"""The arguments of `snnrun train` before Hydra reads them: its own flags taken out, Hydra's put first."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Literal
+
+from snnrun.errors import UsageError
+
+Verbosity = Literal["quiet", "normal", "verbose"]
+
+# For all that speaks, in whatever process of the run: not a key of the config, for it changes nothing that is computed.
+VERBOSITY = "SNNRUN_VERBOSITY"
+LEVELS: dict[str, Verbosity] = {"-q": "quiet", "--quiet": "quiet", "-v": "verbose", "--verbose": "verbose"}
+# Hydra's flags that take a value.
+VALUED = {"--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--cfg", "-c", "--package", "-p"}
+
+
+def ordered(arguments: Sequence[str]) -> list[str]:
+    """The arguments with flags and their values first: Hydra takes no override that comes after one among them."""
+    flags, rest = [], []
+    waiting = iter(arguments)
+    for argument in waiting:
+        if not argument.startswith("-"):
+            rest.append(argument)
+            continue
+        flags.append(argument)
+        if argument in VALUED:
+            flags += [value for value in [next(waiting, None)] if value is not None]
+    return [*flags, *rest]
+
+
+def without_verbosity(arguments: Sequence[str]) -> tuple[list[str], Verbosity | None]:
+    """The arguments without -q, --quiet, -v and --verbose, and which of them was given.
+
+    Raises:
+        UsageError: both are given.
+    """
+    given = {LEVELS[argument] for argument in arguments if argument in LEVELS}
+    if len(given) > 1:
+        raise UsageError("--quiet, --verbose: give one of them.")
+    return [argument for argument in arguments if argument not in LEVELS], next(iter(given), None)
+
+
+def verbosity() -> Verbosity:
+    """How much is to be said.
+
+    Raises:
+        UsageError: the environment variable has another value.
+    """
+    level = os.environ.get(VERBOSITY) or "normal"
+    if level not in ("quiet", "normal", "verbose"):
+        raise UsageError(f"{VERBOSITY}={level} in the environment: quiet, normal and verbose are allowed.")
+    return level  # type: ignore[return-value]

@@ -1,0 +1,104 @@
+"""`snnrun config`: list, show and copy the options that `snnrun train` composes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from snnrun import options
+from snnrun.errors import SnnrunError, UsageError, unknown
+
+
+def main(arguments: list[str]) -> int:
+    """Run one of its commands; returns the exit code."""
+    parser = argparse.ArgumentParser("snnrun config", description="Look at the options that `snnrun train` composes.")
+    commands = parser.add_subparsers(required=True, metavar="list | show | copy")
+    listing = commands.add_parser("list", help="every option with what it is")
+    listing.add_argument("group", nargs="?", help="one group only, such as model")
+    listing.set_defaults(run=_list)
+    show = commands.add_parser("show", help="one option with its values and comments")
+    show.add_argument("option", help="such as model/strsbp")
+    show.set_defaults(run=_show)
+    copy = commands.add_parser(
+        "copy",
+        help="write an option to a file of your own, to edit it",
+        description="Write an option to a file of your own: snnrun config copy model/strsbp my_conf/model/mine.yaml. "
+        "Edit it, then snnrun train --config-dir my_conf model=mine.",
+    )
+    copy.add_argument("option", help="such as model/strsbp")
+    copy.add_argument("file", type=Path, help="such as my_conf/model/mine.yaml: in a folder of the group's name")
+    copy.set_defaults(run=_copy)
+    for command in listing, show:
+        command.add_argument("--json", action="store_true", help="for programs")
+    request = parser.parse_args(arguments)
+    code: int = request.run(request)
+    return code
+
+
+def _list(request: argparse.Namespace) -> int:
+    known = options.groups()
+    if request.group not in (None, *known):
+        raise UsageError(unknown("group", request.group, known))
+    if request.json:
+        entries = {
+            name: {"default": group.default, "about": group.about, "options": group.options}
+            for name, group in known.items()
+            if request.group in (None, name)
+        }
+        print(json.dumps(entries, indent=2))
+    else:
+        print(options.listing(request.group))
+    return 0
+
+
+def _show(request: argparse.Namespace) -> int:
+    text = _text(request.option)
+    if not request.json:
+        print(text, end="")
+        return 0
+    import yaml  # type: ignore[import-untyped]
+
+    values = yaml.safe_load(text) or {}
+    defaults = values.pop("defaults", [])
+    print(json.dumps({"option": request.option, "defaults": defaults, "values": values, "text": text}, indent=2))
+    return 0
+
+
+def _copy(request: argparse.Namespace) -> int:
+    text = _text(request.option)
+    group, _, option = request.option.partition("/")
+    file: Path = request.file
+    if file.suffix != ".yaml" or file.parent.name != group:
+        wanted = (file.parent if file.suffix == ".yaml" else file) / group / f"{file.stem or option}.yaml"
+        raise UsageError(
+            f"{file}: an option of the group {group} is a file NAME.yaml in a folder {group}, such as {wanted}"
+        )
+    if file.stem in options.groups()[group].options:
+        raise UsageError(f"{file}: {group}={file.stem} is snnrun's own and would go before it. Choose another name.")
+    use = f"snnrun train --config-dir {file.parent.parent} {group}={file.stem}"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("x", encoding="utf-8") as copy:
+            copy.write(_with_note(text, f"# A copy of {request.option}. {use}"))
+    except FileExistsError:
+        raise UsageError(f"{file}: is there already. Choose another name, or remove it first.") from None
+    except OSError as error:
+        raise SnnrunError(f"{file}: cannot be written: {error.strerror}") from None
+    print(f"{file} is yours to edit. Then: {use}")
+    return 0
+
+
+def _with_note(text: str, note: str) -> str:
+    """The note below the comments that a file begins with."""
+    lines = text.splitlines()
+    head = next((number for number, line in enumerate(lines) if not line.startswith("#")), len(lines))
+    return "\n".join([*lines[:head], note, *lines[head:]]) + "\n"
+
+
+def _text(option: str) -> str:
+    text = options.text(option)
+    if text is None:
+        everything = [f"{group}/{name}" for group, entry in options.groups().items() for name in entry.options]
+        raise UsageError(unknown("option", option, everything))
+    return text

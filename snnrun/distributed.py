@@ -1,0 +1,414 @@
+"""One run in several processes: each trains its share of every batch, and the gradients are added up.
+
+The process that was asked leads: it makes folders, shows, records and writes, as if it were alone. The others follow:
+they hold the same weights, because all make the same updates from the same sums. What a share consists of depends on
+the batch alone and a sample's spikes on the sample alone, so that any number of processes trains the same network, to
+the rounding of the sums.
+
+Two ways lead here. `hardware.processes=N` starts N - 1 followers on this machine for the time of one run. Or an outer
+launcher (torchrun, srun) has started all with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT in the environment: then
+rank 0 leads, composes and sweeps, and the others wait in `follow` for the runs that it begins.
+
+Sums of a few numbers go through gloo, gradients on a GPU through NCCL. A gloo sum comes before each of NCCL's, so that
+a process that has failed is noticed where it can be: its connections close, the others raise, nothing hangs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.distributed import PrefixStore, Store, TCPStore, rendezvous  # type: ignore[attr-defined]
+
+from snnrun.errors import SnnrunError, UsageError, describe
+
+# Others wait for a process that is alive: the leader encodes or downloads a corpus meanwhile.
+PATIENCE = timedelta(days=1)
+# For those that are to end, after which they are killed.
+GRACE_S = 10.0
+POLL_S = 0.05
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+Task = Callable[..., object]
+Follower = subprocess.Popen[str]
+
+
+class Group:
+    """The processes of a run; this class is the one that is alone, for which nothing is to be done.
+
+    Attributes:
+        rank: From 0, which leads.
+        size: Number of processes.
+        place: Rank among those on this machine.
+        here: Number of processes on this machine.
+    """
+
+    rank, size, place, here = 0, 1, 0, 1
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process makes folders, shows, records and writes."""
+        return self.rank == 0
+
+    def share(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The part (s,) of positions (B,) that is this process's: contiguous, none longer than another by two."""
+        return positions[self.part(len(positions))]
+
+    def part(self, length: int) -> slice:
+        """Where that part lies."""
+        size, longer = divmod(length, self.size)
+        start = self.rank * size + min(self.rank, longer)
+        return slice(start, start + size + (self.rank < longer))
+
+    def total(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The sum over the processes. Raises KeyboardInterrupt in all of them if one was told to stop."""
+        return values
+
+    def sum_(self, tensors: Sequence[Tensor]) -> None:
+        """Add up tensors of the same shapes in place, on the device where they are."""
+
+    def copy_(self, tensors: Sequence[Tensor]) -> None:
+        """Give all processes the leader's values, in place."""
+
+    @contextmanager
+    def first(self) -> Iterator[None]:
+        """Let the leader do what follows before the others."""
+        yield
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """While all add up in step: Ctrl-C and SIGTERM stop all at their next sum."""
+        yield
+
+
+class _Place(NamedTuple):
+    """Of a process, see `Group`."""
+
+    rank: int
+    size: int
+    place: int
+    here: int
+
+
+class _Lost(Exception):
+    """Another process is gone."""
+
+
+class _Ranks(Group):
+    def __init__(self, store: Store, rank: int, size: int, place: int, here: int) -> None:
+        self.rank, self.size, self.place, self.here = rank, size, place, here
+        self._stop = False
+        # The leader comes last: it has looked after the others until then.
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
+
+    def total(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        sums = torch.from_numpy(np.append(values, float(self._stop)))
+        with _heard():
+            dist.all_reduce(sums)
+        if sums[-1]:
+            raise KeyboardInterrupt
+        return sums[:-1].numpy()
+
+    def sum_(self, tensors: Sequence[Tensor]) -> None:
+        self._flat(tensors, dist.all_reduce)
+
+    def copy_(self, tensors: Sequence[Tensor]) -> None:
+        self._flat(tensors, lambda flat: dist.broadcast(flat, src=0))
+
+    @staticmethod
+    @torch.no_grad()
+    def _flat(tensors: Sequence[Tensor], exchange: Callable[[Tensor], object]) -> None:
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        with _heard():
+            exchange(flat)
+        for tensor, part in zip(tensors, torch.split(flat, [tensor.numel() for tensor in tensors]), strict=True):
+            tensor.copy_(part.view(tensor.shape))
+
+    @contextmanager
+    def first(self) -> Iterator[None]:
+        if not self.leads:
+            self.total(np.zeros(0))
+        yield
+        if self.leads:
+            self.total(np.zeros(0))
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        if not self.leads or threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def stop(*_: object) -> None:
+            if self._stop:  # asked twice
+                raise KeyboardInterrupt
+            self._stop = True
+
+        before = {number: signal.signal(number, stop) for number in SIGNALS}
+        try:
+            yield
+        finally:
+            self._stop = False
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+@contextmanager
+def _heard() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # gloo's and NCCL's have no class in common
+        raise _Lost(str(error)) from error
+
+
+# ---- leading --------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def group(processes: int, task: Task, *arguments: Any) -> Iterator[Group]:
+    """The processes of one run, for as long as it takes; in the others `task(group, *arguments)` runs meanwhile.
+
+    Args:
+        processes: How many there are to be. An outer launcher decides that: 1 goes with any.
+        task: A function of a module, which another process imports.
+        arguments: As JSON can hold them.
+
+    Raises:
+        UsageError: `processes` is not the number that an outer launcher has started.
+        SnnrunError: another process has failed or was killed; its message, with its traceback as a note.
+    """
+    outer = _outer()
+    if outer is None and processes == 1:
+        yield Group()
+        return
+    followers: list[Follower] = []
+    if outer is not None:
+        check_outer(processes)
+        place, store = outer, _begin(arguments)
+    else:
+        listening = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        place, store = _Place(0, processes, 0, processes), PrefixStore("0", listening)
+    try:
+        if outer is None:
+            followers += _spawn(listening.port, processes, task, arguments)
+        _wait_for(store, followers, place.size)
+        yield _Ranks(store, *place)
+    except _Lost as lost:
+        raise _reason(store, followers, lost) from None
+    finally:
+        _leave()
+        _end(followers)
+
+
+def _spawn(port: int, processes: int, task: Task, arguments: Sequence[Any]) -> list[Follower]:
+    """Start the followers, out of reach of the terminal's Ctrl-C: they stop when the leader does."""
+    about = json.dumps([port, processes, task.__module__, task.__qualname__, arguments])
+    code = "from snnrun import distributed; distributed.follow_once()"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    followers = []
+    for rank in range(1, processes):
+        command = [sys.executable, "-c", code, str(rank)]
+        follower = subprocess.Popen(command, stdin=subprocess.PIPE, text=True, env=environment, start_new_session=True)
+        followers.append(follower)
+        assert follower.stdin is not None
+        with suppress(BrokenPipeError), follower.stdin as stdin:
+            stdin.write(about)
+    return followers
+
+
+def _wait_for(store: Store, followers: Sequence[Follower], size: int) -> None:
+    while store.add("arrived", 0) < size - 1:
+        if any(follower.poll() is not None for follower in followers):
+            raise _Lost("ended before it began")
+        time.sleep(POLL_S)
+
+
+def _reason(store: Store, followers: Sequence[Follower], lost: _Lost) -> SnnrunError:
+    """What has ended another process, as it said or as it seems."""
+    with suppress(RuntimeError):
+        if store.check(["error"]):
+            said = json.loads(store.get("error"))
+            error = (UsageError if said["usage"] else SnnrunError)(said["message"])
+            error.add_note(said["traceback"])
+            return error
+    ends = time.monotonic() + GRACE_S / 5
+    codes = {}
+    for rank, follower in enumerate(followers, 1):
+        with suppress(subprocess.TimeoutExpired):
+            if code := follower.wait(max(0.0, ends - time.monotonic())):
+                codes[rank] = code
+    for rank, code in codes.items():
+        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        return SnnrunError(
+            f"process {rank + 1} of {len(followers) + 1} {how}. If memory is short, set fewer hardware.processes: each "
+            "holds the corpus and a network."
+        )
+    error = SnnrunError(f"another process of this run has ended without a word ({str(lost).splitlines()[0][:160]})")
+    error.add_note(str(lost))
+    return error
+
+
+def _leave() -> None:
+    if dist.is_initialized():
+        with suppress(RuntimeError):
+            dist.destroy_process_group()
+
+
+def _end(followers: Sequence[Follower]) -> None:
+    ends = time.monotonic() + GRACE_S
+    for follower in followers:
+        try:
+            follower.wait(max(0.0, ends - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            follower.kill()
+            follower.wait()
+
+
+# ---- following ------------------------------------------------------------------------------------------------------
+
+
+def follow_once() -> None:
+    """Take part in the run of the process that has started this one; what to do comes by the standard input."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    port, size, module, name, arguments = json.load(sys.stdin)
+    rank = int(sys.argv[1])
+    with suppress(RuntimeError):  # the leader has gone meanwhile
+        store = PrefixStore("0", TCPStore("127.0.0.1", port, is_master=False))
+        _serve(store, _Place(rank, size, rank, size), getattr(importlib.import_module(module), name), arguments)
+
+
+def _serve(store: Store, place: _Place, task: Task, arguments: Sequence[Any]) -> None:
+    """Take part in one run. An error is left for the leader, who tells it; that others are gone is none."""
+    try:
+        store.add("arrived", 1)
+        task(_Ranks(store, *place), *arguments)
+    except (_Lost, KeyboardInterrupt):
+        pass
+    except Exception as error:
+        said = {
+            "message": describe(error),
+            "usage": isinstance(error, UsageError),
+            "traceback": f"In process {place.rank + 1} of {place.size}:\n{''.join(traceback.format_exception(error))}",
+        }
+        with suppress(RuntimeError):
+            store.compare_set("error", "", json.dumps(said))
+    finally:
+        _leave()
+
+
+# ---- an outer launcher ----------------------------------------------------------------------------------------------
+
+
+_store: Store | None = None  # of the whole command
+_runs = 0  # begun so far
+
+
+def _outer() -> _Place | None:
+    """The place of this process among those that an outer launcher has started; None without one, or if it is alone."""
+    if "RANK" not in os.environ:
+        return None
+    missing = [name for name in ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise UsageError(
+            f"RANK is set in the environment, but not {', '.join(missing)}. A launcher such as torchrun sets all of "
+            "them; without one, unset RANK and set hardware.processes."
+        )
+    read = {name: os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")}
+    for name, text in read.items():
+        if text and not text.isdecimal():
+            raise UsageError(f"{name}={text} in the environment: a whole number is needed.")
+    rank, size = int(read["RANK"]), int(read["WORLD_SIZE"])
+    if not rank < size:
+        raise UsageError(f"RANK={rank} in the environment: with WORLD_SIZE={size}, 0 to {size - 1} are allowed.")
+    return _Place(rank, size, int(read["LOCAL_RANK"] or rank), int(read["LOCAL_WORLD_SIZE"] or 1)) if size > 1 else None
+
+
+def launched() -> bool:
+    """Whether an outer launcher has started several processes, of which this is one."""
+    return _outer() is not None
+
+
+def check_outer(processes: int) -> None:
+    """Raise UsageError if `hardware.processes` contradicts an outer launcher."""
+    outer = _outer()
+    if outer is not None and processes not in (1, outer.size):
+        raise UsageError(
+            f"hardware.processes: {processes}, but this command was started as one of {outer.size} processes "
+            f"(WORLD_SIZE). Leave hardware.processes at 1, or start it without a launcher."
+        )
+
+
+def _meet() -> Store:
+    global _store
+    if _store is None:
+        _store = next(iter(rendezvous("env://", timeout=PATIENCE)))[0]
+    return _store
+
+
+def _begin(arguments: Sequence[Any]) -> Store:
+    """Tell the followers of a run; its store."""
+    global _runs
+    store, _runs = _meet(), _runs + 1
+    store.set(f"run {_runs}", json.dumps(arguments))
+    return PrefixStore(str(_runs), store)
+
+
+def follow(task: Task) -> int | None:
+    """Follow the leader of an outer launcher through all its runs: its exit code; None for the leader itself.
+
+    Nothing is composed and no folder made here.
+    """
+    outer = _outer()
+    if outer is None or outer.rank == 0:
+        return None
+    number = 0
+    try:
+        store = _meet()
+        while True:
+            number += 1
+            while not store.check([f"run {number}"]):
+                time.sleep(POLL_S)
+            message = json.loads(store.get(f"run {number}"))
+            if isinstance(message, int):
+                store.add("left", 1)
+                return message
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # the leader stops for all
+            try:
+                _serve(PrefixStore(str(number), store), outer, task, message)
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    except RuntimeError:  # the leader, who says why, is gone and its store with it
+        return SnnrunError.exit_code
+
+
+def dismiss(code: int) -> int:
+    """Let the followers of an outer launcher end with this exit code, which is returned."""
+    outer = _outer()
+    if outer is None or outer.rank != 0:
+        return code
+    global _runs
+    _runs += 1
+    with suppress(RuntimeError):
+        store = _meet()
+        store.set(f"run {_runs}", json.dumps(code))
+        ends = time.monotonic() + GRACE_S
+        while store.add("left", 0) < outer.size - 1 and time.monotonic() < ends:
+            time.sleep(POLL_S)
+    return code
