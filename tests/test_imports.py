@@ -54,6 +54,7 @@ MAY_IMPORT = {
     "config": {"hardware", "kernels", "network", "plugins", "schemas"},
     "config_errors": {"config", "options", "schemas"},
     "app": {
+        "arguments",
         "config",
         "config_errors",
         "distributed",
