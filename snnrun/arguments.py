@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
 from typing import Literal
 
 from snnrun.errors import UsageError
@@ -41,6 +44,23 @@ def without_verbosity(arguments: Sequence[str]) -> tuple[list[str], Verbosity | 
     if len(given) > 1:
         raise UsageError("--quiet, --verbose: give one of them.")
     return [argument for argument in arguments if argument not in LEVELS], next(iter(given), None)
+
+
+def swept_launchers(arguments: Sequence[str]) -> list[str]:
+    """Warnings about experiments of a sweep that set Hydra's launcher: it is chosen before they are read."""
+    folders = [Path(value) for flag, value in pairwise(arguments) if flag in ("--config-dir", "-cd")]
+    names = [
+        name
+        for argument in arguments
+        if argument.startswith("experiment=") and "," in argument
+        for name in argument.partition("=")[2].split(",")
+    ]
+    files = [folder / "experiment" / f"{name}.yaml" for name in names for folder in folders]
+    return [
+        f"{file}: hydra/launcher has no effect in an experiment that is swept over. Give it on the command line."
+        for file in files
+        if file.is_file() and re.search(r"^\s*-?\s*override\s+/?hydra/launcher\s*:", file.read_text("utf-8"), re.M)
+    ]
 
 
 def verbosity() -> Verbosity:

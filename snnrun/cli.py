@@ -13,9 +13,11 @@ from snnrun.errors import SnnrunError, UsageError, unknown
 
 
 def _train(arguments: list[str]) -> int:
-    from snnrun.arguments import VERBOSITY, ordered, verbosity, without_verbosity
+    from snnrun.arguments import VERBOSITY, ordered, swept_launchers, verbosity, without_verbosity
 
     rest, level = without_verbosity(arguments)
+    for warning in swept_launchers(rest):
+        print(f"snnrun: warning: {warning}", file=sys.stderr)
     before = os.environ.get(VERBOSITY)
     os.environ[VERBOSITY] = level or verbosity()
     try:

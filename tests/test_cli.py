@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import yaml
 
-from snnrun import cli, engine, experiment, options, tracking
+from snnrun import arguments, cli, engine, experiment, options, tracking
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # SQLAlchemy's pool keeps its sqlite connections
 
@@ -146,7 +146,7 @@ def test_a_copy_that_cannot_be(
 
 
 def test_quiet_says_nothing_and_verbose_every_metric(train: Any) -> None:
-    assert train(*TINY, "tracking=none", "-q") == (0, "", "")
+    assert train(*TINY, "model.v_th=0.5", "tracking=none", "-q") == (0, "", "")
     code, out, err = train("--verbose", *TINY, "tracking=none")
     assert (code, err) == (0, "")
     assert out.count("grad/norm") == 2
@@ -170,6 +170,16 @@ def test_flags_may_stand_anywhere(train: Any) -> None:
     code, out, _ = train("model=stbp", "--cfg", "job", "train.epochs=7", "-q", "seed=3")
     assert code == 0
     assert yaml.safe_load(out)["seed"] == 3
+
+
+def test_a_launcher_in_an_experiment_that_is_swept_over_is_warned_of(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "a.yaml").write_text("defaults:\n  - override /hydra/launcher: joblib\n")
+    (tmp_path / "experiment" / "b.yaml").write_text("# hydra/launcher: none\n")
+    flags = ["-m", "--config-dir", str(tmp_path)]
+    [warning] = arguments.swept_launchers([*flags, "experiment=a,b"])
+    assert warning.startswith(f"{tmp_path}/experiment/a.yaml: hydra/launcher has no effect")
+    assert not arguments.swept_launchers([*flags, "experiment=a"])
 
 
 @pytest.mark.slow

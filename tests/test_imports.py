@@ -87,8 +87,9 @@ MAY_IMPORT = {
     "config_errors": {"config", "options", "schemas"},
     "config_overrides": {"config", "schemas"},
     "app": {
-        *("arguments", "config", "config_errors", "distributed", "engine", "experiment", "failures", "hardware"),
-        *("lifecycle", "options", "points", "report", "schemas", "sweeper", "sweeps", "tracking", "worker"),
+        *("arguments", "config", "config_errors", "distributed", "engine", "experiment", "failures"),
+        *("hardware", "lifecycle", "options", "points", "report", "schemas", "sweeper", "sweeps", "tracking"),
+        "worker",
     },
     "phases": {"batches", "engine", "kernels"},
     "measure": {

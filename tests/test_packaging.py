@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
+import sys
 import tomllib
 from importlib import resources
 from pathlib import Path
@@ -25,6 +28,38 @@ def test_the_configs_ship_as_a_package():
     files = [path for path in (ROOT / "conf").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     assert {path.suffix for path in files} == {".yaml", ".py"}
     assert (resources.files("snnrun.conf") / "train.yaml").is_file()
+
+
+@pytest.mark.slow
+def test_the_wheel_runs_from_an_empty_folder(tmp_path):
+    source, target, empty = tmp_path / "source", tmp_path / "installed", tmp_path / "empty"
+    left_out = shutil.ignore_patterns(".*", "__pycache__", "outputs", "build", "*.egg-info")
+    shutil.copytree(ROOT, source, ignore=left_out)
+    empty.mkdir()
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    wheel = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", str(tmp_path), str(source)]
+    built = subprocess.run(wheel, capture_output=True, text=True)
+    if built.returncode and "setuptools" in built.stderr:
+        pytest.skip("no setuptools that can build this")
+    assert built.returncode == 0, built.stderr
+    [file] = tmp_path.glob("*.whl")
+    subprocess.run([*pip, "install", "--no-deps", "--no-index", "--target", str(target), str(file)], check=True)
+    run = [
+        "-m",
+        "snnrun",
+        "train",
+        "data.limit=16",
+        "train.epochs=1",
+        "encoder.steps=8",
+        "model.network=5",
+        "tracking=none",
+    ]
+    environment = os.environ | {"PYTHONPATH": str(target)}
+    answer = subprocess.run([sys.executable, *run], cwd=empty, env=environment, capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+    where = [sys.executable, "-c", "import snnrun, snnrun.conf; print(snnrun.__file__, snnrun.conf.__path__)"]
+    answer = subprocess.run(where, cwd=empty, env=environment, capture_output=True, text=True, check=True)
+    assert answer.stdout.count(str(target)) == 2
 
 
 def test_no_file_of_the_project_is_ignored_by_git():
