@@ -147,7 +147,7 @@ def test_a_copy_that_cannot_be(
 
 def test_quiet_says_nothing_and_verbose_every_metric(train: Any) -> None:
     assert train(*TINY, "model.v_th=0.5", "tracking=none", "-q") == (0, "", "")
-    code, out, err = train("--verbose", *TINY, "tracking=none")
+    code, out, err = train("--verbose", *TINY, "model.v_th=0.2", "tracking=none")
     assert (code, err) == (0, "")
     assert out.count("grad/norm") == 2
     code, _, err = train("-v", "train.lr=-1")
