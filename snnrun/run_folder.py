@@ -33,6 +33,15 @@ class RunFolder:
         file = self.path / RUN_ID_FILE
         return file.read_text(encoding="utf-8").strip() if file.is_file() else None
 
+    @property
+    def outputs(self) -> Path | None:
+        """The folder of outputs that it lies in, wherever that was moved to; None for a run kept elsewhere."""
+        for pattern in PATTERNS:
+            depth = pattern.count("/")
+            if self.path.resolve().parents[depth - 1].name == pattern.partition("/")[0]:
+                return self.path.resolve().parents[depth]
+        return None
+
     def save(self, values: Mapping[str, Any]) -> None:
         """Replace its config. Raises SnnrunError if the folder cannot be written to."""
         try:
