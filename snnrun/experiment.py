@@ -101,9 +101,14 @@ def _lead(
     try:
         tracker.params(values)
         tracker.tags(tracking.provenance(command) | {"device": hardware.describe(device), "kernels": backend})
-        tracker.tags({"processes": str(group.size)})
         tracker.dataset(dataset.label, dataset.digest, _sizes(dataset))
-        tracker.tags({"data.origin": dataset.origin, "data.notes": "; ".join(dataset.notes) or "none"})
+        tracker.tags(
+            {
+                "processes": str(group.size),
+                "data.origin": dataset.origin,
+                "data.notes": "; ".join(dataset.notes) or "none",
+            }
+        )
         for path in (run_dir / "config.yaml", run_dir / ".hydra" / "overrides.yaml"):
             if path.exists():
                 tracker.artifact(path, "config")
