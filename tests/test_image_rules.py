@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from images_by_hand import hm2bp_convolution, hm2bp_pool, strsbp_layer
 from test_image_kernels import Layer, windows
 
+from snnrun import data
 from snnrun.errors import UsageError
 from snnrun.kernels import Window, pack, reference, unpack
 from snnrun.network import Network
@@ -249,3 +250,34 @@ def test_too_many_thresholds_for_a_rule_whose_pools_have_none():
         Network(StbpRule(v_th=[1.0] * 4), inputs=84, topology="4C3-P2-5", outputs=3, image=IMAGE)
     with pytest.raises(UsageError, match=r"3 thresholds for the 4 layers of .* \(pools are layers too\)"):
         Network(StRsbp(v_th=[1.0] * 3), inputs=84, topology="4C3-P2-5", outputs=3, image=IMAGE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("rule", "lr"), [("strsbp", 0.01), ("hm2bp", 0.01), ("stbp", 0.003)])
+def test_a_small_cnn_learns_the_digits(rule, lr):
+    """Two passes over 400 images, then the 360 test images: chance is 10 %."""
+    digits = data.load("digits", limit=400)
+    targets = {"desired": 20.0, "undesired": 2.0, "margin": 2.0}
+    rules = {
+        "strsbp": StRsbp(v_th=[1.0, 1.0, 3.0, 5.0], **targets),
+        "hm2bp": Hm2Bp(v_th=[1.0, 1.0, 3.0, 5.0], **targets),
+        "stbp": StbpRule(v_th=[0.5]),
+    }
+    net = Network(rules[rule], inputs=64, topology="8C3-P2-30", outputs=10, image=digits.image)
+    optimizer = torch.optim.Adam(net.parameters(), lr=lr)
+    generator = torch.Generator().manual_seed(0)
+    steps, brightest = (20, 1.0) if rule == "stbp" else (100, 0.5)
+
+    def encoded(images: torch.Tensor) -> torch.Tensor:
+        chance = brightest * images[:, None].float() / 255
+        return (torch.rand(len(images), steps, 64, generator=generator) < chance).to(torch.uint8)
+
+    samples, labels = torch.from_numpy(digits.train.samples), torch.from_numpy(digits.train.labels)
+    for chosen in torch.cat([torch.randperm(400, generator=generator) for _ in range(2)]).split(10):
+        optimizer.zero_grad()
+        activity = net(encoded(samples[chosen]), labels[chosen])
+        net.rule.sample_loss(activity.output, labels[chosen]).mean().backward()
+        optimizer.step()
+    with torch.no_grad():
+        predicted = net(encoded(torch.from_numpy(digits.test.samples))).output.counts.argmax(1)
+    assert (predicted == torch.from_numpy(digits.test.labels)).float().mean() > 0.5

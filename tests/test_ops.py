@@ -203,3 +203,23 @@ def test_a_compiled_network_counts_and_learns_the_same(rule, backend):
     for a, b in zip(plain[2], compiled[2], strict=True):
         assert a.any()
         torch.testing.assert_close(b, a)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.filterwarnings("ignore:.*autograd.function.Function.* should not be instantiated")  # Dynamo itself does
+def test_a_network_over_images_is_exported_and_compiled(rule):
+    torch.compiler.reset()
+    net = Network(RULES[rule], inputs=42, topology="4C3-P2-3C1-R5", outputs=3, image=(1, 7, 6))
+    spikes = (torch.rand(3, 25, 42, generator=torch.Generator().manual_seed(0)) < 0.5).to(torch.uint8)
+    labels = torch.tensor([0, 1, 2])
+    with torch.no_grad():
+        exported = torch.export.export(net, (spikes,)).module()(spikes)
+        for ours, theirs in zip(net(spikes).layers, exported.layers, strict=True):
+            assert torch.equal(ours.counts, theirs.counts)
+    results = []
+    for function in (net, torch.compile(net, backend="aot_eager", fullgraph=True)):
+        net.zero_grad()
+        net.rule.sample_loss(function(spikes, labels).output, labels).mean().backward()
+        results.append([parameter.grad for parameter in net.parameters()])
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(b, a)
