@@ -32,8 +32,8 @@ def sources(group: str) -> Iterator[tuple[ASTSource, dict[str, Any]]]:
     def collect(kernel, _grid, *arguments, num_warps, **constants):
         signature = dict.fromkeys(constants, "constexpr")
         for name, value in zip(kernel.arg_names, arguments, strict=False):
-            if value is None:
-                signature[name], constants[name] = "constexpr", None
+            if value is None or (isinstance(value, int) and value == 1):  # as Triton does when it launches
+                signature[name], constants[name] = "constexpr", value
             else:
                 signature[name] = TYPES[type(value)](value)
         source = ASTSource(kernel, signature, constants)

@@ -75,7 +75,7 @@ SWEEP_TOLERANCE = 1e-6
 
 def lif_forward(spikes_in: Tensor, weight: Tensor, recurrent: Synapses | None, lif: Lif) -> tuple[Tensor, Tensor]:
     """See `reference.lif_forward`."""
-    check_float32(weight)
+    check_float32(weight.dtype)
     drive = unpack(spikes_in, weight.shape[1], weight.dtype) @ weight.T
     batch, steps, neurons = drive.shape
     spikes = spikes_in.new_zeros(batch, steps, words(neurons))
@@ -92,7 +92,7 @@ def lif_forward(spikes_in: Tensor, weight: Tensor, recurrent: Synapses | None, l
 
 def spsp_activation(rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, weight: Tensor) -> Tensor:
     """See `reference.spsp_activation`."""
-    check_float32(weight)
+    check_float32(weight.dtype)
     drive = unpack(spikes_in, weight.shape[1], weight.dtype) @ weight.T
     return drive.mul_(readout(rule, spikes, len(weight), lif)).sum(dim=1)
 
@@ -101,7 +101,7 @@ def spsp_backward(
     rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, gain: Tensor, credit: Tensor | None, weight: Tensor
 ) -> tuple[Tensor, Tensor]:
     """See `reference.spsp_backward`."""
-    check_float32(weight)
+    check_float32(weight.dtype)
     batch, steps, width = spikes_in.shape
     neurons, inputs = weight.shape
     traces = readout(rule, spikes, neurons, lif)
@@ -125,7 +125,7 @@ def recurrent_spsp(
     rule: str, lif: Lif, spikes: Tensor, recurrent: Synapses, neurons: int, dtype: torch.dtype = torch.float32
 ) -> Tensor:
     """See `reference.recurrent_spsp`."""
-    check_float32(recurrent.weight, dtype)
+    check_float32(recurrent.weight.dtype, dtype)
     batch, steps, width = spikes.shape
     synapses = len(recurrent.pre)
     e = recurrent.weight.new_empty(batch, synapses)
@@ -146,7 +146,7 @@ def coupling_solve(
     first. It diverges for rare samples, whose theta is too large: those are eliminated densely. Each sample's own
     program sees which case it has, for the host would have to wait to learn it.
     """
-    check_float32(theta)
+    check_float32(theta.dtype)
     batch, neurons = right.shape
     synapses = len(recurrent.pre)
     pre, post = recurrent.pre.contiguous(), recurrent.post.contiguous()
@@ -175,7 +175,7 @@ def stbp_forward(
     spikes_in: Tensor, weight: Tensor, bias: Tensor | None, recurrent_weight: Tensor | None, neuron: Stbp
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `reference.stbp_forward`."""
-    check_float32(weight)
+    check_float32(weight.dtype)
     drive = torch.nn.functional.linear(unpack(spikes_in, weight.shape[1], weight.dtype), weight, bias)
     batch, steps, neurons = drive.shape
     spikes = spikes_in.new_empty(batch, steps, words(neurons))
@@ -201,7 +201,7 @@ def stbp_backward(
     wants_input: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """See `reference.stbp_backward`."""
-    check_float32(weight)
+    check_float32(weight.dtype)
     grad_u = stbp_scan_backward(grad_spikes, spikes.contiguous(), membrane.contiguous(), recurrent_weight, neuron)
     grad_in = grad_u @ weight if wants_input else grad_u.new_zeros(len(grad_u), 0, 0)
     trains = unpack(spikes_in, weight.shape[1], weight.dtype)

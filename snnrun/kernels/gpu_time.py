@@ -104,7 +104,7 @@ def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any
         kernel[grid](*arguments, **constants, enable_fp_fusion=False)
 
 
-def check_float32(tensor: Tensor, dtype: torch.dtype = torch.float32) -> None:
+def check_float32(*types: torch.dtype) -> None:
     """Raise `ValueError` for any other type."""
-    for wrong in {tensor.dtype, dtype} - {torch.float32}:
+    for wrong in set(types) - {torch.float32}:
         raise ValueError(f"the gpu kernels compute in float32, not {wrong}; the reference takes float64 too")

@@ -105,13 +105,13 @@ def sent_back(
 
 @triton.jit
 def image_of(
-    number, CHANNELS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, POOL: tl.constexpr
+    number, CHANNELS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, POOL: tl.constexpr, PADDING: tl.constexpr
 ):  # fmt: skip
-    """Channel, row and column, after averaging, of an input, and whether there is such a one."""
+    """Channel, row and column, after averaging, of an input; where there is no such one a row above all windows."""
     row = number // COLUMNS % ROWS // POOL
     column = number % COLUMNS // POOL
     real = (number < CHANNELS * ROWS * COLUMNS) & (row < ROWS // POOL) & (column < COLUMNS // POOL)
-    return number // (ROWS * COLUMNS), row, column, real
+    return number // (ROWS * COLUMNS), tl.where(real, row, -PADDING - 1), column
 
 
 # ---- forward --------------------------------------------------------------------------------------------------------
@@ -286,7 +286,8 @@ def conv_error(
     sample = tl.program_id(0).to(tl.int64)
     number = tl.program_id(1) * 64 + tl.arange(0, 64)
     part = tl.program_id(2)
-    channel, row, column, mine = image_of(number, CHANNELS, ROWS, COLUMNS, POOL)
+    mine = number < CHANNELS * ROWS * COLUMNS
+    channel, row, column = image_of(number, CHANNELS, ROWS, COLUMNS, POOL, PADDING)
     errors += sample * steps * (KERNELS * OUT_ROWS * OUT_COLUMNS)
     scale += sample * (KERNELS * OUT_ROWS * OUT_COLUMNS)
     spikes_in += sample * steps * words_in + (number >> 5)[None, :]
@@ -315,10 +316,10 @@ def conv_error_by_step(
     sample = tl.program_id(0).to(tl.int64)
     number = tl.program_id(1) * 64 + tl.arange(0, 64)
     t = (tl.program_id(2) * STEPS + tl.arange(0, STEPS))[:, None]
-    channel, row, column, real = image_of(number, CHANNELS, ROWS, COLUMNS, POOL)
+    channel, row, column = image_of(number, CHANNELS, ROWS, COLUMNS, POOL, PADDING)
     errors += (sample * steps + t) * (KERNELS * OUT_ROWS * OUT_COLUMNS)
     total = sent_back(
-        errors, None, (t < steps) & real[None, :], weight, channel, row, column,
+        errors, None, t < steps, weight, channel, row, column,
         KERNELS, HEIGHT, WIDTH, STRIDE, PADDING, OUT_ROWS, OUT_COLUMNS,
     )  # fmt: skip
     out += (sample * steps + t) * (CHANNELS * ROWS * COLUMNS) + number[None, :]
