@@ -1,7 +1,4 @@
-"""The gpu kernels against the reference: on a GPU where there is one, else in Triton's interpreter.
-
-Run as a script, this compiles every kernel for the NVIDIA architecture that its argument names; no GPU is needed.
-"""
+"""The gpu kernels of dense layers against the reference: on a GPU where there is one, else in Triton's interpreter."""
 
 from __future__ import annotations
 
@@ -16,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from triton_here import DEVICE, MARKS, gpu, guarded, interpreter  # noqa: F401
 
 from snnrun import kernels
 from snnrun.kernels import Lif, Stbp, Synapses, checks, pack, reference
@@ -23,26 +21,7 @@ from snnrun.kernels.checks import Case
 from snnrun.network import Network
 from snnrun.rules import Hm2Bp, StbpRule, StRsbp
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-pytestmark = [pytest.mark.gpu] if DEVICE == "cuda" else []
-INTERPRET = DEVICE == "cpu" and __name__ != "__main__"
-
-# Triton chooses between compiler and interpreter when it is imported and when a kernel is defined. Nothing imports it
-# before the tests run, and outside of this module's tests the variable is as it was.
-with pytest.MonkeyPatch.context() as patch:
-    if INTERPRET:
-        patch.setenv("TRITON_INTERPRET", "1")
-    pytest.importorskip("triton", reason="Triton is not installed: pip install 'snnrun[gpu]'")
-    from snnrun.kernels import gpu
-
-
-@pytest.fixture(autouse=True, scope="module")
-def interpreter():
-    with pytest.MonkeyPatch.context() as patch:
-        if INTERPRET:
-            patch.setenv("TRITON_INTERPRET", "1")
-        yield
-
+pytestmark = MARKS
 
 lifs = st.builds(
     Lif,
@@ -115,6 +94,17 @@ def test_stbp_forward_is_the_references(case, neuron, recurrent):
 @settings(deadline=None, max_examples=10)
 def test_stbp_backward_is_the_references(case, neuron, recurrent):
     assert_passes(checks.check_stbp_backward(gpu, DEVICE, case, neuron, recurrent))
+
+
+@pytest.mark.usefixtures("guarded")
+def test_kernels_touch_only_what_they_are_given():
+    lif = Lif(2.6, 2.0, 2, 1.0)
+    for check, variants in checks.CHECKS:
+        for options in variants[:2]:
+            assert_passes(check(gpu, DEVICE, Case(2, 12, 6, 5, lif), **options))
+    for check in (checks.check_lif_forward, checks.check_spsp_backward, checks.check_stbp_backward):
+        options = dict(checks.CHECKS)[check][-1]
+        assert_passes(check(gpu, DEVICE, Case(2, 4, 6, 65, lif), **options))
 
 
 def test_long_silences_do_not_overflow():
@@ -226,48 +216,25 @@ def test_checks_fail_for_wrong_kernels():
 # ---- compilation, for what the interpreter lets pass ----------------------------------------------------------------
 
 
+SCANS = {"strsbp_scan", "hm2bp_scan", "stbp_scan_backward"}
+KERNELS = {
+    "dense": {"lif_scan", "stbp_scan", "synapse_scan", "sum_at_spikes", "coupling_sweeps", "coupling_elimination"},
+    "images": {
+        *("conv_lif_scan", "stbp_conv_scan"),
+        *("conv_activation", "conv_gradient", "conv_error", "conv_error_by_step"),
+    },
+}
+
+
+@pytest.mark.parametrize("group", KERNELS)
 @pytest.mark.parametrize("architecture", [80])
-def test_every_kernel_compiles(architecture, tmp_path):
+def test_every_kernel_compiles(architecture, group, tmp_path):
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment |= {"TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(Path(checks.__file__).parents[2])}
+    script = str(Path(__file__).with_name("compile_kernels.py"))
     done = subprocess.run(
-        [sys.executable, "-W", "error", __file__, str(architecture)],
+        [sys.executable, "-W", "error", script, str(architecture), group],
         capture_output=True, text=True, env=environment, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    compiled = set(done.stdout.split())
-    scans = {"lif_scan", "strsbp_scan", "hm2bp_scan", "synapse_scan", "stbp_scan", "stbp_scan_backward"}
-    assert compiled == scans | {"sum_at_spikes", "coupling_sweeps", "coupling_elimination"}
-
-
-def compile_kernels(architecture: int) -> None:
-    """Run all checks with launches that compile for a device that is not there; prints the kernels' names."""
-    from triton import compile as triton_compile
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    pointers = {torch.float32: "*fp32", torch.int64: "*i64", torch.int32: "*i32"}
-    sources: dict[str, tuple[ASTSource, dict]] = {}
-
-    def collect(kernel, _grid, *arguments, num_warps, **constants):
-        signature = dict.fromkeys(constants, "constexpr")
-        for name, value in zip(kernel.arg_names, arguments, strict=False):
-            if value is None:
-                signature[name], constants[name] = "constexpr", None
-            else:
-                types = {torch.Tensor: lambda x: pointers[x.dtype], int: lambda _: "i32", float: lambda _: "fp32"}
-                signature[name] = types[type(value)](value)
-        source = ASTSource(kernel, signature, constants)
-        sources[source.hash()] = source, {"num_warps": num_warps, "enable_fp_fusion": False}
-
-    gpu._launch = collect
-    for check, variants in checks.CHECKS:
-        for options in variants:
-            check(gpu, "cpu", SMALL, **options)
-    for source, options in sources.values():
-        triton_compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
-        print(source.fn.__name__)
-
-
-if __name__ == "__main__":
-    compile_kernels(int(sys.argv[1]))
+    assert set(done.stdout.split()) == SCANS | KERNELS[group]

@@ -2,6 +2,7 @@
 
 The recursions through time are one launch per layer (`triton_loops`), all samples and neurons in parallel; all sums
 over pairs of neurons are matrix products of the unpacked spikes, in which no S-PSP `e` of a sample is ever stored.
+Layers over images read the bits themselves, see `gpu_images`.
 PyTorch computes them in full float32 as long as `torch.backends.cuda.matmul.allow_tf32` is False, its default. Nothing
 is read back by the host. With one launch per scan there is little left for CUDA graphs to save, so there are none.
 
@@ -11,20 +12,14 @@ but no GPU has executed it yet. `checks` compares it with the reference wherever
 
 from __future__ import annotations
 
-import math
-from functools import lru_cache
 from typing import Any
 
 import torch
 import triton
 from torch import Tensor
 
-from snnrun.kernels import reference
 from snnrun.kernels import triton_loops as loops
-from snnrun.kernels.neuron import THRESHOLD_SLACK, Lif, Stbp, Synapses
-from snnrun.kernels.packed import BITS, count_spikes, unpack, words
-from snnrun.kernels.reference import coupling, recurrent_gradient
-from snnrun.kernels.reference_images import (  # plain PyTorch
+from snnrun.kernels.gpu_images import (
     conv_activation,
     conv_backward,
     conv_forward,
@@ -33,6 +28,19 @@ from snnrun.kernels.reference_images import (  # plain PyTorch
     stbp_conv_backward,
     stbp_conv_forward,
 )
+from snnrun.kernels.gpu_time import (
+    check_float32,
+    launch,
+    names,
+    programs,
+    readout,
+    stbp_scan_backward,
+    surrogate_constants,
+    warps,
+)
+from snnrun.kernels.neuron import THRESHOLD_SLACK, Lif, Stbp, Synapses
+from snnrun.kernels.packed import count_spikes, unpack, words
+from snnrun.kernels.reference import coupling, recurrent_gradient  # plain PyTorch
 
 __all__ = [
     "conv_activation",
@@ -44,6 +52,7 @@ __all__ = [
     "lif_forward",
     "pool_backward",
     "pool_forward",
+    "readout",
     "recurrent_gradient",
     "recurrent_spsp",
     "spsp_activation",
@@ -52,6 +61,7 @@ __all__ = [
     "stbp_conv_backward",
     "stbp_conv_forward",
     "stbp_forward",
+    "surrogate_constants",
 ]
 
 SYNAPSES_PER_PROGRAM = 128
@@ -65,51 +75,24 @@ SWEEP_TOLERANCE = 1e-6
 
 def lif_forward(spikes_in: Tensor, weight: Tensor, recurrent: Synapses | None, lif: Lif) -> tuple[Tensor, Tensor]:
     """See `reference.lif_forward`."""
-    _check(weight)
+    check_float32(weight.dtype)
     drive = unpack(spikes_in, weight.shape[1], weight.dtype) @ weight.T
     batch, steps, neurons = drive.shape
     spikes = spikes_in.new_zeros(batch, steps, words(neurons))
     counts = drive.new_empty(batch, neurons)
     loop = None if recurrent is None else recurrent.dense(neurons).T.contiguous()
-    grid, block = _programs(batch, neurons, loop)
-    _launch(
-        loops.lif_scan, grid, drive, loop, _names(batch, loop, block["BLOCK"]), spikes, counts,
+    grid, block = programs(batch, neurons, loop)
+    launch(
+        loops.lif_scan, grid, drive, loop, names(batch, loop, block["BLOCK"]), spikes, counts,
         steps, neurons, words(neurons),
         lif.decay_m, lif.decay_s, 1.0 / lif.tau_s, lif.v_th - THRESHOLD_SLACK, lif.t_ref, **block,
     )  # fmt: skip
     return spikes, counts
 
 
-def readout(rule: str, spikes: Tensor, neurons: int, lif: Lif) -> Tensor:
-    """See `reference.readout`."""
-    if rule not in ("strsbp", "hm2bp"):
-        raise ValueError(f"no S-PSP of {rule!r}; there are strsbp and hm2bp")
-    batch, steps, width = spikes.shape
-    spikes = spikes.contiguous()
-    out = torch.empty(batch, steps, neurons, dtype=torch.float32, device=spikes.device)
-    if rule == "strsbp":
-        _launch(
-            loops.strsbp_scan, (batch, width), spikes, out, steps, neurons, width,
-            lif.decay_m, lif.decay_s, 1.0 / lif.tau_s, lif.t_ref, num_warps=1,
-        )  # fmt: skip
-    else:
-        kernel, window, decay = _hm2bp_kernel(steps, lif, spikes.device)
-        _launch(
-            loops.hm2bp_scan, (batch, width), spikes, kernel, out, steps, neurons, width,
-            math.ceil(window), lif.tau_s, decay, num_warps=1,
-        )  # fmt: skip
-    return out
-
-
-@lru_cache(maxsize=64)
-def _hm2bp_kernel(steps: int, lif: Lif, device: torch.device) -> tuple[Tensor, float, float]:
-    kernel, window, decay = reference.hm2bp_kernel(steps, lif)
-    return kernel.to(device, torch.float32), window, decay
-
-
 def spsp_activation(rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, weight: Tensor) -> Tensor:
     """See `reference.spsp_activation`."""
-    _check(weight)
+    check_float32(weight.dtype)
     drive = unpack(spikes_in, weight.shape[1], weight.dtype) @ weight.T
     return drive.mul_(readout(rule, spikes, len(weight), lif)).sum(dim=1)
 
@@ -118,7 +101,7 @@ def spsp_backward(
     rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, gain: Tensor, credit: Tensor | None, weight: Tensor
 ) -> tuple[Tensor, Tensor]:
     """See `reference.spsp_backward`."""
-    _check(weight)
+    check_float32(weight.dtype)
     batch, steps, width = spikes_in.shape
     neurons, inputs = weight.shape
     traces = readout(rule, spikes, neurons, lif)
@@ -129,7 +112,7 @@ def spsp_backward(
     # sum_i credit_i w_ij e_ij, with the sum over the steps at which j fired done last: e is not needed.
     sent_back = traces.mul_(credit[:, None]) @ weight
     error = weight.new_empty(batch, inputs)
-    _launch(
+    launch(
         loops.sum_at_spikes, (batch, width), sent_back, spikes_in.contiguous(), error, steps, inputs, width, num_warps=1
     )
     return gradient, error
@@ -142,11 +125,11 @@ def recurrent_spsp(
     rule: str, lif: Lif, spikes: Tensor, recurrent: Synapses, neurons: int, dtype: torch.dtype = torch.float32
 ) -> Tensor:
     """See `reference.recurrent_spsp`."""
-    _check(recurrent.weight, dtype)
+    check_float32(recurrent.weight.dtype, dtype)
     batch, steps, width = spikes.shape
     synapses = len(recurrent.pre)
     e = recurrent.weight.new_empty(batch, synapses)
-    _launch(
+    launch(
         loops.synapse_scan, (triton.cdiv(synapses, SYNAPSES_PER_PROGRAM), batch),
         readout(rule, spikes, neurons, lif), spikes.contiguous(), recurrent.pre, recurrent.post, e,
         steps, neurons, width, synapses, BLOCK=SYNAPSES_PER_PROGRAM, num_warps=4,
@@ -163,7 +146,7 @@ def coupling_solve(
     first. It diverges for rare samples, whose theta is too large: those are eliminated densely. Each sample's own
     program sees which case it has, for the host would have to wait to learn it.
     """
-    _check(theta)
+    check_float32(theta.dtype)
     batch, neurons = right.shape
     synapses = len(recurrent.pre)
     pre, post = recurrent.pre.contiguous(), recurrent.post.contiguous()
@@ -173,12 +156,12 @@ def coupling_solve(
     matrix = right.new_empty(batch, neurons + 1, neurons)
     values, diagonals, rights = theta.contiguous(), diagonal.contiguous(), right.contiguous()
     block = triton.next_power_of_2(neurons)
-    constants: dict[str, Any] = {"SELF": self_coupling, "BLOCK": block, "num_warps": _warps(block)}
-    _launch(
+    constants: dict[str, Any] = {"SELF": self_coupling, "BLOCK": block, "num_warps": warps(block)}
+    launch(
         loops.coupling_sweeps, (batch,), values, first, post, diagonals, rights, x, converged, neurons, synapses,
         SWEEPS, SWEEP_TOLERANCE, **constants,
     )  # fmt: skip
-    _launch(
+    launch(
         loops.coupling_elimination, (batch,), values, pre, post, diagonals, rights, x, converged, matrix,
         neurons, synapses, **constants,
     )  # fmt: skip
@@ -192,15 +175,15 @@ def stbp_forward(
     spikes_in: Tensor, weight: Tensor, bias: Tensor | None, recurrent_weight: Tensor | None, neuron: Stbp
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `reference.stbp_forward`."""
-    _check(weight)
+    check_float32(weight.dtype)
     drive = torch.nn.functional.linear(unpack(spikes_in, weight.shape[1], weight.dtype), weight, bias)
     batch, steps, neurons = drive.shape
     spikes = spikes_in.new_empty(batch, steps, words(neurons))
     counts, membrane = drive.new_empty(batch, neurons), torch.empty_like(drive)
     loop = None if recurrent_weight is None else recurrent_weight.T.contiguous()
-    grid, block = _programs(batch, neurons, loop)
-    _launch(
-        loops.stbp_scan, grid, drive, loop, _names(batch, loop, block["BLOCK"]), spikes, counts, membrane,
+    grid, block = programs(batch, neurons, loop)
+    launch(
+        loops.stbp_scan, grid, drive, loop, names(batch, loop, block["BLOCK"]), spikes, counts, membrane,
         steps, neurons, words(neurons), neuron.v_th, neuron.decay, neuron.decay_after_spike,
         STRICT=neuron.strict, **block,
     )  # fmt: skip
@@ -218,8 +201,8 @@ def stbp_backward(
     wants_input: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """See `reference.stbp_backward`."""
-    _check(weight)
-    grad_u = _stbp_scan_backward(grad_spikes, spikes.contiguous(), membrane.contiguous(), recurrent_weight, neuron)
+    check_float32(weight.dtype)
+    grad_u = stbp_scan_backward(grad_spikes, spikes.contiguous(), membrane.contiguous(), recurrent_weight, neuron)
     grad_in = grad_u @ weight if wants_input else grad_u.new_zeros(len(grad_u), 0, 0)
     trains = unpack(spikes_in, weight.shape[1], weight.dtype)
     grad_weight = (trains.flatten(0, 1).T @ grad_u.flatten(0, 1)).T
@@ -228,67 +211,3 @@ def stbp_backward(
         own = unpack(spikes[:, :-1], len(weight), weight.dtype)
         grad_recurrent = (own.flatten(0, 1).T @ grad_u[:, 1:].flatten(0, 1)).T
     return grad_in, grad_weight, grad_u.sum(dim=(0, 1)), grad_recurrent
-
-
-def _stbp_scan_backward(
-    grad_spikes: Tensor, spikes: Tensor, membrane: Tensor, recurrent_weight: Tensor | None, neuron: Stbp
-) -> Tensor:
-    batch, steps, neurons = membrane.shape
-    grad_u = torch.empty_like(membrane)
-    loop = None if recurrent_weight is None or not neuron.temporal_gradient else recurrent_weight.contiguous()
-    smooth = neuron.exponential_reset
-    slopes = (-1.0, -math.exp(-1.0 / neuron.decay)) if smooth else (-neuron.decay, -neuron.decay)
-    grid, block = _programs(batch, neurons, loop)
-    _launch(
-        # By its strides, for the gradient of the counts is one step expanded to all.
-        loops.stbp_scan_backward, grid, grad_spikes, *grad_spikes.stride(), spikes, membrane, loop, grad_u,
-        steps, neurons, words(neurons), neuron.v_th, neuron.decay, neuron.decay_after_spike, *slopes,
-        *surrogate_constants(neuron), SURROGATE=neuron.surrogate, TEMPORAL=neuron.temporal_gradient, **block,
-    )  # fmt: skip
-    return grad_u
-
-
-def surrogate_constants(neuron: Stbp) -> tuple[float, float]:
-    """Height of the surrogate derivative, and what its distance from the threshold is scaled by, or compared with."""
-    a = neuron.width
-    match neuron.surrogate:
-        case "rectangle":
-            return 1.0 / a, a / 2
-        case "polynomial":
-            return math.sqrt(a) / 2, a / 4
-        case "sigmoid":
-            return 1.0 / a, 1.0 / a
-        case "gaussian":
-            return 1.0 / math.sqrt(2 * math.pi * a), 1.0 / (2 * a)
-    raise ValueError(f"unknown surrogate {neuron.surrogate!r}")
-
-
-# ---- launches -------------------------------------------------------------------------------------------------------
-
-
-def _programs(batch: int, neurons: int, loop: Tensor | None) -> tuple[tuple[int, int], dict[str, int]]:
-    """Grid and block of a scan: a program has a word of bits, or the whole layer where `loop` couples its neurons."""
-    block = BITS if loop is None else max(BITS, triton.next_power_of_2(neurons))
-    return (batch, triton.cdiv(neurons, block)), {"BLOCK": block, "num_warps": _warps(block)}
-
-
-def _names(batch: int, loop: Tensor | None, block: int) -> Tensor | None:
-    """Scratch for the numbers of the neurons that fired at a step; not needed where they do not meet."""
-    return None if loop is None else loop.new_empty(batch, block, dtype=torch.int32)
-
-
-def _warps(block: int) -> int:
-    """Four neurons a thread: their reads are one of 16 bytes. Of one word there is one warp, so no barrier waits."""
-    return min(max(block // 128, 1), 16)
-
-
-def _launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
-    # Triton launches on the current device, which need not be that of the tensors. Products are rounded before they are
-    # added, as PyTorch does step by step; what Triton does by default differs by version.
-    with torch.cuda.device_of(arguments[0]):  # type: ignore[no-untyped-call]
-        kernel[grid](*arguments, **constants, enable_fp_fusion=False)
-
-
-def _check(tensor: Tensor, dtype: torch.dtype = torch.float32) -> None:
-    for wrong in {tensor.dtype, dtype} - {torch.float32}:
-        raise ValueError(f"the gpu kernels compute in float32, not {wrong}; the reference takes float64 too")
