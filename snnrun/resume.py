@@ -51,7 +51,8 @@ def prepare(found: run_folder.RunFolder, overrides: Sequence[str] = ()) -> dict[
         SnnrunError: its config or its checkpoint is damaged.
     """
     own = found.values()
-    values = config_overrides.apply(own, overrides, GROUPS)
+    home = found.outputs(Path(own["outputs"]))
+    values = config_overrides.apply(own | {"outputs": str(home)}, overrides, GROUPS)
     kept = checkpoint.load(found.path)
     before = kept[1].get("values", own) if kept else own
     history = kept[0].facts["history"] if kept else []

@@ -57,6 +57,17 @@ class RunFolder:
             raise SnnrunError(f"{file}: the run's config is damaged (no keys in it).")
         return {str(key): value for key, value in values.items()}
 
+    def outputs(self, given: Path) -> Path:
+        """The outputs folder that the run lies in: `given`, unless it was moved or is looked at from another folder."""
+        folder = self.path.resolve()
+        if folder.is_relative_to(given.resolve()):
+            return given
+        for pattern in PATTERNS:
+            depth = pattern.count("/")
+            if folder.parents[depth - 1].name == pattern.partition("/")[0]:
+                return folder.parents[depth]
+        return given
+
 
 def folders(outputs: Path) -> list[RunFolder]:
     """Every run's folder below `outputs`, the oldest first."""

@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from made_runs import train, values
 from mlflow import MlflowClient
+from safetensors.torch import load_file
 
 from snnrun import checkpoint, cli, experiment, journal, mlflow_run, run_folder, tracking
 
@@ -168,6 +170,31 @@ def test_a_run_goes_on_in_its_own_record(whole: Path, tmp_path: Path, capsys: py
     tags = MlflowClient(tracking.store_uri(tmp_path / "o")).get_run(str(found.run_id)).data.tags
     assert tags["snnrun.command"] == "snnrun train"
     assert tags["snnrun.resumed"].startswith("snnrun resume")
+
+
+def test_a_killed_run_has_plain_weights(tmp_path: Path) -> None:
+    folder = stopped(tmp_path / "outputs")
+    kept = checkpoint.load(folder)
+    assert kept is not None
+    for name, part in (("last", "network/"), ("best", "best/")):
+        weights = load_file(folder / f"{name}.safetensors")
+        assert weights
+        assert all(torch.equal(value, kept[0].tensors[part + key]) for key, value in weights.items())
+
+
+def test_a_run_goes_on_in_its_mlflow_run_from_wherever_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "there")
+    folder = stopped(Path("outputs")).resolve()
+    run_id = (folder / "mlflow_run_id").read_text()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    code, _, said = resume(capsys, str(folder))
+    assert code == 0, said
+    assert (folder / "mlflow_run_id").read_text() == run_id
+    assert not list((tmp_path / "elsewhere").iterdir())
 
 
 def test_a_run_without_a_checkpoint_begins_again(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
