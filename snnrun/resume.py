@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from snnrun import checkpoint, config_overrides, experiment, journal, run_folder, runs, tracking
+from snnrun import checkpoint, config_overrides, engine, experiment, journal, points, run_folder, runs, tracking
 from snnrun.errors import SnnrunError, UsageError
 
 INTERRUPTED = 130
@@ -37,10 +37,24 @@ def main(arguments: list[str]) -> int:
     result = experiment.run(values, found.path, command=["snnrun", "resume", *arguments], resumed=True)
     if result.status == "diverged":
         raise SnnrunError(result.message)
+    if result.status == "finished":
+        _settle_point(found.path, result)
     if result.status == "interrupted":
         print("snnrun: interrupted", file=sys.stderr)
         return INTERRUPTED
     return 0
+
+
+def _settle_point(folder: Path, result: engine.Result) -> None:
+    """Tell the sweep that a run is a point of that it need not be run again."""
+    point = points.read_point(folder)
+    if point is None or not result.history:
+        return
+    measure = "validation/accuracy" if "validation/accuracy" in result.history[-1] else "train/accuracy"
+    point.status, point.error, point.summary = "FINISHED", "", result.summary
+    point.history = [metrics[measure] for metrics in result.history]
+    point.objective = experiment.objective(result)
+    point.save(folder.parent)
 
 
 def prepare(found: run_folder.RunFolder, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -51,8 +65,10 @@ def prepare(found: run_folder.RunFolder, overrides: Sequence[str] = ()) -> dict[
         SnnrunError: its config or its checkpoint is damaged.
     """
     own = found.values()
-    home = found.outputs(Path(own["outputs"]))
-    values = config_overrides.apply(own | {"outputs": str(home)}, overrides, GROUPS)
+    moved = found.outputs
+    if moved is not None and moved != Path(own["outputs"]).resolve():  # also where the command is given elsewhere
+        own["outputs"] = str(moved)
+    values = config_overrides.apply(own, overrides, GROUPS)
     kept = checkpoint.load(found.path)
     before = kept[1].get("values", own) if kept else own
     history = kept[0].facts["history"] if kept else []
@@ -69,7 +85,7 @@ def prepare(found: run_folder.RunFolder, overrides: Sequence[str] = ()) -> dict[
             "its numbers may differ from those of a run without a stop.",
             file=sys.stderr,
         )
-    if values != own:
+    if values != found.values():
         with checkpoint.alone(found.path):
             found.save(values)
     return values

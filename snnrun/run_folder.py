@@ -33,6 +33,15 @@ class RunFolder:
         file = self.path / RUN_ID_FILE
         return file.read_text(encoding="utf-8").strip() if file.is_file() else None
 
+    @property
+    def outputs(self) -> Path | None:
+        """The folder of outputs that it lies in, wherever that was moved to; None for a run kept elsewhere."""
+        for pattern in PATTERNS:
+            depth = pattern.count("/")
+            if self.path.resolve().parents[depth - 1].name == pattern.partition("/")[0]:
+                return self.path.resolve().parents[depth]
+        return None
+
     def save(self, values: Mapping[str, Any]) -> None:
         """Replace its config. Raises SnnrunError if the folder cannot be written to."""
         try:
@@ -56,17 +65,6 @@ class RunFolder:
         if not isinstance(values, dict):
             raise SnnrunError(f"{file}: the run's config is damaged (no keys in it).")
         return {str(key): value for key, value in values.items()}
-
-    def outputs(self, given: Path) -> Path:
-        """The outputs folder that the run lies in: `given`, unless it was moved or is looked at from another folder."""
-        folder = self.path.resolve()
-        if folder.is_relative_to(given.resolve()):
-            return given
-        for pattern in PATTERNS:
-            depth = pattern.count("/")
-            if folder.parents[depth - 1].name == pattern.partition("/")[0]:
-                return folder.parents[depth]
-        return given
 
 
 def folders(outputs: Path) -> list[RunFolder]:

@@ -33,7 +33,7 @@ def import_run(found: run_folder.RunFolder, outputs: Path, uri: str | None) -> s
     tracker = tracking.open_tracker(
         "mlflow",
         run_dir=found.path,
-        outputs=found.outputs(outputs),
+        outputs=outputs if uri else found.outputs or outputs,
         uri=uri or values["tracking"]["uri"],
         experiment=values["tracking"]["experiment"],
         run_name=values["tracking"]["run_name"] or found.path.name,
