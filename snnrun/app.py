@@ -140,7 +140,7 @@ def _train(
 
     values = config.plain(cfg)
     if workers > 1 and values["hardware"]["threads"] is None:
-        values["hardware"]["threads"] = max(1, hardware.cores() // workers)
+        values["hardware"]["threads"] = max(1, hardware.cores() // (workers * values["hardware"]["processes"]))
     (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(values)), encoding="utf-8")
     return experiment.run(
         values,

@@ -43,6 +43,7 @@ PATIENCE = timedelta(days=1)
 # For those that are to end, after which they are killed.
 GRACE_S = 10.0
 POLL_S = 0.05
+LEADER = "SNNRUN_LEADER"  # the process of rank 0: for those that a sweep's launcher starts from it
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 Task = Callable[..., object]
@@ -199,7 +200,7 @@ def group(processes: int, task: Task, *arguments: Any) -> Iterator[Group]:
         return
     followers: list[Follower] = []
     if outer is not None:
-        check_outer(processes)
+        _check_outer(outer, processes)
         place, store = outer, _begin(arguments)
     else:
         listening = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
@@ -340,18 +341,16 @@ def _outer() -> _Place | None:
     return _Place(rank, size, int(read["LOCAL_RANK"] or rank), int(read["LOCAL_WORLD_SIZE"] or 1)) if size > 1 else None
 
 
-def launched() -> bool:
-    """Whether an outer launcher has started several processes, of which this is one."""
-    return _outer() is not None
-
-
-def check_outer(processes: int) -> None:
-    """Raise UsageError if `hardware.processes` contradicts an outer launcher."""
-    outer = _outer()
-    if outer is not None and processes not in (1, outer.size):
+def _check_outer(outer: _Place, processes: int) -> None:
+    if processes not in (1, outer.size):
         raise UsageError(
             f"hardware.processes: {processes}, but this command was started as one of {outer.size} processes "
-            f"(WORLD_SIZE). Leave hardware.processes at 1, or start it without a launcher."
+            "(WORLD_SIZE). Leave hardware.processes at 1, or start it without a launcher."
+        )
+    if os.environ.get(LEADER, str(os.getpid())) != str(os.getpid()):
+        raise UsageError(
+            "hydra/launcher: only basic goes with the launcher that has started this command (WORLD_SIZE is "
+            f"{outer.size}): its processes train one run after the other."
         )
 
 
@@ -377,6 +376,7 @@ def follow(task: Task) -> int | None:
     """
     outer = _outer()
     if outer is None or outer.rank == 0:
+        os.environ[LEADER] = str(os.getpid())
         return None
     number = 0
     try:

@@ -58,20 +58,10 @@ class Observer(Protocol):
 class Silence:
     """The observer of a process that follows another."""
 
-    def epoch_start(self, epoch: int, epochs: int, samples: int) -> None:
-        """Say nothing."""
+    def _nothing(self, *_: object, **__: object) -> None:
+        pass
 
-    def batch(self, done: int, loss: float, accuracy: float, rates: dict[str, float]) -> None:
-        """Say nothing."""
-
-    def evaluating(self, split: str, done: int, total: int) -> None:
-        """Say nothing."""
-
-    def epoch_end(self, metrics: dict[str, float]) -> None:
-        """Say nothing."""
-
-    def warn(self, message: str) -> None:
-        """Say nothing."""
+    epoch_start = batch = evaluating = epoch_end = warn = _nothing
 
 
 class Snapshot(NamedTuple):

@@ -234,8 +234,17 @@ def test_a_wrong_environment_is_told(
         pass
 
 
+def test_a_sweep_over_other_processes_does_not_go_with_an_outer_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "1")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv(distributed.LEADER, "1")
+    with pytest.raises(UsageError, match="hydra/launcher: only basic"), distributed.group(1, print):
+        pass
+
+
 def test_a_launcher_of_one_process_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("RANK", "0"), ("WORLD_SIZE", "1"), ("MASTER_ADDR", "x"), ("MASTER_PORT", "1")):
+    outer = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "x", "MASTER_PORT": "1", distributed.LEADER: "1"}
+    for name, value in outer.items():
         monkeypatch.setenv(name, value)
     assert distributed.follow(print) is None
     assert distributed.dismiss(7) == 7

@@ -41,7 +41,10 @@ MAY_IMPORT = {
     "checkpoint": {"atomic", "engine"},
     "journal": {"atomic"},
     "mlflow_run": {"journal"},
-    "resume": {"checkpoint", "config_overrides", "experiment", "journal", "run_folder", "runs", "tracking"},
+    "resume": {
+        *("checkpoint", "config_overrides", "engine", "experiment", "journal", "points", "run_folder", "runs"),
+        "tracking",
+    },
     "runs_import": {"checkpoint", "run_folder", "runs", "tracking"},
     "plots": set(),
     "report": {"arguments", "plots"},

@@ -24,7 +24,7 @@ from made_runs import train, values
 from mlflow import MlflowClient
 from safetensors.torch import load_file
 
-from snnrun import checkpoint, cli, experiment, journal, mlflow_run, run_folder, tracking
+from snnrun import checkpoint, cli, experiment, journal, mlflow_run, points, run_folder, tracking
 
 RUN = ["train", "data.limit=120", "model.network=R12", "encoder.steps=30", "train.epochs=4", "train.batch_size=16"]
 RUN += ["train.lr=0.02", "hardware.kernels=reference", "hardware.threads=1", "checkpoint.every_minutes=0"]
@@ -475,3 +475,31 @@ def test_the_journal_forgets_what_the_checkpoint_does_not_know(tmp_path: Path) -
     assert journal.read(tmp_path) == lines[:2]
     journal.cut_back(tmp_path, [{"epoch": 1.0}, {"epoch": 2.0}])
     assert [{**entry, "time": 0} for entry in journal.read(tmp_path)] == [{**line, "time": 0} for line in lines[:3]]
+
+
+def test_a_moved_folder_of_outputs_keeps_its_store(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped(tmp_path / "old")
+    (tmp_path / "old").rename(tmp_path / "new")
+    monkeypatch.chdir(tmp_path)
+    assert resume(capsys, "r", "--outputs", "new")[0] == 0
+    found = only_run(tmp_path / "new")
+    assert found.values()["outputs"] == str(tmp_path / "new")
+    assert history_of(found, tracking.store_uri(tmp_path / "new"))["train/accuracy"][-1][0] == 2
+    assert not (tmp_path / "old").exists()
+
+
+def test_a_point_of_a_sweep_that_goes_on_is_finished_for_the_sweep(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = stopped(tmp_path / "o")
+    sweep = tmp_path / "o" / "sweeps" / "s"
+    sweep.mkdir(parents=True)
+    folder.rename(sweep / "0")
+    points.Point(0, "i", ["seed=0"], epochs=2, status="KILLED", error="killed").save(sweep)
+    assert resume(capsys, str(sweep / "0"))[0] == 0
+    point = points.read_point(sweep / "0")
+    assert point is not None
+    assert (point.status, point.error, len(point.history)) == ("FINISHED", "", 2)
+    assert point.objective == max(point.history)

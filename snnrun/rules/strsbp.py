@@ -186,5 +186,6 @@ def slope_sum(table: Tensor, drive: Callable[[Tensor], Tensor], counts_in: Tenso
     table = table.to(counts)
     derivative = table[:, :4] * torch.tensor([4.0, 3.0, 2.0, 1.0], dtype=table.dtype, device=table.device)
     rows = counts_in.clamp(1, len(table)).long() - 1
-    c3, c2, c1, c0 = (drive(coefficients) for coefficients in derivative[rows].unbind(2))
+    coefficients = derivative[rows].permute(2, 0, 1)  # (4, B, I), in one product, whose rounding depends on no batch
+    c3, c2, c1, c0 = drive(coefficients.flatten(0, 1)).unflatten(0, (4, -1)).unbind()
     return ((c3 * counts + c2) * counts + c1) * counts + c0
