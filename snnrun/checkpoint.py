@@ -39,16 +39,22 @@ class Keeper:
         self.path, self.fault = folder / FILE, ""
         self._every, self._about, self._warn = every_minutes, dict(about), warn
         self._kept_at = time.monotonic()
+        self._best_epoch: int | None = None
 
     def due(self) -> bool:
         """Whether so many minutes have passed; 0 is after each batch, None never."""
         return self._every is not None and time.monotonic() - self._kept_at >= 60.0 * self._every
 
     def keep(self, snapshot: Snapshot) -> None:
-        """Replace the file."""
+        """Replace the file, and beside it the plain weights, which others read also if the run never ends."""
         self._kept_at = time.monotonic()
+        best = snapshot.facts.get("best_epoch")
         try:
             atomic.write(self.path, encode(snapshot, self._about))
+            self._weights("last", "network/", snapshot)
+            if best != self._best_epoch:
+                self._weights("best", "best/", snapshot)
+                self._best_epoch = best
         except (OSError, SafetensorError) as error:
             if not self.fault:
                 self._warn(
@@ -57,6 +63,15 @@ class Keeper:
             self.fault = str(error)
         else:
             self.fault = ""
+
+    def _weights(self, name: str, prefix: str, snapshot: Snapshot) -> None:
+        weights = {
+            key.removeprefix(prefix): value.contiguous()
+            for key, value in snapshot.tensors.items()
+            if key.startswith(prefix)
+        }
+        if weights:
+            atomic.write(self.path.with_name(f"{name}.safetensors"), save(weights))
 
 
 def encode(snapshot: Snapshot, about: Mapping[str, Any]) -> bytes:

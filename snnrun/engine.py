@@ -198,8 +198,10 @@ class _Loop:
         """One pass over the training samples; returns its metrics."""
         split, options = self.dataset.train, self.options
         if self.tally is None:
+            self.consistent = False  # transpositions shuffle the order that is there: twice is another one
             self.shuffle(epoch)
             self.tally, self.seconds = Tally(self.network.layer_names, self.network.sizes), 0.0
+            self.consistent = True
         tally = self.tally
         self.observer.epoch_start(epoch + 1, options.epochs, len(split))
         self.group.copy_(self.optimiser.moved)  # processors of several kinds may round the updates apart

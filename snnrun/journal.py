@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ class Journal:
     def __init__(self, run_dir: Path, warn: Warn) -> None:
         self.path = run_dir / FILE
         self._warn: Warn | None = warn
+        self._unwritten: list[str] = []
         try:
             run_dir.mkdir(parents=True, exist_ok=True)
             self.path.touch()
@@ -39,13 +41,20 @@ class Journal:
             ) from None
 
     def append(self, values: Mapping[str, float], step: int) -> None:
-        """Add one point of each metric."""
+        """Add one point of each metric. What a full disk does not take is written with the next."""
+        self._unwritten.append(_line(values, step))
         try:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(_line(values, step))
+            size = self.path.stat().st_size
+            try:
+                with self.path.open("a", encoding="utf-8") as file:
+                    file.write("".join(self._unwritten))
+            except OSError:
+                os.truncate(self.path, size)  # no half a line
+                raise
+            self._unwritten.clear()
         except OSError as error:
             if self._warn is not None:
-                self._warn(f"{self.path} cannot be written ({error}); training goes on without it")
+                self._warn(f"{self.path} cannot be written ({error}); training goes on, and it is tried again")
                 self._warn = None
 
     def tags(self, values: Mapping[str, str]) -> None:

@@ -24,6 +24,7 @@ REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "BAD_REQUEST")
 BATCH = 100  # MLflow's limit for parameters and for tags in one request; metrics may be 1000
 FLUSH_SECONDS = 5.0  # a request costs about 20 ms however many points it carries
 FIRST_PAUSE, LONGEST_PAUSE = 2.0, 60.0  # seconds for which MLflow is left alone after a failure
+LAST_CHANCES = 3  # when a run ends, each of which sends what comes before the first failure
 
 
 def flatten(values: Mapping[str, object], prefix: str = "") -> dict[str, str]:
@@ -149,9 +150,10 @@ class Mlflow:
         if self._monitor is not None:
             with contextlib.suppress(Exception):
                 self._monitor.finish()
-        self._waiting.append(partial(self._client.set_terminated, self.run_id, status))
-        self._pause = 0.0  # one more chance, however long ago the last one was
-        self._flush()
+        self._waiting.insert(0, partial(self._client.set_terminated, self.run_id, status))
+        for _ in range(LAST_CHANCES):
+            self._pause = 0.0
+            self._flush()
         if self._waiting or self._points:
             folder = self._journal.path.parent
             self._warn(f"MLflow lacks a part of this run. Once it works again: snnrun runs import {folder}")
@@ -166,6 +168,8 @@ class Mlflow:
         if time.monotonic() - self._failed_at < self._pause:
             return
         try:
+            if points:
+                self._send_points()
             while self._waiting:
                 try:
                     self._waiting[0]()
@@ -174,10 +178,10 @@ class Mlflow:
                         raise
                     self._warn(f"MLflow does not take a part of this run ({reason(error)}): it goes without")
                 del self._waiting[0]
-            if points:
-                self._send_points()
         except Exception as error:  # MLflow raises its own errors, SQLAlchemy's, requests' and the operating system's
             self._failed_at = time.monotonic()
+            # An artifact store may be out of reach for good where the points are not: what fails goes to the end.
+            self._waiting = [*self._waiting[1:], *self._waiting[:1]]
             self._pause = min(max(2.0 * self._pause, FIRST_PAUSE), LONGEST_PAUSE)
             if not self._warned:
                 self._warned = True

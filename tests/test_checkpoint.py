@@ -106,6 +106,25 @@ def test_an_interrupt_in_the_middle_of_an_update_keeps_the_snapshot_before(monke
     assert keeper.files == []
 
 
+def test_an_interrupt_in_the_middle_of_a_shuffle_keeps_the_snapshot_before(monkeypatch):
+    """Transpositions begin with the order that is there: made twice they give another one."""
+    keeper = Collector()
+    monkeypatch.setattr(Collector, "due", lambda _: False)
+    shuffle = engine._Loop.shuffle
+
+    def interrupted(self: Any, epoch: int) -> None:
+        shuffle(self, epoch)
+        if epoch == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(engine._Loop, "shuffle", interrupted)
+    network = Network(RULES["stbp"], inputs=6, topology="", outputs=3)
+    encoder = encoders.build("bernoulli", seed=0, steps=10)
+    options = Options(epochs=2, batch_size=16, shuffle="transpositions")
+    engine.train(network, toy(), encoder, options, seed=0, device=CPU, observer=Notes(), keeper=keeper)
+    assert len(keeper.files) == 1, "that of the end of the first epoch"
+
+
 def test_an_interrupt_elsewhere_is_a_moment_to_go_on_from():
     def stop(count: int) -> None:
         if count == 2:

@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from made_runs import train, values
 from mlflow import MlflowClient
+from safetensors.torch import load_file
 
 from snnrun import checkpoint, cli, experiment, journal, mlflow_run, points, run_folder, tracking
 
@@ -168,6 +170,31 @@ def test_a_run_goes_on_in_its_own_record(whole: Path, tmp_path: Path, capsys: py
     tags = MlflowClient(tracking.store_uri(tmp_path / "o")).get_run(str(found.run_id)).data.tags
     assert tags["snnrun.command"] == "snnrun train"
     assert tags["snnrun.resumed"].startswith("snnrun resume")
+
+
+def test_a_killed_run_has_plain_weights(tmp_path: Path) -> None:
+    folder = stopped(tmp_path / "outputs")
+    kept = checkpoint.load(folder)
+    assert kept is not None
+    for name, part in (("last", "network/"), ("best", "best/")):
+        weights = load_file(folder / f"{name}.safetensors")
+        assert weights
+        assert all(torch.equal(value, kept[0].tensors[part + key]) for key, value in weights.items())
+
+
+def test_a_run_goes_on_in_its_mlflow_run_from_wherever_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "there")
+    folder = stopped(Path("outputs")).resolve()
+    run_id = (folder / "mlflow_run_id").read_text()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    code, _, said = resume(capsys, str(folder))
+    assert code == 0, said
+    assert (folder / "mlflow_run_id").read_text() == run_id
+    assert not list((tmp_path / "elsewhere").iterdir())
 
 
 def test_a_run_without_a_checkpoint_begins_again(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -363,7 +390,7 @@ def test_a_server_that_comes_back_gets_every_point(
     plain = values(tmp_path, "stbp", 0, train={"epochs": 5}, tracking={"uri": server.uri})
     (folder / "config.yaml").write_text(yaml.safe_dump(plain), encoding="utf-8")
     experiment.run(plain, folder, command=["snnrun", "train"], on_epoch=at)
-    assert "MLflow is tried again" in " ".join(capsys.readouterr().err.split())
+    assert "MLflow is tried again" in " ".join("".join(capsys.readouterr()).split())
     client = MlflowClient(server.uri)
     run = client.get_run(str(run_folder.RunFolder(folder).run_id))
     assert run.info.status == "FINISHED"
@@ -385,7 +412,7 @@ def test_a_server_that_stays_away_loses_nothing(
     (folder / "config.yaml").write_text(yaml.safe_dump(plain), encoding="utf-8")
     result = experiment.run(plain, folder, command=["snnrun", "train"], on_epoch=at)
     assert result.status == "finished"
-    assert f"snnrun runs import {folder}" in " ".join(capsys.readouterr().err.split())
+    assert f"snnrun runs import {folder}" in " ".join("".join(capsys.readouterr()).split())
     server.start()
     assert cli.main(["runs", "import", str(folder)]) == 0
     client = MlflowClient(server.uri)

@@ -163,6 +163,50 @@ def test_a_store_that_fails_midway_costs_one_warning(
     assert store.client.get_run(tracker.run_id).data.params == {"seed": "1"}
 
 
+def test_an_artifact_store_out_of_reach_keeps_no_points_back(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a server was told to let its clients write to a folder that is its own."""
+
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError("/mlruns")
+
+    warnings: list[str] = []
+    tracker = store.open(tmp_path, warn=warnings.append)
+    monkeypatch.setattr(tracker._client, "log_artifact", refused)  # type: ignore[attr-defined]
+    tracker.artifact(tmp_path / "metrics.jsonl")
+    tracker.tags({"after": "it"})
+    for epoch in range(1, 4):
+        tracker.metrics({"train/loss": float(epoch)}, epoch)
+    tracker.finish("FINISHED")
+    run = store.client.get_run(tracker.run_id)
+    assert len(store.client.get_metric_history(tracker.run_id, "train/loss")) == 3
+    assert (run.info.status, run.data.tags.get("after")) == ("FINISHED", "it")
+    assert "snnrun runs import" in warnings[-1]
+
+
+def test_a_journal_that_a_full_disk_did_not_take_is_written_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warnings: list[str] = []
+    tracker = tracking.open_tracker("none", run_dir=tmp_path, outputs=tmp_path, warn=warnings.append)
+    tracker.metrics({"train/loss": 1.0}, 1)
+    with monkeypatch.context() as patch:
+        real = Path.open
+
+        def half(self: Path, *arguments: Any, **options: Any) -> Any:
+            with real(self, "a") as file:
+                file.write('{"step": 2, ')
+            raise OSError("No space left on device")
+
+        patch.setattr(Path, "open", half)
+        tracker.metrics({"train/loss": 0.5}, 2)
+        tracker.metrics({"train/loss": 0.4}, 3)
+    tracker.metrics({"train/loss": 0.3}, 4)
+    assert [(line["step"], line["train/loss"]) for line in lines(tmp_path)] == [(1, 1.0), (2, 0.5), (3, 0.4), (4, 0.3)]
+    assert len(warnings) == 1
+
+
 def test_numbers_that_are_none(store: Store, tmp_path: Path) -> None:
     tracker = store.open(tmp_path)
     tracker.metrics({"train/loss": float("nan"), "grad/norm": float("inf")}, 1)
