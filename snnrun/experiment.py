@@ -80,6 +80,10 @@ def run(
         checkpoint.alone(run_dir),
         distributed.group(values["hardware"].get("processes", 1), follow, dict(values), str(run_dir), resumed) as group,
     ):
+        if not resumed and journal.read(run_dir):
+            raise UsageError(
+                f"{run_dir}: this folder has a run already. Go on with it by snnrun resume, or take another."
+            )
         started = time.monotonic()
         parts = _prepare(group, values, run_dir)
         prepared = time.monotonic() - started

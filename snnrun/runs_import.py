@@ -38,6 +38,7 @@ def import_run(found: run_folder.RunFolder, outputs: Path, uri: str | None) -> s
         experiment=values["tracking"]["experiment"],
         run_name=values["tracking"]["run_name"] or found.path.name,
         resumed=True,
+        anew=True,
         warn=problems.append,
     )
     tracker.params(values)

@@ -123,12 +123,14 @@ def open_tracker(
     parent_run_id: str | None = None,
     system_metrics: bool = False,
     resumed: bool = False,
+    anew: bool = False,
     warn: Warn = to_stderr,
 ) -> Tracker:
     """Start the record of one run; with MLflow its id is written to ``<run_dir>/mlflow_run_id`` too.
 
     ``uri`` None is the sqlite store under ``outputs``; ``run_name`` None lets MLflow invent one; ``parent_run_id`` is a
-    sweep's; ``resumed`` goes on in the MLflow run of the folder, if the store has it.
+    sweep's; ``resumed`` goes on in the MLflow run of the folder; one that the store does not have is
+    an error, or with ``anew`` begun anew.
 
     Raises:
         SnnrunError: the folder or the store cannot be used.
@@ -147,6 +149,11 @@ def open_tracker(
     tags = {RUN_DIR_TAG: str(journal_at)} | ({"mlflow.parentRunId": parent_run_id} if parent_run_id else {})
     store = outputs, uri, experiment
     client, run = found = reopen(*store, journal_at) if resumed else (None, None)
+    if run is None and resumed and not anew and (journal_at / RUN_ID_FILE).exists():
+        raise SnnrunError(
+            f"{journal_at}: the MLflow store {uri or store_uri(outputs)} does not have this run. Name the one that has it "
+            "by tracking.uri=..., or bring the run into this one first: snnrun runs import"
+        )
     if run is None:
         client, run = create_run(*store, run_name, tags)
         (journal_at / RUN_ID_FILE).write_text(f"{run.info.run_id}\n", encoding="utf-8")

@@ -25,6 +25,7 @@ from mlflow import MlflowClient
 from safetensors.torch import load_file
 
 from snnrun import checkpoint, cli, experiment, journal, mlflow_run, points, run_folder, tracking
+from snnrun.errors import UsageError
 
 RUN = ["train", "data.limit=120", "model.network=R12", "encoder.steps=30", "train.epochs=4", "train.batch_size=16"]
 RUN += ["train.lr=0.02", "hardware.kernels=reference", "hardware.threads=1", "checkpoint.every_minutes=0"]
@@ -503,3 +504,19 @@ def test_a_point_of_a_sweep_that_goes_on_is_finished_for_the_sweep(
     assert point is not None
     assert (point.status, point.error, len(point.history)) == ("FINISHED", "", 2)
     assert point.objective == max(point.history)
+
+
+def test_a_store_without_the_run_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = stopped(tmp_path / "o")
+    elsewhere = f"sqlite:///{tmp_path}/elsewhere.db"
+    code, _, err = resume(capsys, str(folder), f"tracking.uri={elsewhere}")
+    assert code == 1
+    assert "elsewhere.db does not have this run" in err
+    assert cli.main(["runs", "import", str(folder), "--uri", elsewhere]) == 0
+    assert resume(capsys, str(folder), f"tracking.uri={elsewhere}")[0] == 0
+
+
+def test_a_new_run_does_not_go_into_the_folder_of_another(whole: Path) -> None:
+    plain = yaml.safe_load((whole / "config.yaml").read_text())
+    with pytest.raises(UsageError, match="has a run already"):
+        experiment.run(plain, whole, command=["test"])
