@@ -67,7 +67,7 @@ def _runs(arguments: list[str]) -> int:
 
 
 def _resume(arguments: list[str]) -> int:
-    from snnrun.resume import main
+    from snnrun.resume_command import main
 
     return main(arguments)
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from snnrun import checkpoint, config_overrides, engine, experiment, journal, points, run_folder, runs, tracking
-from snnrun.errors import SnnrunError, UsageError
+from snnrun.errors import UsageError
 
-INTERRUPTED = 130
 ERROR_FILE = "error.txt"  # what a failed run leaves, which is history now
 # What another machine or store may ask for. The numbers depend on none of it, but for the device and its kernels.
 MAY_CHANGE = ("hardware.", "tracking.", "checkpoint.", "data.root", "data.download", "outputs", "train.epochs")
@@ -19,33 +17,7 @@ GROUPS = ("hardware", "tracking", "checkpoint", "data", "train", "encoder", "mod
 NUMBERS = ("hardware.device", "hardware.kernels")
 
 
-def main(arguments: list[str]) -> int:
-    """Run the command; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        "snnrun resume",
-        description="Go on with a run that was killed, interrupted or failed, bit for bit, from its last checkpoint.",
-        epilog="What may change: hardware.*, tracking.*, checkpoint.*, data.root, data.download, and train.epochs "
-        "where the learning rate does not follow it (train.schedule other than cosine).",
-    )
-    parser.add_argument("run", help="its folder, or the beginning of its name or MLflow id, or last")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as data.root=FOLDER")
-    parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="the folder that the runs wrote to")
-    request = parser.parse_args(arguments)
-    found = run_folder.find(request.run, request.outputs)
-    values = prepare(found, request.overrides)
-    (found.path / ERROR_FILE).unlink(missing_ok=True)
-    result = experiment.run(values, found.path, command=["snnrun", "resume", *arguments], resumed=True)
-    if result.status == "diverged":
-        raise SnnrunError(result.message)
-    if result.status == "finished":
-        _settle_point(found.path, result)
-    if result.status == "interrupted":
-        print("snnrun: interrupted", file=sys.stderr)
-        return INTERRUPTED
-    return 0
-
-
-def _settle_point(folder: Path, result: engine.Result) -> None:
+def settle_point(folder: Path, result: engine.Result) -> None:
     """Tell the sweep that a run is a point of that it need not be run again."""
     point = points.read_point(folder)
     if point is None or not result.history:

@@ -22,7 +22,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from snnrun import config as configs
-from snnrun import hardware, points, space, study
+from snnrun import points, space, study
 from snnrun.errors import SnnrunError, UsageError
 from snnrun.failures import PointFailed, warn
 from snnrun.points import Point
@@ -40,6 +40,8 @@ def register() -> None:
 def workers(launcher: DictConfig) -> int:
     """Points that a launcher runs on one machine at the same time."""
     kind = launcher._target_.rpartition(".")[2]
+    from snnrun import hardware  # which loads PyTorch
+
     cores = hardware.cores()
     if kind == JOBLIB:
         jobs = launcher.n_jobs or 1

@@ -151,8 +151,8 @@ def open_tracker(
     client, run = found = reopen(*store, journal_at) if resumed else (None, None)
     if run is None and resumed and not anew and (journal_at / RUN_ID_FILE).exists():
         raise SnnrunError(
-            f"{journal_at}: the MLflow store {uri or store_uri(outputs)} does not have this run. Name the one that has it "
-            "by tracking.uri=..., or bring the run into this one first: snnrun runs import"
+            f"{journal_at}: the MLflow store {uri or store_uri(outputs)} does not have this run. Name the one that has "
+            "it by tracking.uri=..., or bring the run into this one first: snnrun runs import"
         )
     if run is None:
         client, run = create_run(*store, run_name, tags)

@@ -89,8 +89,8 @@ def test_an_override_changes_what_is_evaluated(digits_run: Runs, capsys: pytest.
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("train.lr=1", "train.lr=1: not an override of a finished run. Allowed: KEY=VALUE with a key of data, encoder"),
-        ("encoder.steps", "encoder.steps: not an override"),
+        ("train.lr=1", "train.lr=1: no change that can be made here. Allowed: KEY=VALUE with a key of data, encoder"),
+        ("encoder.steps", "encoder.steps: no change that can be made here"),
         (
             "encoder.stepz=3",
             "encoder.stepz: no such key. Allowed: steps, frozen, attenuation. Did you mean encoder.steps",

@@ -41,6 +41,7 @@ MAY_IMPORT = {
     "checkpoint": {"atomic", "engine"},
     "journal": {"atomic"},
     "mlflow_run": {"journal"},
+    "resume_command": {"experiment", "failures", "resume", "run_folder"},
     "resume": {
         *("checkpoint", "config_overrides", "engine", "experiment", "journal", "points", "run_folder", "runs"),
         "tracking",
@@ -115,7 +116,7 @@ MAY_IMPORT = {
     "report_command": {"paper_figures", "paper_pages", "paper_report", "runs", "runs_command"},
     "cli": {
         *("app", "arguments", "bench", "completion", "config_command", "data_command", "doctor", "evaluate"),
-        *("export", "options", "predict", "report_command", "resume", "runs_command", "tracking"),
+        *("export", "options", "predict", "report_command", "resume_command", "runs_command", "tracking"),
     },
     "arguments": set(),
     "distributed": set(),
