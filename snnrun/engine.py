@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -13,19 +13,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from snnrun import evaluation
 from snnrun.batches import batches
 from snnrun.data import Dataset, Split
 from snnrun.distributed import Group
 from snnrun.encoders import Encoder
 from snnrun.errors import SnnrunError
-from snnrun.kernels import unpack
 from snnrun.network import Network
 from snnrun.optimiser import Optimiser, by_stride
 from snnrun.schedule import Options as Options
 from snnrun.tally import Tally
 
-# Evaluation does not depend on the batch size: this many samples fit everywhere and keep the products large.
-EVALUATION_BATCH = 64
 # A layer that has not fired for so many batches is reported before the epoch is over.
 SILENCE_CHECK = 50
 # The authors' shuffle: this many random transpositions an epoch.
@@ -148,9 +146,11 @@ def train(
             while (epoch := len(result.history)) < options.epochs:
                 metrics = loop.train_epoch(epoch)
                 if len(dataset.validation):
-                    metrics["validation/accuracy"] = accuracy(loop.confusion("validation", dataset.validation))
+                    metrics["validation/accuracy"] = evaluation.accuracy(
+                        loop.confusion("validation", dataset.validation)
+                    )
                 result.confusion = loop.confusion("test", dataset.test)
-                metrics["test/accuracy"] = accuracy(result.confusion)
+                metrics["test/accuracy"] = evaluation.accuracy(result.confusion)
                 loop.close_epoch(metrics)
                 observer.epoch_end(metrics)
                 if keeper is not None:
@@ -384,38 +384,8 @@ class _Loop:
             self.observer.evaluating(name, done, len(split))
 
         classes = len(self.dataset.classes)
-        predicted = predict(self.network, split, self.encoder, self.device, progress, self.group)
+        predicted = evaluation.predict(self.network, split, self.encoder, self.device, progress, self.group)
         return np.bincount(split.labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
-
-
-@torch.no_grad()
-def predict(
-    network: Network,
-    split: Split,
-    encoder: Encoder,
-    device: torch.device,
-    progress: Callable[[int], None] | None = None,
-    group: Group | None = None,
-) -> NDArray[np.int64]:
-    """Predicted class of each sample, (S,): the output neuron that fires most, the first of several."""
-    group = group or Group()
-    predicted = np.empty(len(split), dtype=np.int64)
-    done, size = 0, EVALUATION_BATCH * group.size
-    for positions, spikes, _ in batches(split, np.arange(len(split)), encoder, 0, size, device, share=group.share):
-        classes = np.zeros(len(positions))
-        if len(spikes):
-            counts = network(spikes.to(device)).output.counts
-            classes[group.part(len(positions))] = counts.argmax(dim=1).cpu().numpy()
-        predicted[positions] = group.total(classes)
-        done += len(positions)
-        if progress is not None:
-            progress(done)
-    return predicted
-
-
-def accuracy(confusion: NDArray[np.int64]) -> float:
-    """Share of the samples on the diagonal."""
-    return float(np.trace(confusion) / max(1, confusion.sum()))
 
 
 def boost_wrong(boost: NDArray[np.float32], labels: NDArray[np.int64], wrong: NDArray[np.bool_]) -> None:
@@ -424,19 +394,6 @@ def boost_wrong(boost: NDArray[np.float32], labels: NDArray[np.int64], wrong: ND
         of_class = labels == label
         error = boost[of_class & wrong].sum() / boost[of_class].sum()
         boost[of_class & wrong] *= np.exp(error / BOOSTING_RATE)
-
-
-@torch.no_grad()
-def record_raster(
-    network: Network, split: Split, encoder: Encoder, device: torch.device, sample: int = 0
-) -> tuple[dict[str, NDArray[np.uint8]], int, int]:
-    """Spikes (T, N) of the input and of every layer for one sample, its label and the predicted class."""
-    spikes = encoder.encode(split.samples[[sample]], split.index[[sample]], 0)
-    activity = network.to(device)(torch.from_numpy(spikes).to(device))
-    layers = {"input": unpack(torch.from_numpy(spikes), network.inputs)[0].numpy()}
-    for name, train in zip(network.layer_names, activity.layers, strict=True):
-        layers[name] = unpack(train.spikes[:1], train.counts.shape[1])[0].cpu().numpy()
-    return layers, int(split.labels[sample]), int(activity.output.counts.argmax().item())
 
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

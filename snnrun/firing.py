@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from snnrun.batches import batches
 from snnrun.data import Split
 from snnrun.encoders import Encoder
-from snnrun.engine import EVALUATION_BATCH
+from snnrun.evaluation import EVALUATION_BATCH
 from snnrun.kernels import count_spikes
 from snnrun.network import Network
 

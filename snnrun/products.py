@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
-from snnrun import atomic, build, cost, data, encoders, engine, firing, report, tracking
+from snnrun import atomic, build, cost, data, encoders, engine, evaluation, firing, report, tracking
 from snnrun.network import Network
 
 # The cost of an inference is measured on at most so many test samples.
@@ -75,7 +75,7 @@ def _raster(
     network: Network, dataset: data.Dataset, encoder: encoders.Encoder, device: torch.device, run_dir: Path
 ) -> Path:
     path, classes = run_dir / "raster.png", dataset.classes
-    layers, label, predicted = engine.record_raster(network, dataset.test, encoder, device)
+    layers, label, predicted = evaluation.record_raster(network, dataset.test, encoder, device)
     title = f"{dataset.label}, test sample 0: {classes[label]}, taken for {classes[predicted]}"
     report.plot_raster(layers, title, path)
     return path

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from snnrun import encoders, engine, hardware, parallel
+from snnrun import encoders, engine, evaluation, hardware, parallel
 from snnrun.data import Dataset, Split
 from snnrun.engine import Options, Result
 from snnrun.errors import UsageError
@@ -106,7 +106,7 @@ def test_metrics_and_observer_of_a_run():
     assert notes.batches == 2 * 12
     assert result.confusion.sum() == 21
     assert result.confusion.sum(1).tolist() == [7, 7, 7]
-    assert engine.accuracy(result.confusion) == result.history[-1]["test/accuracy"]
+    assert evaluation.accuracy(result.confusion) == result.history[-1]["test/accuracy"]
     assert not notes.warnings
 
 
@@ -264,14 +264,14 @@ def test_prediction_is_the_first_of_the_most_active():
     dataset = toy()
     encoder = encoders.build("bernoulli", seed=0, steps=10)
     silent = Network(StRsbp(v_th=[1e6]), inputs=6, topology="", outputs=3)
-    assert set(engine.predict(silent, dataset.test, encoder, CPU)) == {0}
+    assert set(evaluation.predict(silent, dataset.test, encoder, CPU)) == {0}
 
 
 def test_the_raster_shows_every_layer():
     dataset = toy()
     encoder = encoders.build("bernoulli", seed=0, steps=10)
     network = Network(RULES["stbp"], inputs=6, topology="R10", outputs=3)
-    layers, label, predicted = engine.record_raster(network, dataset.test, encoder, CPU, sample=4)
+    layers, label, predicted = evaluation.record_raster(network, dataset.test, encoder, CPU, sample=4)
     assert {name: raster.shape for name, raster in layers.items()} == {
         "input": (10, 6), "hidden1": (10, 10), "output": (10, 3)
     }  # fmt: skip

@@ -1,0 +1,62 @@
+"""What a network makes of a split: the class of each sample, the accuracy, the spikes of one sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from snnrun.batches import batches
+from snnrun.data import Split
+from snnrun.distributed import Group
+from snnrun.encoders import Encoder
+from snnrun.kernels import unpack
+from snnrun.network import Network
+
+# Evaluation does not depend on the batch size: this many samples fit everywhere and keep the products large.
+EVALUATION_BATCH = 64
+
+
+@torch.no_grad()
+def predict(
+    network: Network,
+    split: Split,
+    encoder: Encoder,
+    device: torch.device,
+    progress: Callable[[int], None] | None = None,
+    group: Group | None = None,
+) -> NDArray[np.int64]:
+    """Predicted class of each sample, (S,): the output neuron that fires most, the first of several."""
+    group = group or Group()
+    predicted = np.empty(len(split), dtype=np.int64)
+    done, size = 0, EVALUATION_BATCH * group.size
+    for positions, spikes, _ in batches(split, np.arange(len(split)), encoder, 0, size, device, share=group.share):
+        classes = np.zeros(len(positions))
+        if len(spikes):
+            counts = network(spikes.to(device)).output.counts
+            classes[group.part(len(positions))] = counts.argmax(dim=1).cpu().numpy()
+        predicted[positions] = group.total(classes)
+        done += len(positions)
+        if progress is not None:
+            progress(done)
+    return predicted
+
+
+def accuracy(confusion: NDArray[np.int64]) -> float:
+    """Share of the samples on the diagonal."""
+    return float(np.trace(confusion) / max(1, confusion.sum()))
+
+
+@torch.no_grad()
+def record_raster(
+    network: Network, split: Split, encoder: Encoder, device: torch.device, sample: int = 0
+) -> tuple[dict[str, NDArray[np.uint8]], int, int]:
+    """Spikes (T, N) of the input and of every layer for one sample, its label and the predicted class."""
+    spikes = encoder.encode(split.samples[[sample]], split.index[[sample]], 0)
+    activity = network.to(device)(torch.from_numpy(spikes).to(device))
+    layers = {"input": unpack(torch.from_numpy(spikes), network.inputs)[0].numpy()}
+    for name, train in zip(network.layer_names, activity.layers, strict=True):
+        layers[name] = unpack(train.spikes[:1], train.counts.shape[1])[0].cpu().numpy()
+    return layers, int(split.labels[sample]), int(activity.output.counts.argmax().item())
