@@ -174,10 +174,15 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if name not in COMMANDS:
             raise UsageError(unknown("command", name, COMMANDS))
-        return COMMANDS[name][0](rest)
+        code = COMMANDS[name][0](rest)
+        sys.stdout.flush()
+    except BrokenPipeError:  # | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except SnnrunError as error:
         print(f"snnrun: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("snnrun: interrupted", file=sys.stderr)
         return 130
+    return code

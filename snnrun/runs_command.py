@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,12 +23,7 @@ def main(arguments: list[str]) -> int:
     options = _parser().parse_args(arguments)
     with contextlib.suppress(AttributeError):  # a terminal of another encoding gets question marks, no traceback
         sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
-    try:
-        code: int = options.run(options)
-        sys.stdout.flush()
-    except BrokenPipeError:  # | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    code: int = options.run(options)
     return code
 
 

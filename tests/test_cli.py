@@ -327,3 +327,9 @@ def test_a_sweeper_is_given_the_validation_accuracy_and_never_a_test_accuracy() 
     without = [{key: value for key, value in entry.items() if key[0] != "v"} for entry in (first, second)]
     assert experiment.objective(engine.Result(history=without, confusion=np.eye(2, dtype=np.int64))) == 0.7
     assert experiment.objective(engine.Result()) is None
+
+
+def test_a_reader_that_has_enough_is_no_failure() -> None:
+    command = f"{sys.executable} -m snnrun config list --json | head -n 1"
+    ended = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
