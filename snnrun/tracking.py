@@ -187,7 +187,7 @@ def _look_at(address: str) -> str:
         found = connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'runs'").fetchone()[0]
         runs = connection.execute("SELECT count(*) FROM runs").fetchone()[0] if found else 0
         connection.rollback()
-    return f"writable, {runs:,} runs"
+    return f"writable, {runs:,} run{'s' * (runs != 1)}"
 
 
 def reopen(outputs: Path, uri: str | None, experiment: str, run_dir: Path) -> tuple[Any, Any]:

@@ -54,7 +54,7 @@ def test_a_store_that_is_there_is_counted_and_a_broken_one_is_a_problem(examine:
         store.execute("CREATE TABLE runs (id)")
         store.execute("INSERT INTO runs VALUES (1)")
     store.close()
-    assert facts(examine)[1]["store"]["message"] == "writable, 1 runs"
+    assert facts(examine)[1]["store"]["message"] == "writable, 1 run"
     (tmp_path / "outputs" / "mlflow.db").write_text("no database" * 100)
     code, found = facts(examine)
     assert code == 1
