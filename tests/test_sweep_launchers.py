@@ -17,7 +17,7 @@ from snnrun import points, tracking
 from snnrun.points import Point
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.filterwarnings("ignore::ResourceWarning"),  # SQLAlchemy's pool keeps its sqlite connections
 ]
 TINY = [
