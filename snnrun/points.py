@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from snnrun import atomic
 from snnrun.errors import SnnrunError, UsageError
 
 SWEEP_FILE, POINT_FILE = "sweep.json", "point.json"
@@ -93,12 +94,7 @@ class Sweep:
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Replace a file whole, so that no reader and no power cut finds half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    with part.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    atomic.write(path, json.dumps(value, indent=1).encode())
 
 
 def _read(path: Path, kind: type[Any]) -> Any:

@@ -66,7 +66,7 @@ MAY_IMPORT = {
         *("build", "config_overrides", "cost", "firing", "hardware", "kernels", "products", "report"),
         *("run_folder", "trained"),
     },
-    "points": set(),
+    "points": {"atomic"},
     "space": set(),
     "study": {"points", "space"},
     "sweep_plot": set(),
