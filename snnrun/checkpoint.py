@@ -30,7 +30,7 @@ class Keeper:
     """Keeps the snapshots of a training in its run's folder: after each epoch, and after so many minutes in one.
 
     A snapshot that cannot be written costs one warning; the one before it stays, and the next is tried. `fault` is what
-    kept the last one from being written, or None.
+    kept the last one from being written, or empty.
     """
 
     def __init__(

@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
-
-from snnrun.errors import SnnrunError
-
-INTERRUPTED = 130
 
 
 def main(arguments: list[str]) -> int:
@@ -23,7 +18,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as data.root=FOLDER")
     parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="the folder that the runs wrote to")
     request = parser.parse_intermixed_args(arguments)
-    from snnrun import experiment, failures, resume, run_folder
+    from snnrun import experiment, failures, resume, run_folder, worker
 
     found = run_folder.find(request.run, request.outputs)
     values = resume.prepare(found, request.overrides)
@@ -33,11 +28,6 @@ def main(arguments: list[str]) -> int:
     except Exception as error:
         failures.keep(error, request.overrides, found.path)
         return failures.report(error, request.overrides)
-    if result.status == "diverged":
-        raise SnnrunError(result.message)
-    if result.status == "finished":
-        resume.settle_point(found.path, result)
-    if result.status == "interrupted":
-        print("snnrun: interrupted", file=sys.stderr)
-        return INTERRUPTED
+    worker.settle(result)
+    resume.settle_point(found.path, result)
     return 0

@@ -44,7 +44,7 @@ MAY_IMPORT = {
     "checkpoint": {"atomic", "engine"},
     "journal": {"atomic"},
     "mlflow_run": {"journal"},
-    "resume_command": {"experiment", "failures", "resume", "run_folder"},
+    "resume_command": {"experiment", "failures", "resume", "run_folder", "worker"},
     "resume": {
         *("checkpoint", "config_overrides", "engine", "experiment", "journal", "points", "run_folder", "runs"),
         "tracking",
