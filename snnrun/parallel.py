@@ -68,5 +68,10 @@ def each(count: int, task: Callable[[int], None]) -> None:
 
 def ranges(count: int) -> list[tuple[int, int]]:
     """Split 0 ... count into a few ranges for each thread, so that one that is late costs little."""
-    size = max(1, count // (8 * _threads))
+    return slices(count, 8 * _threads)
+
+
+def slices(count: int, number: int) -> list[tuple[int, int]]:
+    """Split 0 ... count into at most so many ranges of one size, the last one smaller."""
+    size = max(1, -(-count // number))
     return [(start, min(start + size, count)) for start in range(0, count, size)]

@@ -94,6 +94,22 @@ def store(_: Any, array: Any, index: Any, vector: Any) -> Any:  # noqa: ARG001
 
 
 @intrinsic  # type: ignore[untyped-decorator]
+def expand(_: Any, array: Any, index: Any, bits: Any, like: Any) -> Any:  # noqa: ARG001
+    """The floats from array[index] on, in their order, in the lanes whose bit is set; 0 in the others."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        lanes, vector = like.lanes, _llvm(like)
+        first = builder.gep(context.make_array(signature.args[0])(context, builder, args[0]).data, [args[1]])
+        mask_type = ir.VectorType(ir.IntType(1), lanes)
+        mask = builder.bitcast(args[2] if lanes == 64 else builder.trunc(args[2], ir.IntType(lanes)), mask_type)
+        kind = ir.FunctionType(vector, [_FLOAT.as_pointer(), mask_type, vector])
+        expanding = builder.module.declare_intrinsic(f"llvm.masked.expandload.v{lanes}f32", (), kind)
+        return builder.call(expanding, [first, mask, ir.Constant(vector, [0.0] * lanes)])
+
+    return like(array, types.intp, types.uint64, like), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
 def splat(_: Any, value: Any, like: Any) -> Any:  # noqa: ARG001
     """`value` in every lane."""
 

@@ -25,6 +25,7 @@ from torch import Tensor
 from snnrun import parallel
 from snnrun.kernels import reference
 from snnrun.kernels.cpu import forward_loops, pair_loops, recurrent_loops, spike_loops
+from snnrun.kernels.cpu.active_loops import room_for_active
 from snnrun.kernels.cpu.arrays import (
     NO_FLOATS,
     ROOM,
@@ -37,7 +38,7 @@ from snnrun.kernels.cpu.arrays import (
     lif_constants,
     pad,
     padded_size,
-    parts_of,
+    parts_by_work,
     room_for_readout,
     room_for_spikes,
     rule_constants,
@@ -174,26 +175,28 @@ def spsp_backward(
     """See `reference.spsp_backward`."""
     batch, steps, _ = spikes_in.shape
     neurons, inputs = weight.shape
-    padded = padded_size(neurons)
-    own, trains = as_words(spikes), sort_by_neuron(spikes_in, inputs)
+    padded, own = padded_size(neurons), as_words(spikes)
     gains, credits = pad(gain), pad(credit) if credit is not None else np.zeros((batch, 0), np.float32)
+    wanted = np.logical_or(gains.any(axis=1), credits.any(axis=1))
+    trains = sort_by_neuron(spikes_in, inputs, wanted)
     rows = NO_FLOATS if credit is None else as_rows(weight)
     constants, kernel = rule_constants(rule, lif, steps)
-    parts = parts_of(batch)
-    offsets = range(0, padded, 64)
+    parts = parts_by_work(np.diff(trains.first[:, [0, -1]], axis=1)[:, 0])
     partial = [torch.empty(inputs, padded) for _ in parts]
-    below = torch.zeros(len(offsets), batch if credit is not None else 1, inputs)
-    gradients, errors = [each.numpy().reshape(-1) for each in partial], below.numpy()
+    below = torch.zeros(batch if credit is not None else 0, inputs)
+    gradients, error = [each.numpy().reshape(-1) for each in partial], below.numpy()
+    slices = parallel.slices(inputs, -(-parallel.threads() // len(parts)))
 
-    def one(k: int) -> None:
-        block, part = divmod(k, len(parts))
+    def some(k: int) -> None:
+        part, slice_ = divmod(k, len(slices))
         pair_loops.spsp_backward(
             RULES[rule], own, trains.times, trains.first, gains, credits, rows, padded, constants, kernel,
-            *room_for_readout(steps, 64), offsets[block], *parts[part], gradients[part], errors[block],
+            *room_for_readout(steps, 64), room_for_active(steps, own.shape[2]), np.empty(64, np.float32),
+            *slices[slice_], *parts[part], gradients[part], error,
         )  # fmt: skip
 
-    parallel.each(len(offsets) * len(parts), one)
-    return unpadded(add_up(partial), neurons), below.sum(dim=0) if credit is not None else gain.new_zeros(batch, 0)
+    parallel.each(len(parts) * len(slices), some)
+    return unpadded(add_up(partial), neurons), below if credit is not None else gain.new_zeros(batch, 0)
 
 
 def recurrent_spsp(
@@ -202,17 +205,17 @@ def recurrent_spsp(
     """See `reference.recurrent_spsp`."""
     check_type(dtype)
     batch, steps, _ = spikes.shape
-    padded = padded_size(neurons)
     own, (first, post, _values) = as_words(spikes), as_groups(recurrent, neurons)
     constants, kernel = rule_constants(rule, lif, steps)
     e = torch.zeros(batch, len(post))
     out, chunks = e.numpy(), parallel.ranges(batch)
 
     def some(k: int) -> None:
-        scratch = room_for_readout(steps, padded)
         recurrent_loops.recurrent_spsp(
-            RULES[rule], own, first, post, padded, constants, kernel, *scratch, room_for_spikes(own), out, *chunks[k]
-        )
+            RULES[rule], own, first, post, constants, kernel, *room_for_readout(steps, 64 * own.shape[2]),
+            room_for_active(steps, own.shape[2]), recurrent_loops.room_to_keep(neurons, len(post)),
+            np.empty(steps + ROOM, np.uint16), out, *chunks[k],
+        )  # fmt: skip
 
     parallel.each(len(chunks), some)
     return e
@@ -239,12 +242,14 @@ def coupling_solve(
     first, post, _ = as_groups(recurrent, rights.shape[1])
     solution, solved = np.empty_like(rights), np.empty(len(rights), bool)
     chunks = parallel.ranges(len(rights))
-    parallel.each(
-        len(chunks),
-        lambda k: recurrent_loops.coupling_solve(
-            values, first, post, diagonals, rights, self_coupling, solution, solved, *chunks[k]
-        ),
-    )
+
+    def some(k: int) -> None:
+        own, kept = np.empty(rights.shape[1], np.float32), recurrent_loops.room_to_keep(rights.shape[1], len(post))
+        recurrent_loops.coupling_solve(
+            values, first, post, diagonals, rights, self_coupling, solution, solved, own, kept, *chunks[k]
+        )
+
+    parallel.each(len(chunks), some)
     for b in np.flatnonzero(~solved):
         exact = reference.coupling_solve(
             theta[[b]].double(), recurrent, diagonal[[b]].double(), right[[b]].double(), self_coupling

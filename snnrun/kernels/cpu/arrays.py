@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import NamedTuple
 
@@ -34,9 +35,10 @@ class Trains(NamedTuple):
     first: Indices
 
 
-def sort_by_neuron(spikes: Tensor, neurons: int) -> Trains:
-    """Spike times neuron by neuron from bits (B, T, W)."""
+def sort_by_neuron(spikes: Tensor, neurons: int, wanted: NDArray[np.bool_] | None = None) -> Trains:
+    """Spike times neuron by neuron from bits (B, T, W); those of samples that are not `wanted` (B,) are left out."""
     trains = as_words(spikes, most=MOST_OF_IMAGES)
+    wanted = np.ones(len(trains), bool) if wanted is None else wanted
     begin = np.concatenate([[0], np.cumsum(spikes_of(trains) + ROOM)])
     times = np.empty(begin[-1], np.uint16)
     first = np.empty((len(trains), neurons + 1), np.int32)
@@ -45,7 +47,7 @@ def sort_by_neuron(spikes: Tensor, neurons: int) -> Trains:
 
     def some(k: int) -> None:
         block = np.empty(trains.shape[1] + 63, np.uint64)
-        spike_loops.sort_by_neuron(trains, times, first, block, *chunks[k])
+        spike_loops.sort_by_neuron(trains, wanted, times, first, block, *chunks[k])
 
     parallel.each(len(chunks), some)
     return Trains(times, first)
@@ -150,6 +152,13 @@ def add_up(parts: list[Tensor]) -> Tensor:
 
     parallel.each(len(chunks), some)
     return parts[0]
+
+
+def parts_by_work(work: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """`parts_of`, but each with about as much of the samples' `work` (B,) as the others."""
+    done = np.cumsum(work)
+    bounds = [0, *(int(np.searchsorted(done, done[-1] * k / PARTS)) + 1 for k in range(1, PARTS)), len(work)]
+    return [(start, stop) for start, stop in itertools.pairwise(bounds) if start < stop]
 
 
 def parts_of(batch: int, parts: int = PARTS) -> list[tuple[int, int]]:

@@ -7,18 +7,18 @@ from typing import Any
 import numpy as np
 
 from snnrun.jit import Floats, Indices, Times, Words, jit, part
+from snnrun.kernels.cpu.active_loops import LANES, Active, close_up, idle, spread, width_of
 from snnrun.kernels.cpu.forward_loops import add_row_pairs, add_rows
 from snnrun.kernels.cpu.readout_loops import read_block
 from snnrun.kernels.cpu.spike_loops import list_spikes
-from snnrun.vector import load, store, total, zeros16, zeros32, zeros64
+from snnrun.vector import expand, load, store, total, zeros16, zeros32, zeros64
 
 
 @part
-def add_pairs(
+def add_block(
     like: Any,
     b: int,
-    trace: Floats,
-    base: int,
+    readout: Floats,
     stride: int,
     times: Times,
     first: Indices,
@@ -26,25 +26,32 @@ def add_pairs(
     credit: Floats,
     rows: Floats,
     padded: int,
-    offset: int,
+    active: Active,
+    groups: tuple[int, int],
+    e: Floats,
+    low: int,
+    high: int,
     gradient: Floats,
     error: Floats,
 ) -> None:
-    """e_.j of a block for each input j, in registers for as long as it takes to add it to gradient and error.
+    """e_.j of a block of active neurons for each input j of low ... high, added to gradient and error at once.
 
-    `trace` holds row t of the block at base + t * stride; `gain` and `credit` are (B, P), or (B, 0) for no error.
+    `readout` holds step t of the block at t * stride, `e` (64,) is scratch for the block of one input.
     """
     has_credit = credit.shape[1] > 0
-    g = load(gain, b * padded + offset, like)
-    c = load(credit, b * padded + offset, like) if has_credit else like
-    for j in range(first.shape[1] - 1):
+    for j in range(low, high):
         if first[b, j] == first[b, j + 1]:
             continue
-        e = add_rows(like, trace, stride, base, times, first[b, j], first[b, j + 1])
-        place = j * padded + offset
-        store(gradient, place, load(gradient, place, like) + g * e)
+        store(e, 0, add_rows(like, readout, stride, 0, times, first[b, j], first[b, j + 1]))
+        below = zeros16()
+        for group in range(groups[0], groups[1]):
+            own, place = b * padded + LANES * group, j * padded + LANES * group
+            x = expand(e, active.begin[group], active.lanes[group], zeros16())
+            store(gradient, place, load(gradient, place, zeros16()) + load(gain, own, zeros16()) * x)
+            if has_credit:
+                below = below + load(credit, own, zeros16()) * load(rows, place, zeros16()) * x
         if has_credit:
-            error[b, j] = total(c * load(rows, place, like) * e)
+            error[b, j] += total(below)
 
 
 @jit
@@ -61,43 +68,46 @@ def spsp_backward(
     kernel: Floats,
     previous: Indices,
     readout: Floats,
-    offset: int,
+    active: Active,
+    e: Floats,
+    low: int,
+    high: int,
     start: int,
     stop: int,
     gradient: Floats,
     error: Floats,
 ) -> None:
-    """The block from neuron `offset` on of `reference.spsp_backward`, for samples start ... stop in their order.
+    """The inputs low ... high of `reference.spsp_backward`, for samples start ... stop in their order.
 
-    `times`, `first` (B, I + 1) from `sort_by_neuron`; `gain` (B, P), `credit` (B, P) or (B, 0); `readout` scratch of T
-    rows of the block; `gradient` (I * P,) of this range, whose columns of the block are written; `error` (B, I) of
-    this block.
+    `times`, `first` (B, I + 1) from `sort_by_neuron`; `gain` (B, P), `credit` (B, P) or (B, 0); `gradient` (I * P,) of
+    these samples, whose rows of the inputs are written; `error` (B, I) zero. Scratch: `readout` with room for T steps
+    of a block, `active`, `e` (64,).
     """
-    width = min(64, padded - offset)
-    inputs = first.shape[1] - 1
-    for j in range(inputs):
-        for i in range(width):
-            gradient[j * padded + offset + i] = np.float32(0)
+    for place in range(low * padded, high * padded):
+        gradient[place] = np.float32(0)
     for b in range(start, stop):
-        if idle(gain, b, offset, width) and idle(credit, b, offset, width):
+        if idle(gain, b) and idle(credit, b):
             continue
-        read_block(rule, width, words, b, offset // 64, constants, kernel, previous, readout, 0, width)
-        if width == 64:
-            add_pairs(zeros64(), b, readout, 0, 64, times, first, gain, credit, rows, padded, offset, gradient, error)
-        elif width == 32:
-            add_pairs(zeros32(), b, readout, 0, 32, times, first, gain, credit, rows, padded, offset, gradient, error)
-        else:
-            add_pairs(zeros16(), b, readout, 0, 16, times, first, gain, credit, rows, padded, offset, gradient, error)
-
-
-@part
-def idle(factor: Floats, b: int, offset: int, width: int) -> bool:
-    """Whether a sample's factors of a block are all 0, or absent."""
-    if factor.shape[1]:
-        for i in range(offset, offset + width):
-            if factor[b, i] != np.float32(0):
-                return False
-    return True
+        count = close_up(words, b, active)
+        for offset in range(0, count, 64):
+            groups = spread(active, offset, min(offset + 64, count))
+            width = width_of(count - offset)
+            read_block(rule, width, active.words, 0, offset // 64, constants, kernel, previous, readout, 0, width)
+            if width == 64:
+                add_block(
+                    zeros64(), b, readout, 64, times, first, gain, credit, rows, padded, active, groups, e, low, high,
+                    gradient, error,
+                )  # fmt: skip
+            elif width == 32:
+                add_block(
+                    zeros32(), b, readout, 32, times, first, gain, credit, rows, padded, active, groups, e, low, high,
+                    gradient, error,
+                )  # fmt: skip
+            else:
+                add_block(
+                    zeros16(), b, readout, 16, times, first, gain, credit, rows, padded, active, groups, e, low, high,
+                    gradient, error,
+                )  # fmt: skip
 
 
 @jit

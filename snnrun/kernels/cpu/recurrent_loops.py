@@ -5,15 +5,61 @@ They are grouped by pre-neuron: those of p stand at first[p] ... first[p + 1], e
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from snnrun.jit import Flags, Floats, Indices, Times, Words, jit, part
+from snnrun.kernels.cpu.active_loops import Active, close_up, idle, list_train, width_of
 from snnrun.kernels.cpu.readout_loops import read_block
-from snnrun.kernels.cpu.spike_loops import list_spikes
 
 # Gauss-Seidel: largest change of a sweep, as a share of the largest entry, and the sweeps it may take.
 TOLERANCE = 1e-7
 SWEEPS = 200
+
+
+class Kept(NamedTuple):
+    """Room for the synapses that count in a sample, grouped as all are.
+
+    Those of the n-th neuron kept stand at first[n] ... first[n + 1]; `post` has their post-neurons. All have room for
+    one more than the neurons or synapses of the layer.
+    """
+
+    neuron: Indices
+    first: Indices
+    synapse: Indices
+    post: Indices
+    theta: Floats
+
+
+def room_to_keep(neurons: int, synapses: int) -> Kept:
+    """Room for the synapses that count in a sample."""
+    return Kept(
+        neuron=np.empty(neurons + 1, np.int32),
+        first=np.empty(neurons + 1, np.int32),
+        synapse=np.empty(synapses + 1, np.int32),
+        post=np.empty(synapses + 1, np.int32),
+        theta=np.empty(synapses + 1, np.float32),
+    )
+
+
+@part
+def keep_active(count: int, first: Indices, post: Indices, active: Active, kept: Kept) -> None:
+    """Keep the synapses between the neurons of a sample that fire, of which there are `count`, by their closed places.
+
+    `neuron` has the closed place of each neuron, or -1.
+    """
+    for i in range(first.shape[0] - 1):
+        kept.neuron[i] = -1
+    for n in range(count):
+        kept.neuron[active.neuron[n]] = n
+    total = 0
+    for n in range(count):
+        kept.first[n] = total
+        for s in range(first[active.neuron[n]], first[active.neuron[n] + 1]):  # written whether it is kept or not
+            kept.synapse[total], kept.post[total] = s, kept.neuron[post[s]]
+            total += kept.neuron[post[s]] >= 0
+    kept.first[count] = total
 
 
 @jit
@@ -22,25 +68,37 @@ def recurrent_spsp(
     words: Words,
     first: Indices,
     post: Indices,
-    padded: int,
     constants: Floats,
     kernel: Floats,
     previous: Indices,
     readout: Floats,
+    active: Active,
+    kept: Kept,
     own: Times,
     e: Floats,
     start: int,
     stop: int,
 ) -> None:
-    """Samples start ... stop of `reference.recurrent_spsp`; `readout` scratch (T * P,), `e` (B, S) zero."""
+    """Samples start ... stop of `reference.recurrent_spsp`; `e` (B, S) zero.
+
+    Scratch: `readout` with room for T steps of all blocks, `active`, `kept`, and `own` with room for a train.
+    """
     for b in range(start, stop):
+        count = close_up(words, b, active)
+        keep_active(count, first, post, active, kept)
+        padded = 64 * ((count + 63) // 64)
         for offset in range(0, padded, 64):
-            width = min(64, padded - offset)
-            read_block(rule, width, words, b, offset // 64, constants, kernel, previous, readout, offset, padded)
-        for t in range(words.shape[1]):
-            for k in range(list_spikes(words, b, t, own)):
-                for s in range(first[own[k]], first[own[k] + 1]):
-                    e[b, s] += readout[t * padded + post[s]]
+            width = width_of(count - offset)
+            read_block(rule, width, active.words, 0, offset // 64, constants, kernel, previous, readout, offset, padded)
+        for n in range(count):
+            if kept.first[n] == kept.first[n + 1]:
+                continue
+            spikes = list_train(active, active.neuron[n], own)
+            for s in range(kept.first[n], kept.first[n + 1]):
+                sum_ = np.float32(0)
+                for k in range(spikes):
+                    sum_ += readout[np.int64(own[k]) * padded + kept.post[s]]
+                e[b, kept.synapse[s]] = sum_
 
 
 @jit
@@ -66,6 +124,39 @@ def coupling(
 
 
 @part
+def keep_coupled(
+    b: int,
+    theta: Floats,
+    first: Indices,
+    post: Indices,
+    diagonal: Floats,
+    right: Floats,
+    self_coupling: bool,
+    x: Floats,
+    own: Floats,
+    kept: Kept,
+) -> int:
+    """Keep the entries of a sample's system beside its diagonal, which goes to `own`; returns how many rows have some.
+
+    `neuron` has these rows. The others are solved: `x` becomes right / own.
+    """
+    total = rows = 0
+    for p in range(right.shape[1]):
+        own[p] = diagonal[b, p]
+        kept.first[rows], kept.neuron[rows] = total, p
+        for s in range(first[p], first[p + 1]):
+            if post[s] != p:
+                kept.post[total], kept.theta[total] = post[s], theta[b, s]
+                total += theta[b, s] != np.float32(0)
+            elif self_coupling:
+                own[p] -= theta[b, s]
+        x[b, p] = right[b, p] / own[p]
+        rows += total > kept.first[rows]
+    kept.first[rows] = total
+    return rows
+
+
+@part
 def sweep_to_rest(
     b: int,
     theta: Floats,
@@ -75,21 +166,24 @@ def sweep_to_rest(
     right: Floats,
     self_coupling: bool,
     x: Floats,
+    own: Floats,
+    kept: Kept,
 ) -> bool:
     """Gauss-Seidel for x_p = (right_p + sum_i theta_ip x_i) / diagonal_p of a sample; False if it does not converge."""
-    neurons = right.shape[1]
-    for p in range(neurons):
-        x[b, p] = right[b, p] / diagonal[b, p]
+    rows = keep_coupled(b, theta, first, post, diagonal, right, self_coupling, x, own, kept)
+    largest = np.float32(0)
+    for p in range(right.shape[1]):
+        if not np.isfinite(x[b, p]):
+            return False
+        largest = max(largest, abs(x[b, p]))
     for _ in range(SWEEPS):
-        change = largest = np.float32(0)
-        for p in range(neurons):
-            sum_, own = right[b, p], diagonal[b, p]
-            for s in range(first[p], first[p + 1]):
-                if post[s] != p:
-                    sum_ += theta[b, s] * x[b, post[s]]
-                elif self_coupling:
-                    own -= theta[b, s]
-            new = sum_ / own
+        change = np.float32(0)
+        for row in range(rows):
+            p = kept.neuron[row]
+            sum_ = right[b, p]
+            for s in range(kept.first[row], kept.first[row + 1]):
+                sum_ += kept.theta[s] * x[b, kept.post[s]]
+            new = sum_ / own[p]
             if not np.isfinite(new):
                 return False
             change = max(change, abs(new - x[b, p]))
@@ -110,12 +204,21 @@ def coupling_solve(
     self_coupling: bool,
     x: Floats,
     solved: Flags,
+    own: Floats,
+    kept: Kept,
     start: int,
     stop: int,
 ) -> None:
-    """Samples start ... stop of `reference.coupling_solve`; `solved` (B,) says which of them converged."""
+    """Samples start ... stop of `reference.coupling_solve`; `solved` (B,) says which of them converged.
+
+    Scratch: `own` (N,), `kept`.
+    """
     for b in range(start, stop):
-        solved[b] = sweep_to_rest(b, theta, first, post, diagonal, right, self_coupling, x)
+        solved[b] = True
+        for p in range(right.shape[1]):
+            x[b, p] = np.float32(0)
+        if not idle(right, b):
+            solved[b] = sweep_to_rest(b, theta, first, post, diagonal, right, self_coupling, x, own, kept)
 
 
 @jit

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from snnrun.jit import Floats, Indices, Times, Words, jit, part
+from snnrun.jit import Flags, Floats, Indices, Times, Words, jit, part
 from snnrun.vector import count_bits, lowest_bit, transpose_bits
 
 
@@ -78,8 +78,10 @@ def count_spikes(words: Words, block: Words, counts: Floats, start: int, stop: i
 
 
 @jit
-def sort_by_neuron(words: Words, times: Times, first: Indices, block: Words, start: int, stop: int) -> None:
-    """Spike times neuron by neuron, for samples start ... stop.
+def sort_by_neuron(
+    words: Words, wanted: Flags, times: Times, first: Indices, block: Words, start: int, stop: int
+) -> None:
+    """Spike times neuron by neuron, for samples start ... stop; of those not `wanted` (B,) no neuron has any.
 
     `words` (B, T, W); those of neuron j of sample b go to times[first[b, j] ... first[b, j + 1]], where first[b, 0] is
     given and leaves room for four more than the sample's spikes, see `list_spikes`. `block`, a word for each step
@@ -88,6 +90,10 @@ def sort_by_neuron(words: Words, times: Times, first: Indices, block: Words, sta
     neurons, spans = first.shape[1] - 1, (words.shape[1] + 63) // 64
     for b in range(start, stop):
         count = first[b, 0]
+        if not wanted[b]:
+            for j in range(neurons):
+                first[b, j + 1] = count
+            continue
         for w in range(words.shape[2]):
             for span in range(spans):
                 turn_span(words, b, span, w, block, 64 * span)
