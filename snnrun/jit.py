@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from snnrun.vector import FAST
 
+Counts = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 Floats = NDArray[np.float32]
 Times = NDArray[np.uint16]

@@ -8,11 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from snnrun import parallel
-from snnrun.jit import Floats, Indices, Times, Words
+from snnrun.jit import Counts, Flags, Floats, Indices, Times, Words
 from snnrun.kernels import reference
 from snnrun.kernels.cpu import spike_loops
 from snnrun.kernels.neuron import THRESHOLD_SLACK, Lif, Synapses
@@ -35,7 +34,7 @@ class Trains(NamedTuple):
     first: Indices
 
 
-def sort_by_neuron(spikes: Tensor, neurons: int, wanted: NDArray[np.bool_] | None = None) -> Trains:
+def sort_by_neuron(spikes: Tensor, neurons: int, wanted: Flags | None = None) -> Trains:
     """Spike times neuron by neuron from bits (B, T, W); those of samples that are not `wanted` (B,) are left out."""
     trains = as_words(spikes, most=MOST_OF_IMAGES)
     wanted = np.ones(len(trains), bool) if wanted is None else wanted
@@ -53,9 +52,10 @@ def sort_by_neuron(spikes: Tensor, neurons: int, wanted: NDArray[np.bool_] | Non
     return Trains(times, first)
 
 
-def spikes_of(trains: Words) -> NDArray[np.int64]:
+def spikes_of(trains: Words) -> Counts:
     """Number of spikes of each sample, (B,)."""
-    totals: NDArray[np.int64] = np.bitwise_count(trains).sum(axis=(1, 2), dtype=np.int64)
+    totals, chunks = np.empty(len(trains), np.int64), parallel.ranges(len(trains))
+    parallel.each(len(chunks), lambda k: spike_loops.total_spikes(trains, totals, *chunks[k]))
     return totals
 
 
@@ -154,7 +154,7 @@ def add_up(parts: list[Tensor]) -> Tensor:
     return parts[0]
 
 
-def parts_by_work(work: NDArray[np.int64]) -> list[tuple[int, int]]:
+def parts_by_work(work: Counts) -> list[tuple[int, int]]:
     """`parts_of`, but each with about as much of the samples' `work` (B,) as the others."""
     done = np.cumsum(work)
     bounds = [0, *(int(np.searchsorted(done, done[-1] * k / PARTS)) + 1 for k in range(1, PARTS)), len(work)]

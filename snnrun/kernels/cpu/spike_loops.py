@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from snnrun.jit import Flags, Floats, Indices, Times, Words, jit, part
+from snnrun.jit import Counts, Flags, Floats, Indices, Times, Words, jit, part
 from snnrun.vector import count_bits, lowest_bit, transpose_bits
 
 
@@ -63,6 +63,17 @@ def turn_span(words: Words, b: int, span: int, w: int, block: Words, place: int)
     for k in range(64):
         block[place + k] = words[b, 64 * span + k, w] if k < rest else np.uint64(0)
     transpose_bits(block, place)
+
+
+@jit
+def total_spikes(words: Words, totals: Counts, start: int, stop: int) -> None:
+    """Spikes of samples start ... stop, (B,)."""
+    for b in range(start, stop):
+        total = 0
+        for t in range(words.shape[1]):
+            for w in range(words.shape[2]):
+                total += count_bits(words[b, t, w])
+        totals[b] = total
 
 
 @jit
