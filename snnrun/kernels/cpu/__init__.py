@@ -28,7 +28,6 @@ from snnrun.kernels.cpu import forward_loops, pair_loops, recurrent_loops, spike
 from snnrun.kernels.cpu.active_loops import room_for_active
 from snnrun.kernels.cpu.arrays import (
     NO_FLOATS,
-    ROOM,
     add_up,
     as_floats,
     as_groups,
@@ -42,12 +41,12 @@ from snnrun.kernels.cpu.arrays import (
     room_for_readout,
     room_for_spikes,
     rule_constants,
-    sort_by_neuron,
     spikes_of,
     unpadded,
 )
 from snnrun.kernels.cpu.images import conv_activation, conv_backward, conv_forward, pool_backward, pool_forward
 from snnrun.kernels.cpu.readout_loops import RULES
+from snnrun.kernels.cpu.spike_loops import ROOM
 from snnrun.kernels.cpu.stbp import stbp_backward, stbp_forward
 from snnrun.kernels.cpu.stbp_images import stbp_conv_backward, stbp_conv_forward
 from snnrun.kernels.neuron import Lif, Synapses
@@ -175,23 +174,23 @@ def spsp_backward(
     """See `reference.spsp_backward`."""
     batch, steps, _ = spikes_in.shape
     neurons, inputs = weight.shape
-    padded, own = padded_size(neurons), as_words(spikes)
+    padded, trains, own = padded_size(neurons), as_words(spikes_in), as_words(spikes)
     gains, credits = pad(gain), pad(credit) if credit is not None else np.zeros((batch, 0), np.float32)
-    wanted = np.logical_or(gains.any(axis=1), credits.any(axis=1))
-    trains = sort_by_neuron(spikes_in, inputs, wanted)
     rows = NO_FLOATS if credit is None else as_rows(weight)
     constants, kernel = rule_constants(rule, lif, steps)
-    parts = parts_by_work(np.diff(trains.first[:, [0, -1]], axis=1)[:, 0])
+    spikes_of_inputs = spikes_of(trains)
+    parts = parts_by_work(spikes_of_inputs * np.logical_or(gains.any(axis=1), credits.any(axis=1)))
     partial = [torch.empty(inputs, padded) for _ in parts]
     below = torch.zeros(batch if credit is not None else 0, inputs)
     gradients, error = [each.numpy().reshape(-1) for each in partial], below.numpy()
-    slices = parallel.slices(inputs, -(-parallel.threads() // len(parts)))
+    slices = parallel.slices(trains.shape[2], -(-parallel.threads() // len(parts)))
+    most = int(spikes_of_inputs.max(initial=0))
 
     def some(k: int) -> None:
         part, slice_ = divmod(k, len(slices))
+        room = pair_loops.room_for_backward(steps, own.shape[2], inputs, most)
         pair_loops.spsp_backward(
-            RULES[rule], own, trains.times, trains.first, gains, credits, rows, padded, constants, kernel,
-            *room_for_readout(steps, 64), room_for_active(steps, own.shape[2]), np.empty(64, np.float32),
+            RULES[rule], trains, own, gains, credits, rows, padded, constants, kernel, room,
             *slices[slice_], *parts[part], gradients[part], error,
         )  # fmt: skip
 

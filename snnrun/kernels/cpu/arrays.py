@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from snnrun import parallel
-from snnrun.jit import Counts, Flags, Floats, Indices, Times, Words
+from snnrun.jit import Counts, Floats, Indices, Times, Words
 from snnrun.kernels import reference
 from snnrun.kernels.cpu import spike_loops
+from snnrun.kernels.cpu.spike_loops import ROOM
 from snnrun.kernels.neuron import THRESHOLD_SLACK, Lif, Synapses
 from snnrun.kernels.packed import BITS, words
 
@@ -21,8 +22,6 @@ from snnrun.kernels.packed import BITS, words
 PARTS = 2
 # Steps and neurons are listed as 16-bit numbers, those of images as 32-bit ones.
 MOST, MOST_OF_IMAGES = 2**16, 2**31 - 64
-# What `spike_loops` may write beyond the end of a list.
-ROOM = 4
 NO_FLOATS = np.zeros(0, np.float32)
 NO_INDICES = np.zeros(0, np.int32)
 
@@ -34,10 +33,9 @@ class Trains(NamedTuple):
     first: Indices
 
 
-def sort_by_neuron(spikes: Tensor, neurons: int, wanted: Flags | None = None) -> Trains:
-    """Spike times neuron by neuron from bits (B, T, W); those of samples that are not `wanted` (B,) are left out."""
+def sort_by_neuron(spikes: Tensor, neurons: int) -> Trains:
+    """Spike times neuron by neuron from bits (B, T, W)."""
     trains = as_words(spikes, most=MOST_OF_IMAGES)
-    wanted = np.ones(len(trains), bool) if wanted is None else wanted
     begin = np.concatenate([[0], np.cumsum(spikes_of(trains) + ROOM)])
     times = np.empty(begin[-1], np.uint16)
     first = np.empty((len(trains), neurons + 1), np.int32)
@@ -46,7 +44,7 @@ def sort_by_neuron(spikes: Tensor, neurons: int, wanted: Flags | None = None) ->
 
     def some(k: int) -> None:
         block = np.empty(trains.shape[1] + 63, np.uint64)
-        spike_loops.sort_by_neuron(trains, wanted, times, first, block, *chunks[k])
+        spike_loops.sort_by_neuron(trains, times, first, block, *chunks[k])
 
     parallel.each(len(chunks), some)
     return Trains(times, first)

@@ -15,7 +15,6 @@ from snnrun.jit import Indices, Words
 from snnrun.kernels.cpu import image_loops, image_pair_loops, pool_loops
 from snnrun.kernels.cpu.arrays import (
     MOST_OF_IMAGES,
-    ROOM,
     as_floats,
     as_words,
     lif_constants,
@@ -27,6 +26,7 @@ from snnrun.kernels.cpu.arrays import (
 )
 from snnrun.kernels.cpu.image_layout import Layout, Tables, layout_of, pool_tables, run_floats, runs_of, taps_of
 from snnrun.kernels.cpu.readout_loops import RULES
+from snnrun.kernels.cpu.spike_loops import ROOM
 from snnrun.kernels.neuron import Lif, Window
 from snnrun.kernels.packed import words
 

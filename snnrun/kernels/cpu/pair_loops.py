@@ -2,33 +2,58 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from snnrun.jit import Floats, Indices, Times, Words, jit, part
-from snnrun.kernels.cpu.active_loops import LANES, Active, close_up, idle, spread, width_of
+from snnrun.kernels.cpu.active_loops import LANES, Active, close_up, idle, room_for_active, spread, width_of
 from snnrun.kernels.cpu.forward_loops import add_row_pairs, add_rows
 from snnrun.kernels.cpu.readout_loops import read_block
-from snnrun.kernels.cpu.spike_loops import list_spikes
+from snnrun.kernels.cpu.spike_loops import ROOM, list_spikes, sort_sample
 from snnrun.vector import expand, load, store, total, zeros16, zeros32, zeros64
+
+
+class Backward(NamedTuple):
+    """Room for the backward pass of a sample: of a block of neurons, and of all inputs.
+
+    `previous` and `readout` (64 T,) are of a block, as is `e` (64,), for one input at a time. `active` is who fires.
+    `times` and `first` (I + 1,) are the inputs' spikes by `sort_sample`, `turned` its scratch.
+    """
+
+    previous: Indices
+    readout: Floats
+    e: Floats
+    active: Active
+    times: Times
+    first: Indices
+    turned: Words
+
+
+def room_for_backward(steps: int, words: int, inputs: int, spikes: int) -> Backward:
+    """Room for neurons of so many words, and for at most so many spikes of the inputs."""
+    return Backward(
+        previous=np.empty(64, np.int32),
+        readout=np.empty(64 * steps, np.float32),
+        e=np.empty(64, np.float32),
+        active=room_for_active(steps, words),
+        times=np.empty(spikes + ROOM, np.uint16),
+        first=np.empty(inputs + 1, np.int32),
+        turned=np.empty(steps + 63, np.uint64),
+    )
 
 
 @part
 def add_block(
     like: Any,
     b: int,
-    readout: Floats,
     stride: int,
-    times: Times,
-    first: Indices,
     gain: Floats,
     credit: Floats,
     rows: Floats,
     padded: int,
-    active: Active,
+    room: Backward,
     groups: tuple[int, int],
-    e: Floats,
     low: int,
     high: int,
     gradient: Floats,
@@ -36,13 +61,14 @@ def add_block(
 ) -> None:
     """e_.j of a block of active neurons for each input j of low ... high, added to gradient and error at once.
 
-    `readout` holds step t of the block at t * stride, `e` (64,) is scratch for the block of one input.
+    The readout of step t stands at t * stride.
     """
     has_credit = credit.shape[1] > 0
+    active, e, first = room.active, room.e, room.first
     for j in range(low, high):
-        if first[b, j] == first[b, j + 1]:
+        if first[j] == first[j + 1]:
             continue
-        store(e, 0, add_rows(like, readout, stride, 0, times, first[b, j], first[b, j + 1]))
+        store(e, 0, add_rows(like, room.readout, stride, 0, room.times, first[j], first[j + 1]))
         below = zeros16()
         for group in range(groups[0], groups[1]):
             own, place = b * padded + LANES * group, j * padded + LANES * group
@@ -57,19 +83,15 @@ def add_block(
 @jit
 def spsp_backward(
     rule: int,
+    words_in: Words,
     words: Words,
-    times: Times,
-    first: Indices,
     gain: Floats,
     credit: Floats,
     rows: Floats,
     padded: int,
     constants: Floats,
     kernel: Floats,
-    previous: Indices,
-    readout: Floats,
-    active: Active,
-    e: Floats,
+    room: Backward,
     low: int,
     high: int,
     start: int,
@@ -77,37 +99,30 @@ def spsp_backward(
     gradient: Floats,
     error: Floats,
 ) -> None:
-    """The inputs low ... high of `reference.spsp_backward`, for samples start ... stop in their order.
+    """The inputs of the words low ... high of `reference.spsp_backward`, for samples start ... stop in their order.
 
-    `times`, `first` (B, I + 1) from `sort_by_neuron`; `gain` (B, P), `credit` (B, P) or (B, 0); `gradient` (I * P,) of
-    these samples, whose rows of the inputs are written; `error` (B, I) zero. Scratch: `readout` with room for T steps
-    of a block, `active`, `e` (64,).
+    `gain` (B, P), `credit` (B, P) or (B, 0); `gradient` (I * P,) of these samples, whose rows of the inputs are
+    written; `error` (B, I) zero.
     """
-    for place in range(low * padded, high * padded):
+    inputs = room.first.shape[0] - 1
+    begin, end = 64 * low, min(64 * high, inputs)
+    for place in range(begin * padded, end * padded):
         gradient[place] = np.float32(0)
     for b in range(start, stop):
         if idle(gain, b) and idle(credit, b):
             continue
-        count = close_up(words, b, active)
+        sort_sample(words_in, b, low, high, room.times, room.first, room.turned, inputs, 0)
+        count = close_up(words, b, room.active)
         for offset in range(0, count, 64):
-            groups = spread(active, offset, min(offset + 64, count))
-            width = width_of(count - offset)
-            read_block(rule, width, active.words, 0, offset // 64, constants, kernel, previous, readout, 0, width)
+            groups = spread(room.active, offset, min(offset + 64, count))
+            width, own = width_of(count - offset), room.active.words
+            read_block(rule, width, own, 0, offset // 64, constants, kernel, room.previous, room.readout, 0, width)
             if width == 64:
-                add_block(
-                    zeros64(), b, readout, 64, times, first, gain, credit, rows, padded, active, groups, e, low, high,
-                    gradient, error,
-                )  # fmt: skip
+                add_block(zeros64(), b, 64, gain, credit, rows, padded, room, groups, begin, end, gradient, error)
             elif width == 32:
-                add_block(
-                    zeros32(), b, readout, 32, times, first, gain, credit, rows, padded, active, groups, e, low, high,
-                    gradient, error,
-                )  # fmt: skip
+                add_block(zeros32(), b, 32, gain, credit, rows, padded, room, groups, begin, end, gradient, error)
             else:
-                add_block(
-                    zeros16(), b, readout, 16, times, first, gain, credit, rows, padded, active, groups, e, low, high,
-                    gradient, error,
-                )  # fmt: skip
+                add_block(zeros16(), b, 16, gain, credit, rows, padded, room, groups, begin, end, gradient, error)
 
 
 @jit

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from snnrun.jit import Counts, Flags, Floats, Indices, Times, Words, jit, part
+from snnrun.jit import Counts, Floats, Indices, Times, Words, jit, part
 from snnrun.vector import count_bits, lowest_bit, transpose_bits
+
+# What is listed four at a time may be written so far beyond the end of the list.
+ROOM = 4
 
 
 @part
@@ -88,36 +91,37 @@ def count_spikes(words: Words, block: Words, counts: Floats, start: int, stop: i
                     counts[b, 64 * w + k] += np.float32(count_bits(block[k]))
 
 
-@jit
-def sort_by_neuron(
-    words: Words, wanted: Flags, times: Times, first: Indices, block: Words, start: int, stop: int
+@part
+def sort_sample(
+    words: Words, b: int, low: int, high: int, times: Times, first: Indices, block: Words, neurons: int, count: int
 ) -> None:
-    """Spike times neuron by neuron, for samples start ... stop; of those not `wanted` (B,) no neuron has any.
+    """Spike times of sample b of `words` (B, T, W), neuron by neuron, for those of the words low ... high.
 
-    `words` (B, T, W); those of neuron j of sample b go to times[first[b, j] ... first[b, j + 1]], where first[b, 0] is
-    given and leaves room for four more than the sample's spikes, see `list_spikes`. `block`, a word for each step
-    rounded up to 64, is scratch.
+    Those of neuron j go to times[first[j] ... first[j + 1]], from `count` on; `times` has room for four more than
+    spikes, see `list_spikes`. `block`, a word for each step rounded up to 64, is scratch.
     """
-    neurons, spans = first.shape[1] - 1, (words.shape[1] + 63) // 64
-    for b in range(start, stop):
-        count = first[b, 0]
-        if not wanted[b]:
-            for j in range(neurons):
-                first[b, j + 1] = count
-            continue
-        for w in range(words.shape[2]):
+    spans = (words.shape[1] + 63) // 64
+    first[64 * low] = count
+    for w in range(low, high):
+        for span in range(spans):
+            turn_span(words, b, span, w, block, 64 * span)
+        for k in range(min(64, neurons - 64 * w)):
             for span in range(spans):
-                turn_span(words, b, span, w, block, 64 * span)
-            for k in range(min(64, neurons - 64 * w)):
-                for span in range(spans):
-                    word = block[64 * span + k]
-                    place, count = count, count + count_bits(word)
-                    while place < count:
-                        for j in range(4):
-                            times[place + j] = 64 * span + lowest_bit(word)
-                            word &= word - np.uint64(1)
-                        place += 4
-                first[b, 64 * w + k + 1] = count
+                word = block[64 * span + k]
+                place, count = count, count + count_bits(word)
+                while place < count:
+                    for j in range(4):
+                        times[place + j] = 64 * span + lowest_bit(word)
+                        word &= word - np.uint64(1)
+                    place += 4
+            first[64 * w + k + 1] = count
+
+
+@jit
+def sort_by_neuron(words: Words, times: Times, first: Indices, block: Words, start: int, stop: int) -> None:
+    """`sort_sample` for samples start ... stop, all their words; `first` (B, N + 1), of which first[b, 0] is given."""
+    for b in range(start, stop):
+        sort_sample(words, b, 0, words.shape[2], times, first[b], block, first.shape[1] - 1, first[b, 0])
 
 
 @part
