@@ -58,7 +58,7 @@ def case(
 ) -> Case:
     """Trains from silent to firing at every step about `rate`; synapses, with self-connections, of about `density`.
 
-    `silent`: the gains and credits of half of the samples are 0.
+    `silent`: the gains and credits of half of the samples are 0, and half of the neurons of each sample do not fire.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -72,6 +72,8 @@ def case(
         return torch.rand(batch, steps, size, generator=generator) < rates
 
     own = trains(neurons)
+    if silent:
+        own &= torch.rand(batch, 1, neurons, generator=generator) < 0.5
     pre, post = synapse_index(torch.rand(neurons, neurons, generator=generator) < density).unbind()
     recurrent = Synapses(normal(len(pre)) * math.sqrt(6 / max(6, neurons * density)), pre, post)
     some = torch.arange(batch)[:, None] % 2 == 0 if silent else torch.ones(batch, 1)
