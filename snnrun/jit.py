@@ -23,6 +23,7 @@ Flags = NDArray[np.bool_]
 Floats = NDArray[np.float32]
 Times = NDArray[np.uint16]
 Indices = NDArray[np.int32]
+Places = NDArray[np.uint32]
 Words = NDArray[np.uint64]
 
 _OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": set(FAST), "error_model": "numpy"}

@@ -31,17 +31,17 @@ from snnrun.kernels.cpu.arrays import (
     add_up,
     as_floats,
     as_groups,
+    as_quads,
     as_rows,
     as_words,
     check_type,
     lif_constants,
     pad,
     padded_size,
-    parts_by_work,
+    parts_by_wanted,
     room_for_readout,
     room_for_spikes,
     rule_constants,
-    spikes_of,
     unpadded,
 )
 from snnrun.kernels.cpu.images import conv_activation, conv_backward, conv_forward, pool_backward, pool_forward
@@ -95,18 +95,18 @@ def lif_forward(spikes_in: Tensor, weight: Tensor, recurrent: Synapses | None, l
     spikes = torch.empty(batch, steps, words(neurons), dtype=torch.int64)
     counts = torch.empty(batch, padded)
     out, n, constants = as_words(spikes), counts.numpy(), lif_constants(lif)
-    chunks, loop = parallel.ranges(batch), as_groups(recurrent, neurons)
-    room = int(spikes_of(inputs).max(initial=0)) + ROOM
+    chunks, quads = parallel.ranges(batch), None if recurrent is None else as_quads(recurrent, neurons)
 
     def some(k: int) -> None:
-        if recurrent is None:
-            listed, begin = np.empty(room, np.uint16), np.empty(steps + 1, np.int32)
+        if quads is None:
+            listed = np.empty(64 * inputs.shape[2] * steps + ROOM, np.uint16)  # as much is touched as there are spikes
+            begin = np.empty(steps + 1, np.int32)
             forward_loops.lif_forward(inputs, rows, padded, constants, neurons, out, n, listed, begin, *chunks[k])
             return
-        state = np.empty((3, padded), np.float32)
+        state, own = np.empty((2, padded), np.float32), np.empty(64 * out.shape[2] + ROOM, np.int32)
         forward_loops.coupled_forward(
-            inputs, rows, padded, *loop, constants, neurons, out, n, *state,
-            room_for_spikes(inputs), room_for_spikes(out), *chunks[k],
+            inputs, rows, padded, *quads, constants, neurons, out, n, *state, np.zeros(padded + 1, np.float32),
+            room_for_spikes(inputs), np.empty(out.shape[2], np.int32), own, np.empty(64, np.uint64), *chunks[k],
         )  # fmt: skip
 
     parallel.each(len(chunks), some)
@@ -115,7 +115,7 @@ def lif_forward(spikes_in: Tensor, weight: Tensor, recurrent: Synapses | None, l
 
 def count_spikes(spikes: Tensor, neurons: int) -> Tensor:
     """See `packed.count_spikes`."""
-    counts = torch.zeros(len(spikes), neurons)
+    counts = torch.empty(len(spikes), neurons)
     trains, out, chunks = as_words(spikes), counts.numpy(), parallel.ranges(len(spikes))
     parallel.each(len(chunks), lambda k: spike_loops.count_spikes(trains, np.empty(64, np.uint64), out, *chunks[k]))
     return counts
@@ -178,17 +178,15 @@ def spsp_backward(
     gains, credits = pad(gain), pad(credit) if credit is not None else np.zeros((batch, 0), np.float32)
     rows = NO_FLOATS if credit is None else as_rows(weight)
     constants, kernel = rule_constants(rule, lif, steps)
-    spikes_of_inputs = spikes_of(trains)
-    parts = parts_by_work(spikes_of_inputs * np.logical_or(gains.any(axis=1), credits.any(axis=1)))
+    parts = parts_by_wanted(np.logical_or(gains.any(axis=1), credits.any(axis=1)))
     partial = [torch.empty(inputs, padded) for _ in parts]
     below = torch.zeros(batch if credit is not None else 0, inputs)
     gradients, error = [each.numpy().reshape(-1) for each in partial], below.numpy()
     slices = parallel.slices(trains.shape[2], -(-parallel.threads() // len(parts)))
-    most = int(spikes_of_inputs.max(initial=0))
 
     def some(k: int) -> None:
         part, slice_ = divmod(k, len(slices))
-        room = pair_loops.room_for_backward(steps, own.shape[2], inputs, most)
+        room = pair_loops.room_for_backward(steps, own.shape[2], inputs)
         pair_loops.spsp_backward(
             RULES[rule], trains, own, gains, credits, rows, padded, constants, kernel, room,
             *slices[slice_], *parts[part], gradients[part], error,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from snnrun import parallel
-from snnrun.jit import Counts, Floats, Indices, Times, Words
+from snnrun.jit import Counts, Flags, Floats, Indices, Places, Times, Words
 from snnrun.kernels import reference
 from snnrun.kernels.cpu import spike_loops
 from snnrun.kernels.cpu.spike_loops import ROOM
@@ -23,7 +23,6 @@ PARTS = 2
 # Steps and neurons are listed as 16-bit numbers, those of images as 32-bit ones.
 MOST, MOST_OF_IMAGES = 2**16, 2**31 - 64
 NO_FLOATS = np.zeros(0, np.float32)
-NO_INDICES = np.zeros(0, np.int32)
 
 
 class Trains(NamedTuple):
@@ -111,12 +110,21 @@ def as_rows(weight: Tensor) -> Floats:
     return pad(weight.T).reshape(-1)
 
 
-def as_groups(recurrent: Synapses | None, neurons: int) -> tuple[Indices, Indices, Floats]:
+def as_groups(recurrent: Synapses, neurons: int) -> tuple[Indices, Indices, Floats]:
     """Recurrent synapses grouped by pre-neuron: where each group begins (N + 1), post-neurons (S,), weights (S,)."""
-    if recurrent is None:
-        return NO_INDICES, NO_INDICES, NO_FLOATS
     first = np.searchsorted(recurrent.pre.numpy(), np.arange(neurons + 1)).astype(np.int32)
     return first, recurrent.post.numpy().astype(np.int32), as_floats(recurrent.weight)
+
+
+def as_quads(recurrent: Synapses, neurons: int) -> tuple[Indices, Places, Floats]:
+    """`as_groups`, each group filled up to whole fours with synapses of weight 0 to place P, where no neuron is."""
+    first, post, weight = as_groups(recurrent, neurons)
+    sizes = np.diff(first)
+    filled = np.concatenate([[0], np.cumsum(-(-sizes // 4) * 4)]).astype(np.int32)
+    place = np.arange(len(post)) + np.repeat(filled[:-1] - first[:-1], sizes)
+    posts, weights = np.full(filled[-1], padded_size(neurons), np.uint32), np.zeros(filled[-1], np.float32)
+    posts[place], weights[place] = post, weight
+    return filled, posts, weights
 
 
 def lif_constants(lif: Lif, slack: float = THRESHOLD_SLACK) -> Floats:
@@ -141,21 +149,16 @@ def rule_constants(rule: str, lif: Lif, steps: int) -> tuple[Floats, Floats]:
 
 def add_up(parts: list[Tensor]) -> Tensor:
     """Sum of the parts (I, P) of a gradient, which the first one holds then."""
-    chunks = parallel.ranges(len(parts[0])) if len(parts) > 1 else []
-
-    def some(k: int) -> None:
-        total, *others = (part[slice(*chunks[k])] for part in parts)
-        for other in others:
-            total += other
-
-    parallel.each(len(chunks), some)
+    total = parts[0].numpy()
+    for part in parts[1:]:
+        total += part.numpy()
     return parts[0]
 
 
-def parts_by_work(work: Counts) -> list[tuple[int, int]]:
-    """`parts_of`, but each with about as much of the samples' `work` (B,) as the others."""
-    done = np.cumsum(work)
-    bounds = [0, *(int(np.searchsorted(done, done[-1] * k / PARTS)) + 1 for k in range(1, PARTS)), len(work)]
+def parts_by_wanted(wanted: Flags) -> list[tuple[int, int]]:
+    """`parts_of`, but each with about as many of the samples that are `wanted` (B,) as the others."""
+    done = np.cumsum(wanted)
+    bounds = [0, *(int(np.searchsorted(done, done[-1] * k / PARTS)) + 1 for k in range(1, PARTS)), len(wanted)]
     return [(start, stop) for start, stop in itertools.pairwise(bounds) if start < stop]
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from snnrun.jit import Floats, Indices, Times, Words, jit, part
-from snnrun.kernels.cpu.spike_loops import held_bits, last_step, list_spikes, valid_bits
+from snnrun.jit import Floats, Indices, Places, Times, Words, jit, part
+from snnrun.kernels.cpu.spike_loops import count_sample, held_bits, last_step, list_sparse, list_spikes, valid_bits
 from snnrun.vector import above, choose, load, splat, store, zeros16, zeros32, zeros64
 
 # Steps between two looks whether any neuron can still fire: a current a adds at most a to a membrane in all, and the
@@ -47,8 +47,6 @@ def lif_step(
     constants: Floats,
     u: Floats,
     a: Floats,
-    counts: Floats,
-    base: int,
 ) -> Any:
     """Advance a block by one step with its synaptic input `drive`; returns the bits of those that fire."""
     current = load(a, offset, like) * splat(constants[1], like) + drive
@@ -57,9 +55,6 @@ def lif_step(
     x = choose(held, like, x)
     fired = above(x, splat(constants[3], like)) & valid
     store(u, offset, choose(fired, like, x))
-    if fired:
-        n = load(counts, base + offset, like)
-        store(counts, base + offset, choose(fired, n + splat(np.float32(1), like), n))
     return fired
 
 
@@ -80,14 +75,13 @@ def advance(
     words: Words,
     u: Floats,
     a: Floats,
-    counts: Floats,
 ) -> Any:
     """Advance a block by one step, with the input spikes inputs[:count]; returns the bits of those that fire."""
     drive = add_rows(like, rows, padded, offset, inputs, 0, count)
     if looped:
         drive = drive + load(loop, offset, like)
     held = held_bits(words, b, t, offset // 64, int(constants[4]))
-    fired = lif_step(like, drive, offset, held, valid_bits(neurons - offset), constants, u, a, counts, b * padded)
+    fired = lif_step(like, drive, offset, held, valid_bits(neurons - offset), constants, u, a)
     words[b, t, offset // 64] = fired
     return fired
 
@@ -108,7 +102,6 @@ def advance_pair(
     words: Words,
     u: Floats,
     a: Floats,
-    counts: Floats,
 ) -> Any:
     """`advance` for a block of 64 and the one after it; returns whether any fires."""
     drive, second = add_row_pairs(zeros64(), rows, padded, offset, inputs, 0, count)
@@ -118,8 +111,8 @@ def advance_pair(
     w, t_ref = offset // 64, int(constants[4])
     held, held_after = held_bits(words, b, t, w, t_ref), held_bits(words, b, t, w + 1, t_ref)
     valid = valid_bits(neurons - offset - 64)
-    fired = lif_step(zeros64(), drive, offset, held, ~np.uint64(0), constants, u, a, counts, b * padded)
-    after = lif_step(zeros64(), second, offset + 64, held_after, valid, constants, u, a, counts, b * padded)
+    fired = lif_step(zeros64(), drive, offset, held, ~np.uint64(0), constants, u, a)
+    after = lif_step(zeros64(), second, offset + 64, held_after, valid, constants, u, a)
     words[b, t, w], words[b, t, w + 1] = fired, after
     return fired | after
 
@@ -208,13 +201,24 @@ def lif_forward(
             run_block(zeros16(), b, offset, rows, padded, inputs, begin, last, constants, neurons, words, counts)
 
 
+@part
+def add_recurrent(own: Indices, fired: int, first: Indices, post: Places, recurrent: Floats, loop: Floats) -> None:
+    """Add to `loop` what the synapses of the neurons own[:fired] bring, four at a time, see `arrays.as_quads`."""
+    for k in range(fired):
+        s, stop = np.uint64(first[own[k]]), np.uint64(first[own[k] + 1])
+        while s < stop:
+            for _ in range(4):
+                loop[post[s]] += recurrent[s]
+                s += np.uint64(1)
+
+
 @jit
 def coupled_forward(
     words_in: Words,
     rows: Floats,
     padded: int,
     first: Indices,
-    post: Indices,
+    post: Places,
     recurrent: Floats,
     constants: Floats,
     neurons: int,
@@ -224,54 +228,53 @@ def coupled_forward(
     a: Floats,
     loop: Floats,
     inputs: Times,
-    own: Times,
+    busy: Indices,
+    own: Indices,
+    block: Words,
     start: int,
     stop: int,
 ) -> None:
-    """`lif_forward` of a layer with recurrent synapses, grouped as in `recurrent_loops`: step by step.
+    """`lif_forward` of a layer with recurrent synapses, grouped as by `arrays.as_quads`: step by step.
 
-    Scratch: `u`, `a`, `loop` (P,), `inputs` and `own` with room for a step's spikes.
+    Scratch: `u`, `a` (P,), `loop` (P + 1,), `inputs` and `own` with room for a step's spikes, `busy` (W,), `block`
+    (64,).
     """
     steps = words_in.shape[1]
     for b in range(start, stop):
         for i in range(padded):
-            u[i] = a[i] = loop[i] = counts[b, i] = np.float32(0)
+            u[i] = a[i] = loop[i] = np.float32(0)
         for t in range(steps):
             for w in range(words.shape[2]):
                 words[b, t, w] = np.uint64(0)
         last = last_step(words_in, b)
         for t in range(1, steps):
             count = list_spikes(words_in, b, t - 1, inputs)
-            looped = list_spikes(words, b, t - 1, own)
-            for k in range(looped):
-                for s in range(first[own[k]], first[own[k] + 1]):
-                    loop[post[s]] += recurrent[s]
+            looped = list_sparse(words, b, t - 1, busy, own)
+            add_recurrent(own, looped, first, post, recurrent, loop)
             fired = np.uint64(0)
             offset = 0
             while padded - offset >= 128:
                 fired |= advance_pair(
-                    b, t, offset, rows, padded, inputs, count, looped, loop, constants, neurons, words, u, a, counts
+                    b, t, offset, rows, padded, inputs, count, looped, loop, constants, neurons, words, u, a
                 )
                 offset += 128
             if padded - offset >= 64:
                 fired |= advance(
-                    zeros64(), b, t, offset, rows, padded, inputs, count, looped, loop, constants, neurons, words, u, a,
-                    counts,
-                )  # fmt: skip
+                    zeros64(), b, t, offset, rows, padded, inputs, count, looped, loop, constants, neurons, words, u, a
+                )
                 offset += 64
             if padded - offset == 32:
                 fired |= advance(
-                    zeros32(), b, t, offset, rows, padded, inputs, count, looped, loop, constants, neurons, words, u, a,
-                    counts,
-                )  # fmt: skip
+                    zeros32(), b, t, offset, rows, padded, inputs, count, looped, loop, constants, neurons, words, u, a
+                )
             elif padded - offset == 16:
                 fired |= advance(
-                    zeros16(), b, t, offset, rows, padded, inputs, count, looped, loop, constants, neurons, words, u, a,
-                    counts,
-                )  # fmt: skip
+                    zeros16(), b, t, offset, rows, padded, inputs, count, looped, loop, constants, neurons, words, u, a
+                )
             if looped:
                 for i in range(padded):
                     loop[i] = np.float32(0)
             over = t > last and fired == np.uint64(0)
             if over and t % LOOK == 0 and not can_fire(u, a, constants[3]):
                 break
+        count_sample(words, b, block, counts, neurons)

@@ -30,14 +30,14 @@ class Backward(NamedTuple):
     turned: Words
 
 
-def room_for_backward(steps: int, words: int, inputs: int, spikes: int) -> Backward:
-    """Room for neurons of so many words, and for at most so many spikes of the inputs."""
+def room_for_backward(steps: int, words: int, inputs: int) -> Backward:
+    """Room for neurons of so many words and so many inputs."""
     return Backward(
         previous=np.empty(64, np.int32),
         readout=np.empty(64 * steps, np.float32),
         e=np.empty(64, np.float32),
         active=room_for_active(steps, words),
-        times=np.empty(spikes + ROOM, np.uint16),
+        times=np.empty(inputs * steps + ROOM, np.uint16),  # of which no more is touched than there are spikes
         first=np.empty(inputs + 1, np.int32),
         turned=np.empty(steps + 63, np.uint64),
     )

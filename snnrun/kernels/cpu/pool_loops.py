@@ -8,7 +8,7 @@ from snnrun.jit import Flags, Floats, Indices, Times, Words, jit
 from snnrun.kernels.cpu.forward_loops import LOOK, can_fire, lif_step
 from snnrun.kernels.cpu.readout_loops import read
 from snnrun.kernels.cpu.spike_loops import held_bits, last_step, list_sparse, valid_bits
-from snnrun.vector import load, lowest_bit, store, zeros64
+from snnrun.vector import choose, load, lowest_bit, splat, store, zeros64
 
 
 @jit
@@ -58,7 +58,11 @@ def pool_forward(
                 store(drive, 64 * w, zeros64())
                 held = held_bits(words, b, t, w, int(constants[4]))
                 valid = valid_bits(neurons - 64 * w)
-                spikes = lif_step(zeros64(), input_, 64 * w, held, valid, constants, u, a, counts, b * u.shape[0])
+                spikes = lif_step(zeros64(), input_, 64 * w, held, valid, constants, u, a)
+                if spikes:
+                    place = b * u.shape[0] + 64 * w
+                    n = load(counts, place, zeros64())
+                    store(counts, place, choose(spikes, n + splat(np.float32(1), zeros64()), n))
                 words[b, t, w] = spikes
                 fired |= spikes
             if t > last and t % LOOK == 0 and fired == np.uint64(0) and not can_fire(u, a, constants[3]):

@@ -79,16 +79,24 @@ def total_spikes(words: Words, totals: Counts, start: int, stop: int) -> None:
         totals[b] = total
 
 
+@part
+def count_sample(words: Words, b: int, block: Words, counts: Floats, neurons: int) -> None:
+    """How often each neuron of sample b fires, to counts[b]; `block` (64,) is scratch."""
+    for w in range(words.shape[2]):
+        inside = min(64, neurons - 64 * w)
+        for k in range(inside):
+            counts[b, 64 * w + k] = np.float32(0)
+        for span in range((words.shape[1] + 63) // 64):
+            turn_span(words, b, span, w, block, 0)
+            for k in range(inside):
+                counts[b, 64 * w + k] += np.float32(count_bits(block[k]))
+
+
 @jit
 def count_spikes(words: Words, block: Words, counts: Floats, start: int, stop: int) -> None:
-    """Samples start ... stop of `packed.count_spikes`; `counts` (B, N) zero, `block` (64,) scratch."""
-    neurons = counts.shape[1]
+    """Samples start ... stop of `packed.count_spikes`; `counts` (B, N), `block` (64,) scratch."""
     for b in range(start, stop):
-        for w in range(words.shape[2]):
-            for span in range((words.shape[1] + 63) // 64):
-                turn_span(words, b, span, w, block, 0)
-                for k in range(min(64, neurons - 64 * w)):
-                    counts[b, 64 * w + k] += np.float32(count_bits(block[k]))
+        count_sample(words, b, block, counts, counts.shape[1])
 
 
 @part
