@@ -248,7 +248,7 @@ class _Loop:
 
         Loss and norm are the batch's; spikes and labels, and with them the counts, are of this process's share.
         """
-        self.network.zero_grad(set_to_none=True)
+        self.optimiser.clear()
         loss, counts = self.backward(positions, spikes, labels) if len(labels) else (0.0, self.no_counts())
         [loss] = self.group.total(np.array([loss])).tolist()
         self.add_up()

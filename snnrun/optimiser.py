@@ -23,6 +23,11 @@ class Optimiser:
         else:
             self._optimizer = torch.optim.Adam(self.moved, lr=lr, betas=ADAM_BETAS, eps=ADAM_EPSILON, fused=True)
 
+    def clear(self) -> None:
+        """Drop the gradients."""
+        for parameter in self.parameters:
+            parameter.grad = None
+
     def step(self, lr: float) -> None:
         """Move the weights at a learning rate."""
         for group in self._optimizer.param_groups:

@@ -67,8 +67,8 @@ def each(count: int, task: Callable[[int], None]) -> None:
 
 
 def ranges(count: int) -> list[tuple[int, int]]:
-    """Split 0 ... count into a few ranges for each thread, so that one that is late costs little."""
-    return slices(count, 8 * _threads)
+    """Split 0 ... count into a few ranges for each of several threads, so that one that is late costs little."""
+    return slices(count, 8 * _threads if _threads > 1 else 1)
 
 
 def slices(count: int, number: int) -> list[tuple[int, int]]:
