@@ -29,8 +29,9 @@ KEPT = ROOT / "outputs" / "performance"
 PEERS = ("snntorch", "spikingjelly", "norse")
 PAGE = ROOT / "docs" / "performance.md"
 FIGURE = ROOT / "docs" / "performance.svg"
-WORKLOADS = ("fashion", "alpha", "alpha3", "mnist")
+WORKLOADS = ("fashion", "alpha", "alpha3", "mnist", "cnn")
 DOUBLINGS = (100, 200, 400, 800, 1600)
+BATCHES = (8, 32, 128, 256)
 
 Result = dict[str, Any]
 
@@ -83,6 +84,7 @@ SWEEPS = {
 def measurements() -> dict[str, list[str]]:
     """Arguments of `snnrun bench` by the name of each measurement."""
     runs = {name: [name] for name in WORKLOADS}
+    runs |= {f"batch_{size}": ["fashion", "--batch", str(size)] for size in BATCHES}
     for name, sweep in SWEEPS.items():
         for point, overrides in sweep.points.items():
             # Initial weights fire at the same rates whatever the number of steps; trained ones would not.
@@ -161,22 +163,11 @@ def workload_section(results: dict[str, Result]) -> list[str]:
     head = ["workload", "network", "T", "batch", "threads", "training ms", "samples/s", "inference ms", "peak MiB"]
     rows = []
     for name, result in results.items():
+        what = [f"`{name}`", f"{result['model']} {result['network']}", str(result["steps"]), str(result["batch"])]
         for threads, entry in result["by_threads"].items():
-            rows.append(
-                [
-                    *(
-                        f"`{name}`",
-                        f"{result['model']} {result['network']}",
-                        str(result["steps"]),
-                        str(result["batch"]),
-                    ),
-                    threads,
-                    number(entry["training"]["ms_per_sample"]),
-                    number(entry["training"]["samples_per_s"]),
-                    number(entry["inference"]["ms_per_sample"]),
-                    number(entry["peak_memory_mib"], ".0f"),
-                ]
-            )
+            times = [entry["training"]["ms_per_sample"], entry["training"]["samples_per_s"]]
+            times.append(entry["inference"]["ms_per_sample"])
+            rows.append([*what, threads, *map(number, times), number(entry["peak_memory_mib"], ".0f")])
     return ["## Workloads", "", *table(head, rows), "", *work(results), "", *where_the_time_goes(results)]
 
 
@@ -205,9 +196,10 @@ def work(results: dict[str, Result]) -> list[str]:
             ]
         )
     return [
-        "A spike of a dense layer's input adds a row of weights, a float for each neuron, once forward and once back.",
-        "The rate of these additions over a whole training step stands beside that at which one core adds random rows",
-        "of the same matrices and does nothing else. One thread:",
+        "A spike of a dense layer's input adds a row of weights, a float for each neuron, once forward and once back;",
+        "in a convolution a float for each kernel, for each of the positions that see it. The rate of these additions",
+        "over a whole training step stands beside that at which one core adds random rows of the same matrices and",
+        "does nothing else. More are counted than made: backward, neurons silent in a sample are left out. One thread:",
         "",
         *table(head, rows),
     ]
@@ -219,6 +211,34 @@ def where_the_time_goes(results: dict[str, Result]) -> list[str]:
         phases = next(iter(result["by_threads"].values()))["phases"]
         lines += [f"- `{name}`: " + ", ".join(f"{phase} {value:.3f}" for phase, value in phases.items())]
     return [*lines, "", "Commands:", "", *(f"    {result['command']}" for result in results.values()), ""]
+
+
+def batch_section(results: list[Result]) -> list[str]:
+    """What the size of a batch does to the time of a sample, on one thread and on all."""
+    rows = []
+    for result in results:
+        one, all_ = (result["by_threads"][threads] for threads in (min(result["by_threads"]), str(result["threads"])))
+        times = [entry["training"]["ms_per_sample"] for entry in (one, all_)]
+        outside = [sum(entry["phases"][phase] for phase in ("rest", "optimiser")) for entry in (one, all_)]
+        shares = [part / sum(entry["phases"].values()) for part, entry in zip(outside, (one, all_), strict=True)]
+        rows.append(
+            [
+                *(str(result["batch"]), *map(number, times), f"{times[0] / times[1]:.2f}"),
+                *(f"{share:.1%}" for share in shares),
+                number(all_["peak_memory_mib"], ".0f"),
+            ]
+        )
+    threads = results[0]["threads"]
+    head = ["batch", "training ms, 1 thread", f"{threads} threads", "speed-up", "not kernels", f"{threads} threads"]
+    return [
+        "## Batches",
+        "",
+        "The `fashion` workload by the size of its batches. Not kernels: the share of a step that goes to the",
+        "optimiser, and to PyTorch and Python between the kernels.",
+        "",
+        *table([*head, "peak MiB"], rows),
+        "",
+    ]
 
 
 def scaling_section(results: dict[str, list[Result]]) -> list[str]:
@@ -329,7 +349,7 @@ def draw(results: dict[str, list[Result]]) -> None:
 
 def main(arguments: list[str]) -> None:
     runs = measurements()
-    groups = [*WORKLOADS, *SWEEPS, "peers"]
+    groups = [*WORKLOADS, "batch", *SWEEPS, "peers"]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("overrides", nargs="*", help="for every measurement, such as hardware.kernels=reference")
     parser.add_argument("--only", default="", metavar="NAME,...", help=f"of {', '.join(groups)}")
@@ -358,6 +378,8 @@ def main(arguments: list[str]) -> None:
     lines = introduction(next(iter(results.values())))
     if workloads:
         lines += workload_section(workloads)
+    if all(f"batch_{size}" in results for size in BATCHES):
+        lines += batch_section([results[f"batch_{size}"] for size in BATCHES])
     if sweeps:
         draw(sweeps)
         lines += scaling_section(sweeps)

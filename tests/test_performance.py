@@ -38,7 +38,7 @@ def result(command: list[str]) -> dict[str, Any]:
         "training": {"ms_per_sample": 1e-6 * steps * width**2, "samples_per_s": 5.0},
         "inference": {"ms_per_sample": 1e-3 * spikes, "samples_per_s": 50.0},
         "peak_memory_mib": 20 + 0.05 * steps,
-        "phases": {"encode": 0.25, "rest": 0.5},
+        "phases": {"encode": 0.75, "rest": 0.2, "optimiser": 0.05},
         "spikes_per_sample": {"input": spikes, "output": 30.0},
         "row_additions": {"per_sample": spikes * width, "rate_gadd_s": 2.5, "bound_gadd_s": 10.0, "share": 0.25},
     }
@@ -46,7 +46,12 @@ def result(command: list[str]) -> dict[str, Any]:
     return {
         **{"workload": command[2], "command": " ".join(command), "model": "strsbp", "data": "d", "batch": 16},
         **{"machine": machine | {"snnrun": "1", "commit": "0123456789"}, "kernels": "cpu", "device": "CPU"},
-        **{"network": f"784-{width:.0f}-R{width:.0f}-10", **entry, "by_threads": {"1": entry, "2": entry}},
+        **{
+            "threads": 2,
+            "network": f"784-{width:.0f}-R{width:.0f}-10",
+            **entry,
+            "by_threads": {"1": entry, "2": entry},
+        },
     }
 
 
@@ -76,13 +81,14 @@ def test_the_page_has_workloads_scaling_and_peers(performance: Any, calls: list[
     (tmp_path / "kept" / "peers.json").write_text(json.dumps(peers))
     performance.main(["hardware=cpu"])
     page = (tmp_path / "performance.md").read_text()
-    assert len(calls) == 4 + 3 * 5
+    assert len(calls) == 5 + 4 + 3 * 5
     assert all(call[-2:] == ["hardware=cpu", "--json"] for call in calls)
     for words in (
         "Z80, 1 core",
         "snnrun 1 (0123456)",
         "| `alpha3` | strsbp 784-400-R400-10 | 400 | 16 | 2 |",
         "| `mnist` | d | 16,000 / 30 | 6.40 M | 2.50 | 10.0 | 25% |",
+        "| 16 | 64.0 | 64.0 | 1.00 | 25.0% | 25.0% | 40 |",
         "Exponents: row additions 1.00, training 1.00, inference 1.00, memory 0.",
         "Memory grows by 5 MiB for 100 more steps.",
         "Exponents: row additions 1.00, training 2.00, inference 0.00",
@@ -126,11 +132,11 @@ def test_what_is_measured_is_kept_until_it_is_named(performance: Any, calls: lis
     assert "| `fashion` |" in page
     assert "### Steps" in page
     performance.main([])
-    assert len(calls) == 4 + 3 * 5
+    assert len(calls) == 5 + 4 + 3 * 5
     performance.main([])
-    assert len(calls) == 4 + 3 * 5
+    assert len(calls) == 5 + 4 + 3 * 5
     performance.main(["--fresh"])
-    assert len(calls) == 2 * (4 + 3 * 5)
+    assert len(calls) == 2 * (5 + 4 + 3 * 5)
 
 
 def test_a_benchmark_that_fails_ends_it_with_its_code(performance: Any, monkeypatch: pytest.MonkeyPatch) -> None:
