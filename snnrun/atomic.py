@@ -7,8 +7,13 @@ import os
 from pathlib import Path
 
 
-def write(path: Path, content: bytes) -> None:
+def write(path: Path, content: bytes, before: Path | None = None) -> None:
     """Give a file its content, or leave it as it was.
+
+    Args:
+        path: the file.
+        content: all of it.
+        before: another name, in the same folder, for what the file is until then, where the file system has such names.
 
     Raises:
         OSError: the disk is full, or the folder cannot be written to; nothing is left behind then.
@@ -19,12 +24,23 @@ def write(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        if before is not None:
+            _name(path, before)
         work.replace(path)
     except OSError:
         with contextlib.suppress(OSError):
             work.unlink()
         raise
     _sync(path.parent)
+
+
+def _name(path: Path, other: Path) -> None:
+    """Have the other name mean the file too, whatever it meant."""
+    link = other.with_name(f".{other.name}.part")
+    with contextlib.suppress(OSError):
+        link.unlink(missing_ok=True)
+        os.link(path, link)
+        link.replace(other)
 
 
 def _sync(folder: Path) -> None:

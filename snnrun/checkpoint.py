@@ -1,7 +1,8 @@
 """`state.safetensors` in a run's folder: where its training stands, so that it can go on after any end.
 
 One file holds all of it and is replaced as a whole, so that whatever kills the process leaves the one before or the new
-one. Tensors are safetensors, the rest is JSON in their header; nothing in it is ever executed.
+one. The one before stays under a name of its own, for the day on which a disk gives back other bits than it took, which
+the checksum tells. Tensors are safetensors, the rest is JSON in their header; nothing in it is ever executed.
 """
 
 from __future__ import annotations
@@ -9,21 +10,34 @@ from __future__ import annotations
 import json
 import os
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch import Tensor
 
 from snnrun import atomic
 from snnrun.engine import Snapshot
 from snnrun.errors import SnnrunError, UsageError
 
-FILE = "state.safetensors"
+FILE, BEFORE = "state.safetensors", "state.before.safetensors"
 LOCK = ".running"
 FORMAT = 1
+# What reading a file that is damaged, or of another program, may raise.
+_DAMAGES = (OSError, SafetensorError, KeyError, TypeError, ValueError)
+
+
+class Kept(NamedTuple):
+    """A checkpoint: the snapshot and what was kept about it. `fault` says why it is the one before the last, or ''."""
+
+    snapshot: Snapshot
+    about: dict[str, Any]
+    fault: str = ""
 
 
 class Keeper:
@@ -40,6 +54,7 @@ class Keeper:
         self._every, self._about, self._warn = every_minutes, dict(about), warn
         self._kept_at = time.monotonic()
         self._best_epoch: int | None = None
+        self._sound: bool | None = None  # whether the file can be read; not known of one that another process wrote
 
     def due(self) -> bool:
         """Whether so many minutes have passed; 0 is after each batch, None never."""
@@ -50,7 +65,8 @@ class Keeper:
         self._kept_at = time.monotonic()
         best = snapshot.facts.get("best_epoch")
         try:
-            atomic.write(self.path, encode(snapshot, self._about))
+            atomic.write(self.path, encode(snapshot, self._about), self._before())
+            self._sound = True
             self._weights("last", "network/", snapshot)
             if best != self._best_epoch:
                 self._weights("best", "best/", snapshot)
@@ -64,6 +80,15 @@ class Keeper:
         else:
             self.fault = ""
 
+    def _before(self) -> Path | None:
+        """The name for what the file is until now; None where that is damaged, and what has the name is better."""
+        if self._sound is None:
+            self._sound = False
+            with suppress(*_DAMAGES):
+                _read(self.path)
+                self._sound = True
+        return self.path.with_name(BEFORE) if self._sound else None
+
     def _weights(self, name: str, prefix: str, snapshot: Snapshot) -> None:
         weights = {
             key.removeprefix(prefix): value.contiguous()
@@ -76,33 +101,47 @@ class Keeper:
 
 def encode(snapshot: Snapshot, about: Mapping[str, Any]) -> bytes:
     """The content of the file; `about` is what `load` gives back beside the snapshot."""
-    header = json.dumps({"format": FORMAT, "facts": snapshot.facts, "about": dict(about)})
     tensors = {key: value.contiguous() for key, value in snapshot.tensors.items()}
-    content: bytes = save(tensors, metadata={"snnrun": header})
+    parts = {"format": FORMAT, "checksum": _checksum(tensors), "facts": snapshot.facts, "about": dict(about)}
+    content: bytes = save(tensors, metadata={"snnrun": json.dumps(parts)})
     return content
 
 
-def load(folder: Path) -> tuple[Snapshot, dict[str, Any]] | None:
-    """The snapshot of a run and what was kept about it; None where the run has none.
+def load(folder: Path) -> Kept | None:
+    """The checkpoint of a run, or the one before if the last is damaged; None where the run has none.
 
     Raises:
-        SnnrunError: the file is damaged, or of another program or version.
+        SnnrunError: all there is is damaged, or of another program or version.
     """
-    path = folder / FILE
+    path, before = folder / FILE, folder / BEFORE
     if not path.exists():
         return None
     try:
-        with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {})["snnrun"])
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it is no dictionary
-        if header["format"] != FORMAT:
-            raise ValueError(f"its format is {header['format']}, and this version reads {FORMAT}")
-        return Snapshot(tensors, dict(header["facts"])), dict(header["about"])
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise SnnrunError(
-            f"{path}: the checkpoint cannot be read ({type(error).__name__}: {error}). "
-            "Without this file, `snnrun resume` starts the run from its beginning."
-        ) from None
+        return _read(path)
+    except _DAMAGES as error:
+        fault = f"{path}: the checkpoint cannot be read ({type(error).__name__}: {error})."
+    with suppress(*_DAMAGES):
+        return _read(before)._replace(fault=fault)
+    raise SnnrunError(f"{fault} Without this file, `snnrun resume` starts the run from its beginning.")
+
+
+def _read(path: Path) -> Kept:
+    with safe_open(path, framework="pt") as file:
+        parts = json.loads((file.metadata() or {})["snnrun"])
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it is no dictionary
+    if parts["format"] != FORMAT:
+        raise ValueError(f"its format is {parts['format']}, and this version reads {FORMAT}")
+    if "checksum" in parts and parts["checksum"] != _checksum(tensors):  # the first versions wrote none
+        raise ValueError("its content is not what was written")
+    return Kept(Snapshot(tensors, dict(parts["facts"])), dict(parts["about"]))
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> int:
+    """CRC-32 of all tensors."""
+    crc = 0
+    for key in sorted(tensors):
+        crc = zlib.crc32(tensors[key].flatten().view(torch.uint8).numpy().tobytes(), crc)
+    return crc
 
 
 @contextmanager

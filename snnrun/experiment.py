@@ -193,13 +193,12 @@ def _kept(run_dir: Path, dataset: data.Dataset) -> engine.Snapshot | None:
     found = checkpoint.load(run_dir)
     if found is None:
         return None
-    snapshot, about = found
-    if about.get("digest") != dataset.digest:
+    if found.about.get("digest") != dataset.digest:
         raise SnnrunError(
             f"{dataset.label}: its samples are no longer those that this run was trained on (digest {dataset.digest}, "
-            f"then {about.get('digest')}). Put the files back, or train a new run."
+            f"then {found.about.get('digest')}). Put the files back, or train a new run."
         )
-    return snapshot
+    return found.snapshot
 
 
 def _cut_back(run_dir: Path, kept: engine.Snapshot | None) -> None:

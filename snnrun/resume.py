@@ -42,8 +42,8 @@ def prepare(found: run_folder.RunFolder, overrides: Sequence[str] = ()) -> dict[
         own["outputs"] = str(moved)
     values = config_overrides.apply(own, overrides, GROUPS)
     kept = checkpoint.load(found.path)
-    before = kept[1].get("values", own) if kept else own
-    history = kept[0].facts["history"] if kept else []
+    before = kept.about.get("values", own) if kept else own
+    history = kept.snapshot.facts["history"] if kept else []
     check(before, values, len(history))
     done = len(history) >= values["train"]["epochs"]
     if done and any(runs.SUMMARY in entry and entry["step"] >= len(history) for entry in journal.read(found.path)):
@@ -51,9 +51,11 @@ def prepare(found: run_folder.RunFolder, overrides: Sequence[str] = ()) -> dict[
             f"{found.path}: this run is finished, after {len(history)} epochs. To train it longer, give train.epochs=N "
             "(if train.schedule is not cosine), or train a new run."
         )
-    if kept and kept[1].get("version") not in (None, tracking.version()):
+    if kept and kept.fault:
+        print(f"snnrun: warning: {kept.fault} The run goes on from the checkpoint before it.", file=sys.stderr)
+    if kept and kept.about.get("version") not in (None, tracking.version()):
         print(
-            f"snnrun: warning: this run was begun by snnrun {kept[1]['version']}, and this is {tracking.version()}: "
+            f"snnrun: warning: this run was begun by snnrun {kept.about['version']}, and this is {tracking.version()}: "
             "its numbers may differ from those of a run without a stop.",
             file=sys.stderr,
         )

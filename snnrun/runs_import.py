@@ -12,7 +12,7 @@ STATUS: dict[str, tracking.Status] = {"finished": "FINISHED", "failed": "FAILED"
 # Where the record keeps the files of a run's folder, by their endings.
 PLACES = {".safetensors": "weights", ".png": "figures", ".yaml": "config"}
 # Of use to `snnrun resume` alone.
-LEFT_OUT = (checkpoint.FILE,)
+LEFT_OUT = (checkpoint.FILE, checkpoint.BEFORE)
 
 
 def import_runs(names: Sequence[str], outputs: Path, uri: str | None) -> None:

@@ -75,7 +75,7 @@ def test_going_on_from_any_snapshot_gives_the_same_bits(rule, options, tmp_path)
         (tmp_path / checkpoint.FILE).write_bytes(content)
         loaded = checkpoint.load(tmp_path)
         assert loaded is not None
-        rest, later = train(rule, start=loaded[0], **options)
+        rest, later = train(rule, start=loaded.snapshot, **options)
         assert len(later) == len(files) - number - 1
         assert without_times(rest.history) == without_times(whole.history)
         assert rest.summary == whole.summary
@@ -154,9 +154,9 @@ def test_a_file_comes_back_as_it_was(tmp_path):
     keep(tmp_path)
     found = checkpoint.load(tmp_path)
     assert found is not None
-    (tensors, facts), about = found
+    (tensors, facts), about, fault = found
     assert torch.equal(tensors["order"], torch.arange(3))
-    assert (facts, about) == ({"history": []}, {"digest": "d"})
+    assert (facts, about, fault) == ({"history": []}, {"digest": "d"}, "")
     assert [path.name for path in tmp_path.iterdir()] == [checkpoint.FILE]
 
 
@@ -170,7 +170,7 @@ def test_how_often(tmp_path):
     assert not keep(tmp_path, every=None).due()
 
 
-@pytest.mark.parametrize("kind", ["cut", "empty", "text", "foreign", "version", "folder"])
+@pytest.mark.parametrize("kind", ["cut", "empty", "text", "foreign", "version", "folder", "bit"])
 def test_a_damaged_file_is_one_message(kind, tmp_path):
     keep(tmp_path)
     path = tmp_path / checkpoint.FILE
@@ -184,9 +184,51 @@ def test_a_damaged_file_is_one_message(kind, tmp_path):
         save_file({"a": torch.zeros(1)}, path)
     else:
         newer = content.replace(b'\\"format\\": 1', b'\\"format\\": 9')
-        path.write_bytes({"cut": content[:-5], "empty": b"", "text": b"hello" * 9, "version": newer}[kind])
+        flipped = content[:-9] + bytes([content[-9] ^ 16]) + content[-8:]
+        damaged = {"cut": content[:-5], "empty": b"", "text": b"hello" * 9, "version": newer, "bit": flipped}
+        path.write_bytes(damaged[kind])
     with pytest.raises(SnnrunError, match=r"state.safetensors: the checkpoint cannot be read .*starts the run"):
         checkpoint.load(tmp_path)
+
+
+def test_the_checkpoint_before_stands_in_for_a_damaged_one(tmp_path):
+    keeper = keep(tmp_path)
+    path, before = tmp_path / checkpoint.FILE, tmp_path / checkpoint.BEFORE
+    keeper.keep(Snapshot({"order": torch.arange(4)}, {}))
+    assert len(checkpoint.load(tmp_path).snapshot.tensors["order"]) == 4
+    content = path.read_bytes()
+    path.write_bytes(content[:-9] + bytes([content[-9] ^ 16]) + content[-8:])
+    found = checkpoint.load(tmp_path)
+    assert len(found.snapshot.tensors["order"]) == 3
+    assert str(path) in found.fault
+    assert "its content is not what was written" in found.fault
+    keep(tmp_path)  # another process, which must not take the damaged one for the one before
+    assert checkpoint.load(tmp_path).fault == ""
+    path.write_bytes(content[:50])
+    assert len(checkpoint.load(tmp_path).snapshot.tensors["order"]) == 3
+    before.write_bytes(b"")
+    with pytest.raises(SnnrunError, match="cannot be read"):
+        checkpoint.load(tmp_path)
+    assert {each.name for each in tmp_path.iterdir()} == {path.name, before.name}
+
+
+def test_a_file_system_without_second_names_keeps_one_checkpoint(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(atomic.os, "link", refuse)
+    keep(tmp_path).keep(Snapshot({"order": torch.arange(4)}, {}))
+    assert len(checkpoint.load(tmp_path).snapshot.tensors["order"]) == 4
+    assert [path.name for path in tmp_path.iterdir()] == [checkpoint.FILE]
+
+
+def test_the_first_versions_wrote_no_checksum(tmp_path):
+    keep(tmp_path)
+    path = tmp_path / checkpoint.FILE
+    content = path.read_bytes()
+    assert b'\\"checksum\\": ' in content
+    path.write_bytes(content.replace(b'\\"checksum\\"', b'\\"kcehcmus\\"'))
+    assert checkpoint.load(tmp_path) is not None
 
 
 def test_the_snapshot_of_another_network_is_refused():

@@ -189,6 +189,24 @@ def test_a_run_goes_on_in_its_own_record(whole: Path, tmp_path: Path, capsys: py
     assert tags["snnrun.resumed"].startswith("snnrun resume")
 
 
+def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = stopped(tmp_path / "o", checkpoint={"every_minutes": 0})
+    content = bytearray((folder / checkpoint.FILE).read_bytes())
+    content[-1] ^= 64
+    (folder / checkpoint.FILE).write_bytes(content)
+    code, _, err = resume(capsys, str(folder))
+    assert code == 0
+    assert "its content is not what was written" in err
+    assert err.endswith("The run goes on from the checkpoint before it.")
+    assert without_times(folder) == without_times(whole)
+    assert (folder / "last.safetensors").read_bytes() == (whole / "last.safetensors").read_bytes()
+    assert history_of(only_run(tmp_path / "o"), tracking.store_uri(tmp_path / "o")) == history_of(
+        only_run(tmp_path / "whole"), tracking.store_uri(tmp_path / "whole")
+    )
+
+
 def test_a_killed_run_has_plain_weights(tmp_path: Path) -> None:
     folder = stopped(tmp_path / "outputs")
     kept = checkpoint.load(folder)
