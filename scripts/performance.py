@@ -148,7 +148,7 @@ def introduction(result: Result) -> list[str]:
         "# Performance",
         "",
         "Made by `scripts/performance.py`; not edited by hand. Times are of whole training steps (encoding, forward,",
-        "loss, backward, optimiser) and of inference (encoding, forward), per sample, medians of repeats over 128",
+        "loss, backward, optimiser) and of inference (encoding, forward), per sample, medians of repeats over 256",
         "samples or more. The weights are those after a short training, so that neurons fire as in a real run. Memory",
         "is the peak of a fresh process that trains, above what it held once everything was imported.",
         "",

@@ -1,9 +1,10 @@
-"""The kernels for CPUs, compiled by Numba: driven by events, threads over samples and blocks of neurons.
+"""The kernels for CPUs, compiled by Numba: driven by events, threads over samples and words of inputs.
 
 - A spike adds the weight row of its neuron; a silent neuron costs nothing. Layers store their weights pre-neuron first
   (see `network.Layer`), so that the rows are there without a copy, in step with the optimiser.
 - The S-PSP of an input neuron is the sum of the readout's rows at its spikes. It lives in registers for as long as it
-  takes to add its share to the gradient and to the error below: nothing of size (N, I) is stored for a sample.
+  takes to add its share to the gradient and to the error below: nothing of size (N, I) is stored for a sample. Neurons
+  that are silent in a sample, and samples without error, are left out, see `active_loops`.
 - Convolutions do the same strip by strip of their output: a spike adds a run of taps, see `image_layout`.
 - Recurrent S-PSPs and the recurrent system live on the list of existing synapses; the system is solved by Gauss-Seidel
   sweeps to float32 rounding, and by the reference where they do not converge.
