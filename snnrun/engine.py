@@ -37,8 +37,8 @@ ORDER_STREAM = 0x6F72646572
 class Observer(Protocol):
     """Who wants to know how the training goes."""
 
-    def epoch_start(self, epoch: int, epochs: int, samples: int) -> None:
-        """An epoch (from 1) begins."""
+    def epoch_start(self, epoch: int, epochs: int, samples: int, done: int = 0) -> None:
+        """An epoch (from 1) begins, or goes on after `done` samples."""
 
     def batch(self, done: int, loss: float, accuracy: float, rates: dict[str, float]) -> None:
         """`done` samples are trained; the values are means over the epoch so far."""
@@ -203,7 +203,7 @@ class _Loop:
             self.tally, self.seconds = Tally(self.network.layer_names, self.network.sizes), 0.0
             self.consistent = True
         tally = self.tally
-        self.observer.epoch_start(epoch + 1, options.epochs, len(split))
+        self.observer.epoch_start(epoch + 1, options.epochs, len(split), tally.samples)
         self.group.copy_(self.optimiser.moved)  # processors of several kinds may round the updates apart
         started = time.perf_counter() - self.seconds
         how = (self.device, self.dataset.augment, self.group.share)

@@ -66,13 +66,13 @@ class Display:
         self._verbose = verbosity() == "verbose" and not self._quiet
         self._clock = clock
         self._live: Live | None = None
-        self._epoch = self._epochs = self._samples = self._done = 0
+        self._epoch = self._epochs = self._samples = self._done = self._skipped = 0
         self._loss = self._accuracy = math.nan
         self._rates: dict[str, float] = {}
         self._evaluation = ""
         self._begun = self._epoch_begun = self._said = clock()
         self._elapsed = 0.0  # since the epoch began, at the last batch
-        self._first_epoch: int | None = None
+        self._first: float | None = None
         self._columns: list[str] | None = None
         self._best = -math.inf
 
@@ -89,15 +89,15 @@ class Display:
             self._live.stop()
             self._live = None
 
-    def epoch_start(self, epoch: int, epochs: int, samples: int) -> None:
-        """Epoch ``epoch`` (1-based) of ``epochs`` begins over so many training samples."""
-        self._epoch, self._epochs, self._samples, self._done = epoch, epochs, samples, 0
+    def epoch_start(self, epoch: int, epochs: int, samples: int, done: int = 0) -> None:
+        """Epoch ``epoch`` (1-based) of ``epochs`` begins over so many training samples, or goes on after ``done``."""
+        self._epoch, self._epochs, self._samples, self._done, self._skipped = epoch, epochs, samples, done, done
         self._loss = self._accuracy = math.nan
         self._evaluation = ""
         self._epoch_begun = self._said = self._clock()
         self._elapsed = 0.0
-        if self._first_epoch is None:
-            self._first_epoch, self._begun = epoch, self._epoch_begun
+        if self._first is None:  # where in the run this process has begun, in epochs
+            self._first, self._begun = epoch + done / max(samples, 1), self._epoch_begun
 
     def batch(self, done: int, loss: float, accuracy: float, rates: dict[str, float]) -> None:
         """So many samples of the epoch are done; loss, accuracy and rates are means over them."""
@@ -163,7 +163,7 @@ class Display:
             return Text("preparing ...", style="dim")
         if self._evaluation:
             facts = self._evaluation
-        elif self._done:
+        elif self._done > self._skipped:
             measures = f"loss {self._loss:#.4g}  acc {100 * self._accuracy:.1f} %"
             facts = f"{self._speed():,.0f} samples/s  {measures}  left {self._left()}"
         else:
@@ -178,16 +178,17 @@ class Display:
         return Group(grid, Text(rates, style="dim", no_wrap=True, overflow="ellipsis"))
 
     def _speed(self) -> float:
-        return self._done / self._elapsed if self._elapsed > 0 else 0.0
+        return (self._done - self._skipped) / self._elapsed if self._elapsed > 0 else 0.0
 
     def _left(self) -> str:
         """Time to the end of the epoch's training and, with more epochs to come, to the end of all."""
-        if not self._done:
+        if self._done <= self._skipped:
             return "?"
-        epoch = self._elapsed / self._done * (self._samples - self._done)
-        before = self._epoch - (self._first_epoch or self._epoch)
+        sample = self._elapsed / (self._done - self._skipped)
+        epoch = sample * (self._samples - self._done)
+        before = self._epoch - (self._first or self._epoch)
         # Past epochs tell what one costs with its evaluation; in the first there is only the training to go by.
-        whole = (self._epoch_begun - self._begun) / before if before else self._elapsed + epoch
+        whole = (self._epoch_begun - self._begun) / before if before > 0 else sample * self._samples
         rest = whole * (self._epochs - self._epoch)
         return _duration(epoch) if not rest else f"{_duration(epoch)}, in all {_duration(epoch + rest)}"
 

@@ -46,7 +46,7 @@ class Notes:
         self.calls, self.epochs, self.warnings, self.batches = [], [], [], 0
         self.at_batch = at_batch or (lambda count: None)
 
-    def epoch_start(self, epoch, epochs, samples):
+    def epoch_start(self, epoch, epochs, samples, done=0):
         self.calls.append(("start", epoch, epochs, samples))
 
     def batch(self, done, loss, accuracy, rates):

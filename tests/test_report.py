@@ -130,6 +130,22 @@ def test_time_left_counts_what_an_epoch_really_took() -> None:
     assert display._left() == "5 s, in all 45 s"
 
 
+def test_time_left_after_going_on_in_the_middle_of_an_epoch() -> None:
+    clock = Clock()
+    display = report.Display(pipe(), clock=clock)
+    display.epoch_start(1, 3, 100, 60)
+    assert display._left() == "?"
+    clock.now = 2.0
+    display.batch(80, 1.0, 0.5, RATES)  # 0.1 s a sample
+    assert display._speed() == 10.0
+    assert display._left() == "2 s, in all 22 s"
+    clock.now = 8.0  # 0.4 of an epoch and its evaluation
+    display.epoch_start(2, 3, 100)
+    clock.now = 13.0
+    display.batch(50, 1.0, 0.5, RATES)
+    assert display._left() == "5 s, in all 25 s"
+
+
 def test_without_validation_there_is_no_such_column() -> None:
     console = terminal()
     report.Display(console).epoch_end({key: METRICS[key] for key in ("train/loss", "test/accuracy")})
