@@ -16,10 +16,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
 
 from snnrun import atomic
 from snnrun.engine import Snapshot
@@ -136,11 +134,11 @@ def _read(path: Path) -> Kept:
     return Kept(Snapshot(tensors, dict(parts["facts"])), dict(parts["about"]))
 
 
-def _checksum(tensors: Mapping[str, Tensor]) -> int:
+def _checksum(tensors: Mapping[str, Any]) -> int:
     """CRC-32 of all tensors."""
     crc = 0
     for key in sorted(tensors):
-        crc = zlib.crc32(tensors[key].flatten().view(torch.uint8).numpy().tobytes(), crc)
+        crc = zlib.crc32(tensors[key].numpy().tobytes(), crc)
     return crc
 
 
