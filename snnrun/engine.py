@@ -266,10 +266,9 @@ class _Loop:
         activity = self.network(spikes, labels)
         losses = self.network.rule.sample_loss(activity.output, labels)
         # Boosting multiplies the error of a sample, that is the gradient of its loss.
-        weight = torch.from_numpy(self.boost[mine]).to(self.device)
-        share = len(mine) / len(positions)
-        ((losses * weight).mean() * share).backward()  # type: ignore[no-untyped-call]
-        return losses.detach().mean().item() * share, [train.counts.detach() for train in activity.layers]
+        weight = torch.from_numpy(self.boost[mine]).to(losses)
+        losses.backward(weight / len(positions))  # type: ignore[no-untyped-call]
+        return losses.detach().sum().item() / len(positions), [train.counts.detach() for train in activity.layers]
 
     def no_counts(self) -> list[Tensor]:
         """The counts of each layer of no sample."""

@@ -148,8 +148,7 @@ class SpikeTrainRule(Rule):
         if self.loss == "softmax":
             return torch.nn.functional.cross_entropy(output.counts, labels, reduction="none")
         difference = output.counts - self.targets(labels, output.counts.shape[1], output.counts.dtype)
-        outside = difference.detach().abs() > self.margin
-        return 0.5 * (difference * outside).square().sum(dim=1)
+        return 0.5 * torch.nn.functional.hardshrink(difference, self.margin).square().sum(dim=1)
 
     # -- backward -----------------------------------------------------------------------------------------------------
 
@@ -160,15 +159,14 @@ class SpikeTrainRule(Rule):
     def revived(self, spikes: Tensor, counts: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Spikes and counts in which a silent label neuron fires at D, 2 D, ... < T with D = floor(T / desired)."""
         silent = counts.gather(1, labels[:, None]) == 0  # (B, 1)
-        steps = spikes.shape[1]
-        interval = max(1, int(steps // self.desired))
-        bit = torch.where(silent, torch.ones_like(labels)[:, None] << labels[:, None] % BITS, 0)  # (B, 1)
-        sample = torch.arange(len(labels), device=labels.device)[:, None]
-        time = torch.arange(interval, steps, interval, device=labels.device)
-        word = labels[:, None] // BITS
-        spikes = spikes.clone()
-        spikes[sample, time, word] |= bit
-        return spikes, counts.scatter_add(1, labels[:, None], silent.to(counts.dtype) * len(time))
+        interval = max(1, int(spikes.shape[1] // self.desired))
+        bit = torch.where(silent, torch.bitwise_left_shift(1, labels[:, None] % BITS), 0)  # (B, 1)
+        neurons = spikes.new_zeros(len(spikes), spikes.shape[2]).scatter_(1, labels[:, None] // BITS, bit)  # (B, W)
+        times = spikes.new_zeros(spikes.shape[1])
+        times[interval::interval] = -1  # all bits
+        fired = len(times[interval::interval])
+        spikes = spikes | (neurons[:, None, :] & times[None, :, None])
+        return spikes, counts.scatter_add(1, labels[:, None], silent.to(counts.dtype) * fired)
 
     def lateral_share(self, spikes: Tensor, counts: Tensor, labels: Tensor, lif: Lif, pairs: Synapses) -> Tensor:
         """L_i = 1 / (1 - s^2 sum_{l != i} r_li x_l r_il x_i), (B, N): the first-order echo of the lateral inhibition.
@@ -179,9 +177,9 @@ class SpikeTrainRule(Rule):
         e = counts.new_zeros(len(spikes), neurons, neurons)
         e[:, pairs.post, pairs.pre] = ops.recurrent_spsp(self.spsp, lif, spikes, pairs, neurons)
         ratio = self.ratio(e, counts, counts)  # [b, l, i]
-        is_label = torch.nn.functional.one_hot(labels, counts.shape[1]).bool()
-        active = torch.where((counts > 0) | is_label, 1.0 / v_th, 0.0).to(ratio.dtype)
-        loop = ratio * ratio.transpose(1, 2) * active[:, :, None] * active[:, None, :]
+        active = (counts > 0).scatter(1, labels[:, None], True).to(ratio.dtype) / v_th
+        forth = ratio * active[:, None, :]  # r_li x_i
+        loop = forth * forth.transpose(1, 2)
         loop.diagonal(dim1=1, dim2=2).zero_()
         return 1.0 / away_from_zero(1.0 - self.lateral**2 * loop.sum(dim=1))
 

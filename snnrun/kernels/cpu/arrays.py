@@ -112,7 +112,8 @@ def as_rows(weight: Tensor) -> Floats:
 
 def as_groups(recurrent: Synapses, neurons: int) -> tuple[Indices, Indices, Floats]:
     """Recurrent synapses grouped by pre-neuron: where each group begins (N + 1), post-neurons (S,), weights (S,)."""
-    first = np.searchsorted(recurrent.pre.numpy(), np.arange(neurons + 1)).astype(np.int32)
+    first = np.zeros(neurons + 1, np.int32)
+    np.cumsum(np.bincount(recurrent.pre.numpy(), minlength=neurons), out=first[1:])
     return first, recurrent.post.numpy().astype(np.int32), as_floats(recurrent.weight)
 
 
