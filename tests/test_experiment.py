@@ -63,6 +63,7 @@ def test_a_run_leaves_its_files_and_the_backends_agree(model: str, tmp_path: Pat
             "cost.png",
             "rates.png",
             "weights.png",
+            "state.before.safetensors",
             "state.safetensors",
             "tags.json",
             ".running",
