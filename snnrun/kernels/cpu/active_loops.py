@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from snnrun.jit import Floats, Indices, Times, Words, part
-from snnrun.kernels.cpu.spike_loops import turn_span
+from snnrun.kernels.cpu.spike_loops import list_bits, turn_span
 from snnrun.vector import count_bits, lowest_bit, transpose_bits
 
 LANES = 16  # a group of neurons that a block is spread over at a time
@@ -81,13 +81,7 @@ def list_train(active: Active, neuron: int, out: Times) -> int:
     """Write the steps in which an active neuron fires to `out`, which needs room for four more; return how many."""
     count = 0
     for span in range(active.trains.shape[0]):
-        word = active.trains[span, neuron]
-        place, count = count, count + count_bits(word)
-        while place < count:
-            for k in range(4):
-                out[place + k] = 64 * span + lowest_bit(word)
-                word &= word - np.uint64(1)
-            place += 4
+        count = list_bits(active.trains[span, neuron], 64 * span, out, count)
     return count
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from snnrun.jit import Counts, Floats, Indices, Times, Words, jit, part
@@ -12,21 +14,27 @@ ROOM = 4
 
 
 @part
-def list_spikes(words: Words, b: int, t: int, out: Times, count: int = 0) -> int:
-    """Write the neurons that fire in step t of sample b to `out`, from `count` on; return where they end.
+def list_bits(word: np.uint64, base: int, out: Any, count: int) -> int:
+    """Write base + the place of each bit of a word to `out`, from `count` on; return where they end.
 
-    Four places are written at a time, spikes or not: a branch for each would be guessed wrong too often. So `out` needs
-    room for four more than spikes.
+    Four places are written at a time, bits or not: a branch for each would be guessed wrong too often. So `out` needs
+    room for four more than bits.
     """
+    place = count
+    stop: int = count + count_bits(word)
+    while place < stop:
+        for k in range(4):
+            out[place + k] = base + lowest_bit(word)
+            word &= word - np.uint64(1)
+        place += 4
+    return stop
+
+
+@part
+def list_spikes(words: Words, b: int, t: int, out: Times, count: int = 0) -> int:
+    """Write the neurons that fire in step t of sample b to `out`, from `count` on; return where they end."""
     for w in range(words.shape[2]):
-        word = words[b, t, w]
-        place, stop = count, count + count_bits(word)
-        count = stop
-        while place < stop:
-            for k in range(4):
-                out[place + k] = 64 * w + lowest_bit(word)
-                word &= word - np.uint64(1)
-            place += 4
+        count = list_bits(words[b, t, w], 64 * w, out, count)
     return count
 
 
@@ -106,7 +114,7 @@ def sort_sample(
     """Spike times of sample b of `words` (B, T, W), neuron by neuron, for those of the words low ... high.
 
     Those of neuron j go to times[first[j] ... first[j + 1]], from `count` on; `times` has room for four more than
-    spikes, see `list_spikes`. `block`, a word for each step rounded up to 64, is scratch.
+    spikes, see `list_bits`. `block`, a word for each step rounded up to 64, is scratch.
     """
     spans = (words.shape[1] + 63) // 64
     first[64 * low] = count
@@ -115,13 +123,7 @@ def sort_sample(
             turn_span(words, b, span, w, block, 64 * span)
         for k in range(min(64, neurons - 64 * w)):
             for span in range(spans):
-                word = block[64 * span + k]
-                place, count = count, count + count_bits(word)
-                while place < count:
-                    for j in range(4):
-                        times[place + j] = 64 * span + lowest_bit(word)
-                        word &= word - np.uint64(1)
-                    place += 4
+                count = list_bits(block[64 * span + k], 64 * span, times, count)
             first[64 * w + k + 1] = count
 
 
