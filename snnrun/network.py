@@ -30,7 +30,8 @@ class Layer(nn.Module):
     recurrent_weight: nn.Parameter | None
     bias: nn.Parameter | None
     recurrent_mask: Tensor | None
-    recurrent_index: Tensor | None
+    recurrent_pre: Tensor | None
+    recurrent_post: Tensor | None
 
     def __init__(self, kind: LayerKind, weights: LayerWeights) -> None:
         super().__init__()
@@ -45,13 +46,31 @@ class Layer(nn.Module):
         for name in ("recurrent_weight", "bias"):
             value = getattr(weights, name)
             self.register_parameter(name, None if value is None else nn.Parameter(value))
-        mask = weights.recurrent_mask
-        self.register_buffer("recurrent_mask", mask)
-        self.register_buffer("recurrent_index", None if mask is None else synapse_index(mask), persistent=False)
+        self.register_buffer("recurrent_mask", weights.recurrent_mask)
+        for name, value in zip(("recurrent_pre", "recurrent_post"), _listed(weights), strict=True):
+            self.register_buffer(name, value, persistent=False)
+        self.register_load_state_dict_post_hook(_list_again)  # type: ignore[no-untyped-call]
 
     def weights(self) -> LayerWeights:
         """The tensors as the rule takes them."""
-        return LayerWeights(self.weight, self.recurrent_weight, self.recurrent_mask, self.bias, self.recurrent_index)
+        index = None
+        if self.recurrent_pre is not None and self.recurrent_post is not None:
+            index = self.recurrent_pre, self.recurrent_post
+        return LayerWeights(self.weight, self.recurrent_weight, self.recurrent_mask, self.bias, index)
+
+
+def _listed(weights: LayerWeights) -> tuple[Tensor | None, Tensor | None]:
+    """Pre- and post-neurons of the recurrent synapses; None where there are none."""
+    if weights.recurrent_mask is not None:
+        return synapse_index(weights.recurrent_mask)
+    return weights.recurrent_index or (None, None)
+
+
+def _list_again(layer: nn.Module, _: object) -> None:
+    """Weights of another network have come with its mask."""
+    assert isinstance(layer, Layer)
+    if layer.recurrent_mask is not None:
+        layer.recurrent_pre, layer.recurrent_post = synapse_index(layer.recurrent_mask)
 
 
 class Network(nn.Module):

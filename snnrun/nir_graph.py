@@ -146,7 +146,7 @@ def _layer(
     chain["lif"] = _neurons(nir, rule, layer, shape, dt)
     recurrent: Tensor | None = layer.recurrent_weight
     if layer.kind.output and isinstance(rule, SpikeTrainRule) and rule.lateral:
-        recurrent = rule.inhibition(layer.weight.detach()).dense(len(layer.weight))
+        recurrent = rule.inhibition(layer.weights()).dense(len(layer.weight)).detach()
     return chain, None if recurrent is None else nir.Linear(weight=_array(recurrent, scale)), shape
 
 

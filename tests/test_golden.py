@@ -35,7 +35,7 @@ def train_of(array: np.ndarray, dtype: torch.dtype = torch.float32) -> SpikeTrai
 
 
 def synapses_of(matrix: Tensor) -> Synapses:
-    pre, post = synapse_index(matrix != 0).unbind()
+    pre, post = synapse_index(matrix != 0)
     return Synapses(matrix[post, pre], pre, post)
 
 
@@ -118,7 +118,7 @@ class TestStrsbp:
         assert torch.equal(revived, spikes_of(case["ff_spikes_revived"]))
         assert counts[0].tolist() == case["ff_spikes_revived"].sum(0).tolist()
         lif, weight = rule.lif(OUTPUT), weights.weight.detach()
-        factor = rule.lateral_share(output.spikes, output.counts, label, lif, rule.inhibition(weight))
+        factor = rule.lateral_share(output.spikes, output.counts, label, lif, rule.inhibition(LayerWeights(weight)))
         assert relative(factor[0], case["ff_lateral_factor"]) < 1e-5
         assert relative(spsp(lif, train.spikes, revived, weight), case["ff_spsp"]) < 1e-5
         assert relative(below[0], case["ff_below"]) < 1e-5

@@ -39,7 +39,7 @@ def operator_cases() -> dict[str, list[tuple]]:
     spikes_in, spikes, counts = pack(trains(9)), pack(own), own.sum(1).float()
     by_neuron, gain, credit = normal(5, 9), normal(3, 5), normal(3, 5)
     by_input = by_neuron.T.contiguous().T  # as layers store it
-    pre, post = synapse_index(torch.rand(5, 5, generator=generator) < 0.5).unbind()
+    pre, post = synapse_index(torch.rand(5, 5, generator=generator) < 0.5)
     synapses, e, loop = Synapses(normal(len(pre)), pre, post), normal(3, len(pre)), normal(5, 5)
     above, membrane = normal(3, 20, 5), normal(3, 20, 5)
     lif, stbp = Lif(20.0, 8.0, 2, 1.0), Stbp(0.5, 0.2)

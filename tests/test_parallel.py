@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
+import warnings
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from snnrun import hardware, parallel
+from snnrun.jit import Counts, jit
+from snnrun.turns import NONE, Turn, take
 
 THREADS = [1, 2, 3, 8]
 
@@ -164,13 +166,12 @@ def test_threads_that_are_no_longer_wanted_end():
     assert ours() == 0
 
 
-@given(st.integers(0, 300), st.sampled_from(THREADS))
-def test_ranges_cover_everything_once_in_order(count, threads):
-    parallel.set_threads(threads)
-    ranges = parallel.ranges(count)
-    assert [item for start, stop in ranges for item in range(start, stop)] == list(range(count))
-    assert all(start < stop for start, stop in ranges)
-    assert len(ranges) >= min(count, 4 * threads if threads > 1 else 1), "enough of them for every thread"
+@pytest.mark.parametrize("count", [0, 1, 7, 13])
+def test_slices_cover_everything_once_in_order(count):
+    for number in (0, 1, 3, 20):
+        slices = parallel.slices(count, number)
+        assert [item for start, stop in slices for item in range(start, stop)] == list(range(count))
+        assert len(slices) <= max(1, number)
 
 
 def test_no_thread_works_on_denormal_numbers():
@@ -184,4 +185,181 @@ def test_no_thread_works_on_denormal_numbers():
         products[item] = np.float32(1e-37) * np.full(1, 1e-4, np.float32)[0]
 
     parallel.each(3, multiply)
+    assert not products.any()
+
+
+# ---- loops that share their items -----------------------------------------------------------------------------------
+
+
+@jit
+def mark(visits: Counts, turn: Turn) -> None:
+    """Count how often each item is taken, and work on it for a while."""
+    while True:
+        k = take(turn)
+        if k == NONE:
+            return
+        x = np.uint64(k)
+        for _ in range(2_000):
+            x = x * np.uint64(6364136223846793005) + np.uint64(1442695040888963407)
+        visits[k] += 1 + np.int64(x == np.uint64(0))
+
+
+@pytest.mark.parametrize("threads", THREADS)
+def test_every_item_of_a_loop_is_taken_once(threads):
+    parallel.set_threads(threads)
+    for count in (0, 1, 2, 7, 500):
+        visits = np.zeros(count, np.int64)
+        parallel.share(count, lambda turn, visits=visits: mark(visits, turn))
+        assert (visits == 1).all()
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.1], ids=["watching", "asleep"])
+def test_all_threads_work_on_a_loop(pause):
+    """At the same time: each waits for the others."""
+    parallel.set_threads(3)
+    for _ in range(5):
+        meeting, names = threading.Barrier(3), []
+
+        def task(turn: Turn, meeting: threading.Barrier = meeting, names: list[str] = names) -> None:
+            if take(turn) != NONE:
+                meeting.wait(timeout=30)
+                names.append(threading.current_thread().name)
+
+        parallel.share(3, task)
+        assert len(set(names)) == 3
+        assert threading.main_thread().name in names
+        time.sleep(pause)
+
+
+def test_one_loop_after_another():
+    """None of which a helper that comes late may disturb."""
+    parallel.set_threads(4)
+    visits = np.zeros((3000, 5), np.int64)
+    for row in visits:
+        parallel.share(5, lambda turn, row=row: mark(row[:], turn))
+    assert (visits == 1).all()
+
+
+def test_what_a_loop_of_the_caller_raises_is_raised_after_the_helpers_are_done():
+    parallel.set_threads(3)
+    visits, begun = np.zeros(200_000, np.int64), threading.Event()
+
+    def task(turn: Turn) -> None:
+        if threading.current_thread() is threading.main_thread():
+            take(turn)
+            begun.wait(timeout=30)
+            raise LookupError
+        begun.set()
+        mark(visits, turn)
+
+    with pytest.raises(LookupError):
+        parallel.share(len(visits), task)
+    after = visits.copy()
+    time.sleep(0.05)
+    assert (visits == after).all(), "nobody works any more"
+    assert 0 < after.sum() < len(visits) - 1, "and nobody took what was left"
+    parallel.share(len(visits), lambda turn: mark(visits, turn))
+    assert (visits == after + 1).all(), "the team still works"
+
+
+def test_what_a_helper_raises_is_raised():
+    parallel.set_threads(2)
+    visits, raises = np.zeros(2000, np.int64), threading.Event()
+
+    def task(turn: Turn) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            raises.set()
+            raise LookupError("helper")
+        visits[take(turn)] = 1
+        assert raises.wait(timeout=30)
+        mark(visits, turn)
+
+    with pytest.raises(LookupError, match="helper"):
+        parallel.share(len(visits), task)
+    assert (visits == 1).all(), "by the caller"
+
+
+def test_ctrl_c_in_a_loop_passes_on_when_the_helpers_are_done():
+    parallel.set_threads(2)
+    visits = np.zeros(2000, np.int64)
+
+    def task(turn: Turn) -> None:
+        if threading.current_thread() is threading.main_thread():
+            take(turn)
+            signal.raise_signal(signal.SIGINT)
+        mark(visits, turn)
+
+    with pytest.raises(KeyboardInterrupt):
+        parallel.share(len(visits), task)
+    after = visits.copy()
+    time.sleep(0.05)
+    assert (visits == after).all()
+
+
+def test_a_loop_may_share_inside_another():
+    """Then the inner one runs on one thread, for the helpers are taken."""
+    parallel.set_threads(3)
+    visits = np.zeros((20, 50), np.int64)
+
+    def outer(turn: Turn) -> None:
+        while (k := take(turn)) != NONE:
+            parallel.share(50, lambda inner, k=k: mark(visits[k], inner))
+
+    parallel.share(20, outer)
+    assert (visits == 1).all()
+
+
+def test_callers_of_several_threads_do_not_disturb_one_another():
+    """The encoder's thread and the one that trains."""
+    parallel.set_threads(3)
+    visits = np.zeros((3, 50), np.int64)
+
+    def call(k: int) -> None:
+        for _ in range(20):
+            parallel.share(50, lambda turn: mark(visits[k], turn))
+
+    callers = [threading.Thread(target=call, args=(k,)) for k in range(3)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert (visits == 20).all()
+
+
+def test_helpers_that_are_no_longer_wanted_end():
+    def ours() -> int:
+        return sum(thread.name.startswith("snnrun") for thread in threading.enumerate())
+
+    parallel.set_threads(4)
+    visits = np.zeros(10, np.int64)
+    parallel.share(10, lambda turn: mark(visits, turn))
+    assert ours() == 3
+    parallel.set_threads(1)
+    assert ours() == 0
+
+
+def test_a_forked_process_has_helpers_of_its_own():
+    parallel.set_threads(2)
+    visits = np.zeros(100, np.int64)
+    parallel.share(100, lambda turn: mark(visits, turn))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # that a process with threads forks
+        child = os.fork()
+    if child == 0:
+        signal.alarm(30)
+        parallel.share(100, lambda turn: mark(visits, turn))
+        os._exit(0 if (visits == 2).all() else 1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_helpers_do_not_work_on_denormal_numbers():
+    hardware.set_up("cpu", threads=2)
+    products, meeting = np.ones(2, np.float32), threading.Barrier(2)
+
+    def multiply(turn: Turn) -> None:
+        item = take(turn)
+        meeting.wait(timeout=30)
+        products[item] = np.float32(1e-37) * np.full(1, 1e-4, np.float32)[0]
+
+    parallel.share(2, multiply)
     assert not products.any()

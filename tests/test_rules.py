@@ -193,7 +193,7 @@ def test_lateral_share_is_the_first_order_echo(cls):
     own[0, :, 1] = own[1, :, 4] = 0
     bits, counts, _ = train(own, torch.float64)
     labels = torch.tensor([1, 2, 0])
-    pairs = rule.inhibition(torch.zeros(5, INPUTS, dtype=torch.float64))
+    pairs = rule.inhibition(LayerWeights(torch.zeros(5, INPUTS, dtype=torch.float64)))
     share = rule.lateral_share(bits, counts, labels, lif, pairs)
     e = spsp(kernels.readout(rule.spsp, bits, 5, lif, torch.float64), own)
     for b, label in enumerate(labels):

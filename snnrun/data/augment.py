@@ -89,8 +89,7 @@ class Augment:
         keys = self._draw(np.full_like(index, _EVERY) if authors else index, epoch, _MAP_STREAM)
         strength = np.array([self.elastic, self.scale, math.radians(self.rotation)], np.float32)
         images, shown, taps = np.ascontiguousarray(images), np.empty(images.shape, np.uint8), distort.gaussian()
-        chunks = parallel.ranges(len(images))
-        parallel.each(len(chunks), lambda k: distort.distort(images, keys, strength, taps, authors, shown, *chunks[k]))
+        parallel.share(len(images), lambda turn: distort.distort(images, keys, strength, taps, authors, shown, turn))
         return shown
 
     def _shifted(self, images: NDArray[np.uint8], draw: NDArray[np.uint64]) -> NDArray[np.uint8]:

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snnrun.jit import Floats, Words, jit, part
+from snnrun.turns import NONE, Turn, take
 
 SIGMA = 4.0  # of the Gaussian, in pixels
 REACH = 10  # pixels to each side that it covers
@@ -151,14 +152,18 @@ def distort(
     taps: Floats,
     authors: bool,
     shown: NDArray[np.uint8],
-    start: int,
-    stop: int,
+    turn: Turn,
 ) -> None:
-    """Distort images start ... stop of (B, C, R, K) into `shown`, each by the map of its key, `keys` (B,)."""
+    """Distort the images of a turn of (B, C, R, K) into `shown`, each by the map of its key, `keys` (B,)."""
     rows, columns = images.shape[2], images.shape[3]
     dv, dh = np.empty((rows, columns), np.float32), np.empty((rows, columns), np.float32)
     wide = np.empty((rows, columns), np.float32)
-    for b in range(start, stop):
-        if b == start or keys[b] != keys[b - 1]:
+    last = NONE
+    while True:
+        b = take(turn)
+        if b == NONE:
+            return
+        if last == NONE or keys[b] != keys[last]:
             displacements(keys[b], strength, taps, authors, dv, dh, wide)
         warp(images[b], dv, dh, authors, shown[b])
+        last = b

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snnrun.jit import Words, jit, part
+from snnrun.turns import NONE, Turn, take
 from snnrun.vector import transpose_bits
 
 # L: probabilities are rounded to multiples of 2^-24.
@@ -40,10 +41,9 @@ def draw(
     keys: NDArray[np.int64],
     first_step: int,
     words: Words,
-    start: int,
-    stop: int,
+    turn: Turn,
 ) -> None:
-    """Draw samples start ... stop.
+    """Draw the samples of a turn.
 
     `samples` (B, N) pixels; `levels` (256,) probability of each value in units of 2^-L; `keys` (B, 3) name the stream
     of each sample; `words` (B, T, W), zero, gets the bits from `first_step` on. Every neuron has a stream of its own,
@@ -55,7 +55,10 @@ def draw(
     lane, bits = np.empty(64, np.uint64), np.empty(64, np.uint64)
     place, level = np.empty(64, np.int64), np.empty(64, np.int64)
     block = np.empty(64, np.uint64)
-    for b in range(start, stop):
+    while True:
+        b = take(turn)
+        if b == NONE:
+            return
         key = np.uint64(0)
         for k in range(keys.shape[1]):
             key = mix(key + _STEP + np.uint64(keys[b, k]))
@@ -73,10 +76,10 @@ def draw(
                 for i in range(active):
                     bits[i] = np.uint64(0)
                 for digit in range(DIGITS):
-                    turn = np.uint64(span * DIGITS + digit + 1) * _STEP
+                    shift = np.uint64(span * DIGITS + digit + 1) * _STEP
                     for i in range(active):
                         one = np.uint64(0) - np.uint64((level[i] >> digit) & 1)
-                        word = mix(lane[i] + turn)
+                        word = mix(lane[i] + shift)
                         bits[i] = (word & (bits[i] | one)) | (bits[i] & one)
                 for i in range(64):
                     block[i] = np.uint64(0)

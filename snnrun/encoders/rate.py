@@ -79,8 +79,8 @@ class RateEncoder:
         keys = np.empty((len(samples), 3), np.int64)
         keys[:, 0], keys[:, 1], keys[:, 2] = self.seed, 0 if self.frozen else epoch, index
         spikes = np.zeros((len(samples), self.steps, -(-samples.shape[1] // 64)), np.int64)
-        words, chunks = spikes.view(np.uint64), parallel.ranges(len(samples))
-        parallel.each(len(chunks), lambda k: draws.draw(samples, levels, keys, self.first_step, words, *chunks[k]))
+        words = spikes.view(np.uint64)
+        parallel.share(len(samples), lambda turn: draws.draw(samples, levels, keys, self.first_step, words, turn))
         return spikes
 
 

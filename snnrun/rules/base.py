@@ -49,14 +49,15 @@ class LayerWeights:
     `weight` is (N, I), in a convolution (K, C, height, width) and in a spiking pool (C, 1, height, width), all 1.
     `bias` is (N,) or (K,).
 
-    `recurrent_index` (2, S) is the mask as a list of pre- and post-neurons, see `synapse_index`.
+    `recurrent_index` is the mask as lists of pre- and post-neurons, (S,) each, see `synapse_index`; of a layer whose
+    recurrent synapses have one fixed weight, of these.
     """
 
     weight: Tensor
     recurrent_weight: Tensor | None = None
     recurrent_mask: Tensor | None = None
     bias: Tensor | None = None
-    recurrent_index: Tensor | None = None
+    recurrent_index: tuple[Tensor, Tensor] | None = None
 
     def recurrent(self) -> Synapses | None:
         """The recurrent synapses, their weights without gradient."""
@@ -65,13 +66,14 @@ class LayerWeights:
         if self.recurrent_index is None:
             assert self.recurrent_mask is not None
             self.recurrent_index = synapse_index(self.recurrent_mask)
-        pre, post = self.recurrent_index.unbind()
+        pre, post = self.recurrent_index
         return Synapses(self.recurrent_weight.detach()[post, pre], pre, post)
 
 
-def synapse_index(mask: Tensor) -> Tensor:
-    """Pre- and post-neurons (2, S) of the synapses that a mask (N, N), to row from column, lets exist."""
-    return torch.nonzero(mask.T).T.contiguous()
+def synapse_index(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Pre- and post-neurons, (S,) each, of the synapses that a mask (N, N), to row from column, lets exist."""
+    pre, post = torch.nonzero(mask.T).T.contiguous()
+    return pre, post
 
 
 @dataclass(frozen=True, kw_only=True)

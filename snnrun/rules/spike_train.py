@@ -115,12 +115,14 @@ class SpikeTrainRule(Rule):
                 values = sign.expand(neurons, neurons)
             weights.recurrent_weight = torch.where(mask, values * self.init_scale, 0.0)
             weights.recurrent_mask = mask
+        elif kind.output and self.lateral:
+            weights.recurrent_index = all_pairs(neurons)
         return weights
 
     def layer(self, kind: LayerKind, weights: LayerWeights, inputs: SpikeTrain, labels: Tensor | None) -> SpikeTrain:
         """Run a layer; its backward pass applies the rule."""
         own = weights.recurrent()
-        recurrent = self.inhibition(weights.weight) if kind.output and self.lateral else own
+        recurrent = self.inhibition(weights) if kind.output and self.lateral else own
         spikes, counts = view_of(kind).forward(inputs.spikes, weights.weight.detach(), recurrent, self.lif(kind))
         counts = counts.to(weights.weight.dtype)  # those of a pool come in float32
         if torch.is_grad_enabled():
@@ -130,13 +132,10 @@ class SpikeTrainRule(Rule):
             )  # type: ignore[no-untyped-call]  # fmt: skip
         return SpikeTrain(spikes, counts)
 
-    def inhibition(self, weight: Tensor) -> Synapses:
-        """The fixed lateral inhibition among the N neurons of the output layer, whose weights are `weight` (N, I)."""
-        neurons = len(weight)
-        pair = torch.arange(neurons * (neurons - 1), device=weight.device)
-        pre, post = pair // (neurons - 1), pair % (neurons - 1)
-        post = post + (post >= pre)  # over oneself
-        return Synapses(weight.new_full((len(pair),), -self.lateral), pre, post)
+    def inhibition(self, weights: LayerWeights) -> Synapses:
+        """The fixed lateral inhibition among the neurons of the output layer."""
+        pre, post = weights.recurrent_index or all_pairs(len(weights.weight), weights.weight.device)
+        return Synapses(weights.weight.new_full((len(pre),), -self.lateral), pre, post)
 
     def targets(self, labels: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
         """Desired counts y, (B, classes)."""
@@ -241,6 +240,13 @@ def view_of(kind: LayerKind) -> View:
     if kind.window is None:
         return Dense()
     return Pool(kind.window) if kind.pool else Convolution(kind.window)
+
+
+def all_pairs(neurons: int, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+    """Each neuron of a layer and each other, as `synapse_index` lists them."""
+    pair = torch.arange(neurons * (neurons - 1), device=device)
+    pre, post = pair // (neurons - 1), pair % (neurons - 1)
+    return pre, post + (post >= pre)  # over oneself
 
 
 def away_from_zero(x: Tensor) -> Tensor:

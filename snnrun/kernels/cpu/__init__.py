@@ -29,17 +29,16 @@ from snnrun.kernels.cpu import forward_loops, pair_loops, recurrent_loops, spike
 from snnrun.kernels.cpu.active_loops import room_for_active
 from snnrun.kernels.cpu.arrays import (
     NO_FLOATS,
-    add_up,
     as_floats,
-    as_groups,
-    as_quads,
     as_rows,
     as_words,
     check_type,
+    groups_of,
+    in_fours,
     lif_constants,
     pad,
     padded_size,
-    parts_by_wanted,
+    pieces_of,
     room_for_readout,
     room_for_spikes,
     rule_constants,
@@ -52,6 +51,7 @@ from snnrun.kernels.cpu.stbp import stbp_backward, stbp_forward
 from snnrun.kernels.cpu.stbp_images import stbp_conv_backward, stbp_conv_forward
 from snnrun.kernels.neuron import Lif, Synapses
 from snnrun.kernels.packed import words
+from snnrun.turns import Turn
 
 __all__ = [
     "compiled_before",
@@ -96,29 +96,29 @@ def lif_forward(spikes_in: Tensor, weight: Tensor, recurrent: Synapses | None, l
     spikes = torch.empty(batch, steps, words(neurons), dtype=torch.int64)
     counts = torch.empty(batch, padded)
     out, n, constants = as_words(spikes), counts.numpy(), lif_constants(lif)
-    chunks, quads = parallel.ranges(batch), None if recurrent is None else as_quads(recurrent, neurons)
+    quads = None if recurrent is None else in_fours(recurrent, neurons)
 
-    def some(k: int) -> None:
+    def some(turn: Turn) -> None:
         if quads is None:
             listed = np.empty(64 * inputs.shape[2] * steps + ROOM, np.uint16)  # as much is touched as there are spikes
             begin = np.empty(steps + 1, np.int32)
-            forward_loops.lif_forward(inputs, rows, padded, constants, neurons, out, n, listed, begin, *chunks[k])
+            forward_loops.lif_forward(inputs, rows, padded, constants, neurons, out, n, listed, begin, turn)
             return
         state, own = np.empty((2, padded), np.float32), np.empty(64 * out.shape[2] + ROOM, np.int32)
         forward_loops.coupled_forward(
             inputs, rows, padded, *quads, constants, neurons, out, n, *state, np.zeros(padded + 1, np.float32),
-            room_for_spikes(inputs), np.empty(out.shape[2], np.int32), own, np.empty(64, np.uint64), *chunks[k],
+            room_for_spikes(inputs), np.empty(out.shape[2], np.int32), own, np.empty(64, np.uint64), turn,
         )  # fmt: skip
 
-    parallel.each(len(chunks), some)
+    parallel.share(batch, some)
     return spikes, counts[:, :neurons].contiguous()
 
 
 def count_spikes(spikes: Tensor, neurons: int) -> Tensor:
     """See `packed.count_spikes`."""
     counts = torch.empty(len(spikes), neurons)
-    trains, out, chunks = as_words(spikes), counts.numpy(), parallel.ranges(len(spikes))
-    parallel.each(len(chunks), lambda k: spike_loops.count_spikes(trains, np.empty(64, np.uint64), out, *chunks[k]))
+    trains, out = as_words(spikes), counts.numpy()
+    parallel.share(len(trains), lambda turn: spike_loops.count_spikes(trains, np.empty(64, np.uint64), out, turn))
     return counts
 
 
@@ -147,25 +147,15 @@ def spsp_activation(rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, weig
     inputs, own, rows = as_words(spikes_in), as_words(spikes), as_rows(weight)
     constants, kernel = rule_constants(rule, lif, steps)
     activation = torch.zeros(batch, padded)
-    out, chunks = activation.numpy(), parallel.ranges(batch)
+    out = activation.numpy()
 
-    def some(k: int) -> None:
-        scratch = room_for_readout(steps, padded)
+    def some(turn: Turn) -> None:
         pair_loops.spsp_activation(
-            RULES[rule],
-            inputs,
-            own,
-            rows,
-            padded,
-            constants,
-            kernel,
-            *scratch,
-            room_for_spikes(inputs),
-            out,
-            *chunks[k],
-        )
+            RULES[rule], inputs, own, rows, padded, constants, kernel, *room_for_readout(steps, padded),
+            room_for_spikes(inputs), out, turn,
+        )  # fmt: skip
 
-    parallel.each(len(chunks), some)
+    parallel.share(batch, some)
     return activation[:, : len(weight)].contiguous()
 
 
@@ -179,22 +169,20 @@ def spsp_backward(
     gains, credits = pad(gain), pad(credit) if credit is not None else np.zeros((batch, 0), np.float32)
     rows = NO_FLOATS if credit is None else as_rows(weight)
     constants, kernel = rule_constants(rule, lif, steps)
-    parts = parts_by_wanted(np.logical_or(gains.any(axis=1), credits.any(axis=1)))
-    partial = [torch.empty(inputs, padded) for _ in parts]
-    below = torch.zeros(batch if credit is not None else 0, inputs)
-    gradients, error = [each.numpy().reshape(-1) for each in partial], below.numpy()
-    slices = parallel.slices(trains.shape[2], -(-parallel.threads() // len(parts)))
+    pieces, parts = pieces_of(np.logical_or(gains.any(axis=1), credits.any(axis=1)), trains.shape[2])
+    gradient, others = torch.empty(inputs, padded), np.empty((parts - 1, inputs * padded), np.float32)
+    below = torch.zeros(batch, 0 if credit is None else inputs)
+    total, error = gradient.numpy().reshape(-1), below.numpy()
 
-    def some(k: int) -> None:
-        part, slice_ = divmod(k, len(slices))
-        room = pair_loops.room_for_backward(steps, own.shape[2], inputs)
+    def some(turn: Turn) -> None:
         pair_loops.spsp_backward(
-            RULES[rule], trains, own, gains, credits, rows, padded, constants, kernel, room,
-            *slices[slice_], *parts[part], gradients[part], error,
+            RULES[rule], trains, own, gains, credits, rows, padded, constants, kernel,
+            pair_loops.room_for_backward(steps, own.shape[2], inputs), pieces, total, others, error, turn,
         )  # fmt: skip
 
-    parallel.each(len(parts) * len(slices), some)
-    return unpadded(add_up(partial), neurons), below if credit is not None else gain.new_zeros(batch, 0)
+    parallel.share(len(pieces), some)
+    parallel.share(-(-total.size // pair_loops.STRIP), lambda turn: pair_loops.add_parts(total, others, turn))
+    return unpadded(gradient, neurons), below
 
 
 def recurrent_spsp(
@@ -203,31 +191,30 @@ def recurrent_spsp(
     """See `reference.recurrent_spsp`."""
     check_type(dtype)
     batch, steps, _ = spikes.shape
-    own, (first, post, _values) = as_words(spikes), as_groups(recurrent, neurons)
+    own, (first, post, *_) = as_words(spikes), groups_of(recurrent, neurons)
     constants, kernel = rule_constants(rule, lif, steps)
     e = torch.zeros(batch, len(post))
-    out, chunks = e.numpy(), parallel.ranges(batch)
+    out = e.numpy()
 
-    def some(k: int) -> None:
+    def some(turn: Turn) -> None:
         recurrent_loops.recurrent_spsp(
             RULES[rule], own, first, post, constants, kernel, *room_for_readout(steps, 64 * own.shape[2]),
             room_for_active(steps, own.shape[2]), recurrent_loops.room_to_keep(neurons, len(post)),
-            np.empty(steps + ROOM, np.uint16), out, *chunks[k],
+            np.empty(steps + ROOM, np.uint16), out, turn,
         )  # fmt: skip
 
-    parallel.each(len(chunks), some)
+    parallel.share(batch, some)
     return e
 
 
 def coupling(e: Tensor, counts: Tensor, recurrent: Synapses, v_th: float, silent_ratio: float) -> Tensor:
     """See `reference.coupling`."""
     values, n = as_floats(e), as_floats(counts)
-    first, post, weight = as_groups(recurrent, n.shape[1])
-    theta, by_threshold = torch.empty_like(e), weight / np.float32(v_th)
-    out, chunks = theta.numpy(), parallel.ranges(len(n))
-    parallel.each(
-        len(chunks),
-        lambda k: recurrent_loops.coupling(values, n, first, post, by_threshold, silent_ratio, out, *chunks[k]),
+    first, post, *_ = groups_of(recurrent, n.shape[1])
+    theta, by_threshold = torch.empty_like(e), as_floats(recurrent.weight) / np.float32(v_th)
+    out = theta.numpy()
+    parallel.share(
+        len(n), lambda turn: recurrent_loops.coupling(values, n, first, post, by_threshold, silent_ratio, out, turn)
     )
     return theta
 
@@ -237,17 +224,16 @@ def coupling_solve(
 ) -> Tensor:
     """See `reference.coupling_solve`."""
     values, diagonals, rights = as_floats(theta), as_floats(diagonal), as_floats(right)
-    first, post, _ = as_groups(recurrent, rights.shape[1])
+    first, post, *_ = groups_of(recurrent, rights.shape[1])
     solution, solved = np.empty_like(rights), np.empty(len(rights), bool)
-    chunks = parallel.ranges(len(rights))
 
-    def some(k: int) -> None:
+    def some(turn: Turn) -> None:
         own, kept = np.empty(rights.shape[1], np.float32), recurrent_loops.room_to_keep(rights.shape[1], len(post))
         recurrent_loops.coupling_solve(
-            values, first, post, diagonals, rights, self_coupling, solution, solved, own, kept, *chunks[k]
+            values, first, post, diagonals, rights, self_coupling, solution, solved, own, kept, turn
         )
 
-    parallel.each(len(chunks), some)
+    parallel.share(len(rights), some)
     for b in np.flatnonzero(~solved):
         exact = reference.coupling_solve(
             theta[[b]].double(), recurrent, diagonal[[b]].double(), right[[b]].double(), self_coupling
@@ -258,8 +244,8 @@ def coupling_solve(
 
 def recurrent_gradient(e: Tensor, gain: Tensor, recurrent: Synapses) -> Tensor:
     """See `reference.recurrent_gradient`."""
-    values, gains, post = as_floats(e), as_floats(gain), recurrent.post.numpy().astype(np.int32)
+    values, gains, post = as_floats(e), as_floats(gain), groups_of(recurrent, gain.shape[1]).post
     gradient = torch.zeros(len(post))
-    out, chunks = gradient.numpy(), parallel.ranges(len(post))
-    parallel.each(len(chunks), lambda k: recurrent_loops.recurrent_gradient(values, gains, post, out, *chunks[k]))
+    out, strips = gradient.numpy(), -(-len(post) // recurrent_loops.SYNAPSES)
+    parallel.share(strips, lambda turn: recurrent_loops.recurrent_gradient(values, gains, post, out, turn))
     return gradient

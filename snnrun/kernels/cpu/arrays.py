@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
 from snnrun import parallel
 from snnrun.jit import Counts, Flags, Floats, Indices, Places, Times, Words
@@ -17,9 +19,11 @@ from snnrun.kernels.cpu import spike_loops
 from snnrun.kernels.cpu.spike_loops import ROOM
 from snnrun.kernels.neuron import THRESHOLD_SLACK, Lif, Synapses
 from snnrun.kernels.packed import BITS, words
+from snnrun.turns import Turn
 
-# A batch is added up in so many parts, whatever the number of threads.
-PARTS = 2
+# A batch's gradient is added up in parts, with these shares of the samples, whatever the number of threads: of a large
+# batch in more, so that a thread on a slower core has less to do; of a small one they would cost more than they bring.
+SHARES, SHARES_OF_LARGE, LARGE = (1, 1), (6, 6, 2, 2, 1, 1), 64
 # Steps and neurons are listed as 16-bit numbers, those of images as 32-bit ones.
 MOST, MOST_OF_IMAGES = 2**16, 2**31 - 64
 NO_FLOATS = np.zeros(0, np.float32)
@@ -39,20 +43,18 @@ def sort_by_neuron(spikes: Tensor, neurons: int) -> Trains:
     times = np.empty(begin[-1], np.uint16)
     first = np.empty((len(trains), neurons + 1), np.int32)
     first[:, 0] = begin[:-1]
-    chunks = parallel.ranges(len(trains))
 
-    def some(k: int) -> None:
-        block = np.empty(trains.shape[1] + 63, np.uint64)
-        spike_loops.sort_by_neuron(trains, times, first, block, *chunks[k])
+    def some(turn: Turn) -> None:
+        spike_loops.sort_by_neuron(trains, times, first, np.empty(trains.shape[1] + 63, np.uint64), turn)
 
-    parallel.each(len(chunks), some)
+    parallel.share(len(trains), some)
     return Trains(times, first)
 
 
 def spikes_of(trains: Words) -> Counts:
     """Number of spikes of each sample, (B,)."""
-    totals, chunks = np.empty(len(trains), np.int64), parallel.ranges(len(trains))
-    parallel.each(len(chunks), lambda k: spike_loops.total_spikes(trains, totals, *chunks[k]))
+    totals = np.empty(len(trains), np.int64)
+    parallel.share(len(trains), lambda turn: spike_loops.total_spikes(trains, totals, turn))
     return totals
 
 
@@ -110,30 +112,60 @@ def as_rows(weight: Tensor) -> Floats:
     return pad(weight.T).reshape(-1)
 
 
-def as_groups(recurrent: Synapses, neurons: int) -> tuple[Indices, Indices, Floats]:
-    """Recurrent synapses grouped by pre-neuron: where each group begins (N + 1), post-neurons (S,), weights (S,)."""
+class Groups(NamedTuple):
+    """Recurrent synapses grouped by pre-neuron: where each group begins, (N + 1,), and the post-neurons, (S,).
+
+    And the same with each group filled up to whole fours by synapses to place P, where no neuron is; `place` (S,) is
+    where the synapses stand there.
+    """
+
+    first: Indices
+    post: Indices
+    first_of_fours: Indices
+    post_of_fours: Places
+    place: Places
+
+
+# Of the synapses whose post-neurons a tensor has, for as long as it lives: a network's stay the same in every step.
+_groups: WeakIdKeyDictionary = WeakIdKeyDictionary()
+
+
+def groups_of(recurrent: Synapses, neurons: int) -> Groups:
+    """The groups of a layer's synapses; found once for tensors that do not change."""
+    known: Groups | None = _groups.get(recurrent.post)  # type: ignore[no-untyped-call]
+    if known is None or len(known.first) != neurons + 1:
+        _groups[recurrent.post] = known = _group(recurrent, neurons)
+    return known
+
+
+def _group(recurrent: Synapses, neurons: int) -> Groups:
     first = np.zeros(neurons + 1, np.int32)
-    np.cumsum(np.bincount(recurrent.pre.numpy(), minlength=neurons), out=first[1:])
-    return first, recurrent.post.numpy().astype(np.int32), as_floats(recurrent.weight)
+    sizes = np.bincount(recurrent.pre.numpy(), minlength=neurons)
+    np.cumsum(sizes, out=first[1:])
+    post = recurrent.post.numpy().astype(np.int32)
+    first_of_fours = np.concatenate([[0], np.cumsum(-(-sizes // 4) * 4)]).astype(np.int32)
+    place = (np.arange(len(post)) + np.repeat(first_of_fours[:-1] - first[:-1], sizes)).astype(np.uint32)
+    post_of_fours = np.full(first_of_fours[-1], padded_size(neurons), np.uint32)
+    post_of_fours[place] = post
+    return Groups(first, post, first_of_fours, post_of_fours, place)
 
 
-def as_quads(recurrent: Synapses, neurons: int) -> tuple[Indices, Places, Floats]:
-    """`as_groups`, each group filled up to whole fours with synapses of weight 0 to place P, where no neuron is."""
-    first, post, weight = as_groups(recurrent, neurons)
-    sizes = np.diff(first)
-    filled = np.concatenate([[0], np.cumsum(-(-sizes // 4) * 4)]).astype(np.int32)
-    place = np.arange(len(post)) + np.repeat(filled[:-1] - first[:-1], sizes)
-    posts, weights = np.full(filled[-1], padded_size(neurons), np.uint32), np.zeros(filled[-1], np.float32)
-    posts[place], weights[place] = post, weight
-    return filled, posts, weights
+def in_fours(recurrent: Synapses, neurons: int) -> tuple[Indices, Places, Floats]:
+    """The groups filled up to whole fours: where they begin, post-neurons, and weights, 0 of those that fill."""
+    groups = groups_of(recurrent, neurons)
+    weights = np.zeros(len(groups.post_of_fours), np.float32)
+    weights[groups.place] = as_floats(recurrent.weight)
+    return groups.first_of_fours, groups.post_of_fours, weights
 
 
+@lru_cache
 def lif_constants(lif: Lif, slack: float = THRESHOLD_SLACK) -> Floats:
     """What the loops need of a neuron: both decays, 1 / tau_s, threshold less `slack`, t_ref."""
     values = (lif.decay_m, lif.decay_s, 1.0 / lif.tau_s, lif.v_th - slack, lif.t_ref)
     return np.array(values, np.float32)
 
 
+@lru_cache
 def rule_constants(rule: str, lif: Lif, steps: int) -> tuple[Floats, Floats]:
     """Constants of a readout, and HM2-BP's kernel; see `readout_loops.hm2bp_readout`."""
     if rule == "strsbp":
@@ -148,22 +180,22 @@ def rule_constants(rule: str, lif: Lif, steps: int) -> tuple[Floats, Floats]:
     return np.append(lif_constants(lif), values).astype(np.float32), kernel.float().numpy()
 
 
-def add_up(parts: list[Tensor]) -> Tensor:
-    """Sum of the parts (I, P) of a gradient, which the first one holds then."""
-    total = parts[0].numpy()
-    for part in parts[1:]:
-        total += part.numpy()
-    return parts[0]
+def pieces_of(wanted: Flags, words: int) -> tuple[Indices, int]:
+    """The pieces of a batch's gradient, see `pair_loops.spsp_backward`, (K, 5), and the number of its parts.
+
+    Each part is of samples one after another, with its share of those that are `wanted` (B,). The large ones come first
+    and leave small ones for whoever is done early; of many threads, several share a part's `words` of inputs.
+    """
+    shares = SHARES if len(wanted) < LARGE else SHARES_OF_LARGE
+    done = wanted.cumsum()
+    ends = done.searchsorted([done[-1] * share / sum(shares) for share in itertools.accumulate(shares[:-1])]) + 1
+    bounds = [0, *sorted({*ends.tolist()} - {len(wanted)}), len(wanted)]
+    slices = parallel.slices(words, max(shares) * parallel.threads() // sum(shares))
+    pieces = [(part, *slice_, *samples) for part, samples in enumerate(itertools.pairwise(bounds)) for slice_ in slices]
+    return np.array(pieces, np.int32), len(bounds) - 1
 
 
-def parts_by_wanted(wanted: Flags) -> list[tuple[int, int]]:
-    """`parts_of`, but each with about as many of the samples that are `wanted` (B,) as the others."""
-    done = np.cumsum(wanted)
-    bounds = [0, *(int(np.searchsorted(done, done[-1] * k / PARTS)) + 1 for k in range(1, PARTS)), len(wanted)]
-    return [(start, stop) for start, stop in itertools.pairwise(bounds) if start < stop]
-
-
-def parts_of(batch: int, parts: int = PARTS) -> list[tuple[int, int]]:
-    """The ranges of samples, `parts` at most, that are added up apart."""
-    size = -(-batch // parts)
-    return [(start, min(start + size, batch)) for start in range(0, batch, size)]
+def parts_of(batch: int, most: int) -> Indices:
+    """The ranges of samples, (K, 2), `most` at most, that are added up apart."""
+    size = -(-batch // most)
+    return np.array([(start, min(start + size, batch)) for start in range(0, batch, size)], np.int32)

@@ -8,6 +8,7 @@ import numpy as np
 
 from snnrun.jit import Floats, Indices, Places, Times, Words, jit, part
 from snnrun.kernels.cpu.spike_loops import count_sample, held_bits, last_step, list_sparse, list_spikes, valid_bits
+from snnrun.turns import NONE, Turn, take
 from snnrun.vector import above, choose, load, splat, store, zeros16, zeros32, zeros64
 
 # Steps between two looks whether any neuron can still fire: a current a adds at most a to a membrane in all, and the
@@ -173,10 +174,9 @@ def lif_forward(
     counts: Floats,
     inputs: Times,
     begin: Indices,
-    start: int,
-    stop: int,
+    turn: Turn,
 ) -> None:
-    """Samples start ... stop of `reference.lif_forward` without recurrent synapses, block by block.
+    """The samples of a turn of `reference.lif_forward` without recurrent synapses, block by block.
 
     So the state of a block stays in registers and its weights in the nearest cache. `words` (B, T, W) and `counts`
     (B, P) are written; `constants`: decay_m, decay_s, 1 / tau_s, threshold, t_ref. Scratch: `inputs` with room for a
@@ -184,7 +184,10 @@ def lif_forward(
     threshold any more.
     """
     steps = words_in.shape[1]
-    for b in range(start, stop):
+    while True:
+        b = take(turn)
+        if b == NONE:
+            return
         begin[0] = 0
         for t in range(steps):
             begin[t + 1] = list_spikes(words_in, b, t, inputs, begin[t])
@@ -203,7 +206,7 @@ def lif_forward(
 
 @part
 def add_recurrent(own: Indices, fired: int, first: Indices, post: Places, recurrent: Floats, loop: Floats) -> None:
-    """Add to `loop` what the synapses of the neurons own[:fired] bring, four at a time, see `arrays.as_quads`."""
+    """Add to `loop` what the synapses of the neurons own[:fired] bring, four at a time, see `arrays.in_fours`."""
     for k in range(fired):
         s, stop = np.uint64(first[own[k]]), np.uint64(first[own[k] + 1])
         while s < stop:
@@ -231,16 +234,18 @@ def coupled_forward(
     busy: Indices,
     own: Indices,
     block: Words,
-    start: int,
-    stop: int,
+    turn: Turn,
 ) -> None:
-    """`lif_forward` of a layer with recurrent synapses, grouped as by `arrays.as_quads`: step by step.
+    """`lif_forward` of a layer with recurrent synapses, grouped as by `arrays.in_fours`: step by step.
 
     Scratch: `u`, `a` (P,), `loop` (P + 1,), `inputs` and `own` with room for a step's spikes, `busy` (W,), `block`
     (64,).
     """
     steps = words_in.shape[1]
-    for b in range(start, stop):
+    while True:
+        b = take(turn)
+        if b == NONE:
+            return
         for i in range(padded):
             u[i] = a[i] = loop[i] = np.float32(0)
         for t in range(steps):

@@ -11,6 +11,7 @@ from snnrun.kernels.cpu.forward_loops import LOOK, MARGIN
 from snnrun.kernels.cpu.image_layout import Layout, Tables
 from snnrun.kernels.cpu.readout_loops import read
 from snnrun.kernels.cpu.spike_loops import held_bits, list_sparse, valid_bits
+from snnrun.turns import NONE, Turn, take
 from snnrun.vector import above, choose, load, lowest_bit, splat, store, zeros32, zeros64
 
 
@@ -199,16 +200,18 @@ def conv_forward(
     events: Indices,
     own: Words,
     when: Indices,
-    start: int,
-    stop: int,
+    turn: Turn,
 ) -> None:
-    """Samples start ... stop of `reference_images.conv_forward`.
+    """The samples of a turn of `reference_images.conv_forward`.
 
     `words` (B, T, W) and `counts` (B, N) are written; `constants`: decay_m, decay_s, 1 / tau_s, threshold, t_ref.
     Scratch as in `list_events` and `run_lanes`. The state of a block of lanes stays in registers through all steps;
     where no spike is seen nothing is done.
     """
-    for b in range(start, stop):
+    while True:
+        b = take(turn)
+        if b == NONE:
+            return
         for t in range(words.shape[1]):
             for w in range(words.shape[2]):
                 words[b, t, w] = np.uint64(0)
@@ -291,14 +294,16 @@ def conv_activation(
     begin: Indices,
     events: Indices,
     own: Words,
-    start: int,
-    stop: int,
+    turn: Turn,
 ) -> None:
-    """Samples start ... stop of `reference_images.conv_activation`; `activation` (B, N) zero, `readout` (T * 64,).
+    """The samples of a turn of `reference_images.conv_activation`; `activation` (B, N) zero, `readout` (T * 64,).
 
     Scratch as in `list_events` and `gather_own`.
     """
-    for b in range(start, stop):
+    while True:
+        b = take(turn)
+        if b == NONE:
+            return
         list_events(words_in, b, layout, tables, busy, listed, ends, seen, fill, begin, events)
         gather_own(words, b, tables.lane, busy, listed, own)
         for u in range(fill.shape[0]):

@@ -11,6 +11,7 @@ from snnrun.kernels.cpu.forward_loops import add_rows
 from snnrun.kernels.cpu.image_layout import Layout, Tables
 from snnrun.kernels.cpu.image_loops import field, gather_own, is_silent, lanes_of, shift_of
 from snnrun.kernels.cpu.readout_loops import read
+from snnrun.turns import NONE, Turn, take
 from snnrun.vector import load, store, total, zeros32, zeros64
 
 
@@ -91,39 +92,45 @@ def conv_backward(
     own: Words,
     lane_gain: Floats,
     lane_credit: Floats,
-    start: int,
-    stop: int,
-    gradient: Floats,
+    parts: Indices,
+    gradients: Floats,
     error: Floats,
+    turn: Turn,
 ) -> None:
-    """Samples start ... stop, in their order, of `reference_images.conv_backward`.
+    """The parts of a turn of `reference_images.conv_backward`: samples parts[k, 0] ... parts[k, 1] in their order.
 
-    `times`, `first` (B, I + 1) from `sort_by_neuron`; `gain` (B, N), `credit` (B, N) or (B, 0); `gradient` in runs, to
-    which is added, and which holds anything between them; `error` (B, I) zero, or (B, 0). Scratch: `readout` (T * 64,),
-    `lane_gain` and `lane_credit` (64,), others as in `gather_own`. Blocks of lanes that never fire are skipped.
+    `times`, `first` (B, I + 1) from `sort_by_neuron`; `gain` (B, N), `credit` (B, N) or (B, 0); `gradients` of the
+    parts in runs, to which is added, and which hold anything between them; `error` (B, I) zero, or (B, 0).
+    Scratch: `readout` (T * 64,), `lane_gain` and `lane_credit` (64,), others as in `gather_own`. Blocks of lanes
+    that never fire are skipped.
     """
-    for b in range(start, stop):
-        gather_own(words, b, tables.lane, busy, listed, own)
-        for u in range(layout.out_rows * layout.strips):
-            lanes, shift = lanes_of(layout, u), shift_of(layout, u)
-            for offset in range(0, lanes, 64):
-                block = u * layout.blocks + offset // 64
-                if is_silent(own, block):
-                    continue
-                gains = gather_lanes(gain, b, offset, lanes, tables.place, shift, lane_gain)
-                credits = gather_lanes(credit, b, offset, lanes, tables.place, shift, lane_credit)
-                if not gains and not credits:
-                    continue
-                width = 64 if lanes - offset > 32 else 32
-                if width == 64:
-                    read(zeros64(), rule, own, block, 0, constants, kernel, previous, readout, 0, 64)
-                    add_windows(
-                        zeros64(), b, u, offset, width, lanes, layout, tables.column, times, first, readout,
-                        lane_gain, lane_credit, taps, gradient, error,
-                    )  # fmt: skip
-                else:
-                    read(zeros32(), rule, own, block, 0, constants, kernel, previous, readout, 0, 32)
-                    add_windows(
-                        zeros32(), b, u, offset, width, lanes, layout, tables.column, times, first, readout,
-                        lane_gain, lane_credit, taps, gradient, error,
-                    )  # fmt: skip
+    while True:
+        k = take(turn)
+        if k == NONE:
+            return
+        gradient = gradients[k]
+        for b in range(parts[k, 0], parts[k, 1]):
+            gather_own(words, b, tables.lane, busy, listed, own)
+            for u in range(layout.out_rows * layout.strips):
+                lanes, shift = lanes_of(layout, u), shift_of(layout, u)
+                for offset in range(0, lanes, 64):
+                    block = u * layout.blocks + offset // 64
+                    if is_silent(own, block):
+                        continue
+                    gains = gather_lanes(gain, b, offset, lanes, tables.place, shift, lane_gain)
+                    credits = gather_lanes(credit, b, offset, lanes, tables.place, shift, lane_credit)
+                    if not gains and not credits:
+                        continue
+                    width = 64 if lanes - offset > 32 else 32
+                    if width == 64:
+                        read(zeros64(), rule, own, block, 0, constants, kernel, previous, readout, 0, 64)
+                        add_windows(
+                            zeros64(), b, u, offset, width, lanes, layout, tables.column, times, first, readout,
+                            lane_gain, lane_credit, taps, gradient, error,
+                        )  # fmt: skip
+                    else:
+                        read(zeros32(), rule, own, block, 0, constants, kernel, previous, readout, 0, 32)
+                        add_windows(
+                            zeros32(), b, u, offset, width, lanes, layout, tables.column, times, first, readout,
+                            lane_gain, lane_credit, taps, gradient, error,
+                        )  # fmt: skip

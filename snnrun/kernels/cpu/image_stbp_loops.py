@@ -11,6 +11,7 @@ from snnrun.kernels.cpu.image_layout import Layout, Tables
 from snnrun.kernels.cpu.image_loops import add_taps, lanes_of, list_events, shift_of
 from snnrun.kernels.cpu.image_pair_loops import add_windows
 from snnrun.kernels.cpu.spike_loops import valid_bits
+from snnrun.turns import NONE, Turn, take
 from snnrun.vector import above, choose, load, lowest_bit, splat, store, zeros32, zeros64
 
 
@@ -75,15 +76,17 @@ def stbp_conv_forward(
     begin: Indices,
     events: Indices,
     room: Floats,
-    start: int,
-    stop: int,
+    turn: Turn,
 ) -> None:
-    """Samples start ... stop of `reference_images.stbp_conv_forward`.
+    """The samples of a turn of `reference_images.stbp_conv_forward`.
 
     `bias` of a strip's lanes; `constants`: threshold, decay, decay after a spike; `words` (B, T, W) and `counts` (B, N)
     come in as zeros, `membrane` (B * T * N,) is written. Scratch as in `list_events` and `stbp_lanes`.
     """
-    for b in range(start, stop):
+    while True:
+        b = take(turn)
+        if b == NONE:
+            return
         list_events(words_in, b, layout, tables, busy, listed, ends, seen, fill, begin, events)
         for u in range(fill.shape[0]):
             lanes = lanes_of(layout, u)
@@ -127,23 +130,30 @@ def conv_weight_gradient(
     tables: Tables,
     ones: Floats,
     rows: Floats,
-    start: int,
-    stop: int,
-    gradient: Floats,
+    parts: Indices,
+    gradients: Floats,
     error: Floats,
+    turn: Turn,
 ) -> None:
-    """Sum over samples start ... stop, steps and positions of grad_u times input spikes, added to `gradient` in runs.
+    """Sum over samples, steps and positions of grad_u times input spikes, for the parts of a turn.
+
+    That of samples parts[k, 0] ... parts[k, 1] is added to gradients[k] in runs.
 
     `grad_u` (B * T * N,); `times`, `first` (B, I + 1) of the spikes; `ones` (64,); `error` (B, 0); scratch `rows`
     (T * 64,).
     """
-    for b in range(start, stop):
-        for u in range(layout.out_rows * layout.strips):
-            lanes = lanes_of(layout, u)
-            for offset in range(0, lanes, 64):
-                base = b * steps * neurons + shift_of(layout, u)
-                if gather_steps(grad_u, base, steps, neurons, tables.place, offset, lanes, rows):
-                    add_windows(
-                        zeros64(), b, u, offset, 64, lanes, layout, tables.column, times, first, rows, ones, ones, ones,
-                        gradient, error,
-                    )  # fmt: skip
+    while True:
+        k = take(turn)
+        if k == NONE:
+            return
+        gradient = gradients[k]
+        for b in range(parts[k, 0], parts[k, 1]):
+            for u in range(layout.out_rows * layout.strips):
+                lanes = lanes_of(layout, u)
+                for offset in range(0, lanes, 64):
+                    base = b * steps * neurons + shift_of(layout, u)
+                    if gather_steps(grad_u, base, steps, neurons, tables.place, offset, lanes, rows):
+                        add_windows(
+                            zeros64(), b, u, offset, 64, lanes, layout, tables.column, times, first, rows,
+                            ones, ones, ones, gradient, error,
+                        )  # fmt: skip

@@ -29,6 +29,7 @@ from snnrun.kernels.cpu.readout_loops import RULES
 from snnrun.kernels.cpu.spike_loops import ROOM
 from snnrun.kernels.neuron import Lif, Window
 from snnrun.kernels.packed import words
+from snnrun.turns import Turn
 
 # A batch's gradient is added up in so many parts at most, whatever the number of threads, and in at least two: a
 # convolution's is small, and PART_FLOATS bounds the sum of them.
@@ -41,16 +42,16 @@ def conv_forward(spikes_in: Tensor, weight: Tensor, window: Window, lif: Lif) ->
     layout, tables = layout_of(window)
     inputs, taps, constants = bits_of(spikes_in), runs_of(weight, layout), lif_constants(lif, slack=0.0)
     spikes, counts = _room_for_output(batch, steps, window.neurons)
-    out, n, chunks = bits_of(spikes), counts.numpy(), parallel.ranges(batch)
+    out, n = bits_of(spikes), counts.numpy()
     room = int(spikes_of(inputs).max(initial=0))
 
-    def some(k: int) -> None:
+    def some(turn: Turn) -> None:
         image_loops.conv_forward(
             inputs, taps, layout, tables, constants, out, n, *room_for_events(inputs, room, layout, tables),
-            np.empty((1, steps, 1), np.uint64), np.empty(steps, np.int32), *chunks[k],
+            np.empty((1, steps, 1), np.uint64), np.empty(steps, np.int32), turn,
         )  # fmt: skip
 
-    parallel.each(len(chunks), some)
+    parallel.share(batch, some)
     return spikes, counts
 
 
@@ -61,17 +62,17 @@ def conv_activation(rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, weig
     inputs, own, taps = bits_of(spikes_in), bits_of(spikes), runs_of(weight, layout)
     constants, kernel = rule_constants(rule, lif, steps)
     activation = torch.zeros(batch, window.neurons)
-    out, chunks = activation.numpy(), parallel.ranges(batch)
+    out = activation.numpy()
     room = int(spikes_of(inputs).max(initial=0))
 
-    def some(k: int) -> None:
+    def some(turn: Turn) -> None:
         image_loops.conv_activation(
             RULES[rule], inputs, own, taps, layout, tables, constants, kernel, *room_for_readout(steps, 64), out,
             *room_for_events(inputs, room, layout, tables, own),
-            room_for_lanes(steps, layout), *chunks[k],
+            room_for_lanes(steps, layout), turn,
         )  # fmt: skip
 
-    parallel.each(len(chunks), some)
+    parallel.share(batch, some)
     return activation
 
 
@@ -95,14 +96,14 @@ def conv_backward(
     below = torch.zeros(batch, 0 if credit is None else window.inputs)
     gradients, errors = np.zeros((len(parts), run_floats(layout)), np.float32), below.numpy()
 
-    def one(k: int) -> None:
+    def some(turn: Turn) -> None:
         image_pair_loops.conv_backward(
             RULES[rule], own, *trains, gains, credits, taps, layout, tables, constants, kernel,
             *room_for_readout(steps, 64), *_room_for_step(own), room_for_lanes(steps, layout),
-            *np.empty((2, 64), np.float32), *parts[k], gradients[k], errors,
+            *np.empty((2, 64), np.float32), parts, gradients, errors, turn,
         )  # fmt: skip
 
-    parallel.each(len(parts), one)
+    parallel.share(len(parts), some)
     return taps_of(torch.from_numpy(gradients.sum(axis=0)), layout), below
 
 
@@ -112,15 +113,15 @@ def pool_forward(spikes_in: Tensor, window: Window, lif: Lif) -> tuple[Tensor, T
     first, post, _, _ = pool_tables(window)
     inputs, constants, padded = bits_of(spikes_in), lif_constants(lif), 64 * words(window.neurons)
     spikes, counts = _room_for_output(batch, steps, padded)
-    out, n, chunks = bits_of(spikes), counts.numpy(), parallel.ranges(batch)
+    out, n = bits_of(spikes), counts.numpy()
 
-    def some(k: int) -> None:
+    def some(turn: Turn) -> None:
         pool_loops.pool_forward(
             inputs, first, post, constants, window.neurons, out, n, *np.empty((3, padded), np.float32),
-            np.empty(padded // 64, np.bool_), *_room_for_step(inputs), *chunks[k],
+            np.empty(padded // 64, np.bool_), *_room_for_step(inputs), turn,
         )  # fmt: skip
 
-    parallel.each(len(chunks), some)
+    parallel.share(batch, some)
     return spikes, counts[:, : window.neurons].contiguous()
 
 
@@ -131,15 +132,15 @@ def pool_backward(rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, credit
     own, trains, credits = bits_of(spikes), sort_by_neuron(spikes_in, window.inputs), as_floats(credit)
     constants, kernel = rule_constants(rule, lif, steps)
     below = torch.zeros(batch, window.inputs)
-    error, chunks = below.numpy(), parallel.ranges(batch)
+    error = below.numpy()
 
-    def some(k: int) -> None:
+    def some(turn: Turn) -> None:
         scratch = room_for_readout(steps, 64)
         pool_loops.pool_backward(
-            RULES[rule], own, *trains, credits, begin, pre, constants, kernel, *scratch, *chunks[k], error
+            RULES[rule], own, *trains, credits, begin, pre, constants, kernel, *scratch, error, turn
         )
 
-    parallel.each(len(chunks), some)
+    parallel.share(batch, some)
     return below
 
 
@@ -162,7 +163,7 @@ def room_for_events(
     return busy, listed, *(np.empty(size, np.int32) for size in sizes)
 
 
-def parts_of_gradient(batch: int, layout: Layout) -> list[tuple[int, int]]:
+def parts_of_gradient(batch: int, layout: Layout) -> Indices:
     """The ranges of samples whose gradients in runs are added up apart."""
     return parts_of(batch, max(2, min(PARTS, PART_FLOATS // run_floats(layout))))
 

@@ -11,7 +11,11 @@ from snnrun.kernels.cpu.active_loops import LANES, Active, close_up, idle, room_
 from snnrun.kernels.cpu.forward_loops import add_row_pairs, add_rows
 from snnrun.kernels.cpu.readout_loops import read_block
 from snnrun.kernels.cpu.spike_loops import ROOM, list_spikes, sort_sample
+from snnrun.turns import NONE, Turn, take
 from snnrun.vector import expand, load, store, total, zeros16, zeros32, zeros64
+
+# Floats that a thread adds up the parts of at a time: they stay in the nearest cache.
+STRIP = 4096
 
 
 class Backward(NamedTuple):
@@ -92,37 +96,44 @@ def spsp_backward(
     constants: Floats,
     kernel: Floats,
     room: Backward,
-    low: int,
-    high: int,
-    start: int,
-    stop: int,
-    gradient: Floats,
+    pieces: Indices,
+    first: Floats,
+    others: Floats,
     error: Floats,
+    turn: Turn,
 ) -> None:
-    """The inputs of the words low ... high of `reference.spsp_backward`, for samples start ... stop in their order.
+    """The pieces of a turn of `reference.spsp_backward`.
 
-    `gain` (B, P), `credit` (B, P) or (B, 0); `gradient` (I * P,) of these samples, whose rows of the inputs are
-    written; `error` (B, I) zero.
+    `pieces` (K, 5): a part of the batch, two words of inputs and two samples; each is of the inputs from the one word
+    up to the other, for the samples from the one up to the other in their order. `gain` (B, P), `credit` (B, P) or
+    (B, 0); `first` (I * P,) and `others` (parts - 1, I * P) are the gradients of the parts, written; `error` (B, I)
+    zero.
     """
-    inputs = room.first.shape[0] - 1
-    begin, end = 64 * low, min(64 * high, inputs)
-    for place in range(begin * padded, end * padded):
-        gradient[place] = np.float32(0)
-    for b in range(start, stop):
-        if idle(gain, b) and idle(credit, b):
-            continue
-        sort_sample(words_in, b, low, high, room.times, room.first, room.turned, inputs, 0)
-        count = close_up(words, b, room.active)
-        for offset in range(0, count, 64):
-            groups = spread(room.active, offset, min(offset + 64, count))
-            width, own = width_of(count - offset), room.active.words
-            read_block(rule, width, own, 0, offset // 64, constants, kernel, room.previous, room.readout, 0, width)
-            if width == 64:
-                add_block(zeros64(), b, 64, gain, credit, rows, padded, room, groups, begin, end, gradient, error)
-            elif width == 32:
-                add_block(zeros32(), b, 32, gain, credit, rows, padded, room, groups, begin, end, gradient, error)
-            else:
-                add_block(zeros16(), b, 16, gain, credit, rows, padded, room, groups, begin, end, gradient, error)
+    while True:
+        k = take(turn)
+        if k == NONE:
+            return
+        number, low, high = pieces[k, 0], pieces[k, 1], pieces[k, 2]
+        gradient = others[number - 1] if number else first
+        inputs = room.first.shape[0] - 1
+        begin, end = 64 * low, min(64 * high, inputs)
+        for place in range(begin * padded, end * padded):
+            gradient[place] = np.float32(0)
+        for b in range(pieces[k, 3], pieces[k, 4]):
+            if idle(gain, b) and idle(credit, b):
+                continue
+            sort_sample(words_in, b, low, high, room.times, room.first, room.turned, inputs, 0)
+            count = close_up(words, b, room.active)
+            for offset in range(0, count, 64):
+                groups = spread(room.active, offset, min(offset + 64, count))
+                width, own = width_of(count - offset), room.active.words
+                read_block(rule, width, own, 0, offset // 64, constants, kernel, room.previous, room.readout, 0, width)
+                if width == 64:
+                    add_block(zeros64(), b, 64, gain, credit, rows, padded, room, groups, begin, end, gradient, error)
+                elif width == 32:
+                    add_block(zeros32(), b, 32, gain, credit, rows, padded, room, groups, begin, end, gradient, error)
+                else:
+                    add_block(zeros16(), b, 16, gain, credit, rows, padded, room, groups, begin, end, gradient, error)
 
 
 @jit
@@ -138,12 +149,14 @@ def spsp_activation(
     readout: Floats,
     inputs: Times,
     activation: Floats,
-    start: int,
-    stop: int,
+    turn: Turn,
 ) -> None:
-    """Samples start ... stop of `reference.spsp_activation`; `readout` scratch (T * P,), `activation` (B, P) zero."""
+    """The samples of a turn of `reference.spsp_activation`; `readout` scratch (T * P,), `activation` (B, P) zero."""
     steps = words_in.shape[1]
-    for b in range(start, stop):
+    while True:
+        b = take(turn)
+        if b == NONE:
+            return
         for offset in range(0, padded, 64):
             width = min(64, padded - offset)
             read_block(rule, width, words, b, offset // 64, constants, kernel, previous, readout, offset, padded)
@@ -156,6 +169,18 @@ def spsp_activation(
                 place = b * padded + offset
                 sum_so_far = load(activation, place, zeros16())
                 store(activation, place, sum_so_far + drive * load(readout, t * padded + offset, zeros16()))
+
+
+@jit
+def add_parts(total: Floats, others: Floats, turn: Turn) -> None:
+    """Add the rows of `others` (K, M) to `total` (M,) in their order, for the strips of a turn, STRIP floats each."""
+    while True:
+        k = take(turn)
+        if k == NONE:
+            return
+        for row in range(others.shape[0]):
+            for place in range(k * STRIP, min((k + 1) * STRIP, total.shape[0])):
+                total[place] += others[row, place]
 
 
 @jit

@@ -8,6 +8,7 @@ from snnrun.jit import Flags, Floats, Indices, Times, Words, jit
 from snnrun.kernels.cpu.forward_loops import LOOK, can_fire, lif_step
 from snnrun.kernels.cpu.readout_loops import read
 from snnrun.kernels.cpu.spike_loops import held_bits, last_step, list_sparse, valid_bits
+from snnrun.turns import NONE, Turn, take
 from snnrun.vector import choose, load, lowest_bit, splat, store, zeros64
 
 
@@ -26,17 +27,19 @@ def pool_forward(
     awake: Flags,
     busy: Indices,
     inputs: Indices,
-    start: int,
-    stop: int,
+    turn: Turn,
 ) -> None:
-    """Samples start ... stop of `reference_images.pool_forward`, step by step.
+    """The samples of a turn of `reference_images.pool_forward`, step by step.
 
     `first` (I + 1), `post`: the neurons that see an input; `words` (B, T, W) and `counts` (B, 64 * W) are written.
     Scratch: `u`, `a`, `drive` (64 * W,), `awake` (W,), `busy` (words of an input step,), `inputs` with room for a
     step's spikes. A word of neurons sleeps until the first spike that reaches it.
     """
     steps = words.shape[1]
-    for b in range(start, stop):
+    while True:
+        b = take(turn)
+        if b == NONE:
+            return
         for i in range(u.shape[0]):
             u[i] = a[i] = drive[i] = counts[b, i] = np.float32(0)
         for w in range(awake.shape[0]):
@@ -82,16 +85,18 @@ def pool_backward(
     kernel: Floats,
     previous: Indices,
     readout: Floats,
-    start: int,
-    stop: int,
     error: Floats,
+    turn: Turn,
 ) -> None:
-    """Samples start ... stop of `reference_images.pool_backward`.
+    """The samples of a turn of `reference_images.pool_backward`.
 
     `times`, `spikes_of` (B, I + 1) from `sort_by_neuron`; `begin` (N + 1), `pre`: the inputs that a neuron sees;
     `credit` (B, N); `readout` scratch (T * 64,); `error` (B, I) zero.
     """
-    for b in range(start, stop):
+    while True:
+        b = take(turn)
+        if b == NONE:
+            return
         for w in range(words.shape[2]):
             active = np.uint64(0)
             for t in range(words.shape[1]):

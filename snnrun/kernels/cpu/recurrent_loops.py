@@ -12,10 +12,13 @@ import numpy as np
 from snnrun.jit import Flags, Floats, Indices, Times, Words, jit, part
 from snnrun.kernels.cpu.active_loops import Active, close_up, idle, list_train, width_of
 from snnrun.kernels.cpu.readout_loops import read_block
+from snnrun.turns import NONE, Turn, take
 
 # Gauss-Seidel: largest change of a sweep, as a share of the largest entry, and the sweeps it may take.
 TOLERANCE = 1e-7
 SWEEPS = 200
+# Synapses that a thread adds up the gradients of at a time.
+SYNAPSES = 512
 
 
 class Kept(NamedTuple):
@@ -76,14 +79,16 @@ def recurrent_spsp(
     kept: Kept,
     own: Times,
     e: Floats,
-    start: int,
-    stop: int,
+    turn: Turn,
 ) -> None:
-    """Samples start ... stop of `reference.recurrent_spsp`; `e` (B, S) zero.
+    """The samples of a turn of `reference.recurrent_spsp`; `e` (B, S) zero.
 
     Scratch: `readout` with room for T steps of all blocks, `active`, `kept`, and `own` with room for a train.
     """
-    for b in range(start, stop):
+    while True:
+        b = take(turn)
+        if b == NONE:
+            return
         count = close_up(words, b, active)
         keep_active(count, first, post, active, kept)
         padded = 64 * ((count + 63) // 64)
@@ -110,11 +115,13 @@ def coupling(
     weight: Floats,
     silent: float,
     theta: Floats,
-    start: int,
-    stop: int,
+    turn: Turn,
 ) -> None:
-    """Samples start ... stop of `reference.coupling`; `weight` (S,) is divided by the threshold."""
-    for b in range(start, stop):
+    """The samples of a turn of `reference.coupling`; `weight` (S,) is divided by the threshold."""
+    while True:
+        b = take(turn)
+        if b == NONE:
+            return
         for p in range(counts.shape[1]):
             n = counts[b, p]
             inverse = np.float32(1) / max(n, np.float32(1))
@@ -206,14 +213,16 @@ def coupling_solve(
     solved: Flags,
     own: Floats,
     kept: Kept,
-    start: int,
-    stop: int,
+    turn: Turn,
 ) -> None:
-    """Samples start ... stop of `reference.coupling_solve`; `solved` (B,) says which of them converged.
+    """The samples of a turn of `reference.coupling_solve`; `solved` (B,) says which of them converged.
 
     Scratch: `own` (N,), `kept`.
     """
-    for b in range(start, stop):
+    while True:
+        b = take(turn)
+        if b == NONE:
+            return
         solved[b] = True
         for p in range(right.shape[1]):
             x[b, p] = np.float32(0)
@@ -222,8 +231,12 @@ def coupling_solve(
 
 
 @jit
-def recurrent_gradient(e: Floats, gain: Floats, post: Indices, gradient: Floats, start: int, stop: int) -> None:
-    """Synapses start ... stop of `reference.recurrent_gradient`; `gradient` (S,) zero."""
-    for b in range(e.shape[0]):
-        for s in range(start, stop):
-            gradient[s] += gain[b, post[s]] * e[b, s]
+def recurrent_gradient(e: Floats, gain: Floats, post: Indices, gradient: Floats, turn: Turn) -> None:
+    """The strips of a turn, SYNAPSES each, of `reference.recurrent_gradient`; `gradient` (S,) zero."""
+    while True:
+        k = take(turn)
+        if k == NONE:
+            return
+        for b in range(e.shape[0]):
+            for s in range(k * SYNAPSES, min((k + 1) * SYNAPSES, post.shape[0])):
+                gradient[s] += gain[b, post[s]] * e[b, s]

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from snnrun.jit import Counts, Floats, Indices, Times, Words, jit, part
+from snnrun.turns import NONE, Turn, take
 from snnrun.vector import count_bits, lowest_bit, transpose_bits
 
 # What is listed four at a time may be written so far beyond the end of the list.
@@ -77,9 +78,12 @@ def turn_span(words: Words, b: int, span: int, w: int, block: Words, place: int)
 
 
 @jit
-def total_spikes(words: Words, totals: Counts, start: int, stop: int) -> None:
-    """Spikes of samples start ... stop, (B,)."""
-    for b in range(start, stop):
+def total_spikes(words: Words, totals: Counts, turn: Turn) -> None:
+    """Number of spikes of the samples of a turn, to `totals` (B,)."""
+    while True:
+        b = take(turn)
+        if b == NONE:
+            return
         total = 0
         for t in range(words.shape[1]):
             for w in range(words.shape[2]):
@@ -101,9 +105,12 @@ def count_sample(words: Words, b: int, block: Words, counts: Floats, neurons: in
 
 
 @jit
-def count_spikes(words: Words, block: Words, counts: Floats, start: int, stop: int) -> None:
-    """Samples start ... stop of `packed.count_spikes`; `counts` (B, N), `block` (64,) scratch."""
-    for b in range(start, stop):
+def count_spikes(words: Words, block: Words, counts: Floats, turn: Turn) -> None:
+    """The samples of a turn of `packed.count_spikes`; `counts` (B, N), `block` (64,) scratch."""
+    while True:
+        b = take(turn)
+        if b == NONE:
+            return
         count_sample(words, b, block, counts, counts.shape[1])
 
 
@@ -128,9 +135,12 @@ def sort_sample(
 
 
 @jit
-def sort_by_neuron(words: Words, times: Times, first: Indices, block: Words, start: int, stop: int) -> None:
-    """`sort_sample` for samples start ... stop, all their words; `first` (B, N + 1), of which first[b, 0] is given."""
-    for b in range(start, stop):
+def sort_by_neuron(words: Words, times: Times, first: Indices, block: Words, turn: Turn) -> None:
+    """`sort_sample` for the samples of a turn, all their words; `first` (B, N + 1), of which first[b, 0] is given."""
+    while True:
+        b = take(turn)
+        if b == NONE:
+            return
         sort_sample(words, b, 0, words.shape[2], times, first[b], block, first.shape[1] - 1, first[b, 0])
 
 

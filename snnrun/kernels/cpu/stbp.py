@@ -25,6 +25,7 @@ from snnrun.kernels.cpu.arrays import (
 )
 from snnrun.kernels.neuron import Stbp
 from snnrun.kernels.packed import unpack, words
+from snnrun.turns import Turn
 
 
 def stbp_forward(
@@ -40,16 +41,15 @@ def stbp_forward(
     counts, membrane = torch.zeros(batch, padded), torch.empty(batch, steps, padded)
     constants = np.array((neuron.v_th, neuron.decay, neuron.decay_after_spike), np.float32)
     out, n, u = as_words(spikes), counts.numpy(), membrane.numpy().reshape(-1)
-    chunks = parallel.ranges(batch)
 
-    def some(k: int) -> None:
+    def some(turn: Turn) -> None:
         stbp_loops.stbp_forward(
             inputs, rows, offset, loop, constants, neuron.strict, neurons, out, n, u,
             room_for_spikes(inputs), room_for_spikes(out),
-            *chunks[k],
+            turn,
         )  # fmt: skip
 
-    parallel.each(len(chunks), some)
+    parallel.share(batch, some)
     return spikes, counts[:, :neurons].contiguous(), membrane[:, :, :neurons].contiguous()
 
 
@@ -93,15 +93,15 @@ def stbp_scan_backward(grad_spikes: Tensor, spikes: Tensor, membrane: Tensor, ne
     values = (neuron.v_th, neuron.decay, neuron.decay_after_spike, *slopes, height, reach)
     own, grad, u = as_words(spikes), pad(grad_spikes), pad(membrane)
     grad_u = torch.empty(grad.shape)
-    out, constants, chunks = grad_u.numpy(), np.array(values, np.float32), parallel.ranges(len(grad))
+    out, constants = grad_u.numpy(), np.array(values, np.float32)
 
-    def some(k: int) -> None:
+    def some(turn: Turn) -> None:
         stbp_loops.stbp_scan_backward(
             own, grad.reshape(-1), u.reshape(-1), given.reshape(-1), form, constants, neuron.temporal_gradient,
-            out.reshape(-1), grad.shape[2], *chunks[k],
+            out.reshape(-1), grad.shape[2], turn,
         )  # fmt: skip
 
-    parallel.each(len(chunks), some)
+    parallel.share(len(grad), some)
     return grad_u[:, :, :neurons].contiguous()
 
 
@@ -110,8 +110,6 @@ def _weight_gradient(trace: Floats, delay: int, trains: Trains) -> Tensor:
     _, steps, padded = trace.shape
     inputs = trains.first.shape[1] - 1
     gradient = torch.empty(inputs, padded)
-    flat, out, chunks = trace.reshape(-1), gradient.numpy().reshape(-1), parallel.ranges(inputs)
-    parallel.each(
-        len(chunks), lambda k: stbp_loops.weight_gradient(flat, delay, steps, *trains, padded, *chunks[k], out)
-    )
+    flat, out, strips = trace.reshape(-1), gradient.numpy().reshape(-1), -(-inputs // stbp_loops.INPUTS)
+    parallel.share(strips, lambda turn: stbp_loops.weight_gradient(flat, delay, steps, *trains, padded, out, turn))
     return gradient

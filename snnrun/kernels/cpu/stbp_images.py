@@ -15,6 +15,7 @@ from snnrun.kernels.cpu.stbp import stbp_scan_backward
 from snnrun.kernels.neuron import Stbp, Window
 from snnrun.kernels.packed import words
 from snnrun.kernels.reference_images import drive_by_input
+from snnrun.turns import Turn
 
 
 def stbp_conv_forward(
@@ -30,16 +31,16 @@ def stbp_conv_forward(
     spikes = torch.zeros(batch, steps, words(window.neurons), dtype=torch.int64)
     counts, membrane = torch.zeros(batch, window.neurons), torch.empty(batch, steps, window.neurons)
     constants = np.array((neuron.v_th, neuron.decay, neuron.decay_after_spike), np.float32)
-    out, n, u, chunks = bits_of(spikes), counts.numpy(), membrane.numpy().reshape(-1), parallel.ranges(batch)
+    out, n, u = bits_of(spikes), counts.numpy(), membrane.numpy().reshape(-1)
     room = int(spikes_of(inputs).max(initial=0))
 
-    def some(k: int) -> None:
+    def some(turn: Turn) -> None:
         image_stbp_loops.stbp_conv_forward(
             inputs, taps, by_lane, layout, tables, constants, neuron.strict, out, n, u,
-            *room_for_events(inputs, room, layout, tables), np.empty(64, np.float32), *chunks[k],
+            *room_for_events(inputs, room, layout, tables), np.empty(64, np.float32), turn,
         )  # fmt: skip
 
-    parallel.each(len(chunks), some)
+    parallel.share(batch, some)
     return spikes, counts, membrane
 
 
@@ -94,11 +95,11 @@ def _weight_gradient(grad_u: Tensor, spikes_in: Tensor, window: Window) -> Tenso
     gradients = np.zeros((len(parts), run_floats(layout)), np.float32)
     ones, no_error = np.ones(64, np.float32), np.zeros((batch, 0), np.float32)
 
-    def one(k: int) -> None:
+    def some(turn: Turn) -> None:
         image_stbp_loops.conv_weight_gradient(
-            flat, steps, neurons, *trains, layout, tables, ones, np.empty(steps * 64, np.float32), *parts[k],
-            gradients[k], no_error,
+            flat, steps, neurons, *trains, layout, tables, ones, np.empty(steps * 64, np.float32), parts, gradients,
+            no_error, turn,
         )  # fmt: skip
 
-    parallel.each(len(parts), one)
+    parallel.share(len(parts), some)
     return taps_of(torch.from_numpy(gradients.sum(axis=0) / np.float32(window.pool**2)), layout)

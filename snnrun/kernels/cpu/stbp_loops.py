@@ -9,10 +9,13 @@ import numpy as np
 from snnrun.jit import Floats, Indices, Times, Words, jit, part
 from snnrun.kernels.cpu.forward_loops import add_row_pairs, add_rows
 from snnrun.kernels.cpu.spike_loops import list_spikes, valid_bits
+from snnrun.turns import NONE, Turn, take
 from snnrun.vector import above, choose, load, splat, store, zeros16, zeros32, zeros64
 
 # How a surrogate derivative is computed: here, or given for every step and neuron.
 RECTANGLE, POLYNOMIAL, GIVEN = 0, 1, 2
+# Inputs that a thread adds up the gradients of at a time.
+INPUTS = 64
 
 
 @part
@@ -67,17 +70,19 @@ def stbp_forward(
     membrane: Floats,
     inputs: Times,
     own: Times,
-    start: int,
-    stop: int,
+    turn: Turn,
 ) -> None:
-    """Samples start ... stop of `reference.stbp_forward`.
+    """The samples of a turn of `reference.stbp_forward`.
 
     `rows` (I * P,), `bias` (P,), `recurrent` rows by pre-neuron (N * P,) or empty; `constants`: threshold, decay, decay
     after a spike; `words` (B, T, W) and `counts` (B, P) come in as zeros, `membrane` (B * T * P,) is written.
     """
     padded = counts.shape[1]
     looped = 0
-    for b in range(start, stop):
+    while True:
+        b = take(turn)
+        if b == NONE:
+            return
         for t in range(words_in.shape[1]):
             spikes = list_spikes(words_in, b, t, inputs)
             if recurrent.shape[0]:
@@ -153,15 +158,17 @@ def stbp_scan_backward(
     temporal: bool,
     grad_u: Floats,
     padded: int,
-    start: int,
-    stop: int,
+    turn: Turn,
 ) -> None:
-    """Samples start ... stop of `reference.stbp_scan_backward` without recurrent synapses, arrays (B * T * P,).
+    """The samples of a turn of `reference.stbp_scan_backward` without recurrent synapses, arrays (B * T * P,).
 
     `constants`: threshold, decay, decay after a spike, slope of the decay by the spike where there is none and where
     there is one, and height and reach of the surrogate derivative.
     """
-    for b in range(start, stop):
+    while True:
+        b = take(turn)
+        if b == NONE:
+            return
         for offset in range(0, padded, 64):
             if padded - offset >= 64:
                 block_backward(
@@ -235,26 +242,30 @@ def weight_gradient(
     times: Times,
     first: Indices,
     padded: int,
-    start: int,
-    stop: int,
     gradient: Floats,
+    turn: Turn,
 ) -> None:
-    """Sum over samples and steps of trace(t + delay) spikes(t), for inputs start ... stop.
+    """Sum over samples and steps of trace(t + delay) spikes(t), for the strips of a turn, INPUTS each.
 
-    `trace` (B * T * P,); `times`, `first` (B, I + 1) of the spikes; rows start ... stop of `gradient` (I * P,) are
-    written. A sum stays in registers until it is whole.
+    `trace` (B * T * P,); `times`, `first` (B, I + 1) of the spikes; their rows of `gradient` (I * P,) are written.
+    A sum stays in registers until it is whole.
     """
-    offset = 0
-    while padded - offset >= 128:
+    while True:
+        k = take(turn)
+        if k == NONE:
+            return
+        start, stop = k * INPUTS, min((k + 1) * INPUTS, first.shape[1] - 1)
+        offset = 0
+        while padded - offset >= 128:
+            base = delay * padded + offset
+            pair_gradient(trace, base, steps, times, first, padded, start, stop, gradient, offset)
+            offset += 128
         base = delay * padded + offset
-        pair_gradient(trace, base, steps, times, first, padded, start, stop, gradient, offset)
-        offset += 128
-    base = delay * padded + offset
-    if padded - offset >= 64:
-        block_gradient(zeros64(), trace, base, steps, times, first, padded, start, stop, gradient, offset)
-        offset += 64
-        base += 64
-    if padded - offset == 32:
-        block_gradient(zeros32(), trace, base, steps, times, first, padded, start, stop, gradient, offset)
-    elif padded - offset == 16:
-        block_gradient(zeros16(), trace, base, steps, times, first, padded, start, stop, gradient, offset)
+        if padded - offset >= 64:
+            block_gradient(zeros64(), trace, base, steps, times, first, padded, start, stop, gradient, offset)
+            offset += 64
+            base += 64
+        if padded - offset == 32:
+            block_gradient(zeros32(), trace, base, steps, times, first, padded, start, stop, gradient, offset)
+        elif padded - offset == 16:
+            block_gradient(zeros16(), trace, base, steps, times, first, padded, start, stop, gradient, offset)
