@@ -15,6 +15,7 @@ from torch import Tensor
 
 from snnrun import evaluation
 from snnrun.batches import batches
+from snnrun.boosting import boost_wrong
 from snnrun.data import Dataset, Split
 from snnrun.distributed import Group
 from snnrun.encoders import Encoder
@@ -28,8 +29,6 @@ from snnrun.tally import Tally
 SILENCE_CHECK = 50
 # The authors' shuffle: this many random transpositions an epoch.
 TRANSPOSITIONS = 5000
-# Boosting constant of the papers.
-BOOSTING_RATE = 20.0
 # Stream of the run's seed for the order of the samples.
 ORDER_STREAM = 0x6F72646572
 
@@ -191,8 +190,12 @@ class _Loop:
         self.predictions = np.full(len(dataset.train), -1, dtype=np.int64)
         self.seconds, self.lr = 0.0, options.lr
         self.consistent = True  # whether what is counted is what the weights have learnt
-        self.optimiser = Optimiser(list(network.parameters()), options.optimizer, options.lr, options.momentum)
-        self.parameters, self.update = self.optimiser.parameters, self.optimiser.step
+        self.optimiser = self.new_optimiser()
+
+    def new_optimiser(self) -> Optimiser:
+        """One that has not moved the network's weights yet."""
+        options = self.options
+        return Optimiser(self.network.trained(), options.optimizer, options.lr, options.momentum)
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
         """One pass over the training samples; returns its metrics."""
@@ -204,7 +207,7 @@ class _Loop:
             self.consistent = True
         tally = self.tally
         self.observer.epoch_start(epoch + 1, options.epochs, len(split), tally.samples)
-        self.group.copy_(self.optimiser.moved)  # processors of several kinds may round the updates apart
+        self.group.copy_(list(self.network.parameters()))  # processors of several kinds may round the updates apart
         started = time.perf_counter() - self.seconds
         how = (self.device, self.dataset.augment, self.group.share)
         encoded = batches(split, self.order[tally.samples :], self.encoder, epoch + 1, options.batch_size, *how)
@@ -218,7 +221,7 @@ class _Loop:
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 what = f"gradient became {norm}" if math.isfinite(loss) else f"loss became {loss}"
                 raise Diverged(self.divergence(what, epoch, tally))
-            self.update(self.lr)
+            self.optimiser.step(self.lr)
             self.consistent = True
             self.seconds = time.perf_counter() - started
             if self.keeper is not None and self.keeper.due():
@@ -253,11 +256,7 @@ class _Loop:
         [loss] = self.group.total(np.array([loss])).tolist()
         self.add_up()
         self.network.add_weight_penalty()
-        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        if self.options.clip_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.options.clip_norm, norm)
-        return loss, norm.item(), counts
+        return loss, self.optimiser.norm(self.options.clip_norm).item(), counts
 
     def backward(self, positions: NDArray[np.int64], spikes: Tensor, labels: Tensor) -> tuple[float, list[Tensor]]:
         """What this process's share of a batch adds to its loss and gradients; and the counts of each layer."""
@@ -278,11 +277,12 @@ class _Loop:
         """Make the gradients of the shares those of the batch."""
         if self.group.size == 1:
             return
-        for parameter in self.parameters:
+        parameters = list(self.network.parameters())
+        for parameter in parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         # As the weights lie in memory, whatever the gradients do: it must be the same in all processes.
-        self.group.sum_([p.grad.permute(by_stride(p)) for p in self.parameters if p.grad is not None])
+        self.group.sum_([p.grad.permute(by_stride(p)) for p in parameters if p.grad is not None])
 
     def outcome(self, positions: NDArray[np.int64], counts: Sequence[Tensor]) -> tuple[NDArray[np.int64], list[float]]:
         """Predicted classes of a batch (B,) and the spikes of each layer, from the counts of the shares."""
@@ -331,6 +331,7 @@ class _Loop:
         tensors, facts, result = start.tensors, start.facts, self.result
         try:
             self.network.load_state_dict(_below("network/", tensors))
+            self.optimiser = self.new_optimiser()  # the mask of the recurrent synapses has come with the weights
             self.optimiser.restore(_below("optimiser/", tensors))
             self.order, self.boost, self.predictions = (
                 tensors[key].numpy().copy() for key in ("order", "boost", "predictions")
@@ -385,14 +386,6 @@ class _Loop:
         classes = len(self.dataset.classes)
         predicted = evaluation.predict(self.network, split, self.encoder, self.device, progress, self.group)
         return np.bincount(split.labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
-
-
-def boost_wrong(boost: NDArray[np.float32], labels: NDArray[np.int64], wrong: NDArray[np.bool_]) -> None:
-    """Boosting in place: wrong samples of class c grow by exp(error_c / 20), error_c the weighted share of them."""
-    for label in np.unique(labels):
-        of_class = labels == label
-        error = boost[of_class & wrong].sum() / boost[of_class].sum()
-        boost[of_class & wrong] *= np.exp(error / BOOSTING_RATE)
 
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

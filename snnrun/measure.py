@@ -147,7 +147,7 @@ def _warm_up(loop: engine._Loop, samples: int) -> None:
                 raise SnnrunError(
                     f"The training before the measurement diverged. Lower train.lr (now {loop.options.lr:g})."
                 )
-            loop.update(loop.options.lr)
+            loop.optimiser.step(loop.options.lr)
         left, epoch = left - len(split), epoch + 1
 
 
@@ -221,7 +221,7 @@ def measure(job: Job, device: torch.device, imported: int | None) -> dict[str, A
     def train() -> None:
         for positions, spikes, labels in batches(*whole, job.dataset.augment):
             loop.gradients(positions, spikes, labels)
-            loop.update(0.0)
+            loop.optimiser.step(0.0)
 
     @torch.no_grad()
     def infer() -> None:
@@ -259,7 +259,7 @@ def _load_code(job: Job, device: torch.device) -> None:
     loop.encoder.encode(loop.dataset.train.samples[:1], loop.dataset.train.index[:1], EPOCH)
     silent = torch.zeros(1, 2, kernels.words(loop.network.inputs), dtype=torch.int64)
     loop.gradients(np.arange(1), silent, torch.zeros(1, dtype=torch.int64))
-    loop.update(0.0)
+    loop.optimiser.step(0.0)
 
 
 def memory(key: str) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -139,6 +140,13 @@ class Network(nn.Module):
             for parameter, extra in zip((layer.weight, layer.recurrent_weight), penalty, strict=True):
                 if parameter is not None and parameter.grad is not None and extra is not None:
                     parameter.grad += extra
+
+    def trained(self) -> Iterator[tuple[nn.Parameter, Tensor | None]]:
+        """The parameters, each with the mask of the entries that exist, or None where all do."""
+        for layer in self.layers:
+            assert isinstance(layer, Layer)
+            for name, parameter in layer.named_parameters():
+                yield parameter, layer.recurrent_mask if name == "recurrent_weight" else None
 
     def synapses(self) -> int:
         """Number of trained weights and biases; one that the neurons of a convolution share counts once."""

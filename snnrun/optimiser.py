@@ -2,55 +2,90 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
 # Adam's constants in the papers.
 ADAM_BETAS, ADAM_EPSILON = (0.9, 0.999), 1e-8
+# Where no larger share of a parameter's entries exists, these alone are moved, gathered from among the others.
+SPARSE = 0.5
 
 
 class Optimiser:
-    """Moves parameters by the gradients that they hold."""
+    """Moves parameters by the gradients that they hold.
 
-    def __init__(self, parameters: Sequence[nn.Parameter], name: str, lr: float, momentum: float) -> None:
-        self.parameters = list(parameters)
+    Args:
+        trained: parameters, each with the mask of its entries that exist or None, see `Network.trained`; the others
+            have no gradient.
+        name: `adam` or `sgd`.
+        lr: learning rate.
+        momentum: of SGD.
+    """
+
+    def __init__(
+        self, trained: Iterable[tuple[nn.Parameter, Tensor | None]], name: str, lr: float, momentum: float
+    ) -> None:
+        pairs = list(trained)
+        self.parameters = [parameter for parameter, _ in pairs]
+        self._places = [_places(mask) for _, mask in pairs]
         # Fused Adam copies what does not lie in memory row by row; weights, stored input by input, do so transposed.
-        self.moved = [parameter.detach().permute(by_stride(parameter)) for parameter in self.parameters]
+        self._moved = [
+            _moved(parameter, parameter, place) for parameter, place in zip(self.parameters, self._places, strict=True)
+        ]
         if name == "sgd":
-            self._optimizer: torch.optim.Optimizer = torch.optim.SGD(self.moved, lr=lr, momentum=momentum)
+            self._optimizer: torch.optim.Optimizer = torch.optim.SGD(self._moved, lr=lr, momentum=momentum)
         else:
-            self._optimizer = torch.optim.Adam(self.moved, lr=lr, betas=ADAM_BETAS, eps=ADAM_EPSILON, fused=True)
+            self._optimizer = torch.optim.Adam(self._moved, lr=lr, betas=ADAM_BETAS, eps=ADAM_EPSILON, fused=True)
 
     def clear(self) -> None:
         """Drop the gradients."""
-        for parameter in self.parameters:
-            parameter.grad = None
+        for tensor in (*self.parameters, *self._moved):
+            tensor.grad = None
 
+    def norm(self, most: float | None) -> Tensor:
+        """The norm of the gradients, which are scaled down to `most` if that is less."""
+        for parameter, place, moved in zip(self.parameters, self._places, self._moved, strict=True):
+            if parameter.grad is not None:
+                moved.grad = _moved(parameter.grad, parameter, place)
+        norm = torch.nn.utils.get_total_norm([moved.grad for moved in self._moved if moved.grad is not None])
+        if most is not None:
+            torch.nn.utils.clip_grads_with_norm_(self._moved, most, norm)
+        return norm
+
+    @torch.no_grad()
     def step(self, lr: float) -> None:
-        """Move the weights at a learning rate."""
+        """Move the weights, at a learning rate, by the gradients that `norm` has seen."""
         for group in self._optimizer.param_groups:
             group["lr"] = lr
-        for parameter, moved in zip(self.parameters, self.moved, strict=True):
-            moved.grad = None if parameter.grad is None else parameter.grad.permute(by_stride(parameter))
+        gathered = [
+            (parameter.view(-1), place, moved)
+            for parameter, place, moved in zip(self.parameters, self._places, self._moved, strict=True)
+            if place is not None
+        ]
+        for entries, place, moved in gathered:
+            moved.copy_(entries[place])
         self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)  # the parameters hold them
+        for entries, place, moved in gathered:
+            entries[place] = moved
 
     def state(self) -> dict[str, Tensor]:
         """Moments and step counts, `<parameter>/<name>`."""
         return {
             f"{number}/{name}": value
-            for number, moved in enumerate(self.moved)
+            for number, moved in enumerate(self._moved)
             for name, value in self._optimizer.state[moved].items()
             if value is not None
         }
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from what `state` gave. Raises KeyError or IndexError for that of other parameters."""
+        """Go on from what `state` gave. Raises KeyError, IndexError or ValueError for that of other parameters."""
         for key, value in state.items():
             number, _, name = key.partition("/")
-            moved = self.moved[int(number)]
+            moved = self._moved[int(number)]
+            if value.dim() and value.shape != moved.shape:
+                raise ValueError(f"{key} has the shape {tuple(value.shape)} instead of {tuple(moved.shape)}")
             self._optimizer.state[moved][name] = value.to(moved.device).clone()
 
 
@@ -58,3 +93,17 @@ def by_stride(tensor: Tensor) -> list[int]:
     """The order of the dimensions in which the tensor lies in memory row by row."""
     strides = tensor.stride()
     return sorted(range(tensor.dim()), key=lambda dimension: -strides[dimension])
+
+
+def _places(mask: Tensor | None) -> Tensor | None:
+    """Where the entries stand that exist, (S,); None if most do."""
+    if mask is None or mask.sum() > SPARSE * mask.numel():
+        return None
+    return mask.flatten().nonzero().squeeze(1)
+
+
+def _moved(tensor: Tensor, parameter: Tensor, place: Tensor | None) -> Tensor:
+    """What is moved of a parameter, or its gradient: all of it as the parameter lies in memory, or some entries."""
+    if place is not None:
+        return tensor.detach().reshape(-1)[place]
+    return tensor.detach().permute(by_stride(parameter))

@@ -39,7 +39,7 @@ def phases(loop: _Loop, epoch: int, repeats: int) -> dict[str, float]:
             source = in_turn(loop, epoch)
             while batch := book("encode", partial(next, source, None)):
                 book("gradients", partial(loop.gradients, *batch))
-                book("optimiser", partial(loop.update, 0.0))
+                book("optimiser", partial(loop.optimiser.step, 0.0))
     finally:
         kernels.ops.backend = timed.backend
     rest = seconds["gradients"] - sum(timed.seconds.values())

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from snnrun import encoders, engine, evaluation, hardware, parallel
+from snnrun import boosting, encoders, engine, evaluation, hardware, parallel
 from snnrun.data import Dataset, Split
 from snnrun.engine import Options, Result
 from snnrun.errors import UsageError
@@ -241,7 +241,7 @@ def test_schedules(schedule, rates):
 def test_boosting_by_hand():
     """Class 0: samples 0 and 1, the second wrong with weight 2 of 3; class 1: nothing wrong."""
     boost = np.array([1.0, 2.0, 5.0], dtype=np.float32)
-    engine.boost_wrong(boost, np.array([0, 0, 1]), np.array([False, True, False]))
+    boosting.boost_wrong(boost, np.array([0, 0, 1]), np.array([False, True, False]))
     assert boost == pytest.approx([1.0, 2.0 * math.exp(2 / 3 / 20), 5.0])
 
 

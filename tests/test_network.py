@@ -183,3 +183,11 @@ def test_layers_that_do_not_fit_are_refused(rule, topology, message):
 def test_a_corpus_without_image_is_refused():
     with pytest.raises(UsageError, match=r"'4C3' looks at images, .* data=mnist"):
         Network(StRsbp(v_th=[1.0]), inputs=78, topology="4C3-20", outputs=3)
+
+
+def test_the_synapses_of_loaded_weights_are_those_of_their_mask():
+    net, other = (Network(StRsbp(v_th=[5.0]), inputs=3, topology="R20", outputs=2, seed=seed) for seed in (0, 1))
+    assert not torch.equal(net.layers[0].recurrent_mask, other.layers[0].recurrent_mask)
+    net.load_state_dict(other.state_dict())
+    loaded, expected = (each.layers[0].weights().recurrent() for each in (net, other))
+    assert all(torch.equal(a, b) for a, b in zip(loaded, expected, strict=True))

@@ -11,7 +11,7 @@ import warnings
 import numpy as np
 import pytest
 
-from snnrun import hardware, parallel
+from snnrun import hardware, parallel, team
 from snnrun.jit import Counts, jit
 from snnrun.turns import NONE, Turn, take
 
@@ -209,7 +209,7 @@ def test_every_item_of_a_loop_is_taken_once(threads):
     parallel.set_threads(threads)
     for count in (0, 1, 2, 7, 500):
         visits = np.zeros(count, np.int64)
-        parallel.share(count, lambda turn, visits=visits: mark(visits, turn))
+        team.share(count, lambda turn, visits=visits: mark(visits, turn))
         assert (visits == 1).all()
 
 
@@ -225,7 +225,7 @@ def test_all_threads_work_on_a_loop(pause):
                 meeting.wait(timeout=30)
                 names.append(threading.current_thread().name)
 
-        parallel.share(3, task)
+        team.share(3, task)
         assert len(set(names)) == 3
         assert threading.main_thread().name in names
         time.sleep(pause)
@@ -236,7 +236,7 @@ def test_one_loop_after_another():
     parallel.set_threads(4)
     visits = np.zeros((3000, 5), np.int64)
     for row in visits:
-        parallel.share(5, lambda turn, row=row: mark(row[:], turn))
+        team.share(5, lambda turn, row=row: mark(row[:], turn))
     assert (visits == 1).all()
 
 
@@ -253,12 +253,12 @@ def test_what_a_loop_of_the_caller_raises_is_raised_after_the_helpers_are_done()
         mark(visits, turn)
 
     with pytest.raises(LookupError):
-        parallel.share(len(visits), task)
+        team.share(len(visits), task)
     after = visits.copy()
     time.sleep(0.05)
     assert (visits == after).all(), "nobody works any more"
     assert 0 < after.sum() < len(visits) - 1, "and nobody took what was left"
-    parallel.share(len(visits), lambda turn: mark(visits, turn))
+    team.share(len(visits), lambda turn: mark(visits, turn))
     assert (visits == after + 1).all(), "the team still works"
 
 
@@ -275,7 +275,7 @@ def test_what_a_helper_raises_is_raised():
         mark(visits, turn)
 
     with pytest.raises(LookupError, match="helper"):
-        parallel.share(len(visits), task)
+        team.share(len(visits), task)
     assert (visits == 1).all(), "by the caller"
 
 
@@ -290,7 +290,7 @@ def test_ctrl_c_in_a_loop_passes_on_when_the_helpers_are_done():
         mark(visits, turn)
 
     with pytest.raises(KeyboardInterrupt):
-        parallel.share(len(visits), task)
+        team.share(len(visits), task)
     after = visits.copy()
     time.sleep(0.05)
     assert (visits == after).all()
@@ -303,9 +303,9 @@ def test_a_loop_may_share_inside_another():
 
     def outer(turn: Turn) -> None:
         while (k := take(turn)) != NONE:
-            parallel.share(50, lambda inner, k=k: mark(visits[k], inner))
+            team.share(50, lambda inner, k=k: mark(visits[k], inner))
 
-    parallel.share(20, outer)
+    team.share(20, outer)
     assert (visits == 1).all()
 
 
@@ -316,7 +316,7 @@ def test_callers_of_several_threads_do_not_disturb_one_another():
 
     def call(k: int) -> None:
         for _ in range(20):
-            parallel.share(50, lambda turn: mark(visits[k], turn))
+            team.share(50, lambda turn: mark(visits[k], turn))
 
     callers = [threading.Thread(target=call, args=(k,)) for k in range(3)]
     for caller in callers:
@@ -326,28 +326,30 @@ def test_callers_of_several_threads_do_not_disturb_one_another():
     assert (visits == 20).all()
 
 
-def test_helpers_that_are_no_longer_wanted_end():
+def test_helpers_that_are_no_longer_wanted_end_with_the_next_loop():
     def ours() -> int:
         return sum(thread.name.startswith("snnrun") for thread in threading.enumerate())
 
     parallel.set_threads(4)
     visits = np.zeros(10, np.int64)
-    parallel.share(10, lambda turn: mark(visits, turn))
+    team.share(10, lambda turn: mark(visits, turn))
     assert ours() == 3
     parallel.set_threads(1)
+    team.share(10, lambda turn: mark(visits, turn))
     assert ours() == 0
+    assert (visits == 2).all()
 
 
 def test_a_forked_process_has_helpers_of_its_own():
     parallel.set_threads(2)
     visits = np.zeros(100, np.int64)
-    parallel.share(100, lambda turn: mark(visits, turn))
+    team.share(100, lambda turn: mark(visits, turn))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # that a process with threads forks
         child = os.fork()
     if child == 0:
         signal.alarm(30)
-        parallel.share(100, lambda turn: mark(visits, turn))
+        team.share(100, lambda turn: mark(visits, turn))
         os._exit(0 if (visits == 2).all() else 1)
     assert os.waitpid(child, 0)[1] == 0
 
@@ -361,5 +363,5 @@ def test_helpers_do_not_work_on_denormal_numbers():
         meeting.wait(timeout=30)
         products[item] = np.float32(1e-37) * np.full(1, 1e-4, np.float32)[0]
 
-    parallel.share(2, multiply)
+    team.share(2, multiply)
     assert not products.any()

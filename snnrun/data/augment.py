@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from snnrun import parallel
 from snnrun.errors import UsageError
 
 # SplitMix64, as the encoders use it; words of their own keep the draws apart from theirs and from each other.
@@ -83,13 +82,15 @@ class Augment:
         return np.ascontiguousarray(images.reshape(samples.shape))
 
     def _distorted(self, images: NDArray[np.uint8], index: NDArray[np.int64], epoch: int) -> NDArray[np.uint8]:
-        from snnrun.data import distort  # a compiler comes with it, which listing the corpora should not wait for
+        # A compiler comes with these, which listing the corpora should not wait for.
+        from snnrun import team
+        from snnrun.data import distort
 
         authors = self.distortion == "authors"
         keys = self._draw(np.full_like(index, _EVERY) if authors else index, epoch, _MAP_STREAM)
         strength = np.array([self.elastic, self.scale, math.radians(self.rotation)], np.float32)
         images, shown, taps = np.ascontiguousarray(images), np.empty(images.shape, np.uint8), distort.gaussian()
-        parallel.share(len(images), lambda turn: distort.distort(images, keys, strength, taps, authors, shown, turn))
+        team.share(len(images), lambda turn: distort.distort(images, keys, strength, taps, authors, shown, turn))
         return shown
 
     def _shifted(self, images: NDArray[np.uint8], draw: NDArray[np.uint64]) -> NDArray[np.uint8]:

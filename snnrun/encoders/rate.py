@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from snnrun import parallel
+from snnrun import team
 from snnrun.encoders import draws
 from snnrun.errors import UsageError
 
@@ -80,7 +80,7 @@ class RateEncoder:
         keys[:, 0], keys[:, 1], keys[:, 2] = self.seed, 0 if self.frozen else epoch, index
         spikes = np.zeros((len(samples), self.steps, -(-samples.shape[1] // 64)), np.int64)
         words = spikes.view(np.uint64)
-        parallel.share(len(samples), lambda turn: draws.draw(samples, levels, keys, self.first_step, words, turn))
+        team.share(len(samples), lambda turn: draws.draw(samples, levels, keys, self.first_step, words, turn))
         return spikes
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from snnrun import parallel
+from snnrun import parallel, team
 from snnrun.jit import Counts, Flags, Floats, Indices, Places, Times, Words
 from snnrun.kernels import reference
 from snnrun.kernels.cpu import spike_loops
@@ -47,14 +47,14 @@ def sort_by_neuron(spikes: Tensor, neurons: int) -> Trains:
     def some(turn: Turn) -> None:
         spike_loops.sort_by_neuron(trains, times, first, np.empty(trains.shape[1] + 63, np.uint64), turn)
 
-    parallel.share(len(trains), some)
+    team.share(len(trains), some)
     return Trains(times, first)
 
 
 def spikes_of(trains: Words) -> Counts:
     """Number of spikes of each sample, (B,)."""
     totals = np.empty(len(trains), np.int64)
-    parallel.share(len(trains), lambda turn: spike_loops.total_spikes(trains, totals, turn))
+    team.share(len(trains), lambda turn: spike_loops.total_spikes(trains, totals, turn))
     return totals
 
 

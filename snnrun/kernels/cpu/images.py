@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from snnrun import parallel
+from snnrun import team
 from snnrun.jit import Indices, Words
 from snnrun.kernels.cpu import image_loops, image_pair_loops, pool_loops
 from snnrun.kernels.cpu.arrays import (
@@ -51,7 +51,7 @@ def conv_forward(spikes_in: Tensor, weight: Tensor, window: Window, lif: Lif) ->
             np.empty((1, steps, 1), np.uint64), np.empty(steps, np.int32), turn,
         )  # fmt: skip
 
-    parallel.share(batch, some)
+    team.share(batch, some)
     return spikes, counts
 
 
@@ -72,7 +72,7 @@ def conv_activation(rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, weig
             room_for_lanes(steps, layout), turn,
         )  # fmt: skip
 
-    parallel.share(batch, some)
+    team.share(batch, some)
     return activation
 
 
@@ -103,7 +103,7 @@ def conv_backward(
             *np.empty((2, 64), np.float32), parts, gradients, errors, turn,
         )  # fmt: skip
 
-    parallel.share(len(parts), some)
+    team.share(len(parts), some)
     return taps_of(torch.from_numpy(gradients.sum(axis=0)), layout), below
 
 
@@ -121,7 +121,7 @@ def pool_forward(spikes_in: Tensor, window: Window, lif: Lif) -> tuple[Tensor, T
             np.empty(padded // 64, np.bool_), *_room_for_step(inputs), turn,
         )  # fmt: skip
 
-    parallel.share(batch, some)
+    team.share(batch, some)
     return spikes, counts[:, : window.neurons].contiguous()
 
 
@@ -140,7 +140,7 @@ def pool_backward(rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, credit
             RULES[rule], own, *trains, credits, begin, pre, constants, kernel, *scratch, error, turn
         )
 
-    parallel.share(batch, some)
+    team.share(batch, some)
     return below
 
 

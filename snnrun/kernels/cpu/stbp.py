@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from snnrun import parallel
+from snnrun import team
 from snnrun.jit import Floats
 from snnrun.kernels import reference
 from snnrun.kernels.cpu import stbp_loops
@@ -49,7 +49,7 @@ def stbp_forward(
             turn,
         )  # fmt: skip
 
-    parallel.share(batch, some)
+    team.share(batch, some)
     return spikes, counts[:, :neurons].contiguous(), membrane[:, :, :neurons].contiguous()
 
 
@@ -101,7 +101,7 @@ def stbp_scan_backward(grad_spikes: Tensor, spikes: Tensor, membrane: Tensor, ne
             out.reshape(-1), grad.shape[2], turn,
         )  # fmt: skip
 
-    parallel.share(len(grad), some)
+    team.share(len(grad), some)
     return grad_u[:, :, :neurons].contiguous()
 
 
@@ -111,5 +111,5 @@ def _weight_gradient(trace: Floats, delay: int, trains: Trains) -> Tensor:
     inputs = trains.first.shape[1] - 1
     gradient = torch.empty(inputs, padded)
     flat, out, strips = trace.reshape(-1), gradient.numpy().reshape(-1), -(-inputs // stbp_loops.INPUTS)
-    parallel.share(strips, lambda turn: stbp_loops.weight_gradient(flat, delay, steps, *trains, padded, out, turn))
+    team.share(strips, lambda turn: stbp_loops.weight_gradient(flat, delay, steps, *trains, padded, out, turn))
     return gradient

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from snnrun import parallel
+from snnrun import parallel, team
 from snnrun.kernels.cpu import image_stbp_loops
 from snnrun.kernels.cpu.arrays import as_floats, sort_by_neuron, spikes_of
 from snnrun.kernels.cpu.image_layout import layout_of, run_floats, runs_of, taps_of
@@ -40,7 +40,7 @@ def stbp_conv_forward(
             *room_for_events(inputs, room, layout, tables), np.empty(64, np.float32), turn,
         )  # fmt: skip
 
-    parallel.share(batch, some)
+    team.share(batch, some)
     return spikes, counts, membrane
 
 
@@ -101,5 +101,5 @@ def _weight_gradient(grad_u: Tensor, spikes_in: Tensor, window: Window) -> Tenso
             no_error, turn,
         )  # fmt: skip
 
-    parallel.share(len(parts), some)
+    team.share(len(parts), some)
     return taps_of(torch.from_numpy(gradients.sum(axis=0) / np.float32(window.pool**2)), layout)
