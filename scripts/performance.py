@@ -223,7 +223,7 @@ def batch_section(results: list[Result]) -> list[str]:
         shares = [part / sum(entry["phases"].values()) for part, entry in zip(outside, (one, all_), strict=True)]
         rows.append(
             [
-                *(str(result["batch"]), *map(number, times), f"{times[0] / times[1]:.2f}"),
+                *(str(result["batch"]), *map(number, times), number(all_["speed_up"], ".2f")),
                 *(f"{share:.1%}" for share in shares),
                 number(all_["peak_memory_mib"], ".0f"),
             ]
@@ -233,8 +233,9 @@ def batch_section(results: list[Result]) -> list[str]:
     return [
         "## Batches",
         "",
-        "The `fashion` workload by the size of its batches. Not kernels: the share of a step that goes to the",
-        "optimiser, and to PyTorch and Python between the kernels.",
+        "The `fashion` workload by the size of its batches. Speed-up: of a training step on all threads, median of",
+        "pairs of runs, one thread and all in turn. Not kernels: the share of a step that goes to the optimiser, and",
+        "to PyTorch and Python between the kernels.",
         "",
         *table([*head, "peak MiB"], rows),
         "",

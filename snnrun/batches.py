@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import torch
@@ -11,11 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from snnrun.data import Augment, Split
-from snnrun.encoders import Encoder
+from snnrun.encoders import BeginningEncoder, Encoder
 
-# Encoded batches that wait for a GPU while it computes. On a CPU the encoder has the same cores: it takes its turn, for
-# encoding ahead on a thread of its own was measured to make two threads slower.
+# Encoded batches that wait for a GPU while it computes. On a CPU the encoder has the same cores: the next batch is
+# begun, and encoded where a thread would wait for another.
 PREFETCH = 2
+
+Batch = tuple[NDArray[np.int64], Tensor, Tensor]
 
 
 def batches(
@@ -27,26 +30,35 @@ def batches(
     device: torch.device,
     augment: Augment | None = None,
     share: Callable[[NDArray[np.int64]], NDArray[np.int64]] = lambda positions: positions,
-) -> Iterator[tuple[NDArray[np.int64], Tensor, Tensor]]:
+    ahead: bool = True,
+) -> Iterator[Batch]:
     """Positions, bits of the spikes (B, T, W) and labels of each batch, on the CPU.
 
-    Spikes and labels are of the positions that `share` takes; where it takes none, both are empty (0,).
+    Spikes and labels are of the positions that `share` takes; where it takes none, both are empty (0,). With `ahead` a
+    batch is begun before it is asked for.
     """
 
-    def encode(positions: NDArray[np.int64]) -> tuple[NDArray[np.int64], Tensor, Tensor]:
+    def begin(positions: NDArray[np.int64]) -> Callable[[], Batch]:
         mine = share(positions)
         if not len(mine):
-            return positions, torch.empty(0), torch.empty(0)
-        samples, index = split.samples[mine], split.index[mine]
-        spikes = encoder.encode(samples if augment is None else augment(samples, index, epoch), index, epoch)
-        return positions, torch.from_numpy(spikes), torch.from_numpy(split.labels[mine])
+            return lambda: (positions, torch.empty(0), torch.empty(0))
+        samples, index, labels = split.samples[mine], split.index[mine], split.labels[mine]
+        shown = samples if augment is None else augment(samples, index, epoch)
+        if isinstance(encoder, BeginningEncoder):
+            encode = encoder.begin(shown, index, epoch)
+        else:
+            encode = partial(encoder.encode, shown, index, epoch)
+        return lambda: (positions, torch.from_numpy(encode()), torch.from_numpy(labels))
+
+    def encode(positions: NDArray[np.int64]) -> Batch:
+        return begin(positions)()
 
     chunks = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     if device.type == "cpu":
-        yield from map(encode, chunks)
+        yield from _begun(begin, chunks) if ahead else map(encode, chunks)
         return
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="encode") as pool:
-        waiting: list[Future[tuple[NDArray[np.int64], Tensor, Tensor]]] = []
+        waiting: list[Future[Batch]] = []
         try:
             for chunk in chunks:
                 waiting.append(pool.submit(encode, chunk))
@@ -56,3 +68,15 @@ def batches(
                 yield waiting.pop(0).result()
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _begun(
+    begin: Callable[[NDArray[np.int64]], Callable[[], Batch]], chunks: Sequence[NDArray[np.int64]]
+) -> Iterator[Batch]:
+    """Each batch, when the one after it is begun."""
+    waiting: Callable[[], Batch] | None = None
+    for chunk in (*chunks, None):
+        batch = None if waiting is None else waiting()
+        waiting = None if chunk is None else begin(chunk)
+        if batch is not None:
+            yield batch

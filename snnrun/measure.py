@@ -30,7 +30,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from snnrun import build, data, engine, hardware, kernels, provenance, report
+from snnrun import build, data, engine, hardware, kernels, parallel, provenance, report
 from snnrun.batches import batches
 from snnrun.errors import SnnrunError
 from snnrun.network import Layer, Network
@@ -203,12 +203,12 @@ def child() -> None:
     """Measure the job on the standard input and print the result."""
     options, threads = pickle.load(sys.stdin.buffer)
     device = hardware.set_up(options["device"], threads)
-    kernels.use(options["kernels"], device.type)
+    backend = kernels.use(options["kernels"], device.type)
     imported = memory("VmRSS")
-    print(json.dumps(measure(pickle.load(sys.stdin.buffer), device, imported)))
+    print(json.dumps(measure(pickle.load(sys.stdin.buffer), device, backend, imported)))
 
 
-def measure(job: Job, device: torch.device, imported: int | None) -> dict[str, Any]:
+def measure(job: Job, device: torch.device, backend: str, imported: int | None) -> dict[str, Any]:
     """Measure in this process, which had `imported` bytes of resident memory when all was imported."""
     _load_code(job, device)
     loaded = memory("VmRSS")
@@ -233,6 +233,7 @@ def measure(job: Job, device: torch.device, imported: int | None) -> dict[str, A
     training = _timed(train, job.repeats, device, len(order))
     peak = memory("VmHWM") if knows_peak else None
     on_device = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+    speed_up = _speed_up(train, job.threads, job.repeats) if job.threads > 1 and backend == "cpu" else None
     infer()
     inference = _timed(infer, job.repeats, device, len(order))
     spikes, steps = _spikes(loop)
@@ -240,6 +241,7 @@ def measure(job: Job, device: torch.device, imported: int | None) -> dict[str, A
         "steps": steps,
         "training": training,
         "inference": inference,
+        "speed_up": speed_up,
         "peak_memory_mib": None if peak is None or loaded is None else (peak - loaded) / MIB,
         "compiled_code_mib": None if imported is None or loaded is None else (loaded - imported) / MIB,
         "peak_process_mib": peak and peak / MIB,
@@ -299,6 +301,23 @@ def _timed(task: Callable[[], None], repeats: int, device: torch.device, samples
         "min_ms_per_sample": min(times),
         "cpu_ms_per_sample": statistics.median(of_processor),
     }
+
+
+def _speed_up(task: Callable[[], None], threads: int, repeats: int) -> float:
+    """How many times faster a task is on so many threads than on one: median of pairs of runs, one after the other.
+
+    What else goes on on the machine slows the two of a pair alike, not so runs that are minutes apart.
+    """
+    ratios = []
+    for _ in range(repeats):
+        times = []
+        for number in (1, threads):
+            parallel.set_threads(number)
+            started = time.perf_counter()
+            task()
+            times.append(time.perf_counter() - started)
+        ratios.append(times[0] / times[1])
+    return statistics.median(ratios)
 
 
 # ---- spikes and the work they make ----------------------------------------------------------------------------------

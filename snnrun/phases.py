@@ -51,7 +51,7 @@ def in_turn(loop: _Loop, epoch: int) -> Iterator[tuple[NDArray[np.int64], Tensor
     """The batches of the training split in the order of the split, each encoded when it is asked for."""
     split, size = loop.dataset.train, loop.options.batch_size
     order, here = np.arange(len(split)), torch.device("cpu")  # for a GPU they would be encoded ahead
-    return batches(split, order, loop.encoder, epoch, size, here, loop.dataset.augment)
+    return batches(split, order, loop.encoder, epoch, size, here, loop.dataset.augment, ahead=False)
 
 
 def wait(device: torch.device) -> None:

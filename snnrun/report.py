@@ -335,6 +335,8 @@ def bench_tables(result: Mapping[str, Any], console: Console | None = None) -> N
             _or_dash(additions["share"], ".0%"),
         )
     console.print(table)
+    if result["speed_up"] is not None:
+        console.print(f" {result['threads']} threads train {result['speed_up']:.2f} times as fast as 1, run in turn.\n")
     whole = sum(result["phases"].values())
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for title in (f"phase, {result['threads']} threads", "ms", "%", "  spikes of", "a sample"):

@@ -1,8 +1,9 @@
-"""`share`: the threads of compiled loops. They are Python threads; the loops hold no interpreter lock.
+"""The threads of compiled loops. They are Python threads; the loops hold no interpreter lock.
 
 A training step calls a dozen loops with little between them, and to wake a sleeping thread takes as long as the shorter
 of them. So the helpers watch for the next loop a while before they sleep, and take its items in compiled code (see
-`turns`): the interpreter lock, which one thread would hand to another by waking it, is not asked for.
+`turns`): the interpreter lock, which one thread would hand to another by waking it, is not asked for. And where they
+would wait, one of them works ahead on a loop that was begun for later.
 """
 
 from __future__ import annotations
@@ -10,21 +11,40 @@ from __future__ import annotations
 import atexit
 import os
 import threading
+import weakref
 from collections.abc import Callable
 
 import numpy as np
 
 from snnrun import parallel
-from snnrun.turns import BOARD, COUNT, NEXT, NONE, TICKET, Turn, alone, finish, is_open, watch
+from snnrun.jit import Counts
+from snnrun.turns import (
+    AHEAD,
+    BOARD,
+    COUNT,
+    NEXT,
+    NONE,
+    NOTHING,
+    TICKET,
+    Turn,
+    alone,
+    finish,
+    has_items,
+    is_open,
+    take,
+    watch,
+)
 
 # Looks of a helper before it sleeps, half a microsecond each: as long as a step's longest pause between two loops.
 PATIENCE = 5000
+
+Task = Callable[[Turn], None]
 
 _team: _Team | None = None
 _sharing = threading.Lock()
 
 
-def share(count: int, task: Callable[[Turn], None]) -> None:
+def share(count: int, task: Task) -> None:
     """Run `task` on several threads at once, each with the turn by which its compiled loop takes items of 0 ... count.
 
     It may run on one thread alone, where there is no more to share or another call has the helpers. Once it raises, or
@@ -54,13 +74,63 @@ def _team_of(helpers: int) -> _Team | None:
     return _team
 
 
+class Begun:
+    """A loop like those of `share` that is needed later: a helper works on it while there is nothing else to do."""
+
+    def __init__(self, count: int, task: Task) -> None:
+        self.over = False
+        self._task, self._turn = task, alone(count)
+        if count > 1 and parallel.threads() > 1 and _sharing.acquire(blocking=False):
+            try:
+                team = _team_of(parallel.threads() - 1)
+                turn = team and team.begin(self, count, task)
+                self._turn = turn or self._turn
+            finally:
+                _sharing.release()
+
+    def finish(self) -> None:
+        """Work on what is left of it with all threads; returns, or raises the first error, when all is done."""
+        rest, task = self._turn._replace(urgent=NOTHING), self._task
+
+        def join(turn: Turn) -> None:
+            take(turn)  # there is one for each thread
+            task(rest)
+
+        try:
+            if has_items(rest.board, rest.items):
+                share(parallel.threads() + 1, join)
+        finally:
+            finish(self._turn)
+            self.over = True
+
+
+def _run(turn: Turn, task: Task, errors: list[BaseException]) -> None:
+    """Run the task of a turn and wait for those that help, whatever happens; raise the first of the errors."""
+    begun = False
+    while True:
+        try:
+            if not begun:
+                begun = True
+                task(turn)
+            finish(turn)
+            break
+        except BaseException as error:  # the others still write into what the caller would drop
+            errors.append(error)
+    if errors:
+        found = errors.copy()
+        errors.clear()
+        raise next((error for error in found if not isinstance(error, Exception)), found[0])
+
+
 class _Team:
     """Threads that help with compiled loops, one loop after another."""
 
     def __init__(self, helpers: int) -> None:
-        self._board = np.zeros(BOARD, np.int64)
+        self._board, self._ahead = np.zeros((2, BOARD), np.int64)
         self._ticket = 0
-        self._job: tuple[Callable[[Turn], None], Turn] | None = None
+        self._job: tuple[Task, Turn] | None = None
+        self._begun: weakref.ref[Begun] | None = None
+        self._job_ahead: tuple[Task, Turn] | None = None
         self._errors: list[BaseException] = []
         self._over = False
         self._asleep = [False] * helpers
@@ -72,55 +142,59 @@ class _Team:
         for member in self.members:
             member.start()
 
-    def run(self, count: int, task: Callable[[Turn], None]) -> None:
-        turn = self._publish(count, task)  # nobody begins before this thread does
-        begun = False
-        while True:
-            try:
-                if not begun:
-                    begun = True
-                    task(turn)
-                finish(turn)
-                break
-            except BaseException as error:  # the others still write into what the caller would drop
-                self._errors.append(error)
-        self._job = None
-        if self._errors:
-            errors, self._errors = self._errors, []
-            raise next((error for error in errors if not isinstance(error, Exception)), errors[0])
+    def run(self, count: int, task: Task) -> None:
+        """Run a task with all helpers that come in time; none begins before this thread does."""
+        turn = self._turn(self._board, count, NOTHING)
+        self._job = task, turn
+        self._publish(turn)
+        try:
+            _run(turn, task, self._errors)
+        finally:
+            self._job = None
+
+    def begin(self, begun: Begun, count: int, task: Task) -> Turn | None:
+        """Let the first helper work on it when it has nothing else to do; None while it has one that is not over."""
+        last = None if self._begun is None else self._begun()
+        if last is not None and not last.over:
+            return None
+        turn = self._turn(self._ahead, count, self._board)
+        self._begun, self._job_ahead = weakref.ref(begun), (task, turn)
+        self._publish(turn)
+        return turn
 
     def dissolve(self) -> None:
         """Let the threads end, and wait until they have."""
         self._over = True
-        self._publish(2, None)
+        self._publish(self._turn(self._board, 2, NOTHING))
         self._board[NEXT] += 1  # as if somebody had begun
         for member in self.members:
             member.join()
 
-    def _publish(self, count: int, task: Callable[[Turn], None] | None) -> Turn:
+    def _turn(self, board: Counts, count: int, urgent: Counts) -> Turn:
         self._ticket += 1
-        turn = Turn(self._board, count, self._ticket)
-        self._job = None if task is None else (task, turn)
-        self._board[COUNT] = count
-        self._board[NEXT] = self._ticket << TICKET
+        return Turn(board, count, self._ticket, urgent)
+
+    def _publish(self, turn: Turn) -> None:
+        turn.board[COUNT] = turn.items
+        turn.board[NEXT] = turn.ticket << TICKET
         for number, asleep in enumerate(self._asleep):
             if asleep:
                 self._bells[number].set()
-        return turn
 
     def _help(self, number: int) -> None:
-        known, away = 0, False
+        known, found = 0, NONE
+        ahead = NOTHING if number else self._ahead  # more than one would only get in the way of the caller
         while not self._over:
-            ticket = watch(self._board, known, away, PATIENCE)
-            away = ticket != NONE
-            if away:
-                known = ticket
-                self._work()
-            else:
+            found = watch(self._board, ahead, known, found, PATIENCE)
+            if found == NONE:
                 self._sleep(number, known)
+            elif found == AHEAD:
+                self._work(self._job_ahead)
+            else:
+                known = found
+                self._work(self._job)
 
-    def _work(self) -> None:
-        job = self._job
+    def _work(self, job: tuple[Task, Turn] | None) -> None:
         if job is None:  # it is over already
             return
         task, turn = job
@@ -133,7 +207,8 @@ class _Team:
         """Until the next turn is published."""
         self._bells[number].clear()
         self._asleep[number] = True
-        if not is_open(self._board, known):  # looked at after it is said that somebody must ring
+        # Looked at after it is said that somebody must ring. One that was begun is never so urgent.
+        if not is_open(self._board, known):
             self._bells[number].wait()
         self._asleep[number] = False
 

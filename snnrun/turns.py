@@ -23,7 +23,7 @@ from numba.extending import intrinsic
 
 from snnrun.jit import Counts, jit, part
 
-NONE = -1
+NONE, AHEAD = -1, -2
 
 # Places of a board, in cache lines (or pairs of lines that are fetched together) of their own: the ticket and, below
 # it, the next item; how many items there are; how many helpers have been called and are not back.
@@ -34,22 +34,46 @@ ITEMS = CLOSED - 1
 
 
 class Turn(NamedTuple):
-    """Items 0 ... items - 1 of one call, which its `ticket` tells from others on the same `board` (BOARD,)."""
+    """Items 0 ... items - 1 of one call, which its `ticket` tells from others on the same `board` (BOARD,).
+
+    `urgent` is the board of what goes first: while it has items for helpers, there is none here.
+    """
 
     board: Counts
     items: int
     ticket: int
+    urgent: Counts
+
+
+# The board of a turn that nothing goes before.
+NOTHING = np.zeros(BOARD, np.int64)
 
 
 def alone(count: int) -> Turn:
     """The turn of a thread that shares with no other."""
-    return Turn(np.zeros(BOARD, np.int64), count, 0)
+    return Turn(np.zeros(BOARD, np.int64), count, 0, NOTHING)
+
+
+@part
+def wants_help(board: Counts) -> bool:
+    """Whether somebody has taken an item of the board's turn and others are left."""
+    seen: int = _read(board, NEXT)
+    return not seen & CLOSED and 0 < seen & ITEMS < board[COUNT]
+
+
+@jit
+def has_items(board: Counts, items: int) -> bool:
+    """Whether the board's turn, of so many items, has some left."""
+    seen: int = _read(board, NEXT)
+    return not seen & CLOSED and seen & ITEMS < items
 
 
 @part
 def take(turn: Turn) -> int:
     """The next item, or NONE."""
     while True:
+        if wants_help(turn.urgent):
+            return NONE
         seen: int = _read(turn.board, NEXT)
         item = seen & ITEMS
         if seen >> TICKET != turn.ticket or seen & CLOSED or item >= turn.items:
@@ -70,18 +94,23 @@ def finish(turn: Turn) -> None:
 
 
 @jit
-def watch(board: Counts, known: int, away: bool, patience: int) -> int:
-    """Wait until somebody has taken an item of a newer turn than `known`; its ticket, or NONE after so many looks.
+def watch(board: Counts, ahead: Counts, known: int, found: int, patience: int) -> int:
+    """Wait until there is something to help with: what a helper found the last time is over.
 
-    A helper that gets a ticket is `away` until it watches again.
+    Returns the ticket of a turn on `board`, newer than `known`, of which somebody has taken an item and others are
+    left; otherwise AHEAD if `ahead` has a turn with items left; NONE after so many looks. A helper that found something
+    is away until it watches again.
     """
-    if away:
-        _add(board, AWAY, -1)
+    if found != NONE:
+        _add(ahead if found == AHEAD else board, AWAY, -1)
     for _ in range(patience):
-        seen: int = _read(board, NEXT)
-        if seen >> TICKET > known and not seen & CLOSED and 0 < seen & ITEMS < board[COUNT]:
+        ticket: int = _read(board, NEXT) >> TICKET
+        if ticket > known and wants_help(board):
             _add(board, AWAY, 1)
-            return seen >> TICKET
+            return ticket
+        if has_items(ahead, ahead[COUNT]):
+            _add(ahead, AWAY, 1)
+            return AHEAD
         _pass_on()
     return NONE
 

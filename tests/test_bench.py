@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from snnrun import bench, build, cli, data, engine, kernels, measure, phases, report
+from snnrun import bench, build, cli, data, engine, kernels, measure, parallel, phases, report
 from snnrun.errors import SnnrunError, UsageError
 
 TINY = [
@@ -118,10 +118,13 @@ def test_the_tables_show_it(result: dict[str, Any], capsys: pytest.CaptureFixtur
     for words in ("64-20-R10-10", "digits  (poisson, 20 steps, batches of 8)", "reference on CPU", "backward hidden2"):
         assert words in out
     assert "…" not in out
+    assert "times as fast" not in out
     assert max(map(len, out.splitlines()[8:])) <= 80
     unknown = {"peak_memory_mib": None, "row_additions": {"rate_gadd_s": 0.5, "bound_gadd_s": None, "share": None}}
     report.bench_tables({**result, "by_threads": {"1": {**result["by_threads"]["1"], **unknown}}})
     assert " -" in capsys.readouterr().out
+    report.bench_tables({**result, "threads": 2, "speed_up": 1.876})
+    assert "2 threads train 1.88 times as fast as 1" in capsys.readouterr().out
 
 
 # ---- the measuring itself -------------------------------------------------------------------------------------------
@@ -135,14 +138,26 @@ def test_what_is_measured_are_trained_weights_that_stand_still(monkeypatch: pyte
     measure._warm_up(loop, 100)  # more than there are: a second epoch
     trained = {name: value.clone() for name, value in loop.network.state_dict().items()}
     assert not torch.equal(trained["layers.0.weight"], initial["layers.0.weight"])
-    entry = measure.measure(measure.Job(settings, loop.dataset, trained, threads=1, repeats=2), CPU, None)
-    again = measure.measure(measure.Job(settings, loop.dataset, trained, threads=1, repeats=1), CPU, None)
+    entry = measure.measure(measure.Job(settings, loop.dataset, trained, threads=1, repeats=2), CPU, "reference", None)
+    again = measure.measure(measure.Job(settings, loop.dataset, trained, threads=1, repeats=1), CPU, "reference", None)
     assert entry["spikes_per_sample"] == again["spikes_per_sample"]
     assert entry["compiled_code_mib"] is None  # nobody said what the process had before
     assert entry["peak_memory_mib"] >= 0
     activity = loop.network(batch_of(loop)[0])
     assert entry["spikes_per_sample"]["hidden1"] == pytest.approx(activity.layers[0].counts.sum().item() / 40)
     assert entry["spikes_per_sample"]["input"] == pytest.approx(dense_of(loop).sum().item() / 40)
+
+
+def test_the_speed_up_is_that_of_pairs_of_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine is slower in the second pair and a neighbour comes in the third: neither counts."""
+    now, pace = [0.0], iter([1, 1, 5, 5, 1, 9])
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: now[0])
+
+    def task() -> None:
+        now[0] += next(pace) * {1: 1.0, 2: 0.5}[parallel.threads()]
+
+    assert measure._speed_up(task, 2, 3) == 2.0
+    assert parallel.threads() == 2
 
 
 def batch_of(loop: engine._Loop) -> tuple[torch.Tensor, torch.Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
@@ -324,6 +325,75 @@ def test_callers_of_several_threads_do_not_disturb_one_another():
     for caller in callers:
         caller.join()
     assert (visits == 20).all()
+
+
+# ---- loops that are begun for later ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("threads", THREADS)
+@pytest.mark.parametrize("count", [0, 1, 2, 500])
+def test_all_of_what_was_begun_is_done_when_it_is_finished(threads, count):
+    """With other loops in between, and one that is begun before the last is finished."""
+    parallel.set_threads(threads)
+    visits, others = np.zeros((2, count), np.int64), np.zeros(300, np.int64)
+    begun = [team.Begun(count, lambda turn, row=row: mark(row, turn)) for row in visits]
+    for _ in range(3):
+        team.share(300, lambda turn: mark(others, turn))
+    for each in begun:
+        each.finish()
+    assert (visits == 1).all()
+    assert (others == 3).all()
+
+
+def test_a_helper_works_ahead_but_leaves_for_what_is_urgent():
+    parallel.set_threads(2)
+    ahead, urgent, seen = np.zeros(300_000, np.int64), np.zeros(2, np.int64), threading.Event()
+    begun = team.Begun(len(ahead), lambda turn: mark(ahead, turn))
+    while not ahead.any():
+        time.sleep(0.001)
+
+    def task(turn: Turn) -> None:
+        item = take(turn)
+        if threading.current_thread() is threading.main_thread():
+            assert seen.wait(timeout=30)
+        else:
+            seen.set()
+        urgent[item] += 1
+
+    team.share(2, task)
+    assert (urgent == 1).all(), "one by the helper"
+    assert 0 < ahead.sum() < len(ahead)
+    begun.finish()
+    assert (ahead == 1).all()
+
+
+def test_what_was_begun_and_forgotten_is_in_nobodys_way():
+    parallel.set_threads(2)
+    dropped, visits = np.zeros(50_000, np.int64), np.zeros(500, np.int64)
+    team.Begun(len(dropped), lambda turn: mark(dropped, turn))
+    gc.collect()
+    begun = team.Begun(len(visits), lambda turn: mark(visits, turn))
+    while not visits.any():
+        time.sleep(0.001)
+    begun.finish()
+    assert (visits == 1).all()
+    assert (dropped <= 1).all()
+
+
+def test_what_the_caller_raises_in_finishing_is_raised():
+    parallel.set_threads(2)
+
+    def task(turn: Turn) -> None:
+        while take(turn) != NONE:
+            if threading.current_thread() is threading.main_thread():
+                raise LookupError
+            time.sleep(0.01)
+
+    with pytest.raises(LookupError):
+        team.Begun(200, task).finish()
+    visits = np.zeros(100, np.int64)
+    team.share(100, lambda turn: mark(visits, turn))
+    assert (visits == 1).all(), "the team still works"
 
 
 def test_helpers_that_are_no_longer_wanted_end_with_the_next_loop():

@@ -14,7 +14,7 @@ from snnrun.encoders.rate import Bernoulli, Poisson
 from snnrun.encoders.stored import Stored
 from snnrun.errors import UsageError
 
-__all__ = ["ENCODERS", "Encoder", "RecordingEncoder", "Stored", "build"]
+__all__ = ["ENCODERS", "BeginningEncoder", "Encoder", "RecordingEncoder", "Stored", "build"]
 
 
 class Encoder(Protocol):
@@ -33,6 +33,14 @@ class Encoder(Protocol):
 
         Neuron n of a step is bit n % 64 of word n // 64, see `kernels.packed`.
         """
+
+
+@runtime_checkable
+class BeginningEncoder(Encoder, Protocol):
+    """An encoder that can begin a batch and go on with it while threads of the training wait for one another."""
+
+    def begin(self, samples: NDArray[Any], index: NDArray[np.int64], epoch: int) -> Callable[[], NDArray[np.int64]]:
+        """Begin what `encode` does; returns what to call, once, for its result."""
 
 
 @runtime_checkable

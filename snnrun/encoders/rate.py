@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -57,7 +58,16 @@ class RateEncoder:
         return np.arange(256) / 255 / self.attenuation
 
     def encode(self, samples: NDArray[np.uint8], index: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
-        """Draw the spikes of a batch.
+        """Draw the spikes of a batch: bits (B, T, W) int64, neuron n of a step is bit n % 64 of word n // 64.
+
+        Arguments and errors are those of `begin`.
+        """
+        return self.begin(samples, index, epoch)()
+
+    def begin(
+        self, samples: NDArray[np.uint8], index: NDArray[np.int64], epoch: int
+    ) -> Callable[[], NDArray[np.int64]]:
+        """Begin to draw the spikes of a batch, and go on with it while other loops leave a thread idle.
 
         Args:
             samples: Pixels 0..255, shape (B, N).
@@ -65,7 +75,7 @@ class RateEncoder:
             epoch: 0 for evaluation, from 1 up for training.
 
         Returns:
-            Spikes as bits, shape (B, T, W) int64: neuron n of a step is bit n % 64 of word n // 64.
+            What to call, once, for the spikes; it waits for them.
 
         Raises:
             ValueError: If the arrays do not fit each other or the epoch is negative.
@@ -80,8 +90,13 @@ class RateEncoder:
         keys[:, 0], keys[:, 1], keys[:, 2] = self.seed, 0 if self.frozen else epoch, index
         spikes = np.zeros((len(samples), self.steps, -(-samples.shape[1] // 64)), np.int64)
         words = spikes.view(np.uint64)
-        team.share(len(samples), lambda turn: draws.draw(samples, levels, keys, self.first_step, words, turn))
-        return spikes
+        begun = team.Begun(len(samples), lambda turn: draws.draw(samples, levels, keys, self.first_step, words, turn))
+
+        def spikes_drawn() -> NDArray[np.int64]:
+            begun.finish()
+            return spikes
+
+        return spikes_drawn
 
 
 @dataclass(frozen=True)
