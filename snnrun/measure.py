@@ -38,7 +38,7 @@ from snnrun.phases import in_turn, phases, wait
 from snnrun.rules import LayerKind
 
 # A repeat runs over so many samples, or over so many batches if these are more.
-SAMPLES, BATCHES = 256, 4
+SAMPLES, BATCHES = 256, 8
 # The measured samples are encoded as in this epoch; the warm-up counts up from it.
 EPOCH = 1
 # On one thread more time than so many times the processor's own means that others had the core.

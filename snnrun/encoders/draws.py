@@ -46,7 +46,7 @@ def draw(
     """Draw the samples of a turn.
 
     `samples` (B, N) pixels; `levels` (256,) probability of each value in units of 2^-L; `keys` (B, 3) name the stream
-    of each sample; `words` (B, T, W), zero, gets the bits from `first_step` on. Every neuron has a stream of its own,
+    of each sample; `words` (B, T, W) gets the bits, from `first_step` on. Every neuron has a stream of its own,
     used from the first step on: fewer steps give the beginning of the same train.
     """
     steps, width = words.shape[1], words.shape[2]
@@ -59,6 +59,9 @@ def draw(
         b = take(turn)
         if b == NONE:
             return
+        for t in range(steps):
+            for w in range(width):
+                words[b, t, w] = np.uint64(0)
         key = np.uint64(0)
         for k in range(keys.shape[1]):
             key = mix(key + _STEP + np.uint64(keys[b, k]))

@@ -88,7 +88,7 @@ class RateEncoder:
         levels = np.rint(self.probabilities() * draws.ALWAYS).astype(np.int64)
         keys = np.empty((len(samples), 3), np.int64)
         keys[:, 0], keys[:, 1], keys[:, 2] = self.seed, 0 if self.frozen else epoch, index
-        spikes = np.zeros((len(samples), self.steps, -(-samples.shape[1] // 64)), np.int64)
+        spikes = np.empty((len(samples), self.steps, -(-samples.shape[1] // 64)), np.int64)
         words = spikes.view(np.uint64)
         begun = team.Begun(len(samples), lambda turn: draws.draw(samples, levels, keys, self.first_step, words, turn))
 

@@ -193,7 +193,7 @@ def recurrent_spsp(
     batch, steps, _ = spikes.shape
     own, (first, post, *_) = as_words(spikes), groups_of(recurrent, neurons)
     constants, kernel = rule_constants(rule, lif, steps)
-    e = torch.zeros(batch, len(post))
+    e = torch.empty(batch, len(post))
     out = e.numpy()
 
     def some(turn: Turn) -> None:

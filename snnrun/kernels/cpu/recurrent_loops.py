@@ -81,7 +81,7 @@ def recurrent_spsp(
     e: Floats,
     turn: Turn,
 ) -> None:
-    """The samples of a turn of `reference.recurrent_spsp`; `e` (B, S) zero.
+    """The samples of a turn of `reference.recurrent_spsp`; `e` (B, S) is written.
 
     Scratch: `readout` with room for T steps of all blocks, `active`, `kept`, and `own` with room for a train.
     """
@@ -89,6 +89,8 @@ def recurrent_spsp(
         b = take(turn)
         if b == NONE:
             return
+        for s in range(e.shape[1]):
+            e[b, s] = np.float32(0)
         count = close_up(words, b, active)
         keep_active(count, first, post, active, kept)
         padded = 64 * ((count + 63) // 64)
