@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from snnrun.data import Augment, Split
-from snnrun.encoders import BeginningEncoder, Encoder
+from snnrun.encoders import Encoder, beginning
 
 # Encoded batches that wait for a GPU while it computes. On a CPU the encoder has the same cores: the next batch is
 # begun, and encoded where a thread would wait for another.
@@ -38,16 +38,18 @@ def batches(
     batch is begun before it is asked for.
     """
 
+    beginner = beginning(encoder)
+
     def begin(positions: NDArray[np.int64]) -> Callable[[], Batch]:
         mine = share(positions)
         if not len(mine):
             return lambda: (positions, torch.empty(0), torch.empty(0))
         samples, index, labels = split.samples[mine], split.index[mine], split.labels[mine]
         shown = samples if augment is None else augment(samples, index, epoch)
-        if isinstance(encoder, BeginningEncoder):
-            encode = encoder.begin(shown, index, epoch)
+        if beginner is None:
+            encode: Callable[[], NDArray[np.int64]] = partial(encoder.encode, shown, index, epoch)
         else:
-            encode = partial(encoder.encode, shown, index, epoch)
+            encode = beginner.begin(shown, index, epoch)
         return lambda: (positions, torch.from_numpy(encode()), torch.from_numpy(labels))
 
     def encode(positions: NDArray[np.int64]) -> Batch:

@@ -28,10 +28,10 @@ from snnrun.turns import (
     TICKET,
     Turn,
     alone,
+    enter,
     finish,
     has_items,
     is_open,
-    take,
     watch,
 )
 
@@ -93,12 +93,12 @@ class Begun:
         rest, task = self._turn._replace(urgent=NOTHING), self._task
 
         def join(turn: Turn) -> None:
-            take(turn)  # there is one for each thread
+            enter(turn)
             task(rest)
 
         try:
             if has_items(rest.board, rest.items):
-                share(parallel.threads() + 1, join)
+                share(parallel.threads() + 1, join)  # an item for each thread, and one that is left
         finally:
             finish(self._turn)
             self.over = True
@@ -193,6 +193,7 @@ class _Team:
             else:
                 known = found
                 self._work(self._job)
+        watch(self._board, ahead, known, found, 0)  # back, and gone
 
     def _work(self, job: tuple[Task, Turn] | None) -> None:
         if job is None:  # it is over already

@@ -83,6 +83,12 @@ def take(turn: Turn) -> int:
 
 
 @jit
+def enter(turn: Turn) -> None:
+    """Take an item that stands for no more than that somebody has begun."""
+    take(turn)
+
+
+@jit
 def finish(turn: Turn) -> None:
     """Let nobody take an item any more, and wait until all helpers are back: they need the interpreter no more."""
     while True:

@@ -5,10 +5,12 @@ from itertools import product
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snnrun import encoders, parallel
+from snnrun import data, encoders, parallel
+from snnrun.batches import batches
 from snnrun.encoders import draws
 from snnrun.errors import UsageError
 
@@ -312,3 +314,43 @@ def test_bad_options(name, options, words):
 def test_arrays_that_do_not_fit(samples, index, epoch):
     with pytest.raises(ValueError, match="want uint8 samples"):
         build("poisson").encode(samples, index, epoch)
+
+
+def test_an_encoder_that_inherits_and_encodes_in_its_own_way_is_asked_for_that():
+    class Own(encoders.Poisson):
+        def probabilities(self):
+            return np.ones(256) / 2
+
+    class Silent(encoders.Poisson):
+        def encode(self, samples, index, epoch):
+            return np.zeros((len(samples), self.steps, 1), np.int64)
+
+    assert encoders.beginning(encoders.Poisson(seed=0)) is not None
+    assert encoders.beginning(Own(seed=0)) is not None
+    assert encoders.beginning(Silent(seed=0)) is None
+    assert encoders.beginning(encoders.Stored(seed=0)) is None
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("ahead", [True, False])
+def test_batches_are_what_the_encoder_gives_whether_begun_ahead_or_not(threads, ahead):
+    parallel.set_threads(threads)
+    split = data.load("digits", seed=0).train
+    encoder, order = encoders.build("poisson", seed=0, steps=40), np.arange(50)[::-1].copy()
+    found = list(batches(split, order, encoder, 3, 16, torch.device("cpu"), ahead=ahead))
+    assert [len(labels) for _, _, labels in found] == [16, 16, 16, 2]
+    for positions, spikes, labels in found:
+        assert (spikes.numpy() == encoder.encode(split.samples[positions], split.index[positions], 3)).all()
+        assert (labels.numpy() == split.labels[positions]).all()
+    assert (np.concatenate([positions for positions, _, _ in found]) == order).all()
+    assert list(batches(split, order[:0], encoder, 3, 16, torch.device("cpu"), ahead=ahead)) == []
+
+
+def test_batches_that_nobody_asks_for_any_more_are_in_nobodys_way():
+    parallel.set_threads(2)
+    split = data.load("digits", seed=0).train
+    encoder = encoders.build("poisson", seed=0, steps=40)
+    for _ in range(20):
+        next(batches(split, np.arange(64), encoder, 1, 16, torch.device("cpu")))
+    [(_, spikes, _)] = batches(split, np.arange(64), encoder, 1, 64, torch.device("cpu"))
+    assert (spikes.numpy() == encoder.encode(split.samples[:64], split.index[:64], 1)).all()

@@ -158,7 +158,7 @@ def test_two_callers_do_not_disturb_each_other():
 
 def test_threads_that_are_no_longer_wanted_end():
     def ours() -> int:
-        return sum(thread.name.startswith("snnrun") for thread in threading.enumerate())
+        return sum(thread.name.startswith("snnrun_") for thread in threading.enumerate())
 
     parallel.set_threads(4)
     parallel.each(100, lambda _: time.sleep(0.0001))
@@ -368,6 +368,18 @@ def test_a_helper_works_ahead_but_leaves_for_what_is_urgent():
     assert (ahead == 1).all()
 
 
+def test_what_was_begun_is_finished_by_other_threads_if_these_are_others_by_then():
+    parallel.set_threads(2)
+    visits, others = np.zeros(100_000, np.int64), np.zeros(10, np.int64)
+    begun = team.Begun(len(visits), lambda turn: mark(visits, turn))
+    while not visits.any():
+        time.sleep(0.001)
+    parallel.set_threads(3)
+    team.share(10, lambda turn: mark(others, turn))
+    begun.finish()
+    assert (visits == 1).all()
+
+
 def test_what_was_begun_and_forgotten_is_in_nobodys_way():
     parallel.set_threads(2)
     dropped, visits = np.zeros(50_000, np.int64), np.zeros(500, np.int64)
@@ -399,7 +411,7 @@ def test_what_the_caller_raises_in_finishing_is_raised():
 
 def test_helpers_that_are_no_longer_wanted_end_with_the_next_loop():
     def ours() -> int:
-        return sum(thread.name.startswith("snnrun") for thread in threading.enumerate())
+        return sum(thread.name.startswith("snnrun-") for thread in threading.enumerate())
 
     parallel.set_threads(4)
     visits = np.zeros(10, np.int64)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from snnrun.encoders.rate import Bernoulli, Poisson
 from snnrun.encoders.stored import Stored
 from snnrun.errors import UsageError
 
-__all__ = ["ENCODERS", "BeginningEncoder", "Encoder", "RecordingEncoder", "Stored", "build"]
+__all__ = ["ENCODERS", "BeginningEncoder", "Encoder", "RecordingEncoder", "Stored", "beginning", "build"]
 
 
 class Encoder(Protocol):
@@ -35,7 +35,6 @@ class Encoder(Protocol):
         """
 
 
-@runtime_checkable
 class BeginningEncoder(Encoder, Protocol):
     """An encoder that can begin a batch and go on with it while threads of the training wait for one another."""
 
@@ -77,6 +76,16 @@ ENCODERS: dict[str, Callable[..., Encoder | RecordingEncoder]] = {
     "stored": Stored,
     "lyon_bsa": LyonBsa,
 }
+
+
+def beginning(encoder: Encoder) -> BeginningEncoder | None:
+    """The encoder, if it can begin a batch; one that only inherits this and encodes in a way of its own cannot."""
+    for kind in type(encoder).__mro__:
+        if "begin" in vars(kind):
+            return cast(BeginningEncoder, encoder)
+        if "encode" in vars(kind):
+            return None
+    return None
 
 
 def build(name: str, *, seed: int, **options: Any) -> Encoder | RecordingEncoder:
