@@ -37,7 +37,6 @@ def batches(
     Spikes and labels are of the positions that `share` takes; where it takes none, both are empty (0,). With `ahead` a
     batch is begun before it is asked for.
     """
-
     beginner = beginning(encoder)
 
     def begin(positions: NDArray[np.int64]) -> Callable[[], Batch]:

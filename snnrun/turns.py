@@ -8,7 +8,7 @@ A loop that shares its items asks for one after another:
             return
         ...
 
-Which thread gets an item is chance, so what a loop does for it must not depend on that. `parallel.share` runs loops so.
+Which thread gets an item is chance, so what a loop does for it must not depend on that. `team.share` runs loops so.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from snnrun import encoders, engine, hardware, kernels, parallel
 from snnrun.data import Dataset, Split
 from snnrun.errors import UsageError
 from snnrun.kernels import Lif, Stbp, Synapses, cpu, pack, reference, unpack
+from snnrun.kernels.cpu.arrays import LARGE, pieces_of
 from snnrun.network import Network
 from snnrun.rules import Hm2Bp, StbpRule, StRsbp
 from snnrun.rules.base import synapse_index
@@ -451,6 +452,36 @@ def test_a_batch_gives_the_mean_of_its_samples(rule, size):
 
 
 @pytest.mark.parametrize("rule", THREE)
+def test_a_large_batch_has_the_references_gradient(rule):
+    """Added up in more parts."""
+    results = []
+    for name in ("reference", "cpu"):
+        kernels.use(name)
+        net = Network(RULES[rule], inputs=70, topology="40-R30", outputs=4)
+        results.append(learn(net, *batch(LARGE + 6, steps=40)))
+    (spikes_a, grads_a), (spikes_b, grads_b) = results
+    assert all(torch.equal(a, b) for a, b in zip(spikes_a, spikes_b, strict=True))
+    for a, b in zip(grads_a, grads_b, strict=True):
+        assert_close(b, a)
+        assert a.any()
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=300), st.integers(1, 20), st.sampled_from([1, 2, 3, 8]))
+def test_the_pieces_of_a_gradient_cover_each_sample_and_word_once(wanted, words, threads):
+    parallel.set_threads(threads)
+    pieces, parts = pieces_of(np.array(wanted), words)
+    covered = np.zeros((len(wanted), words), int)
+    for _, low, high, start, stop in pieces:
+        covered[start:stop, low:high] += 1
+    assert (covered == 1).all()
+    assert {*pieces[:, 0].tolist()} == set(range(parts))
+    parallel.set_threads(1)
+    alone, as_many = pieces_of(np.array(wanted), words)
+    assert parts == as_many
+    assert {*map(tuple, pieces[:, [0, 3, 4]].tolist())} == {*map(tuple, alone[:, [0, 3, 4]].tolist())}
+
+
+@pytest.mark.parametrize("rule", THREE)
 def test_a_batch_whose_errors_are_all_zero_has_no_gradient(rule):
     kernels.use("cpu")
     net = Network(RULES[rule], inputs=70, topology="20-R20", outputs=4)
@@ -460,16 +491,16 @@ def test_a_batch_whose_errors_are_all_zero_has_no_gradient(rule):
 
 
 @pytest.mark.parametrize("rule", THREE)
-@pytest.mark.parametrize("topology", ["200-R130", "100-R20-R20"])
-def test_the_bits_do_not_depend_on_the_threads(rule, topology):
+@pytest.mark.parametrize(("topology", "size"), [("200-R130", 19), ("100-R20-R20", 19), ("100-R20", LARGE + 6)])
+def test_the_bits_do_not_depend_on_the_threads(rule, topology, size):
     """Encoder, spikes, gradients: partial sums are by sample number."""
-    images = np.random.default_rng(0).integers(0, 256, (19, 300)).astype(np.uint8)
-    labels = torch.arange(19) % 10
+    images = np.random.default_rng(0).integers(0, 256, (size, 300)).astype(np.uint8)
+    labels = torch.arange(size) % 10
     results = []
     for number in (1, 2, 4):
         hardware.set_up("cpu", threads=number)
         kernels.use("cpu")
-        bits = encoders.build("poisson", seed=0, steps=90, attenuation=4).encode(images, np.arange(19), 1)
+        bits = encoders.build("poisson", seed=0, steps=90, attenuation=4).encode(images, np.arange(size), 1)
         net = Network(RULES[rule], inputs=300, topology=topology, outputs=10)
         spikes, grads = learn(net, torch.from_numpy(bits), labels)
         results.append([torch.from_numpy(bits), *spikes, *grads])

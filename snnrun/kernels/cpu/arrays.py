@@ -190,7 +190,7 @@ def pieces_of(wanted: Flags, words: int) -> tuple[Indices, int]:
     done = wanted.cumsum()
     ends = done.searchsorted([done[-1] * share / sum(shares) for share in itertools.accumulate(shares[:-1])]) + 1
     bounds = [0, *sorted({*ends.tolist()} - {len(wanted)}), len(wanted)]
-    slices = parallel.slices(words, max(shares) * parallel.threads() // sum(shares))
+    slices = parallel.slices(words, -(-max(shares) * parallel.threads() // sum(shares)))
     pieces = [(part, *slice_, *samples) for part, samples in enumerate(itertools.pairwise(bounds)) for slice_ in slices]
     return np.array(pieces, np.int32), len(bounds) - 1
 
