@@ -17,7 +17,7 @@ import torch
 from torch import Generator, Tensor
 
 from snnrun.kernels import BITS, Lif, Synapses, ops
-from snnrun.rules.base import LayerKind, LayerWeights, Rule, SpikeTrain
+from snnrun.rules.base import LayerKind, LayerWeights, Rule, SpikeTrain, synapse_index
 from snnrun.rules.connectivity import connect
 from snnrun.rules.views import Convolution, Dense, Pool, View
 
@@ -116,7 +116,7 @@ class SpikeTrainRule(Rule):
             weights.recurrent_weight = torch.where(mask, values * self.init_scale, 0.0)
             weights.recurrent_mask = mask
         elif kind.output and self.lateral:
-            weights.recurrent_index = all_pairs(neurons)
+            weights.recurrent_index = synapse_index(~torch.eye(neurons, dtype=torch.bool))
         return weights
 
     def layer(self, kind: LayerKind, weights: LayerWeights, inputs: SpikeTrain, labels: Tensor | None) -> SpikeTrain:
@@ -134,8 +134,9 @@ class SpikeTrainRule(Rule):
 
     def inhibition(self, weights: LayerWeights) -> Synapses:
         """The fixed lateral inhibition among the neurons of the output layer."""
-        pre, post = weights.recurrent_index or all_pairs(len(weights.weight), weights.weight.device)
-        return Synapses(weights.weight.new_full((len(pre),), -self.lateral), pre, post)
+        weight = weights.weight
+        pairs = weights.recurrent_index or synapse_index(torch.eye(len(weight), device=weight.device) == 0)
+        return Synapses(weight.new_full((len(pairs[0]),), -self.lateral), *pairs)
 
     def targets(self, labels: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
         """Desired counts y, (B, classes)."""
@@ -240,13 +241,6 @@ def view_of(kind: LayerKind) -> View:
     if kind.window is None:
         return Dense()
     return Pool(kind.window) if kind.pool else Convolution(kind.window)
-
-
-def all_pairs(neurons: int, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
-    """Each neuron of a layer and each other, as `synapse_index` lists them."""
-    pair = torch.arange(neurons * (neurons - 1), device=device)
-    pre, post = pair // (neurons - 1), pair % (neurons - 1)
-    return pre, post + (post >= pre)  # over oneself
 
 
 def away_from_zero(x: Tensor) -> Tensor:
