@@ -3,6 +3,8 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -143,7 +145,7 @@ def test_riff_cut_short(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "words"), [("a.flac", "a damaged one"), ("a.ogg", "its last page is missing or torn")]
+    ("name", "words"), [("a.flac", "it is damaged or cut short"), ("a.ogg", "its last page is missing or torn")]
 )
 def test_compressed_audio_cut_short(tmp_path: Path, name: str, words: str) -> None:
     noise = np.random.default_rng(0).uniform(-0.5, 0.5, 20_000)
@@ -153,6 +155,118 @@ def test_compressed_audio_cut_short(tmp_path: Path, name: str, words: str) -> No
     for length in (100, 5000, len(content) - 100):
         (tmp_path / name).write_bytes(content[:length])
         assert words in fault(tmp_path / name)
+
+
+# Every container and coding that libsndfile writes and whose length can be compared with what is there.
+WRITTEN = [
+    *(("WAV", subtype) for subtype in ("PCM_16", "FLOAT", "ULAW", "IMA_ADPCM", "GSM610", "G721_32", "NMS_ADPCM_16")),
+    *(("AIFF", subtype) for subtype in ("PCM_16", "FLOAT", "IMA_ADPCM", "GSM610")),
+    *(("AU", subtype) for subtype in ("PCM_16", "DOUBLE", "G721_32", "G723_24")),
+    *(("W64", subtype) for subtype in ("PCM_16", "MS_ADPCM", "GSM610")),
+    *(("CAF", subtype) for subtype in ("PCM_16", "ALAC_16")),
+    *((form, "PCM_16") for form in ("WAVEX", "RF64", "SVX", "NIST", "FLAC")),
+]
+
+
+@pytest.mark.parametrize(("form", "subtype"), WRITTEN)
+def test_a_header_promises_more_than_there_is(tmp_path: Path, form: str, subtype: str) -> None:
+    """Whole, a file gives what libsndfile gives; cut anywhere, it is refused."""
+    path = tmp_path / "a"
+    wave = np.random.default_rng(0).uniform(-0.5, 0.5, 6000)
+    soundfile.write(path, wave, 8000, format=form, subtype=subtype)
+    wanted = soundfile.read(path)[0]
+    assert np.array_equal(audio.read(path)[0], wanted)
+    assert len(wanted) >= 6000
+    content = path.read_bytes()
+    for part in (0.05, 0.5, 0.9):
+        path.write_bytes(content[: int(part * len(content))])
+        assert re.search(r"cut short|damaged", fault(path))
+
+
+def chunk(name: bytes, content: bytes, length: int | None = None, order: str = "<") -> bytes:
+    return name + struct.pack(order + "I", len(content) if length is None else length) + content
+
+
+def riff(*chunks: bytes, magic: bytes = b"RIFF", order: str = "<") -> bytes:
+    form = chunk(b"fmt ", struct.pack(order + "HHIIHH", 1, 1, 8000, 16_000, 2, 16), order=order)
+    return chunk(magic, b"WAVE" + form + b"".join(chunks), order=order)
+
+
+RAW = np.round(WAVE * 32768).astype("<i2").tobytes()
+
+
+@pytest.mark.parametrize(("announced", "there"), [(2000, 2000), (2002, 2000), (4000, 2000)])
+@pytest.mark.parametrize("kind", ["RIFX", "RF64"])
+def test_rarer_kinds_of_riff(tmp_path: Path, kind: str, announced: int, there: int) -> None:
+    if kind == "RIFX":
+        raw = np.round(WAVE * 32768).astype(">i2").tobytes()
+        content = riff(chunk(b"data", raw, announced, ">"), magic=b"RIFX", order=">")
+    else:
+        lengths = struct.pack("<QQQI", announced + 72, announced, announced // 2, 0)
+        content = riff(chunk(b"ds64", lengths), chunk(b"data", RAW, 0xFFFFFFFF), magic=b"RF64")
+        content = content[:4] + b"\xff" * 4 + content[8:12] + content[36:72] + content[12:36] + content[72:]
+    (tmp_path / "a.wav").write_bytes(content)
+    if announced == there:
+        assert np.array_equal(audio.read(tmp_path / "a.wav")[0], WAVE)
+    else:
+        assert f"announces {announced:,} bytes and {there:,} are there" in fault(tmp_path / "a.wav")
+
+
+def test_no_length_in_the_header(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    path.write_bytes(riff(chunk(b"data", RAW, 0)))
+    message = fault(path)
+    assert "its header says 0 bytes, 2,000 follow" in message
+    assert "sox --ignore-length FILE NEW.wav" in message
+    path.write_bytes(riff(chunk(b"data", b""), chunk(b"LIST", b"INFOabcd")))
+    assert "it holds no samples" in fault(path)
+    path.write_bytes(b".snd" + struct.pack(">IIIII", 24, 0, 3, 8000, 1) + RAW)
+    assert "its header says 0 bytes, 2,000 follow" in fault(path)
+    path.write_bytes(b".snd" + struct.pack(">IIIII", 24, 0xFFFFFFFF, 3, 8000, 1) + RAW)  # written to a pipe
+    assert len(audio.read(path)[0]) == 1000
+
+
+def test_behind_an_id3_tag(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    content = b"ID3\3\0\0\0\0\0\x0a" + bytes(10) + riff(chunk(b"data", RAW))
+    path.write_bytes(content)
+    assert np.array_equal(audio.read(path)[0], WAVE)
+    path.write_bytes(content[:-500])
+    assert "announces 2,000 bytes and 1,500 are there" in fault(path)
+
+
+def test_two_data_chunks(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(riff(chunk(b"data", RAW), chunk(b"data", RAW)))
+    assert "it has 2 parts with samples (data chunks) and one is wanted" in fault(tmp_path / "a.wav")
+
+
+def test_kinds_that_are_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    path.write_bytes(riff(chunk(b"data", RAW), magic=b"BW64"))
+    assert "it is a BW64 file, which is not read here; make a WAV file of it (ffmpeg" in fault(path)
+    for form, subtype in ("VOC", "PCM_16"), ("IRCAM", "PCM_16"), ("PAF", "PCM_16"), ("XI", "DPCM_16"):
+        soundfile.write(path, WAVE, 44_100, format=form, subtype=subtype)
+        assert f"it is a {form} file, of which nobody can tell whether it is whole; make a WAV file" in fault(path)
+    soundfile.write(path, WAVE, 8000, format="AIFF", subtype="DWVW_16")
+    assert "coded as is not read here (AIFF, DWVW_16: " in fault(path)
+
+
+def test_a_flac_file_that_was_written_to_a_pipe(tmp_path: Path) -> None:
+    path = tmp_path / "a.flac"
+    soundfile.write(path, WAVE, 8000)
+    content = bytearray(path.read_bytes())
+    content[21] &= 0xF0  # the number of samples, 36 bits
+    content[22:26] = bytes(4)
+    path.write_bytes(content)
+    assert "it does not say how long it is, as if written to a pipe; make a WAV file of it" in fault(path)
+
+
+def test_a_link_to_nowhere(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    path.symlink_to("../corpus/7.wav")
+    assert "it is a link to ../corpus/7.wav, which is not there" in fault(path)
+    with pytest.raises(SnnrunError, match="it is a link to"):
+        audio.hashes([path])
 
 
 @pytest.mark.parametrize("coding", ["pcm,embedded-shorten-v1.09", "pcm,embedded-shorten-v2.00"])

@@ -1,32 +1,31 @@
 """Recordings on disk: one mono file each, in whatever libsndfile reads.
 
-A file is taken for what its first bytes say, never for its extension: the .wav files of TI46 are NIST SPHERE.
-libsndfile reads a file that was cut short up to its end without a word, so what a header announces is compared with
-what is there.
+A file is taken for what its first bytes say, never for its extension: the .wav files of TI46 are NIST SPHERE. What
+its header announces is compared with what is there, see `sound_headers`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from snnrun import parallel
+from snnrun.data import sound_headers
+from snnrun.data.sound_headers import ANEW, CONVERT, Fault
 from snnrun.errors import SnnrunError
 
 SUFFIXES = frozenset({".wav", ".sph", ".flac", ".ogg"})
-_SPHERE = b"NIST_1A\n"
-_STREAMED = 0x7FFFF000  # a length from here up, which no file of 32 bits has, stands for "not known while writing"
+# Containers whose length is checked here or by libsndfile; of others, a file that was cut short could not be told.
+_CHECKED = frozenset({"WAV", "WAVEX", "RF64", "AIFF", "SVX", "AU", "W64", "CAF", "FLAC", "OGG", "MP3", "NIST"})
+_UNKNOWN = 1 << 62  # samples: libsndfile's largest number is what it has for a length that the header lacks
 _LARGEST = 2.0  # lossy formats overshoot 1 a little; integers stored as floating-point numbers are far above
-_OGG_PAGE = 65_307  # bytes of the largest page
-_ANEW = "copy it anew from where it came"
 
 
 @dataclass(frozen=True)
@@ -42,10 +41,6 @@ class Facts:
     rate: int = 0
     samples: int = 0
     fault: str = ""
-
-
-class _Fault(Exception):
-    """Why a file cannot be used, and the remedy."""
 
 
 def read(path: Path, *, rate: int | None = None) -> tuple[NDArray[np.float64], int]:
@@ -65,7 +60,7 @@ def read(path: Path, *, rate: int | None = None) -> tuple[NDArray[np.float64], i
     """
     try:
         return _read(path, rate)
-    except _Fault as fault:
+    except Fault as fault:
         raise SnnrunError(f"{path}: {fault}") from None
 
 
@@ -77,7 +72,7 @@ def scan(paths: Sequence[Path], rate: int | None = None) -> list[Facts]:
         try:
             wave, own_rate = _read(paths[item], rate)
             found[item] = Facts(own_rate, len(wave))
-        except _Fault as fault:
+        except Fault as fault:
             found[item] = Facts(fault=str(fault))
 
     parallel.each(len(paths), task)
@@ -97,7 +92,7 @@ def hashes(paths: Sequence[Path]) -> list[bytes]:
         try:
             found[item] = hashlib.sha256(path.read_bytes()).digest()
         except OSError as error:
-            raise SnnrunError(f"{path}: {_unreadable(error)}") from None
+            raise SnnrunError(f"{path}: {_unreadable(path, error)}") from None
 
     parallel.each(len(paths), task)
     return found
@@ -118,8 +113,8 @@ def sphere_header(path: Path) -> dict[str, str]:
     """The fields of a NIST SPHERE header; empty if the file has none or cannot be read."""
     try:
         with path.open("rb") as file:
-            return _sphere_fields(file)[1]
-    except (OSError, _Fault):
+            return sound_headers.sphere_fields(file)[1]
+    except (OSError, Fault):
         return {}
 
 
@@ -131,120 +126,63 @@ def _read(path: Path, rate: int | None) -> tuple[NDArray[np.float64], int]:
 
     try:
         with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
+            length = sound_headers.check(file, os.fstat(file.fileno()).st_size)
+            file.seek(0)
             magic = file.read(12)
-            if not magic:
-                raise _Fault(f"it is empty; {_ANEW}")
-            length = _length_of_sphere(file, size) if magic.startswith(_SPHERE) else None
-            if magic.startswith(b"RIFF"):
-                _check_riff(file, size)
-            if magic.startswith(b"OggS"):
-                _check_ogg(file, size)
     except OSError as error:
-        raise _Fault(_unreadable(error)) from None
+        raise Fault(_unreadable(path, error)) from None
     try:
-        with soundfile.SoundFile(path) as sound:
-            _check_form(sound.channels, sound.samplerate, rate)
-            wave = sound.read(dtype="float64")
-            announced = sound.frames
+        sound = soundfile.SoundFile(path)
     except soundfile.LibsndfileError as error:
-        raise _Fault(
+        raise Fault(
             f"it is no audio file, or a damaged one (it begins with {magic!r}; {error.error_string.rstrip('.')}); "
             "replace or remove it"
         ) from None
-    if len(wave) < announced:
-        raise _cut_short(announced, len(wave))
+    with sound:
+        _check_form(sound, rate)
+        try:
+            wave = sound.read(sound.frames, dtype="float64")  # a number, for GSM and G.721 cannot be sought in
+        except soundfile.LibsndfileError as error:
+            kind = f"{sound.format}, {sound.subtype}: {error.error_string.rstrip('.')}"
+            raise Fault(
+                f"it is damaged or cut short, or coded as is not read here ({kind}); {ANEW}, or {CONVERT}"
+            ) from None
+    if len(wave) < sound.frames:
+        raise sound_headers.cut_short(sound.frames, len(wave))
     wave = wave[:length]
     _check_samples(wave)
     return wave, sound.samplerate
 
 
-def _check_form(channels: int, found: int, wanted: int | None) -> None:
-    if channels != 1:
-        raise _Fault(
-            f"it has {channels} channels and one is wanted; mix them into one (sox FILE NEW.wav remix -) or take one"
+def _check_form(sound: Any, rate: int | None) -> None:
+    if sound.format not in _CHECKED:
+        raise Fault(f"it is a {sound.format} file, of which nobody can tell whether it is whole; {CONVERT}")
+    if sound.frames >= _UNKNOWN:
+        raise Fault(f"it does not say how long it is, as if written to a pipe; {CONVERT}")
+    if sound.channels != 1:
+        raise Fault(
+            f"it has {sound.channels} channels and one is wanted; mix them into one (sox FILE NEW.wav remix -) or "
+            "take one"
         )
-    if wanted is not None and found != wanted:
-        raise _Fault(
-            f"its sample rate is {found:,} Hz and this corpus has {wanted:,} Hz; take the original file, "
-            f"or resample it (sox FILE -r {wanted} NEW.wav)"
+    if rate is not None and sound.samplerate != rate:
+        raise Fault(
+            f"its sample rate is {sound.samplerate:,} Hz and this corpus has {rate:,} Hz; take the original file, "
+            f"or resample it (sox FILE -r {rate} NEW.wav)"
         )
 
 
 def _check_samples(wave: NDArray[np.float64]) -> None:
     if not len(wave):
-        raise _Fault(f"it holds no samples; {_ANEW}, or remove it")
+        raise Fault(f"it holds no samples; {ANEW}, or remove it")
     wrong = int(len(wave) - np.isfinite(wave).sum())
     if wrong:
-        raise _Fault(f"{wrong:,} of its {len(wave):,} samples are NaN or infinite; write it anew, or remove it")
+        raise Fault(f"{wrong:,} of its {len(wave):,} samples are NaN or infinite; write it anew, or remove it")
     peak = float(np.abs(wave).max())
     if peak > _LARGEST:
-        raise _Fault(f"its samples reach {peak:g}, where floating-point audio ends at 1; divide them, as by 32768")
+        raise Fault(f"its samples reach {peak:g}, where floating-point audio ends at 1; divide them, as by 32768")
 
 
-def _unreadable(error: OSError) -> str:
+def _unreadable(path: Path, error: OSError) -> str:
+    if isinstance(error, FileNotFoundError) and path.is_symlink():
+        return f"it is a link to {path.readlink()}, which is not there; put the file there, or remove the link"
     return f"it cannot be read ({error.strerror or error}); check that it is a file and its permissions"
-
-
-def _cut_short(announced: int, found: int, unit: str = "samples") -> _Fault:
-    return _Fault(f"it is cut short: its header announces {announced:,} {unit} and {found:,} are there; {_ANEW}")
-
-
-# ---- headers --------------------------------------------------------------------------------------------------------
-
-
-def _sphere_fields(file: IO[bytes]) -> tuple[int, dict[str, str]]:
-    """Size of a SPHERE header in bytes, and its fields."""
-    file.seek(0)
-    start = file.read(16)
-    size = start[8:].strip()
-    if not start.startswith(_SPHERE) or not size.isdigit():
-        raise _Fault(f"its NIST SPHERE header is damaged (it begins with {start!r}); {_ANEW}")
-    text = file.read(int(size) - 16).decode("latin-1").partition("end_head")[0]
-    return int(size), dict(re.findall(r"^(\S+) -(?:i|r|s\d+) (.*?)\s*$", text, re.MULTILINE))
-
-
-def _length_of_sphere(file: IO[bytes], size: int) -> int | None:
-    """How many samples the header announces, once they are known to be there; None if it does not say."""
-    start, fields = _sphere_fields(file)
-    coding = fields.get("sample_coding", "pcm")
-    if "shorten" in coding or "embedded" in coding:
-        raise _Fault(
-            f"it is compressed ({coding}); unpack it with sph2pipe (sph2pipe -f sph FILE NEW) or NIST's w_decode "
-            "(w_decode -o pcm FILE NEW)"
-        )
-    try:
-        samples = int(fields["sample_count"])
-        width = int(fields.get("sample_n_bytes", 2)) * int(fields.get("channel_count", 1))
-    except KeyError:
-        return None
-    except ValueError:
-        raise _Fault(f"its NIST SPHERE header is damaged (a number is none); {_ANEW}") from None
-    if width > 0 and size < start + samples * width:
-        raise _cut_short(samples, max(0, size - start) // width)
-    return samples
-
-
-def _check_riff(file: IO[bytes], size: int) -> None:
-    """Compare the length of the data chunk with what the file has."""
-    position = 12
-    while position + 8 <= size:
-        file.seek(position)
-        head = file.read(8)
-        length = int.from_bytes(head[4:], "little")
-        position += 8
-        if head[:4] == b"data":
-            if size - position < length < _STREAMED:
-                raise _cut_short(length, size - position, "bytes")
-            return
-        position += length + length % 2
-    raise _Fault(f"it is cut short: it ends before its samples begin; {_ANEW}")
-
-
-def _check_ogg(file: IO[bytes], size: int) -> None:
-    """See that the last page is there to its end and marked as the last, for Ogg has no length to compare."""
-    file.seek(max(0, size - _OGG_PAGE))
-    page = file.read().rpartition(b"OggS")[2]
-    segments = page[23 : 23 + page[22]] if len(page) > 22 else b""
-    if not segments or not page[1] & 4 or len(page) < 23 + len(segments) + sum(segments):
-        raise _Fault(f"it is cut short: its last page is missing or torn; {_ANEW}")
