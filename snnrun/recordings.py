@@ -69,6 +69,7 @@ def encoded(corpus: Corpus, encoder: RecordingEncoder, folder: Path, title: str)
         train_samples=Mapped(spikes, place[:train]),
         test_samples=Mapped(spikes, place[train:]),
         contents=audio.digest(paths, contents),
+        names=corpus.names or tuple(map(str, paths)),
     )
 
 

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from snnrun import data
-from snnrun.data.corpus import Corpus, stratified
+from snnrun.data import blank
+from snnrun.data.corpus import Corpus, Mapped, stratified
 from snnrun.errors import UsageError
 
 reproducible = settings(deadline=None, derandomize=True, max_examples=30)
@@ -167,3 +168,45 @@ def test_fashion_mnist(shared):
     assert len(fashion.train) == 1000
     assert np.bincount(fashion.validation.labels).tolist() == [600] * 10
     assert len(fashion.test) == 10_000
+
+
+# --- samples with nothing in them -------------------------------------------------------------------------------------
+
+
+def corpus_of(kind: str, samples: np.ndarray, **more) -> Corpus:
+    labels = np.arange(len(samples)) % 2
+    half = len(samples) // 2
+    parts = samples[:half], labels[:half], samples[half:], labels[half:]
+    return Corpus(kind, samples.shape[1:], ("a", "b"), *parts, **more)
+
+
+def test_pictures_of_one_colour_are_told(monkeypatch):
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 12), dtype=np.uint8)
+    assert blank.notes(corpus_of("image", pixels)) == []
+    pixels[[1, 4]] = [[0], [255]]
+    assert blank.notes(corpus_of("image", pixels)) == ["2 of 6 samples are of one colour"]
+    own = corpus_of("image", pixels, names=tuple("uvwxyz"))
+    assert blank.notes(own) == ["2 of 6 samples are of one colour (v, y)"]
+    monkeypatch.setitem(data.DATASETS, "digits", lambda root, download: own)
+    assert data.load("digits", validation=0).notes == ("2 of 6 samples are of one colour (v, y)",)
+
+
+def test_a_corpus_in_which_all_is_dark_is_told():
+    pixels = np.random.default_rng(0).integers(0, 16, (6, 12), dtype=np.uint8)
+    assert blank.notes(corpus_of("image", pixels)) == [
+        f"no pixel of any sample is brighter than {pixels.max()} of 255, so that few or no spikes come of it"
+    ]
+    assert blank.notes(corpus_of("image", np.zeros((2, 12), np.uint8))) == ["2 of 2 samples are of one colour"]
+
+
+def test_samples_without_a_spike_are_told():
+    spikes = np.full((6, 5, 2), -1)
+    assert blank.notes(corpus_of("spikes", spikes)) == []
+    spikes[[0, 5]] = 0
+    assert blank.notes(corpus_of("spikes", spikes, names=tuple("uvwxyz"))) == [
+        "2 of 6 samples have no input spike (u, z)"
+    ]
+    mapped = Mapped(spikes, np.array([0, 3])), Mapped(spikes, np.array([1, 5, 4]))
+    labels = np.zeros(2, int), np.zeros(3, int)
+    own = Corpus("spikes", (128,), ("a", "b"), mapped[0], labels[0], mapped[1], labels[1])
+    assert blank.notes(own) == ["2 of 5 samples have no input spike"]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from snnrun.data import audio, cifar, events, image_folder, images, nmnist, speech, ti46
+from snnrun.data import audio, blank, cifar, events, image_folder, images, nmnist, speech, ti46
 from snnrun.data.augment import Augment
 from snnrun.data.corpus import Corpus, Dataset, Split, UnfitError, listed, pick, scan, stratified
 from snnrun.data.utterances import utterances
@@ -110,7 +110,7 @@ def load(
         test=Split(corpus.test_samples, corpus.test_labels, size + np.arange(len(corpus.test_labels))),
         digest=corpus.digest(),
         origin=corpus.origin,
-        notes=corpus.notes,
+        notes=(*corpus.notes, *blank.notes(corpus)),
         augment=augment,
         image=corpus.image,
     )

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from snnrun.data import DATASETS, audio, events, nmnist, ti46
+from snnrun.data import DATASETS, audio, blank, events, nmnist, ti46
 from snnrun.data.corpus import Corpus, MissingError, scan
 from snnrun.errors import SnnrunError
 
@@ -92,6 +92,7 @@ def verify(name: str, root: Path) -> dict[str, Any]:
     try:
         corpus = DATASETS[name](root, False)
         corpus, found, details = _samples(corpus)
+        notes = [*corpus.notes, *blank.notes(corpus)]
     except SnnrunError as error:
         return report | {"notes": [], "faults": [str(error)]}
     report |= {
@@ -100,7 +101,7 @@ def verify(name: str, root: Path) -> dict[str, Any]:
         "test": _count(corpus.test_labels, corpus.classes),
         **details,
         "digest": None if found else corpus.digest(),
-        "notes": list(corpus.notes),
+        "notes": notes,
         "faults": found,
     }
     path = events.find(root) if name == "ntidigits" else None
@@ -152,7 +153,8 @@ def _samples(corpus: Corpus) -> tuple[Corpus, list[str], dict[str, Any]]:
     details = {"channels": math.prod(corpus.shape), "steps": corpus.train_samples.shape[1]}
     if corpus.unread:
         found, counts, contents = scan(*corpus.unread)
-        return replace(corpus, contents=contents), [*corpus.faults, *found], {**details, "spikes": _spread(counts)}
+        corpus = replace(corpus, contents=contents, notes=(*corpus.notes, *blank.silent(counts == 0, corpus.names)))
+        return corpus, [*corpus.faults, *found], {**details, "spikes": _spread(counts[counts >= 0])}
     # Of a negative number, NumPy counts the bits of the absolute value.
     words = [part[:].view(np.uint64) for part in (corpus.train_samples, corpus.test_samples)]
     counts = np.concatenate([np.bitwise_count(part).sum(axis=(1, 2), dtype=np.int64) for part in words])

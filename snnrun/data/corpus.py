@@ -102,7 +102,7 @@ class UnfitError(SnnrunError):
 
 
 class Scan(NamedTuple):
-    """What the files of samples hold: faults, spikes of each sample without one (S,), SHA-256 of all samples."""
+    """What the files of samples hold: faults, spikes of each sample (S,), -1 with a fault, SHA-256 of all samples."""
 
     faults: list[str]
     spikes: NDArray[np.int64]
@@ -117,9 +117,9 @@ def scan(*parts: Unread) -> Scan:
             samples, found = _attempt(part, part.rows[start : start + _AT_ONCE])
             sha.update(samples.data)
             faults += [fault for fault in found if fault]
-            whole = np.array([not fault for fault in found], bool)
             # Of a negative number, NumPy counts the bits of the absolute value.
-            counts.append(np.bitwise_count(samples[whole].view(np.uint64)).sum(axis=(1, 2), dtype=np.int64))
+            spikes = np.bitwise_count(samples.view(np.uint64)).sum(axis=(1, 2), dtype=np.int64)
+            counts.append(np.where([bool(fault) for fault in found], -1, spikes))
     return Scan(faults, np.concatenate(counts), sha.hexdigest())
 
 
@@ -158,6 +158,7 @@ class Corpus:
         contents: SHA-256 over what the samples were made from, in hexadecimal; empty if that is the samples themselves.
         image: (channels, rows, columns) of samples that are images or events on a grid, which convolutions need: input
             n is that of (channel * rows + row) * columns + column. None of other samples.
+        names: Of the samples, those to train on first, by which messages call them; empty where they have none.
     """
 
     kind: str
@@ -173,6 +174,7 @@ class Corpus:
     faults: tuple[str, ...] = ()
     contents: str = ""
     image: tuple[int, int, int] | None = None
+    names: tuple[str, ...] = ()
 
     @property
     def recordings(self) -> list[Path]:

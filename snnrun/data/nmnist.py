@@ -158,6 +158,7 @@ def nmnist(
         origin=folders.origin(*_homes(root)),
         notes=tuple(notes),
         image=binning.image,
+        names=tuple(recording.name for recordings in parts for recording in recordings),
     )
 
 
