@@ -28,7 +28,8 @@ class Case(NamedTuple):
 
 
 # One pixel; oblong images, kernels and strides with padding; more kernels than lanes; the papers' layers on smaller
-# images; pixels that no window reaches.
+# images; pixels that no window reaches; rows of a few lanes more than whole vectors, a single step, strips unlike each
+# other.
 CASES = (
     Case(2, 30, Window(1, 1, 1, 1, 1, 1), Lif(20.0, 8.0, 2, 0.5)),
     Case(3, 40, Window(2, 7, 9, 5, 2, 3, 2, 1), Lif(5.0, 4.0, 3, 1.0), seed=1),
@@ -36,6 +37,10 @@ CASES = (
     Case(1, 70, Window(1, 14, 14, 15, 5, 5), Lif(64.0, 8.0, 2, 5.0), seed=3),
     Case(1, 40, Window(15, 8, 8, 40, 5, 5), Lif(64.0, 8.0, 2, 10.0), seed=4),
     Case(2, 20, Window(2, 8, 7, 3, 2, 2, 3), Lif(20.0, 8.0, 0, 1.0), seed=5),
+    Case(1, 1, Window(1, 8, 8, 4, 3, 3), Lif(20.0, 8.0, 2, 1.0), seed=6),
+    Case(1, 25, Window(1, 9, 28, 2, 3, 3, 2, 1), Lif(20.0, 8.0, 2, 1.0), seed=7),
+    Case(3, 30, Window(2, 2, 20, 13, 1, 4, 3), Lif(20.0, 8.0, 2, 1.0), seed=8),
+    Case(2, 3, Window(1, 3, 97, 2, 2, 5, 1, 2), Lif(20.0, 8.0, 1, 0.5), seed=9),
 )
 
 

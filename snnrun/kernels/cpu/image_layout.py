@@ -32,7 +32,7 @@ class Layout(NamedTuple):
     """The numbers that the loops need of a layer; `plane` are the inputs of one channel.
 
     A row has `strips` strips of `span` positions, `lanes` lanes in `blocks` words of 64. A run covers `reach` positions
-    and begins every `run` floats; before the first one are `lead` zeros.
+    and begins every `run` floats; before the first one are `lead` zeros, as many as the blocks of a strip have lanes.
     """
 
     channels: int
@@ -72,6 +72,11 @@ class Tables(NamedTuple):
     lane: Indices
 
 
+def block_width(lanes: int) -> int:
+    """How many lanes the loops compute at once where so many are left of a strip; the layout has room for as many."""
+    return 64 if lanes > 32 else 32
+
+
 @lru_cache(maxsize=64)
 def layout_of(window: Window) -> tuple[Layout, Tables]:
     """The layout of a window's layer; ValueError where the window is larger than the image."""
@@ -81,11 +86,12 @@ def layout_of(window: Window) -> tuple[Layout, Tables]:
     strips = -(-window.out_columns // most)
     span = -(-window.out_columns // strips)
     lanes = span * window.kernels
-    padded, reach = -(-lanes // 32) * 32, -(-window.width // window.stride)
+    last = (lanes - 1) // 64 * 64  # where the last block begins
+    padded, reach = last + block_width(lanes - last), -(-window.width // window.stride)
     layout = Layout(
         window.channels, window.rows, window.columns, window.rows * window.columns, window.kernels,
         window.height, window.width, window.stride, window.padding, window.pool, window.out_rows, window.out_columns,
-        strips, span, lanes, -(-padded // 64), reach, reach * window.kernels + padded, padded,
+        strips, span, lanes, last // 64 + 1, reach, reach * window.kernels + padded, padded,
     )  # fmt: skip
     return layout, _tables(layout)
 

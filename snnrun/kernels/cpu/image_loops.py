@@ -8,11 +8,14 @@ import numpy as np
 
 from snnrun.jit import Floats, Indices, Words, jit, part
 from snnrun.kernels.cpu.forward_loops import LOOK, MARGIN
-from snnrun.kernels.cpu.image_layout import Layout, Tables
+from snnrun.kernels.cpu.image_layout import Layout, Tables, block_width
 from snnrun.kernels.cpu.readout_loops import read
 from snnrun.kernels.cpu.spike_loops import held_bits, list_sparse, valid_bits
 from snnrun.turns import NONE, Turn, take
 from snnrun.vector import above, choose, load, lowest_bit, splat, store, zeros32, zeros64
+
+# The layout's own, compiled: a loop that computed more lanes than it pads to would write beyond its arrays.
+width_at = part(block_width)
 
 
 @part
@@ -221,10 +224,9 @@ def conv_forward(
         for u in range(fill.shape[0]):
             lanes = lanes_of(layout, u)
             for offset in range(0, lanes, 64):
-                stop_lane = min(lanes, offset + 64)
-                if not sees_spikes(layout, u, offset, stop_lane, seen):
+                if not sees_spikes(layout, u, offset, min(lanes, offset + 64), seen):
                     continue
-                if stop_lane - offset > 32:
+                if width_at(lanes - offset) == 64:
                     run_lanes(
                         zeros64(), b, u, offset, lanes, layout, tables.place, taps, events, begin, constants, own,
                         when, words, counts,
@@ -312,7 +314,7 @@ def conv_activation(
                 block = u * layout.blocks + offset // 64
                 if is_silent(own, block) or begin[u, 0] == begin[u, begin.shape[1] - 1]:
                     continue
-                width = 64 if lanes - offset > 32 else 32
+                width = width_at(lanes - offset)
                 if width == 64:
                     read(zeros64(), rule, own, block, 0, constants, kernel, previous, readout, 0, 64)
                     activate_lanes(zeros64(), u, offset, width, taps, events, begin, readout)

@@ -9,7 +9,7 @@ import numpy as np
 from snnrun.jit import Floats, Indices, Times, Words, jit, part
 from snnrun.kernels.cpu.forward_loops import add_rows
 from snnrun.kernels.cpu.image_layout import Layout, Tables
-from snnrun.kernels.cpu.image_loops import field, gather_own, is_silent, lanes_of, shift_of
+from snnrun.kernels.cpu.image_loops import field, gather_own, is_silent, lanes_of, shift_of, width_at
 from snnrun.kernels.cpu.readout_loops import read
 from snnrun.turns import NONE, Turn, take
 from snnrun.vector import load, store, total, zeros32, zeros64
@@ -121,7 +121,7 @@ def conv_backward(
                     credits = gather_lanes(credit, b, offset, lanes, tables.place, shift, lane_credit)
                     if not gains and not credits:
                         continue
-                    width = 64 if lanes - offset > 32 else 32
+                    width = width_at(lanes - offset)
                     if width == 64:
                         read(zeros64(), rule, own, block, 0, constants, kernel, previous, readout, 0, 64)
                         add_windows(

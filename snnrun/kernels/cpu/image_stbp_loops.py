@@ -8,7 +8,7 @@ import numpy as np
 
 from snnrun.jit import Floats, Indices, Times, Words, jit, part
 from snnrun.kernels.cpu.image_layout import Layout, Tables
-from snnrun.kernels.cpu.image_loops import add_taps, lanes_of, list_events, shift_of
+from snnrun.kernels.cpu.image_loops import add_taps, lanes_of, list_events, shift_of, width_at
 from snnrun.kernels.cpu.image_pair_loops import add_windows
 from snnrun.kernels.cpu.spike_loops import valid_bits
 from snnrun.turns import NONE, Turn, take
@@ -91,7 +91,7 @@ def stbp_conv_forward(
         for u in range(fill.shape[0]):
             lanes = lanes_of(layout, u)
             for offset in range(0, lanes, 64):
-                if lanes - offset > 32:
+                if width_at(lanes - offset) == 64:
                     stbp_lanes(
                         zeros64(), b, u, offset, lanes, layout, tables.place, taps, bias, events, begin, constants,
                         strict, room, words, counts, membrane,
@@ -105,16 +105,24 @@ def stbp_conv_forward(
 
 @part
 def gather_steps(
-    grad_u: Floats, base: int, steps: int, neurons: int, place: Indices, offset: int, lanes: int, out: Floats
+    grad_u: Floats,
+    base: int,
+    steps: int,
+    neurons: int,
+    place: Indices,
+    offset: int,
+    width: int,
+    lanes: int,
+    out: Floats,
 ) -> bool:
-    """Rows of 64 lanes, a step each, of grad_u from `base` on; returns whether any is not 0."""
+    """Rows of `width` lanes, a step each, of grad_u from `base` on; returns whether any is not 0."""
     found = False
     for t in range(steps):
-        for i in range(64):
+        for i in range(width):
             value = np.float32(0)
             if offset + i < lanes:
                 value = grad_u[base + t * neurons + place[offset + i]]
-            out[t * 64 + i] = value
+            out[t * width + i] = value
             found |= value != np.float32(0)
     return found
 
@@ -151,9 +159,16 @@ def conv_weight_gradient(
             for u in range(layout.out_rows * layout.strips):
                 lanes = lanes_of(layout, u)
                 for offset in range(0, lanes, 64):
-                    base = b * steps * neurons + shift_of(layout, u)
-                    if gather_steps(grad_u, base, steps, neurons, tables.place, offset, lanes, rows):
+                    base, width = b * steps * neurons + shift_of(layout, u), width_at(lanes - offset)
+                    if not gather_steps(grad_u, base, steps, neurons, tables.place, offset, width, lanes, rows):
+                        continue
+                    if width == 64:
                         add_windows(
-                            zeros64(), b, u, offset, 64, lanes, layout, tables.column, times, first, rows,
+                            zeros64(), b, u, offset, width, lanes, layout, tables.column, times, first, rows,
+                            ones, ones, ones, gradient, error,
+                        )  # fmt: skip
+                    else:
+                        add_windows(
+                            zeros32(), b, u, offset, width, lanes, layout, tables.column, times, first, rows,
                             ones, ones, ones, gradient, error,
                         )  # fmt: skip
