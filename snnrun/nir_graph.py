@@ -30,7 +30,7 @@ from torch import Tensor
 from snnrun.description import Description
 from snnrun.errors import SnnrunError, UsageError
 from snnrun.kernels import Window
-from snnrun.kernels.neuron import THRESHOLD_SLACK
+from snnrun.kernels.neuron import slack_threshold
 from snnrun.network import Layer, Network
 from snnrun.rules import StbpRule
 from snnrun.rules.spike_train import SpikeTrainRule
@@ -187,8 +187,9 @@ def _neurons(nir: Any, rule: SpikeTrainRule | StbpRule, layer: Layer, shape: tup
     v_th = rule.threshold(layer.kind)
     if isinstance(rule, StbpRule):
         return _lif(nir, rule, v_th, shape, dt)
-    slack = 0.0 if layer.kind.window is not None and not layer.kind.pool else THRESHOLD_SLACK
-    return _cuba_lif(nir, rule, (v_th - slack) * (rule.tau_s if layer.kind.pool else 1.0), shape, dt)
+    if layer.kind.window is None or layer.kind.pool:
+        v_th = slack_threshold(v_th)
+    return _cuba_lif(nir, rule, v_th * (rule.tau_s if layer.kind.pool else 1.0), shape, dt)
 
 
 def _cuba_lif(nir: Any, rule: SpikeTrainRule, v_th: float, size: tuple[int, ...], dt: float) -> Any:

@@ -17,7 +17,7 @@ from torch import Tensor
 from snnrun import encoders, engine, hardware, kernels, parallel
 from snnrun.data import Dataset, Split
 from snnrun.errors import UsageError
-from snnrun.kernels import Lif, Stbp, Synapses, cpu, pack, reference, unpack
+from snnrun.kernels import Lif, Stbp, Synapses, checks, cpu, pack, reference, unpack
 from snnrun.kernels.cpu.arrays import LARGE, pieces_of
 from snnrun.network import Network
 from snnrun.rules import Hm2Bp, StbpRule, StRsbp
@@ -210,6 +210,15 @@ def test_a_late_spike_is_not_lost(tau_m, tau_s, share):
     assert torch.equal(spikes, reference.lif_forward(pack(spikes_in), weight.double(), None, lif)[0])
     first = 1 + next(t for t, value in enumerate(course) if value > lif.v_th - 1e-6)
     assert unpack(spikes, 2)[0, :, 0].nonzero()[0].item() == first
+
+
+@pytest.mark.parametrize("backend", [reference, cpu], ids=["reference", "cpu"])
+@pytest.mark.parametrize("recurrent", [False, True])
+def test_spikes_at_the_threshold_are_those_of_float64(backend, recurrent):
+    """Also where float32 has no number 1e-6 below it."""
+    result = checks.check_threshold(backend, "cpu", checks.CASES[0], recurrent)
+    assert result.passed, result
+    assert max(checks.THRESHOLDS) > 1000
 
 
 def test_a_loop_keeps_firing_after_the_input():

@@ -103,6 +103,16 @@ def test_nirs_own_equations_give_our_spikes(case: str, topology: str, dt: float,
     assert json.loads(back.metadata["classes"]) == ["a", "b", "c"]
 
 
+def test_what_reaches_a_high_threshold_fires_in_nir_too() -> None:
+    """NIR's neurons fire above a float32, which has no number 1e-6 below 33."""
+    graph, _ = nir_graph.graph(
+        Network(StRsbp(v_th=[33.0], t_ref=0), inputs=20, topology="6", outputs=3), ABOUT, dt=1e-3
+    )
+    thresholds = [node.v_threshold for node in graph.nodes.values() if hasattr(node, "v_threshold")]
+    assert len(thresholds) == 2
+    assert all((np.nextafter(np.float32(33), np.float32(0)) == each).all() for each in thresholds)
+
+
 def test_what_nir_cannot_express_is_refused_by_name_or_left_out_with_a_warning() -> None:
     hold = Network(StRsbp(v_th=[5.0]), inputs=20, topology="6", outputs=3)
     with pytest.raises(UsageError, match=r"model.t_ref=2: NIR's neurons have no refractory period.*--allow t_ref"):

@@ -62,6 +62,11 @@ def test_spikes_are_the_references(case, recurrent):
     assert_passes(checks.check_lif_forward(gpu, DEVICE, case, recurrent))
 
 
+@pytest.mark.parametrize("recurrent", [False, True])
+def test_spikes_at_the_threshold_are_the_references(recurrent):
+    assert_passes(checks.check_threshold(gpu, DEVICE, checks.CASES[0], recurrent))
+
+
 @given(cases(25, 70), rules)
 @settings(deadline=None, max_examples=10)
 def test_sums_over_pairs_are_the_references(case, rule):

@@ -155,6 +155,10 @@ def test_thresholds_of_convolution_and_pool():
     spikes[0, 0] = 1
     assert gpu.pool_forward(spikes, window, lif)[1].item() == 1
     assert gpu.conv_forward(spikes, torch.ones(1, 1, 1, 1, device=DEVICE), window, lif)[1].item() == 0
+    window, lif = Window(1, 6, 6, 1, 6, 6), Lif(64.0, 1.0, 2, 33.0)  # float32 has no number 1e-6 below 33
+    spikes = torch.zeros(2, 2, 36)
+    spikes[0, 0, :33] = spikes[1, 0, :32] = 1
+    assert gpu.pool_forward(pack(spikes).to(DEVICE), window, lif)[1].tolist() == [[1], [0]]
 
 
 def test_gradients_are_stored_tap_by_tap():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import pytest
@@ -133,6 +134,19 @@ def test_a_convolution_fires_above_its_threshold_alone_and_a_pool_at_it():
     assert cpu.conv_forward(pack(spikes_in), torch.ones(1, 1, 1, 1), window, lif)[1].item() == 0
     assert cpu.conv_forward(pack(spikes_in), torch.full((1, 1, 1, 1), 1.001), window, lif)[1].item() == 1
     assert cpu.pool_forward(pack(spikes_in), window, lif)[1].item() == 1
+
+
+@pytest.mark.parametrize("v_th", [17.0, 20.0, 32.0, 33.0, 40.0, 64.0, 100.0, 1000.0])
+def test_a_pool_fires_at_a_threshold_where_float32_is_coarser_than_the_slack(v_th):
+    """tau_s = 1: the membrane is the number of spikes that a neuron sees."""
+    side = math.ceil(math.sqrt(v_th)) + 1
+    window, lif = Window(1, side, side, 1, side, side), Lif(20.0, 1.0, 2, v_th)
+    spikes_in = torch.zeros(3, 2, window.inputs)
+    for sample, more in enumerate((-1, 0, 1)):
+        spikes_in[sample, 0, : int(v_th) + more] = 1
+    for dtype in (torch.float32, torch.float64):
+        assert reference.pool_forward(pack(spikes_in), window, lif, dtype)[1].tolist() == [[0], [1], [1]]
+    assert cpu.pool_forward(pack(spikes_in), window, lif)[1].tolist() == [[0], [1], [1]]
 
 
 # ---- sums over pairs ------------------------------------------------------------------------------------------------

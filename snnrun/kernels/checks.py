@@ -17,9 +17,11 @@ from torch import Tensor
 from snnrun.kernels import image_checks, reference
 from snnrun.kernels.comparison import NEAR_THRESHOLD, TOLERANCE, CheckResult, compare, compare_spikes, to_device
 from snnrun.kernels.neuron import Lif, Stbp, Synapses
-from snnrun.kernels.packed import pack
+from snnrun.kernels.packed import pack, unpack
 
 _SYNAPSES = 30  # of a neuron, recurrent
+# mV; from 16 on, the numbers of float32 are further apart than the slack.
+THRESHOLDS = (5.0, 17.3, 20.0, 32.0, 33.0, 40.0, 64.0, 100.0, 1000.0, 1000.1)
 
 
 class Case(NamedTuple):
@@ -94,6 +96,21 @@ def check_lif_forward(backend: Any, device: str, case: Case, recurrent: bool) ->
         for shift in (0.0, -NEAR_THRESHOLD, NEAR_THRESHOLD)
     ]
     return compare_spikes("lif_forward" + _loop(recurrent), spikes, counts, expected, recurrent)[0]
+
+
+def check_threshold(backend: Any, device: str, case: Case, recurrent: bool) -> CheckResult:
+    """Who fires where one input spike takes the membrane to the threshold exactly, and a few roundings off it."""
+    spikes_in = pack(torch.tensor([1, 0, 0])[None, :, None])
+    none, first = torch.zeros(1).double(), torch.zeros(1, dtype=torch.int64)
+    synapses = Synapses(none, first, first) if recurrent else None
+    differing = 0
+    for v_th in THRESHOLDS:
+        weight = v_th * torch.tensor([[1.0], [1.0 + 2**-18], [1.0 - 2**-18]]).double()
+        lif = case.lif._replace(tau_s=1.0, v_th=v_th)
+        spikes, _ = backend.lif_forward(*to_device(device, spikes_in, weight, synapses), lif)
+        expected, _ = reference.lif_forward(spikes_in, weight, synapses, lif)
+        differing += int((unpack(spikes.cpu(), len(weight)) != unpack(expected, len(weight))).sum())
+    return CheckResult("lif_forward at threshold" + _loop(recurrent), differing == 0, differing=differing)
 
 
 def check_count_spikes(backend: Any, device: str, case: Case) -> CheckResult:
@@ -223,6 +240,7 @@ _SYSTEMS: list[dict[str, Any]] = [
 ]
 CHECKS: list[tuple[Callable[..., CheckResult], list[dict[str, Any]]]] = [
     (check_lif_forward, _LOOPS),
+    (check_threshold, _LOOPS),
     (check_count_spikes, [{}]),
     (check_spsp_activation, _RULES),
     (check_spsp_backward, _RULES),

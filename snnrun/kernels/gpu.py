@@ -38,7 +38,7 @@ from snnrun.kernels.gpu_time import (
     surrogate_constants,
     warps,
 )
-from snnrun.kernels.neuron import THRESHOLD_SLACK, Lif, Stbp, Synapses
+from snnrun.kernels.neuron import Lif, Stbp, Synapses, slack_threshold
 from snnrun.kernels.packed import count_spikes, unpack, words
 from snnrun.kernels.reference import coupling, recurrent_gradient  # plain PyTorch
 
@@ -85,7 +85,7 @@ def lif_forward(spikes_in: Tensor, weight: Tensor, recurrent: Synapses | None, l
     launch(
         loops.lif_scan, grid, drive, loop, names(batch, loop, block["BLOCK"]), spikes, counts,
         steps, neurons, words(neurons),
-        lif.decay_m, lif.decay_s, 1.0 / lif.tau_s, lif.v_th - THRESHOLD_SLACK, lif.t_ref, **block,
+        lif.decay_m, lif.decay_s, 1.0 / lif.tau_s, slack_threshold(lif.v_th), lif.t_ref, **block,
     )  # fmt: skip
     return spikes, counts
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from snnrun.kernels import triton_image_loops as loops
 from snnrun.kernels.gpu_time import check_float32, launch, readout, stbp_scan_backward
-from snnrun.kernels.neuron import THRESHOLD_SLACK, Lif, Stbp, Window
+from snnrun.kernels.neuron import Lif, Stbp, Window, slack_threshold
 from snnrun.kernels.packed import words
 
 # Numbers of a readout that are held at once, 256 MiB; larger batches go in parts.
@@ -43,7 +43,7 @@ def pool_forward(
 ) -> tuple[Tensor, Tensor]:
     """See `reference_images.pool_forward`."""
     check_float32(dtype)
-    return _lif_forward(spikes_in, None, window, lif, lif.v_th - THRESHOLD_SLACK)
+    return _lif_forward(spikes_in, None, window, lif, slack_threshold(lif.v_th))
 
 
 def _lif_forward(

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
-# The authors compare with v_th - 1e-6 so that a membrane which reaches the threshold up to rounding fires.
+# The authors compare with v_th - 1e-6 so that a membrane which reaches the threshold up to rounding fires, mV.
 THRESHOLD_SLACK = 1e-6
+
+
+@lru_cache
+def slack_threshold(v_th: float, dtype: torch.dtype = torch.float32) -> float:
+    """What a membrane of this type must exceed to fire at `v_th`, mV, in dense layers and pools.
+
+    `THRESHOLD_SLACK` below the threshold, and no higher than the number before it: from 16 mV on, float32 may have no
+    number in between, so that v_th - 1e-6 is rounded to v_th itself, which a membrane at the threshold does not exceed.
+    """
+    threshold = torch.tensor(v_th, dtype=dtype)
+    return min(v_th - THRESHOLD_SLACK, torch.nextafter(threshold, torch.full_like(threshold, -math.inf)).item())
 
 
 class Lif(NamedTuple):

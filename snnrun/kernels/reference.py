@@ -19,7 +19,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from snnrun.kernels.neuron import THRESHOLD_SLACK, Lif, Stbp, Synapses
+from snnrun.kernels.neuron import Lif, Stbp, Synapses, slack_threshold
 from snnrun.kernels.packed import count_spikes, pack, unpack
 from snnrun.kernels.reference_images import (
     conv_activation,
@@ -94,7 +94,7 @@ def lif_forward(spikes_in: Tensor, weight: Tensor, recurrent: Synapses | None, l
     """
     driven = unpack(spikes_in, weight.shape[1], weight.dtype) @ weight.T  # (B, T, N)
     loop = None if recurrent is None else recurrent.dense(len(weight))
-    spikes = lif_scan(driven, loop, lif, lif.v_th - THRESHOLD_SLACK)
+    spikes = lif_scan(driven, loop, lif, slack_threshold(lif.v_th, driven.dtype))
     return pack(spikes), spikes.sum(dim=1).to(weight.dtype)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.grad import conv2d_input, conv2d_weight
 
-from snnrun.kernels.neuron import THRESHOLD_SLACK, Lif, Stbp, Window
+from snnrun.kernels.neuron import Lif, Stbp, Window, slack_threshold
 from snnrun.kernels.packed import pack, unpack
 from snnrun.kernels.reference_time import lif_scan, readout, stbp_scan, stbp_scan_backward
 
@@ -112,7 +112,7 @@ def pool_forward(
     """Simulate a spiking pool: each neuron sums its window of one channel with weight 1. Returns as `conv_forward`."""
     inputs = unpack(spikes_in, window.inputs, dtype)
     driven = drive(inputs, pool_weight(window, inputs), window)
-    spikes = lif_scan(driven, None, lif, lif.v_th - THRESHOLD_SLACK)
+    spikes = lif_scan(driven, None, lif, slack_threshold(lif.v_th, driven.dtype))
     return pack(spikes), spikes.sum(dim=1).to(dtype)
 
 

@@ -17,7 +17,7 @@ from snnrun.jit import Counts, Flags, Floats, Indices, Places, Times, Words
 from snnrun.kernels import reference
 from snnrun.kernels.cpu import spike_loops
 from snnrun.kernels.cpu.spike_loops import ROOM
-from snnrun.kernels.neuron import THRESHOLD_SLACK, Lif, Synapses
+from snnrun.kernels.neuron import Lif, Synapses, slack_threshold
 from snnrun.kernels.packed import BITS, words
 from snnrun.turns import Turn
 
@@ -159,9 +159,10 @@ def in_fours(recurrent: Synapses, neurons: int) -> tuple[Indices, Places, Floats
 
 
 @lru_cache
-def lif_constants(lif: Lif, slack: float = THRESHOLD_SLACK) -> Floats:
-    """What the loops need of a neuron: both decays, 1 / tau_s, threshold less `slack`, t_ref."""
-    values = (lif.decay_m, lif.decay_s, 1.0 / lif.tau_s, lif.v_th - slack, lif.t_ref)
+def lif_constants(lif: Lif, slack: bool = True) -> Floats:
+    """What the loops need of a neuron: both decays, 1 / tau_s, threshold, less its `slack` if it has one, t_ref."""
+    theta = slack_threshold(lif.v_th) if slack else lif.v_th
+    values = (lif.decay_m, lif.decay_s, 1.0 / lif.tau_s, theta, lif.t_ref)
     return np.array(values, np.float32)
 
 

@@ -40,7 +40,7 @@ def conv_forward(spikes_in: Tensor, weight: Tensor, window: Window, lif: Lif) ->
     """See `reference_images.conv_forward`."""
     batch, steps, _ = spikes_in.shape
     layout, tables = layout_of(window)
-    inputs, taps, constants = bits_of(spikes_in), runs_of(weight, layout), lif_constants(lif, slack=0.0)
+    inputs, taps, constants = bits_of(spikes_in), runs_of(weight, layout), lif_constants(lif, slack=False)
     spikes, counts = _room_for_output(batch, steps, window.neurons)
     out, n = bits_of(spikes), counts.numpy()
     room = int(spikes_of(inputs).max(initial=0))
