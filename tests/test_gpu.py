@@ -210,8 +210,9 @@ def test_checks_fail_for_wrong_kernels():
     results = {result.name: result for result in checks.run_checks(backend, "cpu", [SMALL])}
     failed = {name for name, result in results.items() if not result.passed}
     assert failed == {
-        "lif_forward", "lif_forward recurrent", "count_spikes", "coupling", "coupling_solve", "coupling_solve divergent"
-    }  # fmt: skip
+        *("lif_forward", "lif_forward recurrent", "lif_forward at threshold", "lif_forward at threshold recurrent"),
+        *("count_spikes", "coupling", "coupling_solve", "coupling_solve divergent"),
+    }
     assert results["lif_forward"].differing > 0
     assert results["count_spikes"].error == pytest.approx(1e-4, rel=0.1)
     assert "RuntimeError: no such device" in results["coupling"].note
