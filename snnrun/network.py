@@ -122,7 +122,7 @@ class Network(nn.Module):
         bits = spikes if packed else pack(spikes)
         if words(self.inputs) != bits.shape[2] or not (packed or self.inputs == spikes.shape[2]):
             raise ValueError(f"spikes of shape {tuple(spikes.shape)} do not fit a network of {self.inputs} inputs")
-        train = SpikeTrain(bits, ops.count_spikes(bits, self.inputs))
+        train = SpikeTrain(bits, ops.count_spikes(bits, self.inputs, next(self.parameters()).dtype))
         trains = []
         for layer in self.layers:
             assert isinstance(layer, Layer)

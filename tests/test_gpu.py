@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_revive import check_gradients
 from triton_here import DEVICE, MARKS, gpu, guarded, interpreter  # noqa: F401
 
 from snnrun import kernels
@@ -204,7 +205,7 @@ def test_checks_fail_for_wrong_kernels():
         raise RuntimeError("no such device")
 
     backend = SimpleNamespace(**vars(reference))
-    backend.count_spikes = lambda spikes, neurons: kernels.count_spikes(spikes, neurons) * (1 + 1e-4)
+    backend.count_spikes = lambda *arguments: kernels.count_spikes(*arguments) * (1 + 1e-4)
     backend.lif_forward, backend.coupling = no_spikes, raises
     backend.coupling_solve = lambda *arguments: reference.coupling_solve(*arguments) * float("nan")
     results = {result.name: result for result in checks.run_checks(backend, "cpu", [SMALL])}
@@ -217,6 +218,12 @@ def test_checks_fail_for_wrong_kernels():
     assert results["count_spikes"].error == pytest.approx(1e-4, rel=0.1)
     assert "RuntimeError: no such device" in results["coupling"].note
     assert "batch=2" in results["coupling"].note
+
+
+@pytest.mark.parametrize("cls", [StRsbp, Hm2Bp])
+def test_a_silent_label_learns_in_runs_of_any_length(cls, monkeypatch):
+    monkeypatch.setattr(kernels.ops, "backend", gpu)
+    check_gradients(cls, (1, 5, 20, 104), DEVICE)
 
 
 # ---- compilation, for what the interpreter lets pass ----------------------------------------------------------------

@@ -155,26 +155,6 @@ def test_error_is_the_difference_outside_the_margin():
     assert loss.item() == 0.5 * (24**2 + 6**2)
 
 
-@pytest.mark.parametrize(("steps", "interval", "spikes"), [(700, 20, 34), (400, 11, 36), (450, 12, 37)])
-@pytest.mark.parametrize("label", [1, 63, 64, 129])
-def test_revived_target_fires_at_regular_times(steps, interval, spikes, label):
-    """Also where its bit is the highest of a word, or in another word."""
-    rule = StRsbp(v_th=[1.0])
-    trains = torch.zeros(2, steps, 130, dtype=torch.uint8)
-    trains[1, 7, 2] = 1
-    before = train(trains)
-    bits, counts = rule.revived(*before[:2], torch.tensor([label, 2]))
-    revived = unpack(bits, 130)
-    assert revived[0, :, label].sum() == spikes
-    assert torch.nonzero(revived[0, :, label])[0].item() == interval
-    assert torch.equal(revived[1], trains[1])
-    assert revived[0].sum() == spikes, "no other neuron fires"
-    assert torch.equal(bits, pack(revived)), "no bit beyond the last neuron is set"
-    assert torch.equal(counts, revived.sum(1).float())
-    assert before.spikes[0].sum() == 0, "the network's own spikes are left alone"
-    assert before.counts[0].sum() == 0
-
-
 def test_without_revival_a_silent_label_gets_no_gradient():
     spikes = torch.zeros(1, STEPS, INPUTS, dtype=torch.uint8)
     spikes[0, 1] = 1

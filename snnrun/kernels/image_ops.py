@@ -50,22 +50,40 @@ def conv_forward(spikes_in: Tensor, weight: Tensor, window: Window, lif: Lif) ->
 
 @operator
 def _pool_forward(
-    spikes_in: Tensor, window: Sequence[int], tau_m: float, tau_s: float, t_ref: int, v_th: float
+    spikes_in: Tensor,
+    window: Sequence[int],
+    tau_m: float,
+    tau_s: float,
+    t_ref: int,
+    v_th: float,
+    dtype: torch.dtype = torch.float32,
 ) -> tuple[Tensor, Tensor]:
-    result: tuple[Tensor, Tensor] = ops.backend.pool_forward(spikes_in, Window(*window), Lif(tau_m, tau_s, t_ref, v_th))
+    result: tuple[Tensor, Tensor] = ops.backend.pool_forward(
+        spikes_in, Window(*window), Lif(tau_m, tau_s, t_ref, v_th), dtype
+    )
     return result
 
 
 @fake("pool_forward")
-def _(spikes_in: Tensor, window: Sequence[int], *_: Any) -> tuple[Tensor, Tensor]:
+def _(
+    spikes_in: Tensor,
+    window: Sequence[int],
+    _tau_m: float,
+    _tau_s: float,
+    _t_ref: int,
+    _v_th: float,
+    dtype: torch.dtype = torch.float32,
+) -> tuple[Tensor, Tensor]:
     batch, steps, neurons = *spikes_in.shape[:2], Window(*window).neurons
-    counts = spikes_in.new_empty(batch, neurons, dtype=torch.float32)
+    counts = spikes_in.new_empty(batch, neurons, dtype=dtype)
     return spikes_in.new_empty(batch, steps, words(neurons)), counts
 
 
-def pool_forward(spikes_in: Tensor, window: Window, lif: Lif) -> tuple[Tensor, Tensor]:
-    """See `reference_images.pool_forward`; counts in float32."""
-    result: tuple[Tensor, Tensor] = _pool_forward(spikes_in, list(window), *lif)
+def pool_forward(
+    spikes_in: Tensor, window: Window, lif: Lif, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor]:
+    """See `reference_images.pool_forward`."""
+    result: tuple[Tensor, Tensor] = _pool_forward(spikes_in, list(window), *lif, dtype)
     return result
 
 

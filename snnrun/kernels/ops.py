@@ -44,19 +44,19 @@ def fake(name: str) -> Callable[[_Function], _Function]:
 
 
 @operator
-def _count_spikes(spikes: Tensor, neurons: int) -> Tensor:
-    counts: Tensor = backend.count_spikes(spikes, neurons)
+def _count_spikes(spikes: Tensor, neurons: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    counts: Tensor = backend.count_spikes(spikes, neurons, dtype)
     return counts
 
 
 @fake("count_spikes")
-def _(spikes: Tensor, neurons: int) -> Tensor:
-    return spikes.new_empty(spikes.shape[0], neurons, dtype=torch.float32)
+def _(spikes: Tensor, neurons: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return spikes.new_empty(spikes.shape[0], neurons, dtype=dtype)
 
 
-def count_spikes(spikes: Tensor, neurons: int) -> Tensor:
+def count_spikes(spikes: Tensor, neurons: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """See `packed.count_spikes`."""
-    counts: Tensor = _count_spikes(spikes, neurons)
+    counts: Tensor = _count_spikes(spikes, neurons, dtype)
     return counts
 
 

@@ -98,9 +98,13 @@ def lif_forward(spikes_in: Tensor, weight: Tensor, recurrent: Synapses | None, l
     return pack(spikes), spikes.sum(dim=1).to(weight.dtype)
 
 
-def spsp(rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, inputs: int, neurons: int) -> Tensor:
-    """S-PSP of every pair, e (B, N, I), from the bits of the input spikes and of the layer's own."""
-    return _spsp(readout(rule, spikes, neurons, lif), unpack(spikes_in, inputs))
+def spsp(rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, like: Tensor) -> Tensor:
+    """S-PSP of every pair, e (B, N, I), from the bits of the input spikes and of the layer's own.
+
+    `like` (N, I) has the size and the type.
+    """
+    neurons, inputs = like.shape
+    return _spsp(readout(rule, spikes, neurons, lif, like.dtype), unpack(spikes_in, inputs))
 
 
 def _spsp(readout: Tensor, spikes_in: Tensor) -> Tensor:

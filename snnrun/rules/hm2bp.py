@@ -19,6 +19,10 @@ The authors' special cases are the defaults, for the paper leaves them open: e =
 post-neuron is silent and the pre-neuron is not, e_ij / n_j = `silent_ratio` (1) where either is silent, and
 e_ij / n_i = 0.5 in sigma where the post-neuron is silent. `effect_ratio=false` returns the error through bare weights.
 
+Differs from the authors' code, without an option, for theirs breaks down there: the lateral factor's denominator is
+kept 1e-4 away from 0, and `revive` leaves `t_ref` steps between the spikes that it imposes where a run is too short for
+`desired` of them (theirs come closer, and all but the first then count for nothing).
+
 In a convolution the sums over i run over the positions of a kernel, and sigma over each one's receptive field. A
 spiking pool fires with weight 1 for each input and hands its error back as an average would, by the size of its window
 and not by v_th: dE/dn_j = sum_i dE/dn_i / (height width) e_ij / n_j, the paper's weight 0.25 of a 2 x 2 window.
@@ -51,6 +55,10 @@ class Hm2Bp(SpikeTrainRule):
     conv_init_scale: float = 0.5
     effect_ratio: bool = True
     silent_effect: float = 0.1
+
+    def first_read(self) -> int:
+        """The closed form reads input spikes more than `t_ref` before, and none at step 0."""
+        return self.t_ref + 2
 
     def gradients(self, p: Pass) -> Gradients:
         """The module's equations for one layer."""

@@ -51,15 +51,15 @@ def slope_table(
     for _ in range(0, DRAWS, CHUNK):
         fires += random_trains(likelihood, rows, t_ref, generator).double().sum(0) / DRAWS
         trains = random_trains(likelihood, rows, t_ref, generator)
-        readout = strsbp_readout(trains.transpose(1, 2), lif).transpose(1, 2)
+        readout = strsbp_readout(trains.transpose(1, 2), lif, torch.float64).transpose(1, 2)
         if authors_clock:
             readout = readout * (trains[:, :, :1] == 0)
-        reads += readout.double().sum(0) / DRAWS
+        reads += readout.sum(0) / DRAWS
     mean = fires @ reads.T  # (n_in, n_out)
     scale = torch.arange(1, rows + 1, dtype=torch.float64) / rows  # keeps the fit well conditioned
     powers = torch.arange(DEGREE, -1, -1)
     fit: Tensor = torch.linalg.lstsq(scale[:, None] ** powers, mean.T).solution  # (5, n_in)
-    return (fit / (float(rows) ** powers)[:, None]).T.contiguous()
+    return (fit / (float(rows) ** powers.double())[:, None]).T.contiguous()
 
 
 def published_table(recurrent: bool, tau_s: float, t_ref: int) -> Tensor:

@@ -21,7 +21,8 @@ from snnrun.rules.base import LayerKind, LayerWeights, Rule, SpikeTrain, synapse
 from snnrun.rules.connectivity import connect
 from snnrun.rules.views import Convolution, Dense, Pool, View
 
-# The guard of the ST-RSBP authors' recurrent layers, here of every denominator.
+# The guard of the ST-RSBP authors' recurrent layers, here of every denominator. Their feed-forward layers and lateral
+# factors have none.
 SMALLEST_DENOMINATOR = 1e-4
 
 
@@ -124,7 +125,6 @@ class SpikeTrainRule(Rule):
         own = weights.recurrent()
         recurrent = self.inhibition(weights) if kind.output and self.lateral else own
         spikes, counts = view_of(kind).forward(inputs.spikes, weights.weight.detach(), recurrent, self.lif(kind))
-        counts = counts.to(weights.weight.dtype)  # those of a pool come in float32
         if torch.is_grad_enabled():
             counts = _Layer.apply(
                 inputs.counts, weights.weight, weights.recurrent_weight, recurrent, counts,
@@ -152,17 +152,29 @@ class SpikeTrainRule(Rule):
 
     # -- backward -----------------------------------------------------------------------------------------------------
 
+    def first_read(self) -> int:
+        """The first step at which a spike has an S-PSP, of input spikes one step before it or earlier."""
+        return 1
+
     @abstractmethod
     def gradients(self, p: Pass) -> Gradients:
         """The rule proper: from a layer's error to its gradients and the error of the layer below."""
 
     def revived(self, spikes: Tensor, counts: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Spikes and counts in which a silent label neuron fires at D, 2 D, ... < T with D = floor(T / desired)."""
+        """Spikes and counts in which a silent label neuron fires at D, 2 D, ... < T with D = floor(T / desired).
+
+        Spikes in the hold after another count for nothing, so D is `t_ref` + 1 at least, and a short run has fewer
+        spikes; one that is shorter than D has a single spike, at its last step. Where no input spike could act on any
+        of them the neuron stays silent.
+        """
+        steps = spikes.shape[1]
+        interval = min(max(int(steps // self.desired), self.t_ref + 1), steps - 1)
+        if steps < 2 or (steps - 1) // interval * interval < self.first_read():
+            return spikes, counts
         silent = counts.gather(1, labels[:, None]) == 0  # (B, 1)
-        interval = max(1, int(spikes.shape[1] // self.desired))
         bit = torch.where(silent, torch.bitwise_left_shift(1, labels[:, None] % BITS), 0)  # (B, 1)
         neurons = spikes.new_zeros(len(spikes), spikes.shape[2]).scatter_(1, labels[:, None] // BITS, bit)  # (B, W)
-        times = spikes.new_zeros(spikes.shape[1])
+        times = spikes.new_zeros(steps)
         times[interval::interval] = -1  # all bits
         fired = len(times[interval::interval])
         spikes = spikes | (neurons[:, None, :] & times[None, :, None])
@@ -245,8 +257,8 @@ def view_of(kind: LayerKind) -> View:
 
 def away_from_zero(x: Tensor) -> Tensor:
     """A denominator kept finite to divide by."""
-    small = x.abs() < SMALLEST_DENOMINATOR
-    return torch.where(small, torch.where(x < 0, -SMALLEST_DENOMINATOR, SMALLEST_DENOMINATOR), x)
+    guard = torch.full_like(x, SMALLEST_DENOMINATOR)  # two Python numbers in `where` make float32
+    return torch.where(x.abs() < SMALLEST_DENOMINATOR, torch.where(x < 0, -guard, guard), x)
 
 
 def _detach(tensor: Tensor | None) -> Tensor | None:

@@ -17,7 +17,7 @@ de_ij/dn_i, the slope by the post-neuron's count, has three forms (`slope`):
 - `counts`: HM2-BP's first-order form from this sample, 1 / D_i = 1 + (1 / v_th) sum w e / n_i;
 - `table`: the paper's fitted table, see `slope_table`.
 
-Differs from the authors' code, each difference an option:
+Differs from the authors' code. Options that bring their behaviour back:
 
 - `connectivity=one_sided`: their layers have no loops, see `connectivity`.
 - `solve=authors`: row-major buffers reach a column-major solver, so A^T X = Phi' is solved with Phi' the column-major
@@ -28,6 +28,13 @@ Differs from the authors' code, each difference an option:
 - `extrapolate_slope=true`: feed-forward layers evaluate the table beyond its last row.
 - `regulariser_fan_in=authors`: one normaliser for a whole recurrent layer.
 - `convolution=authors`: convolutions and pools keep HM2-BP's closed form; see `authors_image_layer`.
+
+No options, for theirs breaks down where ours differs:
+
+- The denominators of feed-forward layers and of the lateral factor are kept 1e-4 away from 0, as they keep those of
+  recurrent layers alone; elsewhere theirs may be 0.
+- `revive` leaves `t_ref` steps between the spikes that it imposes where a run is too short for `desired` of them (up to
+  104 steps at the defaults). Theirs puts them closer, and all but the first then count for nothing.
 
 A convolution is a layer whose neurons see a window each and share weights: its sums over j run over the receptive
 field, in which what is beyond the image's edge counts as no input, and dE/dw over the positions of a kernel. A spiking
@@ -116,12 +123,12 @@ class StRsbp(SpikeTrainRule):
         if p.recurrent is None:
             extrapolate = self.extrapolate_slope and isinstance(p.view, Dense)
             n = p.counts if extrapolate else p.counts.clamp(max=rows)
-            slopes = slope_sum(table, lambda x: p.view.drive(x, p.weight), p.counts_in, n) * (p.counts > 0)
+            slopes = slope_sum(table, lambda x: p.view.drive(x, p.weight.double()), p.counts_in, n) * (p.counts > 0)
         else:
-            n, loop = p.counts.clamp(1.0, rows), p.recurrent.dense(p.counts.shape[1])
-            slopes = slope_sum(table, lambda x: x @ p.weight.T, p.counts_in, n)
+            n, loop = p.counts.clamp(1.0, rows), p.recurrent.dense(p.counts.shape[1]).double()
+            slopes = slope_sum(table, lambda x: p.view.drive(x, p.weight.double()), p.counts_in, n)
             slopes = slopes + slope_sum(table, lambda x: x @ loop.T, p.counts, n)
-        return away_from_zero(1.0 - slopes / p.lif.v_th)
+        return away_from_zero(1.0 - slopes / p.lif.v_th).to(p.counts.dtype)
 
     # -- convolutions and pools as the authors have them ---------------------------------------------------------------
 
@@ -162,7 +169,7 @@ class StRsbp(SpikeTrainRule):
         assert p.recurrent is not None
         assert p.e_recurrent is not None
         batch, neurons = p.counts.shape
-        e = reference.spsp(self.spsp, p.lif, p.spikes_in, p.spikes, *reversed(p.weight.shape))
+        e = reference.spsp(self.spsp, p.lif, p.spikes_in, p.spikes, p.weight)
         misread = (p.weight * self.ratio(e, p.counts, p.counts_in)).reshape(batch, -1, neurons)
         theta = reference.coupling(p.e_recurrent, p.counts, p.recurrent, p.lif.v_th, self.silent_ratio)
         system = reference.system(theta, p.recurrent, denominator, self.self_coupling)
@@ -178,12 +185,13 @@ class StRsbp(SpikeTrainRule):
 
 
 def slope_sum(table: Tensor, drive: Callable[[Tensor], Tensor], counts_in: Tensor, counts: Tensor) -> Tensor:
-    """sum_j w_ij D(n_j, n_i), (B, N), D the derivative of the table's polynomials by n_i.
+    """sum_j w_ij D(n_j, n_i), (B, N) float64, D the derivative of the table's polynomials by n_i.
 
-    `drive` gives sum_j w_ij x_j, (B, N), of x (B, I). Counts of the inputs are clamped to the table's rows 1 ... R. The
-    polynomial in n_i has coefficients by n_j alone, so the sum over inputs is one product per power.
+    `drive` gives sum_j w_ij x_j, (B, N), of x (B, I), both float64: terms of either sign cancel to D_i near 0, which is
+    divided by. Counts of the inputs are clamped to the table's rows 1 ... R. The polynomial in n_i has coefficients by
+    n_j alone, so the sum over inputs is one product per power.
     """
-    table = table.to(counts)
+    table, counts = table.to(counts.device), counts.double()
     derivative = table[:, :4] * torch.tensor([4.0, 3.0, 2.0, 1.0], dtype=table.dtype, device=table.device)
     rows = counts_in.clamp(1, len(table)).long() - 1
     coefficients = derivative[rows].permute(2, 0, 1)  # (4, B, I), in one product, whose rounding depends on no batch

@@ -100,8 +100,8 @@ class Pool(Convolution):
 
     def forward(self, spikes_in: Tensor, weight: Tensor, recurrent: Synapses | None, lif: Lif) -> tuple[Tensor, Tensor]:
         """See `Dense`."""
-        del weight, recurrent
-        return image_ops.pool_forward(spikes_in, self.window, lif)
+        del recurrent
+        return image_ops.pool_forward(spikes_in, self.window, lif, weight.dtype)
 
     def activation(self, rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, weight: Tensor) -> Tensor:
         """See `Dense`; by the reference, for no backend has it."""

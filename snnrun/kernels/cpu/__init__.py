@@ -114,8 +114,9 @@ def lif_forward(spikes_in: Tensor, weight: Tensor, recurrent: Synapses | None, l
     return spikes, counts[:, :neurons].contiguous()
 
 
-def count_spikes(spikes: Tensor, neurons: int) -> Tensor:
+def count_spikes(spikes: Tensor, neurons: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """See `packed.count_spikes`."""
+    check_type(dtype)
     counts = torch.empty(len(spikes), neurons)
     trains, out = as_words(spikes), counts.numpy()
     team.share(len(trains), lambda turn: spike_loops.count_spikes(trains, np.empty(64, np.uint64), out, turn))

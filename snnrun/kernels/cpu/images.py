@@ -17,6 +17,7 @@ from snnrun.kernels.cpu.arrays import (
     MOST_OF_IMAGES,
     as_floats,
     as_words,
+    check_type,
     lif_constants,
     parts_of,
     room_for_readout,
@@ -107,8 +108,11 @@ def conv_backward(
     return taps_of(torch.from_numpy(gradients.sum(axis=0)), layout), below
 
 
-def pool_forward(spikes_in: Tensor, window: Window, lif: Lif) -> tuple[Tensor, Tensor]:
+def pool_forward(
+    spikes_in: Tensor, window: Window, lif: Lif, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor]:
     """See `reference_images.pool_forward`."""
+    check_type(dtype)
     batch, steps, _ = spikes_in.shape
     first, post, _, _ = pool_tables(window)
     inputs, constants, padded = bits_of(spikes_in), lif_constants(lif), 64 * words(window.neurons)
