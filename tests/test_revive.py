@@ -76,6 +76,14 @@ def test_a_silent_label_learns_in_runs_of_any_length(cls, backend):
     check_gradients(cls)
 
 
+@pytest.mark.parametrize("cls", [StRsbp, Hm2Bp])
+def test_a_short_run_teaches_its_share_of_what_a_longer_one_does(cls):
+    """At T = 105 the authors' interval is t_ref + 1, the shortest there is."""
+    before, at, short = (-float(label_gradient(rule_of(cls), steps, "cpu").sum()) for steps in (104, 105, 20))
+    assert before == pytest.approx(at, rel=0.05)
+    assert short > 0.5 * at * 20 / 105
+
+
 @pytest.mark.parametrize("t_ref", [0, 2, 5])
 def test_every_imposed_spike_is_one_the_neuron_could_fire(t_ref):
     """More than t_ref steps after the one before, fewer than twice `desired`, and one at least where it can act."""
