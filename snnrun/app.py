@@ -19,7 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from snnrun import config, config_errors, failures, lifecycle, options, points, sweeper
+from snnrun import config, config_errors, failures, lifecycle, options, output, points, sweeper
 from snnrun.arguments import verbosity
 from snnrun.errors import UsageError
 from snnrun.failures import TRACEBACKS, PointFailed
@@ -85,6 +85,7 @@ def compose(overrides: Sequence[str]) -> dict[str, Any]:
     return config.plain(cfg)
 
 
+@output.unfailing()  # in the processes of a launcher too
 def job(cfg: DictConfig) -> float | None:
     """Hydra's task: one run, or a point of a sweep. Returns what a sweeper optimises, see `experiment.objective`."""
     settings = HydraConfig.get()

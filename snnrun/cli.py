@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from snnrun import output
 from snnrun.errors import SnnrunError, UsageError, unknown
 
 
@@ -139,6 +140,8 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "config": (_config, "list the options of `train`, show one, or copy one to edit it"),
     "completion": (_completion, "print the completion script of bash, zsh or fish"),
 }
+# Whose result is what they leave; of the others it is what they print.
+WORK = ("train", "resume", "export", "ui")
 
 
 def _help() -> str:
@@ -160,6 +163,14 @@ def _help() -> str:
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code: 0, 1 for a failure, 2 for a wrong request, 130 for Ctrl-C."""
     arguments = sys.argv[1:] if argv is None else argv
+    with output.unfailing() as out:
+        code = _main(arguments)
+        out.flush()
+        worthless = code == 0 and out.lost is not None and arguments[0] not in WORK
+        return SnnrunError.exit_code if worthless else code
+
+
+def _main(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_help())
         return 0 if arguments else 2
@@ -174,15 +185,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if name not in COMMANDS:
             raise UsageError(unknown("command", name, COMMANDS))
-        code = COMMANDS[name][0](rest)
-        sys.stdout.flush()
-    except BrokenPipeError:  # | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return COMMANDS[name][0](rest)
     except SnnrunError as error:
         print(f"snnrun: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("snnrun: interrupted", file=sys.stderr)
         return 130
-    return code

@@ -20,6 +20,7 @@ from snnrun import (
     hardware,
     journal,
     kernels,
+    output,
     parallel,
     products,
     report,
@@ -48,6 +49,7 @@ class _Observer:
             self._on_epoch(metrics)
 
 
+@output.unfailing()
 def run(
     values: Mapping[str, Any],
     run_dir: Path,
@@ -60,7 +62,8 @@ def run(
 ) -> engine.Result:
     """Train and evaluate one network, write its files to `run_dir` and record it.
 
-    With `hardware.processes` this process leads others, which do the same but write nothing, see `distributed`.
+    With `hardware.processes` this process leads others, which do the same but write nothing, see `distributed`. What
+    cannot be printed meanwhile is lost without harm.
 
     Args:
         values: the config as `snnrun.config.plain` gives it, or dictionaries of the same keys.

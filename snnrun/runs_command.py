@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -21,8 +20,6 @@ FILTERS = (
 def main(arguments: list[str]) -> int:
     """Run one of its commands; returns the exit code."""
     options = _parser().parse_args(arguments)
-    with contextlib.suppress(AttributeError):  # a terminal of another encoding gets question marks, no traceback
-        sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
     code: int = options.run(options)
     return code
 

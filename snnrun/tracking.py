@@ -6,8 +6,9 @@ command with one message; one that fails later costs one warning and the trainin
 run's folder too.
 
 MLflow is imported here alone, inside functions, for it takes more than a second. Before that import its telemetry is
-switched off (``MLFLOW_DISABLE_TELEMETRY=true``, ``DO_NOT_TRACK=true``) and its patience with a dead server is cut from
-minutes to seconds (``MLFLOW_HTTP_REQUEST_*``), each unless the user's environment says otherwise.
+switched off (``MLFLOW_DISABLE_TELEMETRY=true``, ``DO_NOT_TRACK=true``), its patience with a dead server is cut from
+minutes to seconds (``MLFLOW_HTTP_REQUEST_*``), and it is told to print nothing: it prints a run's address before it
+records the run's end. Each unless the user's environment says otherwise.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ ENVIRONMENT = {
     "DO_NOT_TRACK": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 REACH_SECONDS = 3.0  # that a store may take to answer
 RUN_ID_FILE = "mlflow_run_id"

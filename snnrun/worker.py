@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from snnrun import failures, points, sweeps, tracking
+from snnrun import failures, output, points, sweeps, tracking
 from snnrun.errors import SnnrunError
 from snnrun.points import Point
 
@@ -177,5 +177,6 @@ def _apart(folder: Path, workers: int) -> Iterator[None]:
         (folder / OUTPUT_FILE).open("a", encoding="utf-8", buffering=1) as file,
         contextlib.redirect_stdout(file),
         contextlib.redirect_stderr(file),
+        output.unfailing(),
     ):
         yield

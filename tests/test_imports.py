@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "__init__": set(),
     "__main__": {"cli"},
     "errors": set(),
+    "output": set(),
     "parallel": set(),
     "vector": set(),
     "jit": {"vector"},
@@ -76,7 +77,7 @@ MAY_IMPORT = {
     "sweep_plot": set(),
     "sweep_table": {"points", "sweep_plot"},
     "failures": {"config_errors"},
-    "worker": {"failures", "points", "sweeps", "tracking"},
+    "worker": {"failures", "output", "points", "sweeps", "tracking"},
     "sweeper": {"config", "failures", "hardware", "points", "space", "study"},
     "lifecycle": {
         *("config", "failures", "points", "report", "run_folder", "study", "sweep_table", "sweeper", "sweeps"),
@@ -101,7 +102,7 @@ MAY_IMPORT = {
     },
     "experiment": {
         *("build", "checkpoint", "cost", "data", "distributed", "encoders", "engine", "hardware", "journal"),
-        *("kernels", "network", "parallel", "products", "report", "tracking"),
+        *("kernels", "network", "output", "parallel", "products", "report", "tracking"),
     },
     "run_folder": {"atomic"},
     "options": set(),
@@ -111,7 +112,7 @@ MAY_IMPORT = {
     "config_overrides": {"config", "schemas"},
     "app": {
         *("arguments", "config", "config_errors", "distributed", "engine", "experiment", "failures"),
-        *("hardware", "lifecycle", "options", "points", "report", "schemas", "sweeper", "sweeps", "tracking"),
+        *("hardware", "lifecycle", "options", "output", "points", "report", "schemas", "sweeper", "sweeps", "tracking"),
         "worker",
     },
     "phases": {"batches", "engine", "kernels"},
@@ -135,7 +136,7 @@ MAY_IMPORT = {
     "report_command": {"paper_figures", "paper_pages", "paper_report", "runs", "runs_command"},
     "cli": {
         *("app", "arguments", "bench", "completion", "config_command", "data_command", "doctor", "evaluate"),
-        *("export", "options", "predict", "report_command", "resume_command", "runs_command", "tracking"),
+        *("export", "options", "output", "predict", "report_command", "resume_command", "runs_command", "tracking"),
     },
     "arguments": set(),
     "distributed": set(),
