@@ -87,8 +87,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "snnrun predict",
         description="What a trained network takes files for: recordings, images, or spikes as .npy (steps, channels).",
-        epilog="Images are made grey, filled up with black to the corpus's proportions and brought to its size; a "
-        "file's spikes are drawn as those of sample 0. test:17 is a sample of the corpus, which must be there then.",
+        epilog="Files are prepared as the corpus prepares its own. For a corpus without files, such as MNIST, images "
+        "are made grey (or RGB), filled up with black to its proportions and brought to its size. An image's spikes "
+        "are drawn as those of sample 0. test:17 is a sample of the corpus, which must be there then.",
     )
     parser.add_argument("run", help="a run's folder, the beginning of its name or MLflow id, or `last`")
     parser.add_argument("sources", nargs="+", metavar="FILE", help="a file, or test:17, validation:3, train:0")

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import re
-import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from snnrun import build, encoders
-from snnrun.data import Dataset, Split, audio
+from snnrun import build, data, encoders
+from snnrun.data import Dataset, Split, audio, pictures
 from snnrun.data.corpus import pack
 from snnrun.description import Description
 from snnrun.errors import SnnrunError, UsageError
@@ -73,6 +71,8 @@ class Reader:
             return self._recording(path, self.encoder)
         if self.about.kind == "image":
             return self._image(path, self.encoder)
+        if self.about.data in data.RECORDINGS:
+            return self._events(path, self.encoder)
         raise UsageError(
             f"{source}: this run was trained on the spikes of data={self.about.data}; its files are arrays (.npy) of "
             f"0 and 1, (steps, {self.about.channels}), or samples of the corpus as test:17."
@@ -108,13 +108,31 @@ class Reader:
         return Sample(spikes[None], notes=silent)
 
     def _image(self, path: Path, encoder: encoders.Encoder) -> Sample:
-        pixels = image(path, self.about.image or self.about.shape)
-        pixels = 255 - pixels if self.invert else pixels
-        notes = []
-        if pixels.mean() > _BRIGHT and (self.about.image or (1,))[0] == 1:
-            notes.append("most of it is bright; is it dark on bright, where the corpus is bright on dark? Try --invert")
+        own = data.PICTURES.get(self.about.data)  # of a corpus of files, which prepares any other as those
+        form = own(**self.values["data"]) if own else pictures.Form(self._planes(path), "pad")
+        if self.invert:  # what is beside and behind the picture stays as it is
+            form = replace(form, background=255 - form.background)
+        try:
+            picture = pictures.read(path, form)
+        except pictures.UnreadableError as error:
+            raise SnnrunError(f"{path}: {error}") from None
+        pixels = 255 - picture.pixels if self.invert else picture.pixels
         spikes = encoder.encode(pixels.reshape(1, -1), np.zeros(1, np.int64), 0)
-        return Sample(spikes, notes=tuple(notes))
+        notes = ["it is of one colour"] if pixels.min() == pixels.max() else []
+        return Sample(spikes, notes=tuple(notes if own else notes + _guesses(picture, pixels)))
+
+    def _planes(self, path: Path) -> tuple[int, int, int]:
+        """Channels, rows and columns of a picture that the network takes."""
+        shape = self.about.image or self.about.shape
+        planes = (1, *shape) if len(shape) == 2 else shape
+        if len(planes) != 3 or planes[0] not in (1, 3):
+            raise UsageError(f"{path}: samples of the shape {shape} are not made from image files.")
+        return planes[0], planes[1], planes[2]
+
+    def _events(self, path: Path, encoder: encoders.Encoder) -> Sample:
+        bits = data.RECORDINGS[self.about.data](path, **self.values["data"])
+        spikes = encoder.encode(bits[None], np.zeros(1, np.int64), 0)
+        return Sample(spikes, notes=() if spikes.any() else ("it has no input spike",))
 
     def _array(self, path: Path) -> Sample:
         """Spikes (T, N) of 0 and 1, cut or filled up with silence to the steps of the run."""
@@ -139,52 +157,14 @@ class Reader:
         return int(self.values["encoder"].get("steps") or self.about.steps)
 
 
-def image(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """An image file in the form of a corpus: uint8 of the shape (rows, columns), or (1 or 3, rows, columns).
-
-    It is turned as its EXIF data say, laid on black where it is transparent, made grey by ITU-R 601 (or RGB for three
-    planes), filled up with black to the corpus's proportions with the image in the middle, and brought to its size by
-    Pillow's bilinear filter, which averages over all pixels that one comes from. 16 bits are divided by 257.
-
-    Raises:
-        UsageError: the corpus's samples are no images of these kinds.
-        SnnrunError: the file cannot be read, or is no image.
-    """
-    from PIL import Image, ImageOps
-
-    planes = shape[0] if len(shape) == 3 else 1
-    if len(shape) not in (2, 3) or planes not in (1, 3):
-        raise UsageError(f"{path}: samples of the shape {shape} are not made from image files.")
-    rows, columns = shape[-2:]
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd metadata, and of large images, which are read all the same
-            with Image.open(path) as file:
-                picture = _eight_bits(path, ImageOps.exif_transpose(file))
-    except Image.DecompressionBombError as error:
-        raise SnnrunError(f"{path}: the image is too large ({error}).") from None
-    except (OSError, SyntaxError, ValueError) as error:
-        raise SnnrunError(f"{path}: no image that Pillow reads, or a damaged one ({error}).") from None
-    over = Image.new("RGBA", picture.size, (0, 0, 0, 255))
-    over.alpha_composite(picture.convert("RGBA"))
-    flat = over.convert("L" if planes == 1 else "RGB")
-    width, height = flat.size
-    across = max(width, math.ceil(height * columns / rows))
-    down = max(height, math.ceil(width * rows / columns))
-    canvas = Image.new(flat.mode, (across, down))
-    canvas.paste(flat, ((across - width) // 2, (down - height) // 2))
-    if canvas.size != (columns, rows):
-        canvas = canvas.resize((columns, rows), Image.Resampling.BILINEAR)
-    pixels = np.asarray(canvas, np.uint8)
-    return (pixels if planes == 1 else pixels.transpose(2, 0, 1)).reshape(shape)
-
-
-def _eight_bits(path: Path, picture: Any) -> Any:
-    from PIL import Image
-
-    picture.load()
-    if picture.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(picture, np.float64) / 257).round().astype(np.uint8))
-    if picture.mode in ("I", "F"):
-        raise SnnrunError(f"{path}: an image of mode {picture.mode} has no fixed range; save it with 8 or 16 bits.")
-    return picture
+def _guesses(picture: pictures.Picture, pixels: NDArray[np.uint8]) -> list[str]:
+    """What was assumed of a picture for a corpus that has no files to compare it with."""
+    notes = []
+    (height, width), (_, rows, columns) = picture.size, pixels.shape
+    if height * columns != width * rows:
+        notes.append(f"its {height} x {width} pixels are filled up to the proportions of {rows} x {columns}")
+    if picture.dim:
+        notes.append(f"of 65,535 that 16 bits allow, its brightest pixel is {picture.peak:,}: has it fewer bits?")
+    if len(pixels) == 1 and pixels.mean() > _BRIGHT:
+        notes.append("most of it is bright; is it dark on bright, where the corpus is bright on dark? Try --invert")
+    return notes

@@ -114,6 +114,9 @@ class ImageFolder(Images):
     rows: int = _number(low=1)
     columns: int = _number(low=1)
     colour: bool = MISSING
+    fit: str = _choice("stretch", "pad", "crop")
+    background: int = _number(low=0, below=256)
+    levels: list[float] | None = MISSING
     test_fraction: float = _number(above=0, below=1)
     split_seed: int = _number(low=0)
 

@@ -12,7 +12,7 @@ from corpora import picture_tree
 from PIL import Image
 
 from snnrun import cli, data, parallel
-from snnrun.data import image_folder
+from snnrun.data import pictures
 from snnrun.errors import SnnrunError, UsageError
 
 
@@ -26,8 +26,8 @@ def failure(root: Path, kind: type[SnnrunError] = SnnrunError, **options: Any) -
     return str(error.value)
 
 
-def read(path: Path, *image: int) -> np.ndarray:
-    return image_folder.read(path, image)
+def read(path: Path, channels: int, rows: int, columns: int, **options: Any) -> np.ndarray:
+    return pictures.read(path, pictures.Form((channels, rows, columns), **options)).pixels
 
 
 # ---- one picture ----------------------------------------------------------------------------------------------------
@@ -62,6 +62,77 @@ def test_sixteen_bits_keep_their_upper_eight(tmp_path: Path) -> None:
     header = b"P5 6 4 65535\n"
     (tmp_path / "b.pgm").write_bytes(header + deep.astype(">u2").tobytes())
     assert np.array_equal(read(tmp_path / "b.pgm", 1, 4, 6)[0], PIXELS[..., 0])
+
+
+def test_every_value_of_sixteen_bits(tmp_path: Path) -> None:
+    """The upper 8 bits count, whatever form holds them; levels spread what is between them over 256 equal parts."""
+    every = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    Image.fromarray(every).save(tmp_path / "a.png")
+    Image.fromarray(every).save(tmp_path / "a.tif")
+    (tmp_path / "a.pgm").write_bytes(b"P5 256 256 65535\n" + every.astype(">u2").tobytes())
+    for suffix in ("png", "tif", "pgm"):
+        assert np.array_equal(read(tmp_path / f"a.{suffix}", 1, 256, 256)[0], every >> 8)
+    found = read(tmp_path / "a.png", 1, 256, 256, levels=(256, 768))[0].ravel()
+    assert (found[[0, 256, 257, 258, 300, 767, 768, 65535]] == [0, 0, 0, 1, 22, 255, 255, 255]).all()
+
+
+def test_a_range_that_is_not_known_is_refused_or_given(tmp_path: Path) -> None:
+    for kind, words in (np.int32, "integers of 32 bits"), (np.float32, "floating-point numbers"):
+        Image.fromarray(np.array([[0, 100], [200, 400]], kind)).save(tmp_path / "a.tif")
+        with pytest.raises(pictures.UnreadableError, match=f"its pixels are {words}, whose range is not known"):
+            read(tmp_path / "a.tif", 1, 2, 2)
+        assert read(tmp_path / "a.tif", 1, 2, 2, levels=(0, 400)).tolist() == [[[0, 64], [128, 255]]]
+    Image.fromarray(np.array([[0, np.nan]], np.float32)).save(tmp_path / "a.tif")
+    with pytest.raises(pictures.UnreadableError, match="NaN or infinite"):
+        read(tmp_path / "a.tif", 1, 1, 2, levels=(0, 1))
+
+
+def test_fewer_bits_in_sixteen_are_refused_unless_they_are_given(tmp_path: Path) -> None:
+    for place, name in enumerate(("cat", "dog")):
+        (tmp_path / name).mkdir()
+        for number in range(5):
+            deep = np.full((4, 6), 16 * (100 * place + number + 50), np.uint16)
+            deep[0] = 0
+            Image.fromarray(deep).save(tmp_path / name / f"{number}.png")
+    message = failure(tmp_path)
+    assert f"{tmp_path / 'dog/4.png'}: no image of 16 bits has a value above its 2,464" in message
+    assert "data.levels=[0,4095], or data.levels=[0,65535]" in message
+    own = load(tmp_path, rows=4, columns=6, levels=[0, 4095], test_fraction=0.5)
+    assert own.train.samples.max() in (153, 154)
+    assert load(tmp_path, rows=4, columns=6, levels=[0, 65535]).notes == (
+        "no pixel of any sample is brighter than 9 of 255, so that few or no spikes come of it",
+    )
+
+
+def test_ink_in_the_transparency_is_told_and_has_a_background(tmp_path: Path) -> None:
+    for place, name in enumerate(("cat", "dog")):
+        (tmp_path / name).mkdir()
+        for number in range(5):
+            ink = np.zeros((8, 8, 4), np.uint8)
+            ink[2 * place : 2 * place + 3, :, 3] = 255
+            Image.fromarray(ink).save(tmp_path / name / f"{number}.png")
+    dark = load(tmp_path, rows=8, columns=8)
+    assert dark.notes[0].startswith("10 images are drawn in their transparency alone and vanish on this background; ")
+    assert "data.background=255 lays white behind it" in dark.notes[0]
+    assert dark.notes[1].startswith("10 of 10 samples are of one colour (cat/")
+    white = load(tmp_path, rows=8, columns=8, background=255)
+    assert white.notes == ()
+    picture = white.train.samples[0].reshape(8, 8)
+    assert (picture[:3] == 0).all()
+    assert (picture[3:] == 255).all()
+
+
+def test_a_picture_keeps_its_proportions_where_that_is_wanted(tmp_path: Path) -> None:
+    wide = np.full((2, 8), 200, np.uint8)
+    wide[:, :3] = 100
+    Image.fromarray(wide).save(tmp_path / "a.png")
+    padded = read(tmp_path / "a.png", 1, 4, 8, fit="pad", background=7)[0]
+    assert np.array_equal(padded, np.vstack([np.full((1, 8), 7), wide, np.full((1, 8), 7)]))
+    assert (read(tmp_path / "a.png", 3, 4, 8, fit="pad", background=7) == padded).all()
+    assert np.array_equal(read(tmp_path / "a.png", 1, 2, 2, fit="crop")[0], wide[:, 3:5])
+    Image.fromarray(wide.T).save(tmp_path / "b.png")
+    assert np.array_equal(read(tmp_path / "b.png", 1, 2, 2, fit="crop")[0], wide.T[3:5])
+    assert read(tmp_path / "b.png", 1, 1, 4000, fit="pad").max() > 0  # not to nothing
 
 
 def test_what_is_transparent_is_black(tmp_path: Path) -> None:
@@ -143,7 +214,7 @@ def test_every_file_that_cannot_be_read_is_named_with_the_remedy(tmp_path: Path,
     for name, (content, _) in contents.items():
         (tmp_path / name).write_bytes(content)
     Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "dog/1.tif")
-    contents["dog/1.tif"] = b"", "its pixels are floating-point numbers; save it with 8 or 16 bits"
+    contents["dog/1.tif"] = b"", "its pixels are floating-point numbers, whose range is not known; save it with 8 or 16"
     message = failure(tmp_path)
     assert message.startswith("data=image_folder: 6 files cannot be used:\n")
     assert cli.main(["data", "verify", "image_folder", "--root", str(tmp_path)]) == 1
@@ -162,7 +233,7 @@ def test_no_torn_file_ends_in_a_traceback(tmp_path: Path, seed: int) -> None:
         content = bytearray(path.read_bytes())
         content[rng.integers(len(content))] ^= int(rng.integers(1, 256))
         path.write_bytes(content[: rng.integers(1, len(content) + 1)])
-    _, faults = image_folder.read_all(sorted(tmp_path.iterdir()), (3, 4, 4))
+    faults = pictures.read_all(sorted(tmp_path.iterdir()), pictures.Form((3, 4, 4))).faults
     assert all(str(tmp_path) in fault for fault in faults)
 
 
@@ -181,6 +252,10 @@ def test_a_picture_of_too_many_pixels(tmp_path: Path, monkeypatch: pytest.Monkey
         ({"columns": 5000}, "data.columns=5000"),
         ({"test_fraction": 1.0}, "data.test_fraction=1.0"),
         ({"test_fraction": 0.01}, "leaves 0 of 10 images to test on"),
+        ({"fit": "squeeze"}, "data.fit=squeeze: stretch, pad or crop"),
+        ({"background": 256}, "data.background=256: a whole number from 0 (black) to 255"),
+        ({"levels": [5, 5]}, "data.levels=[5.0, 5.0]: the values of black and of white, the lower one first"),
+        ({"levels": [0]}, "data.levels=[0]: two values are needed"),
         ({"split_seed": -1}, "data.split_seed=-1"),
         ({"shift": 32}, "data.shift=32: a number of pixels below the 32"),
     ],

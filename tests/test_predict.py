@@ -12,9 +12,10 @@ import pytest
 import soundfile
 import torch
 import trained_runs
+from corpora import events_file, fsdd_tree, nmnist_tree, record, ti46_tree
 from PIL import Image
 
-from snnrun import build, cli, encoders, evaluate, kernels, predict, samples, trained
+from snnrun import build, cli, data, encoders, evaluate, kernels, predict, samples, trained
 from snnrun.description import Description
 from snnrun.errors import SnnrunError, UsageError
 
@@ -102,7 +103,6 @@ def test_options_that_do_not_go_together(run: Path, capsys: pytest.CaptureFixtur
 def test_an_image_of_the_corpus_comes_back_as_it_is(run: Path, tmp_path: Path) -> None:
     pixels = build.load(trained_runs.values("strsbp")).test.samples[7].reshape(8, 8)
     Image.fromarray(pixels).save(tmp_path / "seven.png")
-    assert (samples.image(tmp_path / "seven.png", (8, 8)) == pixels).all()
     [prediction] = predict.predict(str(run), [str(tmp_path / "seven.png")])
     assert prediction.label is None
     assert prediction.layers["input"].shape == (60, 64)
@@ -110,33 +110,26 @@ def test_an_image_of_the_corpus_comes_back_as_it_is(run: Path, tmp_path: Path) -
     assert brightness > 0.9
 
 
-def test_forms_of_images(tmp_path: Path) -> None:
-    """A grey square on the left of a wide image: padded above and below, colours by ITU-R 601, transparency black."""
-    path = tmp_path / "image.png"
-    wide = np.zeros((4, 8), np.uint8)
-    wide[:, :4] = 200
-    Image.fromarray(wide).save(path)
-    squared = samples.image(path, (8, 8))
-    assert (squared[2:6] == wide).all()
-    assert not squared[:2].any()
-    assert not squared[6:].any()
+def test_a_wide_image_is_filled_up_for_a_corpus_without_files(run: Path, tmp_path: Path) -> None:
+    wide = np.full((4, 8), 255, np.uint8)
+    wide[:, :4] = 0
+    Image.fromarray(wide).save(tmp_path / "wide.png")
+    [prediction] = predict.predict(str(run), [str(tmp_path / "wide.png")])
+    fired = prediction.layers["input"].any(axis=0).reshape(8, 8)
+    assert fired[2:6, 4:].all()
+    assert fired.sum() == 16
+    assert prediction.notes[0] == "its 4 x 8 pixels are filled up to the proportions of 8 x 8"
+    Image.fromarray(255 - wide).save(tmp_path / "ink.png")  # what it is filled up with is not inverted
+    [inverted] = predict.predict(str(run), [str(tmp_path / "ink.png")], invert=True)
+    assert (inverted.layers["input"] == prediction.layers["input"]).all()
 
-    red = np.zeros((8, 8, 3), np.uint8)
-    red[..., 0] = 255
-    Image.fromarray(red).save(path)
-    assert (samples.image(path, (8, 8)) == 76).all()  # 0.299 of 255
-    planes = samples.image(path, (3, 8, 8))
-    assert (planes[0] == 255).all()
-    assert not planes[1:].any()
 
-    Image.fromarray(np.dstack([red, np.zeros((8, 8), np.uint8)])).save(path)
-    assert not samples.image(path, (8, 8)).any()
-
-    Image.fromarray(np.full((8, 8), 65535, np.uint16)).save(path)
-    assert (samples.image(path, (8, 8)) == 255).all()
-
-    Image.fromarray(np.full((64, 64), 100, np.uint8)).save(path)
-    assert (samples.image(path, (8, 8)) == 100).all()
+def test_an_image_of_fewer_bits_in_sixteen_is_told(run: Path, tmp_path: Path) -> None:
+    deep = np.full((8, 8), 4080, np.uint16)
+    deep[0, 0] = 0
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    [prediction] = predict.predict(str(run), [str(tmp_path / "deep.png")])
+    assert "of 65,535 that 16 bits allow, its brightest pixel is 4,080: has it fewer bits?" in prediction.notes
 
 
 def test_dark_on_bright_is_told_and_inverted(run: Path, tmp_path: Path) -> None:
@@ -158,11 +151,142 @@ def test_images_that_cannot_be_used(run: Path, tmp_path: Path, capsys: pytest.Ca
     assert fails(capsys, run, path)[0] == 1
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8)).save(path)
     path.write_bytes(path.read_bytes()[:200])
-    assert "no image that Pillow reads, or a damaged one" in fails(capsys, run, path)[1]
+    assert "it is damaged or cut short" in fails(capsys, run, path)[1]
     Image.fromarray(np.zeros((8, 8), np.float32)).save(tmp_path / "float.tiff")
-    assert "mode F has no fixed range" in fails(capsys, run, tmp_path / "float.tiff")[1]
+    assert "floating-point numbers, whose range is not known" in fails(capsys, run, tmp_path / "float.tiff")[1]
+    about = Description("mine", "recorded", "", "image", (64,), ("a", "b"), 20, {})
+    reader = samples.Reader({"seed": 0, "encoder": ENCODER, "data": {"name": "mine"}}, about)
     with pytest.raises(UsageError, match=r"samples of the shape \(64,\) are not made from image files"):
-        samples.image(path, (64,))
+        reader.read(str(path))
+
+
+# ---- a file is fed as its corpus feeds it ---------------------------------------------------------------------------
+
+ENCODER = {"name": "poisson", "steps": 20}
+STORED = {"name": "stored", "steps": None}
+EAR = {"name": "lyon_bsa", "steps": 120, "sample_rate": 8000, "step_factor": 1.0}
+
+
+def reader_for(values: dict[str, Any], kind: str, shape: tuple[int, ...], steps: int = 20, **more: Any) -> Any:
+    about = Description(values["data"]["name"], "recorded", "", kind, shape, ("a", "b"), steps, {}, **more)
+    return samples.Reader({"seed": 3, **values}, about)
+
+
+def pictures_of_every_form(root: Path) -> None:
+    """Wide, high, turned, transparent, of 16 bits, in a palette, grey, in colours; in two classes."""
+    rng = np.random.default_rng(0)
+    for name in "cat", "dog":
+        (root / name).mkdir(parents=True)
+        colours = rng.integers(0, 256, (9, 30, 4), dtype=np.uint8)
+        turned = Image.Exif()
+        turned[0x0112] = 6
+        Image.fromarray(colours).save(root / name / "transparent.png")
+        Image.fromarray(colours[..., :3]).save(root / name / "turned.jpg", exif=turned)
+        Image.fromarray(colours[..., :3]).quantize(16).save(root / name / "palette.gif", transparency=3)
+        Image.fromarray(colours[..., 0].T.copy()).save(root / name / "high.bmp")
+        Image.fromarray(rng.integers(0, 65536, (20, 12), dtype=np.uint16)).save(root / name / "deep.png")
+        Image.fromarray(rng.integers(0, 256, (6, 5), dtype=np.uint8)).save(root / name / "same.pgm")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},  # as in the config of a run from before there was a choice
+        {"fit": "stretch", "background": 0, "levels": None},
+        {"fit": "pad", "background": 255, "levels": None, "colour": True},
+        {"fit": "crop", "background": 90, "levels": [1000.0, 40000.0]},
+    ],
+)
+def test_an_image_of_a_folder_is_fed_as_the_corpus_feeds_it(options: dict[str, Any], tmp_path: Path) -> None:
+    pictures_of_every_form(tmp_path)
+    own = {"rows": 6, "columns": 5, "colour": False, **options}
+    corpus = data.DATASETS["image_folder"](tmp_path, False, **own)
+    section = {"name": "image_folder", "root": str(tmp_path), "validation": 0.1, "test_fraction": 0.2, **own}
+    reader = reader_for({"encoder": ENCODER, "data": section}, "image", corpus.shape, image=corpus.image)
+    pixels = np.concatenate([corpus.train_samples, corpus.test_samples])
+    assert len(pixels) == 12
+    for name, sample in zip(corpus.names, pixels, strict=True):
+        wanted = reader.encoder.encode(sample[None], np.zeros(1, np.int64), 0)
+        found = reader.read(str(tmp_path / name))
+        assert np.array_equal(found.spikes, wanted), name
+        assert found.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"), [("mnist", (28, 28)), ("fashion_mnist", (28, 28)), ("digits", (8, 8)), ("cifar10", (3, 32, 32))]
+)
+@pytest.mark.parametrize("known", [True, False])  # whether the run's description has the image, as older ones have not
+def test_an_image_made_of_a_sample_comes_back_bit_for_bit(
+    name: str, shape: tuple[int, ...], known: bool, tmp_path: Path
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    Image.fromarray(pixels if len(shape) == 2 else pixels.transpose(1, 2, 0)).save(tmp_path / "a.png")
+    image = shape if len(shape) == 3 else (1, *shape)
+    reader = reader_for({"encoder": ENCODER, "data": {"name": name}}, "image", shape, image=image if known else None)
+    wanted = reader.encoder.encode(pixels.reshape(1, -1), np.zeros(1, np.int64), 0)
+    assert np.array_equal(reader.read(str(tmp_path / "a.png")).spikes, wanted)
+
+
+def audio_tree(root: Path) -> None:
+    for name in "yes", "no":
+        for number in range(3):
+            record(root / name / f"{number}.wav", rate=8000, form="WAV")
+    record(root / "no" / "9.flac", rate=11_025, form="FLAC")
+
+
+@pytest.mark.parametrize(
+    ("name", "tree"), [("fsdd", fsdd_tree), ("ti46_alpha", ti46_tree), ("audio_folder", audio_tree)]
+)
+def test_a_recording_is_fed_as_the_corpus_feeds_it(name: str, tree: Any, tmp_path: Path) -> None:
+    tree(tmp_path / "ti46" if name == "ti46_alpha" else tmp_path)
+    paths = data.DATASETS[name](tmp_path, False).recordings
+    for number, path in enumerate(paths):
+        form, rate = soundfile.info(path).format, soundfile.info(path).samplerate
+        wave = 0.4 * np.sin(2 * np.pi * (200 + 30 * number) * np.arange(rate // 8) / rate)
+        soundfile.write(path, wave, rate, format=form, subtype="PCM_16")
+    section = {"name": name, "root": str(tmp_path), "validation": 0, "download": False}
+    values = {"seed": 3, "outputs": str(tmp_path / "out"), "encoder": EAR, "data": section}
+    corpus = build.load(values)
+    spikes = np.concatenate([corpus.train.samples[:], corpus.test.samples[:]])
+    reader = reader_for(values, "spikes", corpus.shape, 120)
+    assert spikes.any()
+    for path, sample in list(zip(paths, spikes, strict=True))[:: max(1, len(paths) // 8)]:
+        assert np.array_equal(reader.read(str(path)).spikes[0], sample), path
+
+
+@pytest.mark.parametrize(
+    ("options", "steps"),
+    [({}, None), ({"bin_ms": 2.0, "steps": 100, "polarity": "merged", "stabilise": True}, 80)],
+)
+def test_a_file_of_events_is_fed_as_the_corpus_feeds_it(
+    options: dict[str, Any], steps: int | None, tmp_path: Path
+) -> None:
+    nmnist_tree(tmp_path)
+    section = {"name": "nmnist", "root": str(tmp_path), "validation": 0, "download": False, **options}
+    values = {"seed": 3, "outputs": str(tmp_path / "out"), "encoder": STORED | {"steps": steps}, "data": section}
+    corpus = build.load(values)
+    names = data.DATASETS["nmnist"](tmp_path, False, **options).names
+    spikes = build.encoder(values).encode(corpus.test.samples[:], corpus.test.index, 0)
+    reader = reader_for(values, "spikes", corpus.shape, spikes.shape[1], image=corpus.image)
+    for path, sample in zip(names[-10:], spikes, strict=True):
+        found = reader.read(path)
+        assert np.array_equal(found.spikes[0], sample)
+        assert found.notes == ()
+    (tmp_path / "a.bin").write_bytes(b"no event")
+    with pytest.raises(SnnrunError, match=r"a.bin: it is cut short: 8 bytes are no whole number of events"):
+        reader.read(str(tmp_path / "a.bin"))
+
+
+@pytest.mark.parametrize("name", ["ntidigits", "utterances"])
+def test_spikes_of_a_sample_come_back_bit_for_bit(name: str, tmp_path: Path) -> None:
+    events_file(tmp_path)
+    options = {"classes": 2, "samples": 1, "steps": 50} if name == "utterances" else {"steps": 700}
+    corpus = data.load(name, root=tmp_path, validation=0, **options)
+    reader = reader_for({"encoder": STORED, "data": {"name": name}}, "spikes", corpus.shape, corpus.steps)
+    for sample in corpus.train.samples:
+        dense = kernels.unpack(torch.from_numpy(sample[None]), corpus.channels)[0].numpy()
+        np.save(tmp_path / "a.npy", dense)
+        assert np.array_equal(reader.read(str(tmp_path / "a.npy")).spikes[0], sample)
 
 
 # ---- spikes, indices -----------------------------------------------------------------------------------------------

@@ -10,13 +10,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from snnrun.data import audio, blank, cifar, events, image_folder, images, nmnist, speech, ti46
+from snnrun.data import audio, blank, cifar, events, image_folder, images, nmnist, pictures, speech, ti46
 from snnrun.data.augment import Augment
 from snnrun.data.corpus import Corpus, Dataset, Split, UnfitError, listed, pick, scan, stratified
 from snnrun.data.utterances import utterances
 from snnrun.errors import SnnrunError, UsageError
 
-__all__ = ["DATASETS", "Augment", "Corpus", "Dataset", "Split", "data_root", "faults", "load"]
+__all__ = [
+    "DATASETS",
+    "PICTURES",
+    "RECORDINGS",
+    "Augment",
+    "Corpus",
+    "Dataset",
+    "Split",
+    "data_root",
+    "faults",
+    "load",
+]
 
 # A new corpus is one line here: a function of (root folder, may download) and of the options that it alone has.
 DATASETS: dict[str, Callable[..., Corpus]] = {
@@ -33,6 +44,11 @@ DATASETS: dict[str, Callable[..., Corpus]] = {
     "cifar10": cifar.cifar10,
     "image_folder": image_folder.image_folder,
 }
+
+# How a single file becomes a sample as those of the corpus did, from the options of the corpus: what a picture is
+# brought to, and the bits (T, W) of a recording of spikes.
+PICTURES: dict[str, Callable[..., pictures.Form]] = {"image_folder": image_folder.form}
+RECORDINGS: dict[str, Callable[..., NDArray[np.int64]]] = {"nmnist": nmnist.read}
 
 # Distinct streams of the run's seed; large, so that no encoder key (seed, epoch, index) equals one of them.
 _VALIDATION_STREAM = 0x76616C69

@@ -92,7 +92,7 @@ def verify(name: str, root: Path) -> dict[str, Any]:
     try:
         corpus = DATASETS[name](root, False)
         corpus, found, details = _samples(corpus)
-        notes = [*corpus.notes, *blank.notes(corpus)]
+        notes = [*corpus.notes, *([] if found else blank.notes(corpus))]
     except SnnrunError as error:
         return report | {"notes": [], "faults": [str(error)]}
     report |= {

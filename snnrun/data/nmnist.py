@@ -19,7 +19,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,12 +64,22 @@ PARTS = (
 
 @dataclass(frozen=True)
 class Binning:
-    """How events become spikes; see `nmnist` for the attributes."""
+    """How events become spikes; see `nmnist` for the attributes, of which each may be out of range (UsageError)."""
 
     bin_ms: float
     steps: int
     polarity: str
     stabilise: bool
+
+    def __post_init__(self) -> None:
+        if self.polarity not in POLARITIES:
+            raise UsageError(f"data.polarity={self.polarity}: {' or '.join(POLARITIES)}")
+        if not 1e-3 <= self.bin_ms < math.inf:
+            raise UsageError(f"data.bin_ms={self.bin_ms}: a length from 0.001 up is needed, in ms")
+        if self.steps < 2:
+            raise UsageError(
+                f"data.steps={self.steps}: a whole number from 2 up is needed (step 0 never carries a spike)"
+            )
 
     @property
     def image(self) -> tuple[int, int, int]:
@@ -129,12 +139,6 @@ def nmnist(
         MissingError: If a part is missing and cannot be had.
         SnnrunError: If an archive is damaged.
     """
-    if polarity not in POLARITIES:
-        raise UsageError(f"data.polarity={polarity}: {' or '.join(POLARITIES)}")
-    if not 1e-3 <= bin_ms < math.inf:
-        raise UsageError(f"data.bin_ms={bin_ms}: a length from 0.001 up is needed, in ms")
-    if steps < 2:
-        raise UsageError(f"data.steps={steps}: a whole number from 2 up is needed (step 0 never carries a spike)")
     binning = Binning(bin_ms, steps, polarity, stabilise)
     parts, notes = [], []
     for part, recordings, strays in _found(root, download):
@@ -160,6 +164,23 @@ def nmnist(
         image=binning.image,
         names=tuple(recording.name for recordings in parts for recording in recordings),
     )
+
+
+def read(
+    path: Path,
+    *,
+    bin_ms: float = 1.0,
+    steps: int = 320,
+    polarity: str = "kept",
+    stabilise: bool = False,
+    **_others: Any,
+) -> NDArray[np.int64]:
+    """Bits (T, W) of one file, by options of `nmnist`: those that it has as a sample of the corpus.
+
+    Raises:
+        UnfitError: If it is no recording, or cannot be read.
+    """
+    return _spikes(str(path), path.read_bytes, Binning(bin_ms, steps, polarity, stabilise))
 
 
 def decode(
@@ -202,19 +223,22 @@ def _unread(recordings: Sequence[_Recording], binning: Binning) -> Unread:
     listing = hashlib.sha256("\n".join(f"{one.digit} {one.stamp}" for one in recordings).encode()).hexdigest()
 
     def read(k: int) -> NDArray[np.int64]:
-        recording = recordings[k]
-        try:
-            return binning.spikes(recording.read())
-        except OSError as error:
-            reason = f"it cannot be read ({error.strerror or error}); check its permissions"
-        except (ValueError, zlib.error) as error:
-            reason = f"{error}; get it anew from {SOURCE} or remove it"
-        raise UnfitError(f"{recording.name}: {reason}")
+        return _spikes(recordings[k].name, recordings[k].read, binning)
 
     options = {"bin_ms": binning.bin_ms, "polarity": binning.polarity, "stabilise": binning.stabilise}
     width = -(-math.prod(binning.image) // 64)
     key = {"corpus": "nmnist", "version": 1, "listing": listing, **options}
     return Unread(read, np.arange(len(recordings)), binning.steps, width, key)
+
+
+def _spikes(name: str, content: Callable[[], bytes], binning: Binning) -> NDArray[np.int64]:
+    try:
+        return binning.spikes(content())
+    except OSError as error:
+        reason = f"it cannot be read ({error.strerror or error}); check its permissions"
+    except (ValueError, zlib.error) as error:
+        reason = f"{error}; get it anew from {SOURCE} or remove it"
+    raise UnfitError(f"{name}: {reason}")
 
 
 # ---- the files ------------------------------------------------------------------------------------------------------
