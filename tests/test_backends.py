@@ -18,6 +18,7 @@ from snnrun import encoders, engine, hardware, kernels, parallel
 from snnrun.data import Dataset, Split
 from snnrun.errors import UsageError
 from snnrun.kernels import Lif, Stbp, Synapses, checks, cpu, pack, reference, unpack
+from snnrun.kernels.cpu import arrays
 from snnrun.kernels.cpu.arrays import LARGE, pieces_of
 from snnrun.network import Network
 from snnrun.rules import Hm2Bp, StbpRule, StRsbp
@@ -592,6 +593,12 @@ def test_the_cpu_kernels_refuse_what_they_cannot_compute():
         cpu.recurrent_spsp("strsbp", lif, *single(layer.spikes, layer.recurrent), 2, torch.float64)
     with pytest.raises(ValueError, match="65536 steps"):
         cpu.lif_forward(torch.zeros(1, 65537, 1, dtype=torch.int64), torch.zeros(1, 1), None, lif)
+
+
+def test_more_spikes_than_32_bits_count_are_refused(monkeypatch):
+    monkeypatch.setattr(arrays, "spikes_of", lambda trains: np.full(len(trains), 2**30))
+    with pytest.raises(ValueError, match="at most 2,147,483,584 spikes a batch, not 2,147,483,656"):
+        arrays.sort_by_neuron(torch.zeros(2, 1, 1, dtype=torch.int64), 1)
 
 
 def test_more_neurons_than_16_bits_count_are_right_or_refused():

@@ -24,7 +24,7 @@ from snnrun.turns import Turn
 # A batch's gradient is added up in parts, with these shares of the samples, whatever the number of threads: of a large
 # batch in more, so that a thread on a slower core has less to do; of a small one they would cost more than they bring.
 SHARES, SHARES_OF_LARGE, LARGE = (1, 1), (6, 6, 2, 2, 1, 1), 64
-# Steps and neurons are listed as 16-bit numbers, those of images as 32-bit ones.
+# Steps and neurons are listed as 16-bit numbers, those of images and the spikes of a batch as 32-bit ones.
 MOST, MOST_OF_IMAGES = 2**16, 2**31 - 64
 NO_FLOATS = np.zeros(0, np.float32)
 
@@ -37,9 +37,13 @@ class Trains(NamedTuple):
 
 
 def sort_by_neuron(spikes: Tensor, neurons: int) -> Trains:
-    """Spike times neuron by neuron from bits (B, T, W)."""
+    """Spike times neuron by neuron from bits (B, T, W); ValueError for more spikes than 32-bit numbers count."""
     trains = as_words(spikes, most=MOST_OF_IMAGES)
     begin = np.concatenate([[0], np.cumsum(spikes_of(trains) + ROOM)])
+    if begin[-1] > MOST_OF_IMAGES:
+        raise ValueError(
+            f"the cpu kernels take at most {MOST_OF_IMAGES:,} spikes a batch, not {begin[-1]:,}: take fewer samples"
+        )
     times = np.empty(begin[-1], np.uint16)
     first = np.empty((len(trains), neurons + 1), np.int32)
     first[:, 0] = begin[:-1]
