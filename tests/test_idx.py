@@ -167,7 +167,6 @@ def test_missing_fashion_mnist_names_the_package(tmp_path, monkeypatch):
         (lambda content: gzip.compress(b"\0\0\x08\x01" + content[4:]), "begins with"),
         (lambda content: gzip.compress(content)[:10] + b"\xff" * 60, "cannot be unpacked"),
         (lambda content: gzip.compress(content) + b"trailing", "cannot be unpacked"),
-        (lambda content: gzip.compress(content[:-1] + b"\0"), "it is not the published one (md5"),
     ],
 )
 def test_a_damaged_file_is_named_and_kept(tmp_path, tiny, damage, word):
@@ -181,6 +180,37 @@ def test_a_damaged_file_is_named_and_kept(tmp_path, tiny, damage, word):
     assert "Delete or replace" in message
     assert "\n" not in message
     assert path.read_bytes() == damaged
+
+
+@pytest.mark.parametrize("place", ["mnist", "MNIST/raw", "mnist/raw", "mnist/MNIST/raw"])
+@pytest.mark.parametrize("form", ["train-images-idx3-ubyte", "train-images.idx3-ubyte", "train-images.idx3-ubyte.gz"])
+def test_files_are_found_as_others_lay_and_call_them(tmp_path, tiny, place, form):
+    files, _ = tiny
+    folder = write(tmp_path / place, files)
+    for stem, content in files.items():
+        (folder / f"{stem}.gz").unlink()
+        name = (stem.replace("-idx", ".idx") if ".idx" in form else stem) + form[form.index("ubyte") + 5 :]
+        (folder / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    assert len(data.load("mnist", root=tmp_path, download=False).test) == TEST
+
+
+def test_the_folders_of_torchvision_are_told_apart(tmp_path, tiny):
+    write(tmp_path / "FashionMNIST/raw", tiny[0])  # its files have the names of MNIST's
+    assert "files are missing" in failure(tmp_path, download=False)
+    assert "torchvision's MNIST/raw" in failure(tmp_path, download=False)
+
+
+def test_a_whole_file_of_an_unknown_corpus_is_not_called_damaged(tmp_path, tiny):
+    files, _ = tiny
+    path = write(tmp_path / "mnist", {**files, STEMS[0]: files[STEMS[0]][:-1] + b"\0"}) / f"{STEMS[0]}.gz"
+    before = path.read_bytes()
+    message = failure(tmp_path)
+    assert message.startswith(f"{path} is a whole IDX file, but not that of MNIST (md5 of the content ")
+    assert "data=image_folder data.root=FOLDER" in message
+    assert "keep it elsewhere" in message
+    assert "elete" not in message
+    assert "\n" not in message
+    assert path.read_bytes() == before
 
 
 def test_a_file_of_another_corpus_is_recognised(tmp_path, tiny):

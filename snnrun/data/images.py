@@ -29,6 +29,8 @@ class IdxCorpus:
     """Where a corpus of four IDX files is found.
 
     Attributes:
+        title: What people call it.
+        torchvision: The folder in which torchvision has a folder `raw` of the files.
         md5: Checksum of each file's uncompressed content (gzip headers and levels differ between mirrors), in the
             order training images, training labels, test images, test labels.
         mirrors: Addresses to download the .gz files from.
@@ -37,6 +39,8 @@ class IdxCorpus:
     """
 
     classes: tuple[str, ...]
+    title: str
+    torchvision: str
     md5: dict[str, str]
     mirrors: tuple[str, ...]
     system_folder: Path | None = None
@@ -46,6 +50,8 @@ class IdxCorpus:
 IDX_CORPORA = {
     "mnist": IdxCorpus(
         classes=_DIGIT_NAMES,
+        title="MNIST",
+        torchvision="MNIST",
         md5={
             "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
             "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
@@ -62,6 +68,8 @@ IDX_CORPORA = {
             *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
             *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
         ),
+        title="Fashion-MNIST",
+        torchvision="FashionMNIST",
         md5={
             "train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
             "train-labels-idx1-ubyte": "9018921c3c673c538a1fc5bad174d6f9",
@@ -111,14 +119,15 @@ def fashion_mnist(root: Path, download: bool) -> Corpus:
 def load_idx(name: str, root: Path, download: bool) -> Corpus:
     """Read the four IDX files of a corpus, compressed or not.
 
-    Each is looked for in `root/name`, then where the operating system's package puts it; else it is downloaded.
+    Each is looked for in `root/name`, in torchvision's `root/MNIST/raw` or such a `raw` within `root/name`, then where
+    the operating system's package puts it; else it is downloaded. Some copies call it train-images.idx3-ubyte.
 
     Raises:
         SnnrunError: If a file is missing and cannot be had, or is not the published one.
     """
     corpus = IDX_CORPORA[name]
     folder = root / name
-    paths = [_find(corpus, folder, stem) for stem in corpus.md5]
+    paths = [_find(corpus, root, name, stem) for stem in corpus.md5]
     missing = [stem for stem, path in zip(corpus.md5, paths, strict=True) if path is None]
     if missing and not download:
         raise MissingError(_missing(name, folder, missing, ["not tried: data.download=false"]))
@@ -126,7 +135,7 @@ def load_idx(name: str, root: Path, download: bool) -> Corpus:
         try:
             fetch.download(folder / f"{stem}.gz", corpus.mirrors, corpus.md5[stem])
         except fetch.UnreachableError as error:
-            left = [other for other in missing if _find(corpus, folder, other) is None]
+            left = [other for other in missing if _find(corpus, root, name, other) is None]
             raise MissingError(_missing(name, folder, left, error.reasons)) from None
     train_images, train_labels, test_images, test_labels = (
         _read(name, path or folder / f"{stem}.gz", stem) for stem, path in zip(corpus.md5, paths, strict=True)
@@ -144,11 +153,12 @@ def load_idx(name: str, root: Path, download: bool) -> Corpus:
     )
 
 
-def _find(corpus: IdxCorpus, folder: Path, stem: str) -> Path | None:
-    places = [folder] if corpus.system_folder is None else [folder, corpus.system_folder]
-    candidates = [place / name for place in places for name in (f"{stem}.gz", stem)]
+def _find(corpus: IdxCorpus, root: Path, name: str, stem: str) -> Path | None:
+    folder, theirs = root / name, Path(corpus.torchvision, "raw")
+    places = [folder, root / theirs, folder / "raw", folder / theirs, *filter(None, [corpus.system_folder])]
+    names = [other + suffix for other in (stem, stem.replace("-idx", ".idx")) for suffix in (".gz", "")]
     try:
-        return next((path for path in candidates if path.is_file()), None)
+        return next((path for place in places for path in (place / other for other in names) if path.is_file()), None)
     except OSError as error:
         raise SnnrunError(f"cannot look for {stem} in {folder}: {error.strerror or error}") from None
 
@@ -159,7 +169,8 @@ def _missing(name: str, folder: Path, stems: list[str], tried: list[str]) -> str
     ways += [corpus.hint] if corpus.hint else []
     ways += [f"give the folder that holds {name}/ by data.root=FOLDER or the environment variable SNNRUN_DATA"]
     lines = [
-        f"data={name}: files are missing from {folder.absolute()} (as .gz or unpacked):",
+        f"data={name}: files are missing from {folder.absolute()}, and from torchvision's {corpus.torchvision}/raw "
+        "beside it (as .gz or unpacked):",
         *(f"  {stem}.gz" for stem in stems),
         "Download:",
         *(f"  {reason}" for reason in tried),
@@ -191,8 +202,8 @@ def _read(name: str, path: Path, stem: str) -> NDArray[np.uint8]:
         owner = next(
             (f"{stem} of {other}" for other, c in IDX_CORPORA.items() for stem in c.md5 if c.md5[stem] == md5), ""
         )
-        what = f"it is {owner}" if owner else "it is not the published one"
-        raise _damaged(path, f"{what} (md5 of the content {md5}, expected {IDX_CORPORA[name].md5[stem]})")
+        checksums = f"(md5 of the content {md5}, expected {IDX_CORPORA[name].md5[stem]})"
+        raise _damaged(path, f"it is {owner} {checksums}") if owner else _another(name, path, checksums)
     # A bytearray, so that the arrays can be written to: PyTorch warns of those that cannot.
     return np.frombuffer(bytearray(content), np.uint8, offset=4 + 4 * len(dimensions)).reshape(dimensions)
 
@@ -212,6 +223,16 @@ def _header(path: Path, content: bytes, magic: int) -> tuple[int, ...]:
     if len(content) != expected:
         raise _damaged(path, f"its header announces {expected} bytes, it has {len(content)}")
     return tuple(dimensions)
+
+
+def _another(name: str, path: Path, checksums: str) -> SnnrunError:
+    title = IDX_CORPORA[name].title
+    return SnnrunError(
+        f"{path} is a whole IDX file, but not that of {title} {checksums}, and data={name} reads {title} alone. If it "
+        f"is meant to be {title}, replace it: what is missing is downloaded. Another corpus, such as KMNIST, EMNIST or "
+        "your own: keep it elsewhere, write its pictures as PNG files to <class>/<name>.png, or train/<class>/ and "
+        "test/<class>/, and train with data=image_folder data.root=FOLDER"
+    )
 
 
 def _damaged(path: Path, what: str) -> SnnrunError:
