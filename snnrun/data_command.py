@@ -6,10 +6,12 @@ import argparse
 import difflib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from snnrun.errors import SnnrunError, UsageError
+
+_VERBS = {"train": "train", "validation": "validate", "test": "test"}
 
 
 def main(arguments: list[str]) -> int:
@@ -123,12 +125,14 @@ def _report(report: Mapping[str, Any]) -> list[str]:
 
 def _contents(report: Mapping[str, Any]) -> list[str]:
     papers = f" (papers: {_pair(*report['papers'])})" if report["papers"] else ""
-    samples = _pair(report["train"]["samples"], report["test"]["samples"])
+    counts = {part: report[part]["classes"] for part in ("train", "validation", "test") if part in report}
+    samples = ", ".join(f"{report[part]['samples']:,} to {_VERBS[part]}" for part in counts)
     lines = [f"samples: {_surrogate(report['origin'])}{samples}{papers}"]
-    for part in ("train", "test"):
-        counts: Sequence[int] = list(report[part]["classes"].values())
-        each = f"{min(counts):,}" if min(counts) == max(counts) else f"{min(counts):,} to {max(counts):,}"
-        lines.append(f"classes of {part}: {len(counts)}, {each} samples each")
+    for part, classes in counts.items():
+        least, most = min(classes.values()), max(classes.values())
+        each = f"{least:,}" if least == most else f"{least:,} to {most:,}"
+        lines.append(f"classes of {part}: {len(classes)}, {each} samples each")
+    lines += _table(counts)
     if report.get("rates"):
         rates = ", ".join(f"{int(rate):,} Hz ({count:,} files)" for rate, count in report["rates"].items())
         lines.append(f"sample rate: {rates}")
@@ -143,6 +147,14 @@ def _contents(report: Mapping[str, Any]) -> list[str]:
             f"on {report['channels']} channels in {report['steps']} steps"
         )
     return [*lines, f"digest: {report['digest']}"] if report["digest"] else lines
+
+
+def _table(counts: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """The classes, a line each, with their counts in every part."""
+    names = list(counts["train"])
+    width = max(map(len, ("class", *names)))
+    rows = [("class", *counts), *((name, *(f"{part[name]:,}" for part in counts.values())) for name in names)]
+    return [f"  {name:<{width}}" + "".join(f"  {cell:>10}" for cell in cells) for name, *cells in rows]
 
 
 def _pair(train: int, test: int) -> str:

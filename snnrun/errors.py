@@ -14,11 +14,19 @@ class SnnrunError(Exception):
 
     exit_code = 1
 
+    def __init__(self, text: str) -> None:
+        super().__init__(printable(text))
+
 
 class UsageError(SnnrunError):
     """A wrong request: a key, a value or a combination that cannot work."""
 
     exit_code = 2
+
+
+def printable(text: str) -> str:
+    """The text with each byte of a file's name that is no UTF-8 written as \\xe9: no terminal or file takes it raw."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def describe(error: Exception) -> str:

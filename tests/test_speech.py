@@ -200,7 +200,7 @@ def test_other_files_are_ignored_and_counted(tmp_path: Path) -> None:
     for name in ("README.TXT", "._0af1set0.wav", "index.html"):
         (place / "train" / "f1" / name).write_text("no audio")
     [note] = [note for note in load("ti46_alpha", tmp_path).notes if "ignored" in note]
-    assert note.startswith("3 files that are no recordings are ignored (")
+    assert note.startswith("2 files that are no recordings are ignored (")
     assert "README.TXT" in note
 
 

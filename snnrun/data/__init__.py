@@ -14,7 +14,7 @@ from snnrun.data import audio, blank, cifar, events, image_folder, images, nmnis
 from snnrun.data.augment import Augment
 from snnrun.data.corpus import Corpus, Dataset, Split, UnfitError, listed, pick, scan, stratified
 from snnrun.data.utterances import utterances
-from snnrun.errors import SnnrunError, UsageError
+from snnrun.errors import SnnrunError, UsageError, printable
 
 __all__ = [
     "DATASETS",
@@ -26,6 +26,7 @@ __all__ = [
     "Split",
     "data_root",
     "faults",
+    "lacks",
     "load",
 ]
 
@@ -82,7 +83,7 @@ def load(
         root: Folder that holds a folder `name`; None: the environment variable SNNRUN_DATA, else `data`.
         limit: Train on the first so many of the remaining training samples after a seeded shuffle; None: on all.
         validation: Fraction of the training samples to hold out, the same in every class to within one sample;
-            exactly `round(validation * S)` in all. 0: none.
+            exactly `round(validation * S)` in all. 0: none. A corpus that has a validation part holds out that.
         seed: Seeds the choice of the validation samples and the limit's shuffle; the test samples never depend on it.
         download: Whether missing files may be downloaded.
         encode: Gives the corpus that is used for the one that was found, such as the spikes of its recordings, or
@@ -105,7 +106,9 @@ def load(
     corpus = DATASETS[name](data_root(root), download, **options)
     if encode is None or corpus.faults:
         _refuse(name, faults(corpus))
-    _want_samples(name, corpus)
+    lacking = lacks(name, corpus)
+    if lacking:
+        raise SnnrunError(lacking)
     if encode is not None:
         try:
             corpus = encode(corpus)
@@ -114,7 +117,7 @@ def load(
             raise
     image = corpus.image if corpus.kind == "image" else None
     augment = Augment(image, seed, mirror, shift, elastic, rotation, scale, distortion)
-    train, held = _cut(corpus.train_labels, limit, validation, seed)
+    train, held = _cut(corpus, limit, validation, seed)
     size = len(corpus.train_labels)
     return Dataset(
         name=name,
@@ -126,7 +129,7 @@ def load(
         test=Split(corpus.test_samples, corpus.test_labels, size + np.arange(len(corpus.test_labels))),
         digest=corpus.digest(),
         origin=corpus.origin,
-        notes=(*corpus.notes, *blank.notes(corpus)),
+        notes=tuple(map(printable, (*corpus.notes, *blank.notes(corpus)))),
         augment=augment,
         image=corpus.image,
     )
@@ -161,18 +164,22 @@ def _refuse(name: str, found: Sequence[str]) -> None:
         raise SnnrunError(f"data={name}: {what} cannot be used:\n{listed(found)}")
 
 
-def _want_samples(name: str, corpus: Corpus) -> None:
+def lacks(name: str, corpus: Corpus) -> str:
+    """Why a corpus cannot be used though its files can: nothing is left of a part; empty if all is there."""
     for part, labels in ("train", corpus.train_labels), ("test", corpus.test_labels):
         if not len(labels):
             lines = [f"data={name}: nothing is left to {part} on, and every run does. What is known of this copy:"]
-            raise SnnrunError("\n".join([*lines, *(f"  {note}" for note in corpus.notes)]))
+            return "\n".join([*lines, *(f"  {note}" for note in corpus.notes)])
+    return ""
 
 
 def _cut(
-    labels: NDArray[np.int64], limit: int | None, validation: float, seed: int
+    corpus: Corpus, limit: int | None, validation: float, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Positions of the training and of the validation samples, each ascending."""
-    held = stratified(labels, round(validation * len(labels)), _generator(seed, _VALIDATION_STREAM))
+    labels, held = corpus.train_labels, corpus.validation
+    if held is None:
+        held = stratified(labels, round(validation * len(labels)), _generator(seed, _VALIDATION_STREAM))
     train = np.setdiff1d(np.arange(len(labels)), held)
     if not len(train):
         raise UsageError(f"data.validation={validation}: no sample of {len(labels)} is left to train on")
@@ -180,7 +187,7 @@ def _cut(
         if limit > len(train):
             raise UsageError(
                 f"data.limit={limit}: only {len(train)} samples are there to train on "
-                f"({len(held)} of {len(labels)} are held out by data.validation={validation})"
+                f"({len(held)} of {len(labels)} are held out for validation)"
             )
         train = np.sort(_generator(seed, _LIMIT_STREAM).permutation(train)[:limit])
     return train, held

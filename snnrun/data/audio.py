@@ -6,8 +6,10 @@ its header announces is compared with what is there, see `sound_headers`.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +23,14 @@ from snnrun.data import sound_headers
 from snnrun.data.sound_headers import ANEW, CONVERT, Fault
 from snnrun.errors import SnnrunError
 
-SUFFIXES = frozenset({".wav", ".sph", ".flac", ".ogg"})
+# The extensions of libsndfile's formats, but of those that hold no recordings as a rule (MAT4, MAT5, HTK, XI) or tell
+# nothing of themselves (RAW).
+_SUFFIXES = {
+    **{"WAV": (".wav", ".wave"), "NIST": (".sph", ".nist"), "FLAC": (".flac",), "OGG": (".ogg", ".oga", ".opus")},
+    **{"MP3": (".mp3",), "AIFF": (".aiff", ".aif", ".aifc"), "AU": (".au", ".snd"), "CAF": (".caf",), "W64": (".w64",)},
+    **{"RF64": (".rf64",), "VOC": (".voc",), "SVX": (".8svx", ".svx", ".iff"), "IRCAM": (".sf",), "PAF": (".paf",)},
+    **{"PVF": (".pvf",), "WVE": (".wve",), "AVR": (".avr",), "SD2": (".sd2",)},
+}
 # Containers whose length is checked here or by libsndfile; of others, a file that was cut short could not be told.
 _CHECKED = frozenset({"WAV", "WAVEX", "RF64", "AIFF", "SVX", "AU", "W64", "CAF", "FLAC", "OGG", "MP3", "NIST"})
 _UNKNOWN = 1 << 62  # samples: libsndfile's largest number is what it has for a length that the header lacks
@@ -41,6 +50,15 @@ class Facts:
     rate: int = 0
     samples: int = 0
     fault: str = ""
+
+
+@functools.cache
+def suffixes() -> frozenset[str]:
+    """The extensions, in lower case, of what libsndfile reads here."""
+    import soundfile
+
+    there = soundfile.available_formats()
+    return frozenset(suffix for form, own in _SUFFIXES.items() if form in there for suffix in own)
 
 
 def read(path: Path, *, rate: int | None = None) -> tuple[NDArray[np.float64], int]:
@@ -101,11 +119,13 @@ def hashes(paths: Sequence[Path]) -> list[bytes]:
 def digest(paths: Sequence[Path], contents: Sequence[bytes]) -> str:
     """SHA-256 over names and contents of files in their order, in hexadecimal; `contents` from `hashes`.
 
-    Upper and lower case of names and the folders do not count, for copies of one corpus differ in them.
+    Upper and lower case of names, the form of their Unicode and the folders do not count: copies of one corpus differ
+    in them.
     """
     sha = hashlib.sha256()
     for path, content in zip(paths, contents, strict=True):
-        sha.update(path.name.lower().encode() + b"\0" + content)
+        name = unicodedata.normalize("NFC", path.name).lower()
+        sha.update(name.encode(errors="surrogateescape") + b"\0" + content)
     return sha.hexdigest()
 
 
@@ -132,7 +152,7 @@ def _read(path: Path, rate: int | None) -> tuple[NDArray[np.float64], int]:
     except OSError as error:
         raise Fault(_unreadable(path, error)) from None
     try:
-        sound = soundfile.SoundFile(path)
+        sound = soundfile.SoundFile(os.fsencode(path))
     except soundfile.LibsndfileError as error:
         raise Fault(
             f"it is no audio file, or a damaged one (it begins with {magic!r}; {error.error_string.rstrip('.')}); "

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from snnrun.data import DATASETS, audio, blank, events, nmnist, ti46
+from snnrun.data import DATASETS, audio, blank, events, lacks, nmnist, ti46
 from snnrun.data.corpus import Corpus, MissingError, scan
-from snnrun.errors import SnnrunError
+from snnrun.errors import SnnrunError, printable
 
 
 @dataclass(frozen=True)
@@ -88,21 +88,21 @@ def survey(root: Path) -> list[dict[str, Any]]:
 def verify(name: str, root: Path) -> dict[str, Any]:
     """Read every file of a corpus: counts, what the samples are like, the digest, and every fault; plain values."""
     entry = CATALOGUE[name]
-    report: dict[str, Any] = {"name": name, "root": str(root.absolute()), "papers": entry.papers}
+    report: dict[str, Any] = {"name": name, "root": printable(str(root.absolute())), "papers": entry.papers}
     try:
         corpus = DATASETS[name](root, False)
         corpus, found, details = _samples(corpus)
         notes = [*corpus.notes, *([] if found else blank.notes(corpus))]
     except SnnrunError as error:
         return report | {"notes": [], "faults": [str(error)]}
+    lacking = lacks(name, corpus)
     report |= {
         "origin": corpus.origin,
-        "train": _count(corpus.train_labels, corpus.classes),
-        "test": _count(corpus.test_labels, corpus.classes),
+        **_parts(corpus),
         **details,
         "digest": None if found else corpus.digest(),
-        "notes": notes,
-        "faults": found,
+        "notes": [printable(note) for note in notes],
+        "faults": [printable(fault) for fault in found] + ([lacking] if lacking else []),
     }
     path = events.find(root) if name == "ntidigits" else None
     if path is not None and corpus.origin == "recorded" and not found and not events.published(path):
@@ -137,6 +137,17 @@ def _look(name: str, entry: Entry, root: Path) -> dict[str, Any]:
 
 
 # ---- samples --------------------------------------------------------------------------------------------------------
+
+
+def _parts(corpus: Corpus) -> dict[str, Any]:
+    """What is to train on, to validate on where the corpus says, and to test on."""
+    if corpus.validation is None:
+        labels = {"train": corpus.train_labels}
+    else:
+        rest = np.delete(corpus.train_labels, corpus.validation)
+        labels = {"train": rest, "validation": corpus.train_labels[corpus.validation]}
+    labels["test"] = corpus.test_labels
+    return {part: _count(own, corpus.classes) for part, own in labels.items()}
 
 
 def _count(labels: NDArray[np.int64], classes: Sequence[str]) -> dict[str, Any]:

@@ -159,6 +159,7 @@ class Corpus:
         image: (channels, rows, columns) of samples that are images or events on a grid, which convolutions need: input
             n is that of (channel * rows + row) * columns + column. None of other samples.
         names: Of the samples, those to train on first, by which messages call them; empty where they have none.
+        validation: Which of the training samples are the validation split, ascending; None if it is to be cut.
     """
 
     kind: str
@@ -175,6 +176,7 @@ class Corpus:
     contents: str = ""
     image: tuple[int, int, int] | None = None
     names: tuple[str, ...] = ()
+    validation: NDArray[np.int64] | None = None
 
     @property
     def recordings(self) -> list[Path]:
@@ -199,6 +201,8 @@ class Corpus:
             if isinstance(samples, np.ndarray) and self.kind != "audio":
                 sha.update(np.ascontiguousarray(samples).data)
             sha.update(np.ascontiguousarray(labels, dtype="<i8").data)
+        if self.validation is not None:
+            sha.update(np.ascontiguousarray(self.validation, dtype="<i8").data)
         return sha.hexdigest()
 
 

@@ -33,12 +33,12 @@ def image_folder(
         rows, columns: Of the images.
         colour: Red, green and blue, one after the other; else grey.
         fit, background, levels: See `pictures.Form`.
-        test_fraction: Share of the pictures to test on where no `train` and `test` tell, the same in every class.
+        test_fraction: Share of the pictures to test on where nothing tells, the same in every class.
         split_seed: Seeds their choice; the run's seed does not move it.
 
     Raises:
         MissingError: If there are no two classes with pictures.
-        SnnrunError: If the test folder has a class of its own.
+        SnnrunError: If the folders contradict themselves, or a part has a class that is not trained on.
         UsageError: If a number is out of range.
     """
     wanted = form(rows=rows, columns=columns, colour=colour, fit=fit, background=background, levels=levels)
@@ -46,8 +46,9 @@ def image_folder(
         root,
         corpus="image_folder",
         what="images",
-        suffixes=pictures.SUFFIXES,
+        suffixes=pictures.suffixes(),
         example="<name>.png",
+        forms="png, jpg, tif, webp or what else Pillow reads",
         test_fraction=test_fraction,
         split_seed=split_seed,
     )
@@ -67,6 +68,7 @@ def image_folder(
         faults=tuple(faults),
         image=wanted.image,
         names=tuple(str(path.relative_to(root)) for path in paths),
+        validation=found.validation,
     )
 
 

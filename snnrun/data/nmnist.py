@@ -220,7 +220,8 @@ def motion(time: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64
 
 def _unread(recordings: Sequence[_Recording], binning: Binning) -> Unread:
     """The samples, and what they depend on: names, sizes and times or checksums stand for the files' contents."""
-    listing = hashlib.sha256("\n".join(f"{one.digit} {one.stamp}" for one in recordings).encode()).hexdigest()
+    names = "\n".join(f"{one.digit} {one.stamp}" for one in recordings)
+    listing = hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest()
 
     def read(k: int) -> NDArray[np.int64]:
         return _spikes(recordings[k].name, recordings[k].read, binning)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import struct
 import warnings
 import zlib
@@ -17,7 +18,8 @@ from snnrun import parallel
 from snnrun.errors import UsageError
 
 FITS = ("stretch", "pad", "crop")
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".pgm", ".ppm", ".pnm", ".tif", ".tiff", ".webp"})
+# What Pillow knows by name and does not read, or only by another program's help.
+_UNREAD = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"})
 DIM = 1 << 14  # pictures of 16 bits that stay below this, a quarter of the range, seem to hold fewer bits
 _SIXTEEN = (0.0, 65535.0)
 _SIXTEEN_FORMS = ("PNG", "PPM")  # Pillow may open 16 bits of these as mode I, which has 32 elsewhere
@@ -100,6 +102,17 @@ def read(path: Path, form: Form) -> Picture:
     with warnings.catch_warnings():  # of odd metadata and of large pictures, which are no faults
         warnings.simplefilter("ignore")
         return _read(path, form)
+
+
+@functools.cache
+def suffixes() -> frozenset[str]:
+    """The extensions, in lower case, of what Pillow reads here."""
+    from PIL import Image
+
+    Image.init()
+    return frozenset(
+        suffix for suffix, form in Image.registered_extensions().items() if form in Image.OPEN and form not in _UNREAD
+    )
 
 
 def read_all(paths: Sequence[Path], form: Form) -> All:

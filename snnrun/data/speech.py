@@ -39,8 +39,9 @@ def fsdd(
 ) -> Corpus:
     """The Free Spoken Digit Dataset (Jackson et al., CC BY-SA 4.0): 3,000 recordings of ten digits by six speakers.
 
-    The files <digit>_<speaker>_<index>.wav are looked for in `root/fsdd/recordings` and in a clone of the repository,
-    `root/free-spoken-digit-dataset/recordings`. Order: digit, speaker, index.
+    The files <digit>_<speaker>_<index>.wav are looked for in `root/fsdd/recordings` and, as the repository and its
+    archives unpack, in `root/free-spoken-digit-dataset/recordings` or `root/free-spoken-digit-dataset-master/...`, also
+    below `root/fsdd`. Order: digit, speaker, index.
 
     Args:
         split: "official" tests on the indices 0 to 4 of every digit and speaker; "speaker" tests on all recordings of
@@ -53,15 +54,11 @@ def fsdd(
     """
     if split not in ("official", "speaker"):
         raise UsageError(f"data.split={split}: official or speaker")
-    places = [
-        place
-        for home in folders.folders_named(root, "fsdd", "free-spoken-digit-dataset")
-        for place in folders.folders_named(home, "recordings")
-    ]
-    files, others = folders.recordings_below(places[0]) if places else ([], [])
-    if not files:
+    places = _fsdd_places(root)
+    found = folders.below(places[0], audio.suffixes()) if places else folders.Below()
+    if not found.files:
         raise MissingError(_missing_fsdd(root))
-    takes, faults = _takes(files)
+    takes, faults = _takes(found.files)
     speakers = sorted({take.speaker for take in takes})
     if split == "speaker":
         outside = _held_out(held_out, speakers)
@@ -75,6 +72,7 @@ def fsdd(
     for name, part in ("train", train), ("test", test):
         notes += folders.lacking(name, "digits", _DIGITS, (str(take.digit) for take in part))
     notes += folders.lacking("all", "speakers", FSDD_SPEAKERS, speakers)
+    notes += [f"{place} is a second copy and is not used; {places[0]} is" for place in places[1:]]
     return Corpus(
         kind="audio",
         shape=(),
@@ -85,9 +83,21 @@ def fsdd(
         test_labels=np.array([take.digit for take in test], np.int64),
         origin=folders.origin(places[0], places[0].parent),
         sample_rate=FSDD_RATE,
-        notes=(*notes, *folders.ignored(others)),
+        notes=(*notes, *folders.ignored(found)),
         faults=tuple(faults),
     )
+
+
+def _fsdd_places(root: Path) -> list[Path]:
+    """The folders of recordings, the one to use first. The archive of a branch or a tag has its name at the end."""
+    archives = [
+        path
+        for place in (root, *folders.folders_named(root, "fsdd"))
+        for path in folders.inside(place, ())[0]
+        if path.name.lower().startswith("free-spoken-digit-dataset")
+    ]
+    homes = [*folders.folders_named(root, "fsdd"), *archives]
+    return [place for home in homes for place in folders.folders_named(home, "recordings")]
 
 
 def parse_fsdd(stem: str) -> tuple[int, str, int]:
@@ -143,24 +153,25 @@ def _missing_fsdd(root: Path) -> str:
 def audio_folder(root: Path, _download: bool, *, test_fraction: float = 0.2, split_seed: int = 0) -> Corpus:
     """Recordings in a folder for each class: `root/<class>/`, or `root/train/<class>/` and `root/test/<class>/`.
 
-    Classes are the names of the folders, sorted; a class has all the .wav, .flac, .ogg and .sph files below its folder.
+    See `class_folders.find`; a recording is what `audio.suffixes` has.
 
     Args:
         root: The folder itself.
-        test_fraction: Share of the recordings to test on where no `train` and `test` tell, the same in every class.
+        test_fraction: Share of the recordings to test on where nothing tells, the same in every class.
         split_seed: Seeds their choice; the run's seed does not move it.
 
     Raises:
         MissingError: If there are no two classes with recordings.
-        SnnrunError: If the test folder has a class of its own.
+        SnnrunError: If the folders contradict themselves, or a part has a class that is not trained on.
         UsageError: If a number is out of range.
     """
     found = class_folders.find(
         root,
         corpus="audio_folder",
         what="recordings",
-        suffixes=audio.SUFFIXES,
+        suffixes=audio.suffixes(),
         example="<name>.wav",
+        forms="wav, flac, ogg, mp3, sph or what else libsndfile reads",
         test_fraction=test_fraction,
         split_seed=split_seed,
     )
@@ -174,4 +185,5 @@ def audio_folder(root: Path, _download: bool, *, test_fraction: float = 0.2, spl
         test_labels=found.test_labels,
         origin=found.origin,
         notes=found.notes,
+        validation=found.validation,
     )

@@ -110,7 +110,8 @@ def load(name: str, task: Task, root: Path, test_limit: int | None = None) -> Co
         raise MissingError(_missing(name, task, root, places))
     train, test = parts["train"], parts["test"]
     notes = [*_counts(task, parts), *train.lacks(task), *test.lacks(task)]
-    notes += folders.ignored([*train.others, *test.others])
+    train.rest.add(test.rest)
+    notes += folders.ignored(train.rest)
     notes += [f"{place} is a second copy and is not used; {places[0]} is" for place in places[1:]]
     files, labels = test.files(task)
     if test_limit is not None:
@@ -156,20 +157,20 @@ def parse(stem: str) -> Token:
 
 @dataclass(frozen=True)
 class _Part:
-    """The training or the test tokens: those of the task by speaker and name, what is wrong, and other files."""
+    """The training or the test tokens: those of the task by speaker and name, what is wrong, and what else is there."""
 
     name: str
     tokens: dict[Token, Path]
     faults: list[str]
-    others: list[Path]
+    rest: folders.Below
 
     @classmethod
     def read(cls, place: Path, name: str, task: Task) -> _Part:
-        part = cls(name, {}, [], [])
+        part = cls(name, {}, [], folders.Below())
         for folder in folders.folders_named(place, name):
-            files, others = folders.recordings_below(folder)
-            part.others.extend(others)
-            for path in files:
+            found = folders.below(folder, audio.suffixes())
+            part.rest.add(found)
+            for path in found.files:
                 try:
                     part.add(path, task)
                 except ValueError as error:
