@@ -256,7 +256,7 @@ def scaling_section(results: dict[str, list[Result]]) -> list[str]:
     for name, points in results.items():
         sweep = SWEEPS[name]
         x = [sweep.read(result) for result in points]
-        powers = [f"{what} {exponent(x, y):.2f}" for what, y in curves(points).items() if None not in y]
+        powers = [f"{what} {exponent(x, y):z.2f}" for what, y in curves(points).items() if None not in y]
         lines += [f"### {sweep.title}", "", f"Exponents: {', '.join(powers)}.{growth(x, points, sweep.unit)}", ""]
         rows = [[f"{at:,.0f}", *point_cells(result)] for at, result in zip(x, points, strict=True)]
         head = [sweep.quantity, "spikes, from the input on", "row additions", "training ms", "inference ms", "peak MiB"]
@@ -332,7 +332,7 @@ def draw(results: dict[str, list[Result]]) -> None:
             if what == "row additions" or None in values:
                 continue
             panel = axes[int(what == "memory"), column]
-            label = f"{what}, exponent {exponent(x, values):.2f}"
+            label = f"{what}, exponent {exponent(x, values):z.2f}"
             panel.plot(x, values, marker="o", markersize=3.5, label=label)
         for panel in axes[:, column]:
             panel.set_xscale("log")

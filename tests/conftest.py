@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +21,25 @@ from snnrun import kernels, parallel
 settings.register_profile("explore", deadline=None)
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
+
+
+# A shell ignores Ctrl-C for what it runs in the background, and every process that a test starts would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def launches_are_marked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that starts Python carries the marker `launches`, so that `scripts/test --quick` stays quick."""
+    if request.node.get_closest_marker("launches") or request.node.get_closest_marker("long"):
+        return
+    start = subprocess.Popen.__init__
+
+    def watched(self: Any, command: Any, *rest: Any, **more: Any) -> None:
+        first = command if isinstance(command, str) else str(command[0])
+        assert first != sys.executable, "a test that starts Python is marked launches"
+        start(self, command, *rest, **more)
+
+    monkeypatch.setattr(subprocess.Popen, "__init__", watched)
 
 
 @pytest.fixture(scope="session")

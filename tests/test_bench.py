@@ -61,6 +61,7 @@ def loop_of(settings: dict[str, Any], samples: int = 16) -> engine._Loop:
 # ---- what is printed ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.launches
 def test_the_json_says_what_was_measured(result: dict[str, Any]) -> None:
     assert result["workload"] == "fashion"
     assert result["command"].startswith("snnrun bench fashion data=digits model.network=20-R10 ")
@@ -74,6 +75,7 @@ def test_the_json_says_what_was_measured(result: dict[str, Any]) -> None:
     assert result["machine"]["torch"] == torch.__version__
 
 
+@pytest.mark.launches
 def test_the_json_has_the_measurements_of_every_number_of_threads(result: dict[str, Any]) -> None:
     assert list(result["by_threads"]) == ["1"]
     for key, value in result["by_threads"]["1"].items():
@@ -85,6 +87,7 @@ def test_the_json_has_the_measurements_of_every_number_of_threads(result: dict[s
         assert times["ms_per_sample"] * times["samples_per_s"] == pytest.approx(1000)
 
 
+@pytest.mark.launches
 def test_the_phases_are_those_of_every_layer(result: dict[str, Any]) -> None:
     layers = ["hidden1", "hidden2", "output"]
     assert list(result["phases"]) == [
@@ -96,6 +99,7 @@ def test_the_phases_are_those_of_every_layer(result: dict[str, Any]) -> None:
     assert all(value > 0 for value in result["phases"].values())
 
 
+@pytest.mark.launches
 def test_row_additions_are_spikes_times_neurons_forward_and_backward(result: dict[str, Any]) -> None:
     spikes, additions = result["spikes_per_sample"], result["row_additions"]
     assert list(spikes) == ["input", "hidden1", "hidden2", "output"]
@@ -106,12 +110,14 @@ def test_row_additions_are_spikes_times_neurons_forward_and_backward(result: dic
     assert 0 < additions["share"] < 1
 
 
+@pytest.mark.launches
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells the peak")
 def test_peak_memory_is_that_of_the_measuring_process(result: dict[str, Any]) -> None:
     assert 0 < result["peak_memory_mib"] < result["peak_process_mib"] < 4096
     assert result["peak_device_memory_mib"] is None
 
 
+@pytest.mark.launches
 def test_the_tables_show_it(result: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     report.bench_tables(result)
     out = capsys.readouterr().out
@@ -375,6 +381,7 @@ def test_a_measuring_process_that_dies_is_told(run: Any, monkeypatch: pytest.Mon
     assert err.splitlines()[-1] == "snnrun: The process that measures 1 threads ended with 1: without a word"
 
 
+@pytest.mark.launches
 def test_ctrl_c_ends_it_with_one_message(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "snnrun", "bench", *TINY, *SHORT, "--warm-up", "1000000", "--json"]
     process = subprocess.Popen(

@@ -207,6 +207,7 @@ def test_a_key_that_json_cannot_say(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.launches
 def test_not_much_is_held_in_memory(tmp_path):
     """A file of 64 MB, in a process that says how much memory it had at most."""
     code = """
@@ -550,6 +551,7 @@ def says(process: subprocess.Popen[str], start: str) -> str:
     return next(line for line in process.stdout if line.startswith(start))
 
 
+@pytest.mark.launches
 def test_the_second_waits_for_the_first(tmp_path, worker):
     first = worker(pause=0.15)
     says(first, "encoding")
@@ -560,6 +562,7 @@ def test_the_second_waits_for_the_first(tmp_path, worker):
     entry(tmp_path)
 
 
+@pytest.mark.launches
 def test_if_the_first_is_killed_the_second_makes_the_file(tmp_path, worker):
     first = worker(pause=10)
     says(first, "encoding")
@@ -572,6 +575,7 @@ def test_if_the_first_is_killed_the_second_makes_the_file(tmp_path, worker):
     entry(tmp_path)
 
 
+@pytest.mark.launches
 def test_if_the_first_fails_the_others_make_the_file_once(tmp_path, worker):
     first = worker(pause=1.5)
     says(first, "encoding")
@@ -585,6 +589,7 @@ def test_if_the_first_fails_the_others_make_the_file_once(tmp_path, worker):
     entry(tmp_path)
 
 
+@pytest.mark.launches
 def test_those_that_begin_together_make_one_file(tmp_path, worker):
     processes = [worker(pause=0.01) for _ in range(3)]
     ends = [process.communicate()[0].splitlines()[-1] for process in processes]
@@ -592,6 +597,7 @@ def test_those_that_begin_together_make_one_file(tmp_path, worker):
     entry(tmp_path)
 
 
+@pytest.mark.launches
 def test_a_process_that_waits_can_be_interrupted(tmp_path, worker):
     first = worker(pause=10)
     says(first, "encoding")
@@ -608,6 +614,7 @@ def test_a_process_that_waits_can_be_interrupted(tmp_path, worker):
 MOMENTS = ["encoding", "sample 0", "sample 5", "sample 11", "fsync", "on disk", "named"]
 
 
+@pytest.mark.launches
 def test_kill_at_any_moment(tmp_path, worker):
     """A little after each of the steps, and anywhere."""
     rng = random.Random(1)

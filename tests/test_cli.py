@@ -42,12 +42,14 @@ def only(folder: Path) -> Path:
 # ---- the dispatcher -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.launches
 def test_importing_the_command_loads_nothing_heavy() -> None:
     code = f"import snnrun.cli, sys; print([name for name in {HEAVY!r} if name in sys.modules])"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout == "[]\n"
 
 
+@pytest.mark.launches
 def test_python_dash_m_is_the_command() -> None:
     answer = subprocess.run([sys.executable, "-m", "snnrun", "--version"], capture_output=True, text=True, check=True)
     assert answer.stdout.startswith("snnrun 0.")
@@ -107,6 +109,7 @@ def test_train_help_shows_groups_and_examples(train: Any) -> None:
     assert max(map(len, out.splitlines())) <= 120
 
 
+@pytest.mark.launches
 def test_hydras_own_flags_still_work(train: Any, tmp_path: Path) -> None:
     code, out, _ = train("--cfg", "job", "model=stbp", "train.epochs=7")
     assert code == 0
@@ -161,6 +164,7 @@ def test_ctrl_c_keeps_what_was_reached(train: Any, tmp_path: Path, monkeypatch: 
     assert status_of(folder) == "KILLED"
 
 
+@pytest.mark.launches
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_real_command_with_what_it_has(number: signal.Signals, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "snnrun", "train", *TINY, "tracking=none", "train.epochs=100000"]
@@ -329,6 +333,7 @@ def test_a_sweeper_is_given_the_validation_accuracy_and_never_a_test_accuracy() 
     assert experiment.objective(engine.Result()) is None
 
 
+@pytest.mark.launches
 def test_a_reader_that_has_enough_is_no_failure() -> None:
     command = f"{sys.executable} -m snnrun config list --json | head -n 1"
     ended = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)

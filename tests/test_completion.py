@@ -63,6 +63,7 @@ def test_names_of_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert completion._runs() == ["2026_strsbp", "last"]
 
 
+@pytest.mark.launches
 @pytest.mark.parametrize("command", [name for name in cli.COMMANDS if name != "train"])
 def test_no_command_loads_anything_heavy_for_its_words(command: str) -> None:
     code = (
@@ -74,6 +75,7 @@ def test_no_command_loads_anything_heavy_for_its_words(command: str) -> None:
     assert answer.stdout == "True\n"
 
 
+@pytest.mark.launches
 def test_words_of_train_load_neither_hydra_nor_torch() -> None:
     code = (
         "import sys; from snnrun import cli, completion; completion.words('snnrun train model.', cli.COMMANDS); "
@@ -101,6 +103,7 @@ def in_bash(line: str, tmp_path: Path) -> list[str]:
     return answer.stdout.splitlines()
 
 
+@pytest.mark.launches
 @pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
 @pytest.mark.parametrize(
     ("line", "wanted"),

@@ -112,7 +112,7 @@ def test_a_launcher_in_an_experiment_that_is_swept_over_is_warned_of(tmp_path: P
     assert not arguments.swept_launchers([*flags, "experiment=a"])
 
 
-@pytest.mark.slow
+@pytest.mark.launches
 @pytest.mark.parametrize(("variable", "colours"), [({}, True), ({"NO_COLOR": "1"}, False)])
 def test_no_color_is_respected_in_a_terminal(variable: dict[str, str], colours: bool, tmp_path: Path) -> None:
     ours, theirs = pty.openpty()

@@ -74,8 +74,8 @@ def train_all(group: Group, marker: str) -> dict[str, engine.Result]:
     return {rule: train(group, rule, epochs=2 if rule == "strsbp" else 1) for rule in RULES}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.launches
+@pytest.mark.parametrize("processes", [pytest.param(2, marks=pytest.mark.long), 3])
 def test_several_processes_train_what_one_trains(processes: int, tmp_path: Path) -> None:
     marker = str(tmp_path / "marker")
     alone = train_all(Group(), marker)
@@ -111,7 +111,7 @@ def fail(group: Group, how: str) -> None:
         group.total(np.zeros(1))
 
 
-@pytest.mark.slow
+@pytest.mark.launches
 @pytest.mark.parametrize(
     ("how", "kind", "message"),
     [
@@ -130,7 +130,7 @@ def test_what_ends_a_follower_ends_all_with_its_message(how: str, kind: type[Snn
     assert not torch.distributed.is_initialized()
 
 
-@pytest.mark.slow
+@pytest.mark.launches
 def test_an_error_of_the_leader_is_its_own_and_a_signal_stops_all() -> None:
     def stopped_then_wrong(group: Group) -> None:
         before = signal.getsignal(signal.SIGINT)
@@ -158,7 +158,7 @@ def snnrun(folder: Path, *arguments: str, **more: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=folder, text=True, env=os.environ | more, start_new_session=True, **pipes)
 
 
-@pytest.mark.slow
+@pytest.mark.launches
 def test_a_sweep_of_runs_in_two_processes_leaves_one_folder_each(tmp_path: Path) -> None:
     run = snnrun(tmp_path, "-m", "seed=0,1", "train.epochs=1", "hardware.processes=2")
     out, err = run.communicate(timeout=300)
@@ -171,7 +171,7 @@ def test_a_sweep_of_runs_in_two_processes_leaves_one_folder_each(tmp_path: Path)
     assert not (tmp_path / "outputs" / "runs").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.launches
 def test_ctrl_c_in_the_terminal_ends_all_with_one_message_and_what_it_has(tmp_path: Path) -> None:
     run = snnrun(tmp_path, "tracking=none", "train.epochs=100000", "hardware.processes=2")
     assert run.stdout is not None
@@ -193,7 +193,7 @@ def free_port() -> int:
         return port
 
 
-@pytest.mark.slow
+@pytest.mark.launches
 def test_under_an_outer_launcher_rank_0_sweeps_and_the_others_make_nothing(tmp_path: Path) -> None:
     """One point fails, on both; the other is trained."""
     outer = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}

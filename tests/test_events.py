@@ -319,6 +319,7 @@ def make(*arguments: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, SCRIPT, *map(str, arguments)], capture_output=True, text=True, check=False)
 
 
+@pytest.mark.launches
 def test_the_generated_file_has_the_structure_and_says_what_it_is(surrogate: Path, tmp_path: Path) -> None:
     corpus = load(surrogate)
     assert (len(corpus.train), len(corpus.test)) == (66, 44)
@@ -333,12 +334,14 @@ def test_the_generated_file_has_the_structure_and_says_what_it_is(surrogate: Pat
     assert load(tmp_path).label == "ntidigits (surrogate)"
 
 
+@pytest.mark.launches
 def test_a_marker_makes_a_surrogate(tmp_path: Path) -> None:
     path = events_file(tmp_path)
     (path.parent / folders.MARKER).touch()
     assert load(tmp_path).label == "ntidigits (surrogate)"
 
 
+@pytest.mark.launches
 def test_generated_events_resemble_a_cochleas(surrogate: Path) -> None:
     corpus = load(surrogate, steps=1000)
     bits = corpus.train.samples.view(np.uint64)
@@ -353,6 +356,7 @@ def test_generated_events_resemble_a_cochleas(surrogate: Path) -> None:
     assert (apart.argmin(axis=2) == np.arange(11)).mean() > 0.7
 
 
+@pytest.mark.launches
 def test_the_generator_is_reproducible_and_keeps_its_hands_off_a_real_file(surrogate: Path, tmp_path: Path) -> None:
     assert make(tmp_path / "same" / "ntidigits", "--speakers", 3, 2, "--strings", 2).returncode == 0
     assert load(tmp_path / "same").digest == load(surrogate).digest
@@ -370,6 +374,7 @@ def test_the_generator_is_reproducible_and_keeps_its_hands_off_a_real_file(surro
 # ---- in a run -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.launches
 def test_a_run_says_and_records_what_it_ran_on(
     surrogate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -239,6 +239,7 @@ KERNELS = {
 }
 
 
+@pytest.mark.launches
 @pytest.mark.parametrize("group", KERNELS)
 @pytest.mark.parametrize("architecture", [80])
 def test_every_kernel_compiles(architecture, group, tmp_path):

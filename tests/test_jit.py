@@ -108,6 +108,7 @@ def test_an_exact_loop_rounds_as_python_does():
         assert sum_of_products(a, b, c) == sum_of_products.py_func(a.tolist(), b.tolist(), c.tolist())
 
 
+@pytest.mark.launches
 def test_processes_that_compile_at_once_do_not_take_each_others_code(tmp_path):
     """Each meets its own type first; Numba alone may give two types the same file of its cache."""
     source = tmp_path / "shared_loop.py"
@@ -117,7 +118,7 @@ def test_processes_that_compile_at_once_do_not_take_each_others_code(tmp_path):
         "time.sleep(max(0.0, float(sys.argv[2]) - time.time()))\n"
         "assert shared_loop.half(np.array([7], sys.argv[1])) == 3.5\n"
     )
-    types = ["int8", "int16", "int32", "int64", "float32", "float64"]
+    types = ["int8", "int64", "float32"]
     start = str(time.time() + 2.0)
     for _ in range(2):  # writing the cache, then reading it
         running = [subprocess.Popen([sys.executable, "-c", code, name, start], cwd=tmp_path) for name in types]

@@ -74,7 +74,7 @@ def test_the_example_of_the_documentation_runs(train: Any, tmp_path: Path) -> No
     assert values["data"] | {"name": "stripes", "size": 36, "validation": 0.1} == values["data"]
 
 
-@pytest.mark.slow
+@pytest.mark.launches
 def test_it_runs_in_a_sweep_over_processes_too(train: Any, tmp_path: Path) -> None:
     """Of other processes only what they are given is known: followers and workers import the plugin themselves."""
     arguments = [*BLOCKS["sh"].splitlines()[-1].split()[2:], "train.epochs=1", "tracking=none", "-m", "seed=0,1"]

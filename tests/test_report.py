@@ -304,6 +304,7 @@ def test_raster(tmp_path: Path) -> None:
     assert not lower[10:].any()
 
 
+@pytest.mark.launches
 def test_matplotlib_is_imported_with_the_first_figure() -> None:
     code = "import sys, snnrun.report; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

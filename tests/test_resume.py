@@ -34,7 +34,6 @@ pytestmark = [
 
 RUN = ["train", "data.limit=120", "model.network=R12", "encoder.steps=30", "train.epochs=4", "train.batch_size=16"]
 RUN += ["train.lr=0.02", "hardware.kernels=reference", "hardware.threads=1", "checkpoint.every_minutes=0"]
-KILLS = 20
 # Runs a command in children, each of which kills itself at a call of a Python function once its training has begun: in
 # the middle of an epoch, of a checkpoint, of writing to MLflow. The first trains, the others resume. Says how many were
 # killed before one came to its end, and how many calls that one made. Children are forked: imports are paid for once.
@@ -117,15 +116,16 @@ def history_of(found: run_folder.RunFolder, uri: str) -> dict[str, list[tuple[in
     }
 
 
-@pytest.mark.slow
-def test_twenty_kills_change_nothing(tmp_path: Path) -> None:
+@pytest.mark.launches
+@pytest.mark.parametrize("wanted", [6, pytest.param(20, marks=pytest.mark.long)])
+def test_kills_change_nothing(wanted: int, tmp_path: Path) -> None:
     calls = driven(tmp_path / "whole", [])["calls"]
     generator, kills, runs = random.Random(0), 0, 0
     reference = only_run(tmp_path / "whole")
-    while kills < KILLS:
+    while kills < wanted:
         outputs = tmp_path / f"killed{runs}"
         runs += 1
-        kills += driven(outputs, [generator.randrange(1, calls // 8) for _ in range(KILLS - kills)])["kills"]
+        kills += driven(outputs, [generator.randrange(1, calls // 8) for _ in range(wanted - kills)])["kills"]
         found = only_run(outputs)
         for name in ("last", "best"):
             file = f"{name}.safetensors"
@@ -407,7 +407,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
     server.stop()
 
 
-@pytest.mark.slow
+@pytest.mark.launches
 def test_a_server_that_comes_back_gets_every_point(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -434,7 +434,7 @@ def test_a_server_that_comes_back_gets_every_point(
     assert len(client.list_artifacts(run.info.run_id, "weights")) == 2
 
 
-@pytest.mark.slow
+@pytest.mark.launches
 def test_a_server_that_stays_away_loses_nothing(
     server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -278,6 +278,7 @@ def test_a_folder_that_may_not_be_looked_into(tmp_path: Path, monkeypatch: pytes
 # ---- surrogates -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.launches
 @pytest.mark.parametrize("where", ["ti46", "ti46/ti_alpha"])
 def test_a_marker_makes_a_surrogate(tmp_path: Path, where: str) -> None:
     ti46_tree(tmp_path / "ti46")
@@ -309,6 +310,7 @@ def make(*arguments: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, SCRIPT, *map(str, arguments)], capture_output=True, text=True, check=False)
 
 
+@pytest.mark.launches
 def test_the_generated_corpus_has_the_tree_and_says_what_it_is(surrogate: Path, tmp_path: Path) -> None:
     alpha, digits = load("ti46_alpha", surrogate), load("ti46_digits", surrogate)
     assert (len(alpha.train), len(alpha.test), len(digits.train), len(digits.test)) == (52, 104, 20, 40)
@@ -317,6 +319,7 @@ def test_the_generated_corpus_has_the_tree_and_says_what_it_is(surrogate: Path, 
     assert load("ti46_digits", tmp_path).label == "ti46_digits (surrogate)"
 
 
+@pytest.mark.launches
 def test_the_generated_files_are_ti46s(surrogate: Path) -> None:
     for path in load("ti46_digits", surrogate).train.samples:
         fields = audio.sphere_header(path)
@@ -329,6 +332,7 @@ def test_the_generated_files_are_ti46s(surrogate: Path) -> None:
         assert 0.5 < np.std(whole[:900]) < 4  # the room before the word
 
 
+@pytest.mark.launches
 def test_the_generator_is_reproducible_and_keeps_its_hands_off_a_real_corpus(surrogate: Path, tmp_path: Path) -> None:
     few = ["--sets", "digits", "--speakers", "f6", "--train", "1", "--sessions", "1"]
     for seed, same in (46, True), (47, False):
@@ -486,6 +490,7 @@ def test_numbers_of_a_folder_out_of_range(tmp_path: Path) -> None:
     assert "data.split_seed=-1" in failure("audio_folder", tmp_path, UsageError, split_seed=-1)
 
 
+@pytest.mark.launches
 def test_strays_and_surrogates_among_ones_own(tmp_path: Path) -> None:
     classes(tmp_path)
     (tmp_path / "notes.txt").touch()

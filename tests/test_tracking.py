@@ -351,6 +351,7 @@ def test_provenance_names_commit_command_and_versions(tmp_path: Path, monkeypatc
     assert tracking.provenance(["snnrun"])["git.commit"] == "none"
 
 
+@pytest.mark.launches
 def test_nothing_heavy_is_imported_before_it_is_needed() -> None:
     code = (
         "import sys, snnrun.tracking as t; t.provenance(['snnrun']);"
@@ -359,6 +360,7 @@ def test_nothing_heavy_is_imported_before_it_is_needed() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+@pytest.mark.launches
 def test_two_runs_that_start_together_on_a_fresh_store(tmp_path: Path) -> None:
     code = (
         "import sys, pathlib, snnrun.tracking as t; p = pathlib.Path(sys.argv[1]);"
@@ -385,7 +387,7 @@ def test_ui_refuses_without_store_and_on_a_taken_port(store: Store, tmp_path: Pa
             tracking.ui(store.outputs, port=taken.getsockname()[1])
 
 
-@pytest.mark.slow
+@pytest.mark.launches
 def test_ui_serves_the_store_and_ends_on_an_interrupt(
     store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
