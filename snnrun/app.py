@@ -135,13 +135,16 @@ def _train(
     on_epoch: Callable[[Mapping[str, float]], None] | None = None,
     tags: Mapping[str, str] | None = None,
     workers: int = 1,
+    resumed: bool = False,
 ) -> Result:
     config.check(cfg)
-    from snnrun import experiment, hardware
+    from snnrun import checkpoint, experiment, hardware, resume
 
     values = config.plain(cfg)
     if workers > 1 and values["hardware"]["threads"] is None:
         values["hardware"]["threads"] = max(1, hardware.cores() // (workers * values["hardware"]["processes"]))
+    if resumed:
+        resume.warn_of(checkpoint.load(run_dir))
     (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(values)), encoding="utf-8")
     return experiment.run(
         values,
@@ -150,6 +153,7 @@ def _train(
         parent_run_id=parent_run_id,
         on_epoch=on_epoch,
         tags=tags or {},
+        resumed=resumed,
     )
 
 

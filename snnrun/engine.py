@@ -154,10 +154,12 @@ def train(
                 observer.epoch_end(metrics)
                 if keeper is not None:
                     keeper.keep(loop.snapshot())
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as end:
         result.status, result.message = "interrupted", f"interrupted in epoch {len(result.history) + 1}"
         if keeper is not None and loop.consistent:
             keeper.keep(loop.snapshot())
+        if isinstance(end, SystemExit):  # of a scheduler's signal handler, which starts the job again later
+            raise
     except Diverged as error:
         result.status, result.message = "diverged", str(error)
     result.last_state = _copy_state(network)

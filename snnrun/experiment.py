@@ -101,7 +101,7 @@ def run(
             _say_what_runs(parts, tracker, display, kept)
             result = _train(parts, tracker, display, on_epoch, kept)
             status = _STATUS[result.status]
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit):
             status = "KILLED"
             raise
         finally:

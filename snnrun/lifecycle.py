@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from snnrun import config, failures, points, run_folder, study, sweep_table, sweeper
 from snnrun.errors import SnnrunError, UsageError
@@ -23,6 +23,8 @@ from snnrun.points import Point, Sweep
 FLAGS = ("-m", "--multirun")
 # Where and how points run, not which: a sweep that is resumed may be given others.
 FREE = ("sweep.", "hardware", "hydra", "tracking", "outputs=", "search.trials=", "search.parallel=")
+
+LAUNCHER = "hydra/launcher"
 
 GRACE = 5.0  # seconds that interrupted workers are waited for
 
@@ -52,6 +54,7 @@ def _checked(cfg: DictConfig, *, sweep: bool) -> None:
     overrides = overrides_of(cfg.hydra)
     try:
         check_tuned(overrides)
+        _check_hydra(cfg.hydra)
         if sweep:
             _start(cfg)
             return
@@ -61,6 +64,20 @@ def _checked(cfg: DictConfig, *, sweep: bool) -> None:
                 raise UsageError(f"{key}: is for sweeps. Write snnrun train -m ...")
     except Exception as error:
         raise SystemExit(failures.report(error, overrides)) from None
+
+
+def _check_hydra(settings: DictConfig) -> None:
+    """Refuse what Hydra could do and a run or a sweep cannot bear."""
+    if settings.job.chdir:
+        raise UsageError(
+            "hydra.job.chdir: is false. Paths on the command line mean the folder they were typed in, and all runs "
+            "there share one store."
+        )
+    if OmegaConf.to_container(settings.sweep, resolve=False)["subdir"] != "${hydra.job.num}":  # type: ignore[index, call-overload]
+        raise UsageError(
+            "hydra.sweep.subdir: the points of a sweep have numbered folders, by which it is resumed. Name the sweep's "
+            "own folder by hydra.sweep.dir=FOLDER."
+        )
 
 
 def check_tuned(overrides: list[str]) -> None:
@@ -97,6 +114,8 @@ def resumed(arguments: Sequence[str]) -> list[str]:
     taken = {_key(argument) for argument in given}
     before = [argument for argument in recorded.arguments if not own or argument.startswith(FREE)]
     before = [argument for argument in before if _key(argument) not in taken]
+    if _value(given, LAUNCHER) not in (None, _value(recorded.arguments, LAUNCHER)):  # the other one has other keys
+        before = [argument for argument in before if not _key(argument).startswith("hydra.launcher.")]
     quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
     return [FLAGS[0], *before, *given, f"hydra.sweep.dir='{quoted}'"]
 
@@ -164,6 +183,7 @@ def _check(cfg: DictConfig, folder: Path) -> None:
         raise UsageError("hydra/sweeper: snnrun sweeps by its own. Choose by search=grid, random or optuna.")
     if cfg.search.method == "optuna":
         study.require_optuna()
+    sweeper.workers(cfg.hydra.launcher)
     there = (folder / points.SWEEP_FILE).exists()
     if cfg.sweep.resume is None and there:
         raise UsageError(

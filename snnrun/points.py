@@ -51,6 +51,7 @@ class Point:
     run_id: str | None = None
     pid: int | None = None  # the process that ran it
     owner: list[Any] | None = None  # machine and process of the sweep, without which it is not to begin
+    begun: bool = False  # whether a process has worked in its folder: the next goes on there
 
     def save(self, sweep: Path) -> None:
         """Write it to its folder in the sweep's, at once or not at all."""
@@ -60,6 +61,11 @@ class Point:
     def name(self) -> str:
         """What it is called in messages."""
         return f"point {self.number} ({' '.join(self.swept)})"
+
+    def take_over(self, other: Point) -> None:
+        """Let another attempt go on in this one's folder, from what there is in it."""
+        other.number, other.begun = self.number, self.begun or self.status != "WAITING"
+        other.history, other.seconds, other.run_id = list(self.history), self.seconds, self.run_id
 
     @property
     def orphaned(self) -> bool:

@@ -51,6 +51,15 @@ def prepare(found: run_folder.RunFolder, overrides: Sequence[str] = ()) -> dict[
             f"{found.path}: this run is finished, after {len(history)} epochs. To train it longer, give train.epochs=N "
             "(if train.schedule is not cosine), or train a new run."
         )
+    warn_of(kept)
+    if values != found.values():
+        with checkpoint.alone(found.path):
+            found.save(values)
+    return values
+
+
+def warn_of(kept: checkpoint.Kept | None) -> None:
+    """Say what is not as it should be with a checkpoint that is gone on from."""
     if kept and kept.fault:
         print(f"snnrun: warning: {kept.fault} The run goes on from the checkpoint before it.", file=sys.stderr)
     if kept and kept.about.get("version") not in (None, tracking.version()):
@@ -59,10 +68,6 @@ def prepare(found: run_folder.RunFolder, overrides: Sequence[str] = ()) -> dict[
             "its numbers may differ from those of a run without a stop.",
             file=sys.stderr,
         )
-    if values != found.values():
-        with checkpoint.alone(found.path):
-            found.save(values)
-    return values
 
 
 def check(before: Mapping[str, Any], now: Mapping[str, Any], epochs: int) -> None:

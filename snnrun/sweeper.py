@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import typing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,9 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from snnrun import config as configs
-from snnrun import points, space, study
+from snnrun import points, schemas, space, study
 from snnrun.errors import SnnrunError, UsageError
-from snnrun.failures import PointFailed, warn
+from snnrun.failures import ERROR_FILE, PointFailed, warn
 from snnrun.points import Point
 
 TARGET = "hydra_plugins.snnrun.Search"
@@ -38,13 +39,22 @@ def register() -> None:
 
 
 def workers(launcher: DictConfig) -> int:
-    """Points that a launcher runs on one machine at the same time."""
+    """Points that a launcher runs on one machine at the same time.
+
+    Raises:
+        UsageError: none, as it is set.
+    """
     kind = launcher._target_.rpartition(".")[2]
     from snnrun import hardware  # which loads PyTorch
 
     cores = hardware.cores()
     if kind == JOBLIB:
-        jobs = launcher.n_jobs or 1
+        jobs = launcher.n_jobs
+        if jobs == 0:
+            raise UsageError(
+                "hydra.launcher.n_jobs: 0 processes run nothing. Allowed: at least 1, or -1 for all cores."
+            )
+        jobs = jobs or 1
         return max(1, cores + 1 + jobs if jobs < 0 else jobs)
     if kind == SUBMITIT_LOCAL:
         return max(1, cores // (launcher.cpus_per_task or 1))
@@ -109,7 +119,7 @@ class Search(Sweeper):
                 continue
             if key.partition(".")[0].lstrip("+~") in NOT_SWEPT:
                 raise UsageError(f"{key}: has one value for the whole sweep.")
-            dimensions[key] = _dimension(key, override, method)
+            dimensions[key] = _dimension(key, override, method, whole=_takes_whole_numbers(self.config, key))
         return list(fixed.values()), dimensions
 
     def _default_space(self) -> dict[str, Any]:
@@ -154,8 +164,8 @@ class Search(Sweeper):
             old = known.get(point.id)
             if point.id in todo or (old is not None and old.status in points.DONE):
                 continue
-            if old is not None and old.status == "WAITING":
-                point.number = old.number
+            if old is not None and not (old.folder(self.folder) / ERROR_FILE).exists():
+                old.take_over(point)
             else:
                 point.number, number = number, number + 1
             todo[point.id] = point
@@ -223,7 +233,17 @@ class Search(Sweeper):
         return [point for point in now if point.status == "WAITING" and not self.config.sweep.fail_fast]
 
 
-def _dimension(key: str, override: Override, method: str) -> space.Choice | space.Interval:
+def _takes_whole_numbers(cfg: DictConfig, key: str) -> bool:
+    """Whether no other value than a whole number fits a key, of the options chosen or of others that are swept."""
+    section, _, name = key.rpartition(".")
+    known = [OmegaConf.get_type(OmegaConf.select(cfg, section)) if section else schemas.Config]
+    if not any(name in typing.get_type_hints(schema) for schema in known if schema is not None):
+        known = list(schemas.SCHEMAS.get(section, {}).values())
+    kinds = [typing.get_type_hints(schema).get(name) for schema in known if schema is not None]
+    return any(kind in (int, int | None) for kind in kinds)
+
+
+def _dimension(key: str, override: Override, method: str, *, whole: bool) -> space.Choice | space.Interval:
     value = override.value()
     if isinstance(value, IntervalSweep):
         if method == "grid":
@@ -231,7 +251,9 @@ def _dimension(key: str, override: Override, method: str) -> space.Choice | spac
         low, high = value.start, value.end
         assert low is not None
         assert high is not None
-        log, integer = "log" in value.tags, isinstance(low, int) and isinstance(high, int)
+        log, integer = "log" in value.tags, whole or (isinstance(low, int) and isinstance(high, int))
+        if integer and (low != round(low) or high != round(high)):
+            raise UsageError(f"{key}: takes whole numbers, and {low:g} to {high:g} does not end with them.")
         if low > high or (log and low <= 0):
             raise UsageError(f"{key}: from {low} to {high}{' by logarithm' if log else ''} there is no interval.")
         return space.Interval(low, high, log=log, integer=integer)

@@ -29,9 +29,9 @@ class Result(Protocol):
 
 
 class Train(Protocol):
-    """Trains the point; `workers` points share the machine."""
+    """Trains the point, or goes on with it if `resumed`; `workers` points share the machine."""
 
-    def __call__(self, *, on_epoch: OnEpoch, tags: Mapping[str, str], workers: int) -> Result:
+    def __call__(self, *, on_epoch: OnEpoch, tags: Mapping[str, str], workers: int, resumed: bool) -> Result:
         """Returns what it reached, also after an interrupt or a divergence."""
 
 
@@ -54,8 +54,9 @@ def run(
 
     It is not once another failed and `sweep.fail_fast` is set, nor when the sweep that it was made for is gone.
 
-    A point that was killed begins anew, in a folder of its own. Whoever lets it go on from its checkpoint does it here:
-    `points.attempts` has the earlier attempts of the same `id`, with their folders.
+    One whose folder another process has worked in before goes on there from its checkpoint: a scheduler that requeues
+    a job runs the same point again, and a sweep that is resumed takes up those that were killed. What is done already
+    is not done again.
 
     Args:
         point: as the sweeper wrote it.
@@ -67,22 +68,28 @@ def run(
     Raises:
         PointFailed: its message is printed, its traceback is in its folder and in its MLflow run.
     """
+    if point.status in points.DONE:
+        return point.objective
     failed = (other.status == "FAILED" for other in points.latest(points.attempts(sweep)))
     if point.orphaned or (settings["sweep"]["fail_fast"] and any(failed)):
         return None
-    folder, started = point.folder(sweep), time.monotonic()
+    folder, started, before, resumed = point.folder(sweep), time.monotonic(), point.seconds, point.begun
     watch = _Watch(point, sweep, settings["search"])
     with points.hold(folder):
-        point.status, point.pid = "RUNNING", os.getpid()
+        point.status, point.pid, point.begun = "RUNNING", os.getpid(), True
         point.save(sweep)
         try:
             with _apart(folder, point.workers):
-                result = train(on_epoch=watch, tags={sweeps.POINT_TAG: point.id}, workers=point.workers)
+                tags = {sweeps.POINT_TAG: point.id}
+                result = train(on_epoch=watch, tags=tags, workers=point.workers, resumed=resumed)
             if not watch.pruned:
                 settle(result)
             point.status = "PRUNED" if watch.pruned else "FINISHED"
             point.summary = result.summary
-            point.objective = max(point.history) if watch.judged else point.history[-1] if point.history else None
+            judged = (
+                "validation/accuracy_best" in result.summary
+            )  # by validation samples, of which the best epoch counts
+            point.objective = max(point.history) if judged else point.history[-1] if point.history else None
         except KeyboardInterrupt:
             point.status = "KILLED"
             raise
@@ -91,7 +98,7 @@ def run(
             _fail(point, folder, settings, error, params)
             raise failures.PointFailed(point.error) from None
         finally:
-            point.seconds = time.monotonic() - started
+            point.seconds = before + time.monotonic() - started
             point.run_id = _run_id(folder)
             point.save(sweep)
         if watch.pruned and point.run_id:
@@ -107,12 +114,11 @@ class _Watch:
     def __init__(self, point: Point, sweep: Path, search: Mapping[str, Any]) -> None:
         self.point, self.sweep, self.search = point, sweep, search
         self.pruned = False
-        self.judged = False  # by validation samples, of which the best epoch counts
 
     def __call__(self, metrics: Mapping[str, float]) -> None:
         """An epoch is done."""
-        self.judged = "validation/accuracy" in metrics
-        self.point.history.append(metrics["validation/accuracy" if self.judged else "train/accuracy"])
+        del self.point.history[int(metrics["epoch"]) - 1 :]  # an epoch after the checkpoint comes again
+        self.point.history.append(metrics.get("validation/accuracy", metrics["train/accuracy"]))
         self.point.save(self.sweep)
         if self.search["prune"] and points.lags(
             self.point, points.latest(points.attempts(self.sweep)), self.search["prune_after"]

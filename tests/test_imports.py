@@ -78,7 +78,7 @@ MAY_IMPORT = {
     "sweep_table": {"points", "sweep_plot"},
     "failures": {"config_errors"},
     "worker": {"failures", "output", "points", "sweeps", "tracking"},
-    "sweeper": {"config", "failures", "hardware", "points", "space", "study"},
+    "sweeper": {"config", "failures", "hardware", "points", "schemas", "space", "study"},
     "lifecycle": {
         *("config", "failures", "points", "report", "run_folder", "study", "sweep_table", "sweeper", "sweeps"),
         "tracking",
@@ -112,8 +112,8 @@ MAY_IMPORT = {
     "config_overrides": {"config", "schemas"},
     "app": {
         *("arguments", "config", "config_errors", "distributed", "engine", "experiment", "failures"),
-        *("hardware", "lifecycle", "options", "output", "points", "report", "schemas", "sweeper", "sweeps", "tracking"),
-        "worker",
+        *("hardware", "lifecycle", "options", "output", "points", "report", "resume", "schemas", "sweeper", "sweeps"),
+        *("checkpoint", "tracking", "worker"),
     },
     "phases": {"batches", "engine", "kernels"},
     "measure": {

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from snnrun import cli, engine, experiment, points, sweeps, tracking
+from snnrun import cli, engine, experiment, journal, lifecycle, points, sweeps, tracking, worker
 from snnrun.errors import SnnrunError
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # SQLAlchemy's pool keeps its sqlite connections
@@ -33,9 +33,10 @@ class Runs:
             raise ZeroDivisionError(f"seed {values['seed']}\nmore")
         result = engine.Result()
         try:
-            for _ in range(values["train"]["epochs"]):
+            for epoch in range(values["train"]["epochs"]):
                 accuracy = min(1.0, values["train"]["lr"])
-                result.history.append({"train/accuracy": 0.0, "validation/accuracy": accuracy, "test/accuracy": 0.9})
+                found = {"train/accuracy": 0.0, "validation/accuracy": accuracy, "test/accuracy": 0.9}
+                result.history.append({"epoch": epoch + 1.0, **found})
                 result.best_epoch = 1
                 on_epoch(result.history[-1])
                 if values["seed"] in self.interrupted:
@@ -84,7 +85,7 @@ def test_a_resumed_sweep_runs_what_is_missing(train: Any, runs: Runs) -> None:
     assert code == 130
     assert "point 1 (seed=1): unexpected ZeroDivisionError: seed 1" in err
     assert statuses() == ["FINISHED", "FAILED", "FINISHED", "KILLED", "WAITING"]
-    name = the_sweep().name
+    name, killed = the_sweep().name, points.attempts(the_sweep())[3]
     assert f"Go on by: snnrun train -m sweep.resume={name}" in out
     runs.seeds, runs.failing, runs.interrupted = [], set(), set()
     code, out, err = train(f"sweep.resume={name[:8]}")
@@ -96,6 +97,8 @@ def test_a_resumed_sweep_runs_what_is_missing(train: Any, runs: Runs) -> None:
     assert {point.status for point in last} == {"FINISHED"}
     assert len(last) == 5
     assert len({point.number for point in last}) == 5
+    assert killed.number in {point.number for point in last}, "it goes on where it was"
+    assert 1 not in {point.number for point in last}, "what failed begins anew"
     code, out, err = train("sweep.resume=last")
     assert (code, err, sorted(runs.seeds)) == (0, "", [1, 3, 4])
 
@@ -137,6 +140,110 @@ def test_two_processes_do_not_work_on_one_sweep(train: Any, runs: Runs) -> None:
     assert "are at work still: 1" in err
 
 
+# ---- a point goes on from its checkpoint -----------------------------------------------------------------------------
+
+TINY = [
+    *("model=stbp", "tuned=none", "data.limit=20", "encoder.steps=5", "model.network=6", "train.epochs=4"),
+    *("hardware=cpu", "hardware.kernels=reference", "seed=0,1"),
+]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sweep of two real trainings that nothing stopped."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    assert cli.main(["train", "-m", "-q", *TINY, "tracking=none", f"hydra.sweep.dir={folder}/all"]) == 0
+    return folder / "all"
+
+
+@pytest.fixture
+def stopped(monkeypatch: pytest.MonkeyPatch) -> list[BaseException]:
+    """Raised, one after another, at the end of every second epoch of a point."""
+    ends: list[BaseException] = []
+    watch = worker._Watch.__call__
+
+    def call(self: worker._Watch, metrics: Any) -> None:
+        watch(self, metrics)
+        if ends and metrics["epoch"] == 2:
+            raise ends.pop(0)
+
+    monkeypatch.setattr(worker._Watch, "__call__", call)
+    return ends
+
+
+def assert_as_if_nothing_had_stopped(sweep: Path, undisturbed: Path) -> None:
+    ours, theirs = points.attempts(sweep), points.attempts(undisturbed)
+    assert [(p.number, p.status, p.history, p.objective, p.summary) for p in ours] == [
+        (p.number, p.status, p.history, p.objective, p.summary) for p in theirs
+    ]
+    for point in ours:
+        for file in ("last.safetensors", "best.safetensors"):
+            assert (point.folder(sweep) / file).read_bytes() == (point.folder(undisturbed) / file).read_bytes()
+        epochs = [entry["epoch"] for entry in journal.read(point.folder(sweep)) if "epoch" in entry]
+        assert epochs == [1, 2, 3, 4]
+
+
+def test_an_interrupted_point_goes_on_from_its_checkpoint(
+    train: Any, stopped: list[BaseException], undisturbed: Path
+) -> None:
+    stopped += [KeyboardInterrupt()]
+    assert train(*TINY, tracking="mlflow")[0] == 130
+    assert statuses() == ["KILLED", "WAITING"]
+    began = points.attempts(the_sweep())[0]
+    code, out, err = train("sweep.resume=last")
+    assert (code, err) == (0, "")
+    assert "Going on in epoch 3." in out or "Going on in epoch 2" in out
+    assert_as_if_nothing_had_stopped(the_sweep(), undisturbed)
+    client = tracking.connect(tracking.store_uri(Path("outputs")))
+    children = [run for run in client.search_runs(["1"]) if "snnrun.sweep" not in run.data.tags]
+    assert {run.info.status for run in children} == {"FINISHED"}
+    assert began.run_id in {run.info.run_id for run in children}
+    assert len(children) == 2, "in the same MLflow run"
+
+
+def test_a_requeued_job_goes_on_from_its_checkpoint(
+    train: Any, stopped: list[BaseException], undisturbed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hydra._internal.core_plugins import basic_launcher
+
+    once = basic_launcher.run_job
+
+    def requeued(**job: Any) -> Any:
+        """As submitit does: its handler of signals ends the process, and the queue runs the same job again."""
+        try:
+            return once(**job)
+        except SystemExit:
+            return once(**job)
+
+    monkeypatch.setattr(basic_launcher, "run_job", requeued)
+    stopped += [SystemExit(-1)]
+    code, out, err = train(*TINY)
+    assert (code, err, stopped) == (0, "", [])
+    assert "Going on in epoch" in out
+    assert_as_if_nothing_had_stopped(the_sweep(), undisturbed)
+
+
+def test_a_job_that_is_queued_again_after_its_end_is_not_trained_again(train: Any, runs: Runs) -> None:
+    train("seed=0,1", "train.lr=0.5")
+    point = points.attempts(the_sweep())[0]
+    settings = {"search": {}, "sweep": {"fail_fast": False}}
+    assert worker.run(point, the_sweep(), settings, pytest.fail, dict) == 0.5
+    assert runs.seeds == [0, 1]
+
+
+def test_another_launcher_leaves_the_keys_of_the_old_one_behind(train: Any, runs: Runs) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    train("seed=0,1")
+    sweep = points.read_sweep(the_sweep())
+    assert sweep is not None
+    sweep.arguments += ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    sweep.save(the_sweep())
+    resumed = lifecycle.resumed(["-m", "sweep.resume=last", "hydra.launcher.n_jobs=3"])
+    assert resumed.count("hydra/launcher=joblib") == 1, "the same launcher with another number"
+    code, _, err = train("sweep.resume=last", "hydra/launcher=basic")
+    assert (code, err) == (0, "")
+
+
 # ---- random, Optuna, pruning -----------------------------------------------------------------------------------------
 
 
@@ -148,6 +255,20 @@ def test_random_points_are_the_same_when_resumed(train: Any, runs: Runs) -> None
     assert "train.lr" in out
     code, _, _ = train("sweep.resume=last", "search.trials=7")
     assert (code, len(runs.values)) == (0, 7)
+
+
+@pytest.mark.parametrize("search", ["random", "optuna"])
+def test_an_interval_of_whole_numbers_gives_whole_numbers(train: Any, runs: Runs, search: str) -> None:
+    if search == "optuna":
+        pytest.importorskip("optuna")
+    code, _, err = train(
+        *(f"search={search}", "search.trials=12", "search.startup=12", "train.lr=0.5"),
+        *("train.epochs=interval(1,3)", "hardware.threads=tag(log,interval(1,8))", "model.tau_m=interval(8,16)"),
+    )
+    assert (code, err) == (0, "")
+    assert {values["train"]["epochs"] for values in runs.values} == {1, 2, 3}
+    assert {type(values["hardware"]["threads"]) for values in runs.values} == {int}
+    assert len({values["model"]["tau_m"] for values in runs.values}) == len(runs.values), "this key takes any number"
 
 
 @pytest.mark.parametrize("model", ["strsbp", "hm2bp", "stbp"])
@@ -234,6 +355,10 @@ WRONG = {
     ("sweep.fail_fast=perhaps", "seed=0,1"): "sweep.fail_fast: 'perhaps' is not allowed. Allowed: true or false",
     ("train.lr=interval(0.1,1)",): "train.lr: an interval is no list of values. Add search=random",
     ("search=random", "train.lr=tag(log,interval(-1,2))"): "train.lr: from -1.0 to 2.0 by logarithm",
+    ("search=random", "train.epochs=interval(1,2.5)"): "train.epochs: takes whole numbers, and 1 to 2.5 does not",
+    ("hydra.sweep.subdir=x", "seed=0,1"): "hydra.sweep.subdir: the points of a sweep have numbered folders",
+    ("hydra.job.chdir=true", "seed=0,1"): "hydra.job.chdir: is false",
+    ("hydra/launcher=joblib", "hydra.launcher.n_jobs=0", "seed=0,1"): "hydra.launcher.n_jobs: 0 processes run nothing",
     ("seed=range(3,3)",): "seed: range(3,3) has no values",
     ("train.lrr=1,2",): "Did you mean train.lr?",
     ("hydra/sweeper=basic", "seed=0,1"): "hydra/sweeper: snnrun sweeps by its own",
