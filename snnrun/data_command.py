@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import inspect
 import json
 import time
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from typing import Any
 from snnrun.errors import SnnrunError, UsageError
 
 _VERBS = {"train": "train", "validation": "validate", "test": "test"}
+_OVERRIDES = "An override changes a key as in `snnrun train`: encoder.gain=1000, model=stbp, outputs=FOLDER."
 
 
 def main(arguments: list[str]) -> int:
@@ -26,13 +28,16 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="list | verify | prepare")
     listing = commands.add_parser("list", help="every corpus: what it is, its licence, and what is here of it")
     listing.set_defaults(run=_list)
-    verify = commands.add_parser("verify", help="read every file of a corpus and tell every fault")
+    verify = commands.add_parser(
+        "verify", help="read every file of a corpus as a run would, and tell every fault", epilog=_OVERRIDES
+    )
     verify.add_argument("name", help="such as ti46_alpha")
+    verify.add_argument("overrides", nargs="*", metavar="override")
     verify.set_defaults(run=_verify)
     prepare = commands.add_parser(
         "prepare",
         help="encode the recordings of a corpus now, which its first run would do; download what may be",
-        epilog="An override changes a key as in `snnrun train`: encoder.gain=1000, model=stbp, outputs=FOLDER.",
+        epilog=_OVERRIDES,
     )
     prepare.add_argument("name", help="such as ti46_alpha")
     prepare.add_argument("overrides", nargs="*", metavar="override")
@@ -53,22 +58,24 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from snnrun import hardware, parallel
-    from snnrun.data import catalogue, data_root
+    from snnrun import encoders, hardware, parallel, recordings
+    from snnrun.data import DATASETS, catalogue, data_root
 
-    _check_name(options.name)
+    values = _composed(options)
+    encoder = encoders.build(seed=values["seed"], **values["encoder"])
+    ear = recordings.Ear(encoder) if isinstance(encoder, encoders.RecordingEncoder) else None
+    parameters = inspect.signature(DATASETS[options.name]).parameters.values()
+    own = {p.name: values["data"][p.name] for p in parameters if p.kind is p.KEYWORD_ONLY and p.name in values["data"]}
     parallel.set_threads(hardware.cores())
-    report = catalogue.verify(options.name, data_root(options.root))
+    report = catalogue.verify(options.name, data_root(values["data"]["root"]), ear, own)
     print(json.dumps(report, indent=2) if options.json else "\n".join(_report(report)))
     return SnnrunError.exit_code if report["faults"] else 0
 
 
 def _prepare(options: argparse.Namespace) -> int:
-    from snnrun import app, build, hardware, parallel
+    from snnrun import build, hardware, parallel
 
-    _check_name(options.name)
-    root = [f"data.root={json.dumps(options.root)}"] if options.root is not None else []
-    values = app.compose([f"data={options.name}", *root, *options.overrides])
+    values = _composed(options)
     parallel.set_threads(hardware.cores())
     started = time.monotonic()
     dataset = build.load(values)
@@ -79,6 +86,15 @@ def _prepare(options: argparse.Namespace) -> int:
         print(f"note: {note}")
     print(f"digest: {dataset.digest}")
     return 0
+
+
+def _composed(options: argparse.Namespace) -> dict[str, Any]:
+    """The config of a run on the corpus, as plain values."""
+    from snnrun import app
+
+    _check_name(options.name)
+    root = [f"data.root={json.dumps(options.root)}"] if options.root is not None else []
+    return app.compose([f"data={options.name}", *root, *options.overrides])
 
 
 def _check_name(name: str) -> None:

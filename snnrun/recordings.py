@@ -5,20 +5,50 @@ So do the samples of corpora that have a file for each, though these are spikes 
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from snnrun.data import audio, cache
-from snnrun.data.corpus import Corpus, Mapped, UnfitError
-from snnrun.encoders import RecordingEncoder
+from snnrun.data import audio, cache, folders
+from snnrun.data.corpus import Corpus, Mapped, UnfitError, late
+from snnrun.data.spikes_file import Encoded
+from snnrun.encoders import CuttingEncoder, RecordingEncoder
 from snnrun.errors import SnnrunError
 
 FOLDER = "cache"  # of the store, in the folder of all outputs
 WORD = 64  # channels to a word of packed spikes
+
+
+@dataclass(frozen=True)
+class Ear:
+    """What an encoder makes of recordings, and what it leaves out of them."""
+
+    encoder: RecordingEncoder
+
+    def hear(self, wave: NDArray[np.float64], rate: int) -> Encoded:
+        """The spikes (T, W) of a recording (S,) of this rate in Hz, and the steps that it goes on after the last one.
+
+        Raises:
+            ValueError: If it cannot be encoded.
+        """
+        left_out = self.encoder.left_out(len(wave), rate) if isinstance(self.encoder, CuttingEncoder) else 0
+        return Encoded(self.encoder.encode_recording(wave, rate), left_out)
+
+    def cut(self, left_out: NDArray[np.int64], names: Sequence[str]) -> list[str]:
+        """The note on recordings (S,) that are cut; `left_out`: how many steps each goes on after the last one."""
+        longer = np.flatnonzero(left_out).tolist()
+        if not longer or not isinstance(self.encoder, CuttingEncoder):
+            return []
+        steps, step_s = self.encoder.steps, self.encoder.step_s
+        return [
+            f"{len(longer):,} of {len(left_out):,} recordings are longer than {steps * step_s:.3g} s "
+            f"(encoder.steps={steps}) and are cut there ({folders.some(names[k] for k in longer)}); the longest takes "
+            f"{steps + int(left_out.max())} steps"
+        ]
 
 
 def encoded(corpus: Corpus, encoder: RecordingEncoder, folder: Path, title: str) -> Corpus:
@@ -36,21 +66,21 @@ def encoded(corpus: Corpus, encoder: RecordingEncoder, folder: Path, title: str)
         UnfitError: If a recording cannot be encoded.
         SnnrunError: If a file cannot be read, or the store not written.
     """
-    paths = corpus.recordings
+    paths, ear = corpus.recordings, Ear(encoder)
     contents = audio.hashes(paths)
     order = sorted(range(len(paths)), key=lambda k: (paths[k].name.lower(), contents[k]))
     recordings = audio.digest([paths[k] for k in order], [contents[k] for k in order])
 
-    def encode(k: int) -> NDArray[np.int64]:
+    def encode(k: int) -> Encoded:
         path = paths[order[k]]
         try:
-            return encoder.encode_recording(*audio.read(path, rate=corpus.sample_rate))
+            return ear.hear(*audio.read(path, rate=corpus.sample_rate))
         except ValueError as error:
             raise UnfitError(f"{path}: {error}") from None
         except SnnrunError as error:
             raise UnfitError(str(error)) from None
 
-    spikes = cache.stored(
+    spikes, left_out = cache.stored(
         folder,
         {"recordings": recordings, "encoder": encoder.key()},
         count=len(paths),
@@ -61,7 +91,7 @@ def encoded(corpus: Corpus, encoder: RecordingEncoder, folder: Path, title: str)
     )
     place = np.empty(len(paths), np.int64)
     place[order] = np.arange(len(paths))
-    train = len(corpus.train_labels)
+    train, names = len(corpus.train_labels), corpus.names or tuple(map(str, paths))
     return replace(
         corpus,
         kind="spikes",
@@ -69,7 +99,8 @@ def encoded(corpus: Corpus, encoder: RecordingEncoder, folder: Path, title: str)
         train_samples=Mapped(spikes, place[:train]),
         test_samples=Mapped(spikes, place[train:]),
         contents=audio.digest(paths, contents),
-        names=corpus.names or tuple(map(str, paths)),
+        notes=(*corpus.notes, *ear.cut(left_out[place], names)),
+        names=names,
     )
 
 
@@ -89,16 +120,17 @@ def kept(corpus: Corpus, folder: Path, title: str) -> Corpus:
     samples = [(part, k) for part in parts for k in part.rows.tolist()]
     place: dict[str, Any] = {"count": len(samples), "steps": parts[0].steps, "width": parts[0].width, "title": title}
 
-    def read(position: int) -> NDArray[np.int64]:
+    def read(position: int) -> Encoded:
         part, k = samples[position]
         return part.read(k)
 
     key = {"samples": [dict(part.key) for part in parts]}
-    spikes = cache.stored(folder, key, encode=read, **place)
+    spikes, left_out = cache.stored(folder, key, encode=read, **place)
     order, train = np.arange(len(samples)), len(corpus.train_labels)
     return replace(
         corpus,
         train_samples=Mapped(spikes, order[:train]),
         test_samples=Mapped(spikes, order[train:]),
         contents=cache.sha256(folder, key, **place),
+        notes=(*corpus.notes, *late(left_out, parts[0].steps)),
     )

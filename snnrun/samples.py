@@ -104,8 +104,13 @@ class Reader:
             spikes = encoder.encode_recording(wave, rate)
         except ValueError as error:
             raise SnnrunError(f"{path}: {error}") from None
-        silent = () if spikes.any() else (f"it has no input spike (silent, or shorter than a frame: {seconds:.2f} s)",)
-        return Sample(spikes[None], notes=silent)
+        notes = []
+        if isinstance(encoder, encoders.CuttingEncoder) and encoder.left_out(len(wave), rate):
+            heard = encoder.steps * encoder.step_s
+            notes.append(f"it is cut: the first {heard:.3g} s of its {seconds:.3g} s are heard, {encoder.steps} steps")
+        if not spikes.any():
+            notes.append(f"it has no input spike (silent, or shorter than a frame: {seconds:.2f} s)")
+        return Sample(spikes[None], notes=tuple(notes))
 
     def _image(self, path: Path, encoder: encoders.Encoder) -> Sample:
         own = data.PICTURES.get(self.about.data)  # of a corpus of files, which prepares any other as those
@@ -130,9 +135,10 @@ class Reader:
         return planes[0], planes[1], planes[2]
 
     def _events(self, path: Path, encoder: encoders.Encoder) -> Sample:
-        bits = data.RECORDINGS[self.about.data](path, **self.values["data"])
-        spikes = encoder.encode(bits[None], np.zeros(1, np.int64), 0)
-        return Sample(spikes, notes=() if spikes.any() else ("it has no input spike",))
+        own = data.RECORDINGS[self.about.data](path, **self.values["data"])
+        spikes = encoder.encode(own.spikes[None], np.zeros(1, np.int64), 0)
+        notes = [f"{own.left_out:,} of its events come after the last step and are left out"] if own.left_out else []
+        return Sample(spikes, notes=(*notes, *(() if spikes.any() else ("it has no input spike",))))
 
     def _array(self, path: Path) -> Sample:
         """Spikes (T, N) of 0 and 1, cut or filled up with silence to the steps of the run."""

@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "network": {"kernels", "rules", "topology"},
     "encoders": {"jit", "team", "turns", "vector"},
     "data": {"arguments", "jit", "parallel", "team", "turns"},
-    "data_command": {"app", "build", "data", "hardware", "parallel"},
+    "data_command": {"app", "build", "data", "encoders", "hardware", "parallel", "recordings"},
     "batches": {"data", "encoders"},
     "hardware": {"parallel"},
     "recordings": {"data", "encoders"},

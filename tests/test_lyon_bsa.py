@@ -233,3 +233,21 @@ def test_it_is_built_by_its_name_and_draws_nothing():
     assert not isinstance(encoders.build("poisson", seed=0), encoders.RecordingEncoder)
     with pytest.raises(UsageError, match=r"encoder\.decimate: lyon_bsa has no such option"):
         encoders.build("lyon_bsa", seed=0, decimate=100)
+
+
+@pytest.mark.parametrize("rate", [8000, 12_500, 16_000, 44_100])
+def test_what_is_cut_is_what_more_steps_would_hear(rate: int) -> None:
+    """Just at the last step nothing is left out; so many steps more give spikes to the end and leave out nothing."""
+    encoder = LyonBsa(steps=40)  # four frames of 16 ms
+    assert encoder.step_s == pytest.approx(0.0016)
+    longest = 5 * 200 * rate // encoder.sample_rate - 4  # samples that make no fifth frame
+    assert encoder.left_out(longest, rate) == 0
+    assert encoder.left_out(longest + 8, rate) == 10
+    wave = 0.3 * np.sin(np.arange(rate // 5))
+    left_out = encoder.left_out(len(wave), rate)
+    assert left_out == 12 * 10 - 40  # 0.2 s are 12 whole frames
+    whole = replace(encoder, steps=40 + left_out)
+    assert whole.left_out(len(wave), rate) == 0
+    spikes, more = whole.encode_recording(wave, rate), replace(whole, steps=400).encode_recording(wave, rate)
+    assert spikes[41:].any()
+    assert not more[len(spikes) + 1 :].any()

@@ -71,7 +71,7 @@ def test_bins_are_those_of_the_definition(events: Any, bin_ms: float, polarity: 
         for x, y, p, time in events
         if time // round(1000 * bin_ms) + 1 < 20
     }
-    bits = binning(bin_ms=bin_ms, polarity=polarity).spikes(event_bytes(events))
+    bits = binning(bin_ms=bin_ms, polarity=polarity).encoded(event_bytes(events)).spikes
     assert bits.shape == (20, 37 if polarity == "kept" else 19)
     assert set(spiking(bits)) == wanted
 
@@ -94,12 +94,12 @@ def test_a_still_picture_is_still_again_once_stabilised() -> None:
     time = np.arange(1_000, 315_000, 1_000)
     right, down = nmnist.motion(time)
     points = list(zip((10 + right).tolist(), (12 + down).tolist(), [1] * len(time), time.tolist(), strict=True))
-    still = spiking(binning(steps=320, stabilise=True).spikes(event_bytes(points)))
+    still = spiking(binning(steps=320, stabilise=True).encoded(event_bytes(points)).spikes)
     assert {channel for _, channel in still} == {34 * 34 + 12 * 34 + 10}
     assert len(still) == len(time)
-    assert len({channel for _, channel in spiking(binning(steps=320).spikes(event_bytes(points)))}) > 10
+    assert len({channel for _, channel in spiking(binning(steps=320).encoded(event_bytes(points)).spikes)}) > 10
     # What the compensation moves out of the picture is left out.
-    assert not binning(steps=320, stabilise=True).spikes(event_bytes([(0, 0, 0, 100_000)])).any()
+    assert not binning(steps=320, stabilise=True).encoded(event_bytes([(0, 0, 0, 100_000)])).spikes.any()
 
 
 # ---- files and archives ---------------------------------------------------------------------------------------------
@@ -115,8 +115,8 @@ def test_files_are_read_digit_by_digit(tmp_path: Path) -> None:
     assert corpus.test.labels.tolist() == list(range(10))
     samples = corpus.train.samples[np.array([5, 0])]
     assert samples.dtype == np.int64
-    assert np.array_equal(samples[0], binning(steps=320).spikes(moving_digit(2, 1)))
-    assert np.array_equal(samples[1], binning(steps=320).spikes(moving_digit(0, 0)))
+    assert np.array_equal(samples[0], binning(steps=320).encoded(moving_digit(2, 1)).spikes)
+    assert np.array_equal(samples[1], binning(steps=320).encoded(moving_digit(0, 0)).spikes)
     assert corpus.notes == ("train: 20 of 60,000 recordings are there", "test: 10 of 10,000 recordings are there")
     merged = load(tmp_path, polarity="merged")
     assert (merged.image, merged.train.samples.shape) == ((1, 34, 34), (20, 320, 19))
@@ -155,13 +155,34 @@ def test_spikes_are_stored_once_and_mapped(tmp_path: Path, monkeypatch: pytest.M
     for part in ("train", "test"):
         stored, read = getattr(first, part), getattr(plain, part)
         assert np.array_equal(stored.samples[:], read.samples[:])
-    monkeypatch.setattr(nmnist.Binning, "spikes", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr(nmnist.Binning, "encoded", lambda *_: pytest.fail("read again"))
     again = build.load(values(tmp_path, tmp_path / "out"))
     assert (again.digest, capsys.readouterr().err) == (first.digest, "")
     monkeypatch.undo()
     (home / "Train/3/00007.bin").write_bytes(moving_digit(3, 9) * 2)  # another size: made anew
     assert build.load(values(tmp_path, tmp_path / "out")).digest != first.digest
     assert len(list((tmp_path / "out/cache").glob("*.spikes"))) == 2
+
+
+def test_late_events_and_silent_recordings_are_counted(tmp_path: Path, capsys: Any) -> None:
+    """Step 0 has none and 10 ms a step, so an event at t falls into step t // 10 ms + 1."""
+    home = nmnist_tree(tmp_path)
+    (home / "Train/0/00001.bin").write_bytes(event_bytes([(1, 1, 0, 89_999), (1, 1, 0, 90_000), (2, 2, 1, 200_000)]))
+    (home / "Test/9/00030.bin").write_bytes(event_bytes([(1, 1, 0, 90_000)]))
+    for path in home.rglob("*.bin"):
+        if path.name not in ("00001.bin", "00030.bin"):
+            path.write_bytes(event_bytes([(1, 1, 0, 5_000)]))
+    cut = "3 events of 2 of 30 recordings come after the last step (data.steps=10) and are left out"
+    silent = f"1 of 30 samples have no input spike ({home / 'Test/9/00030.bin'})"
+    for encoding in (True, False):  # then from the store
+        dataset = build.load(values(tmp_path, tmp_path / "out", bin_ms=10.0, steps=10))
+        assert dataset.notes[2:] == (cut, silent)
+        assert ("encoding nmnist" in capsys.readouterr().err) == encoding
+    words = ["data", "verify", "nmnist", "data.bin_ms=10", "data.steps=10", "--root", str(tmp_path)]
+    assert cli.main(words) == 0
+    assert f"note: {cut}\nnote: {silent}\n" in capsys.readouterr().out
+    assert cli.main(["data", "verify", "nmnist", "--root", str(tmp_path)]) == 0
+    assert "come after the last step" not in capsys.readouterr().out
 
 
 # ---- faults ---------------------------------------------------------------------------------------------------------

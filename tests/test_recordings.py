@@ -8,11 +8,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+import soundfile
 from corpora import fsdd_tree, record, ti46_tree
 from numpy.typing import NDArray
 
 from snnrun import build, cli, data, recordings
-from snnrun.data import speech
+from snnrun.data import catalogue, speech
 from snnrun.data.corpus import Corpus, Mapped, UnfitError, pick
 from snnrun.errors import SnnrunError, UsageError
 
@@ -99,6 +100,45 @@ def test_the_digest_is_that_of_the_files(tmp_path: Path) -> None:
     corpus = speech.fsdd(tmp_path, False)
     assert encoded(corpus, Level(), tmp_path / "cache").digest() == corpus.digest()
     assert speech.fsdd(tmp_path, False, split="speaker").digest() != corpus.digest()
+
+
+def sounds(root: Path) -> Path:
+    """Two classes of four recordings of 8 kHz: 2 s, 0.5 s, silence, and less than a frame."""
+    tone = 0.3 * np.sin(np.arange(16_000) * 0.5)
+    for name in "ab":
+        (root / name).mkdir(parents=True)
+        for n, wave in enumerate((tone, tone[:4000], np.zeros(4000), tone[:100])):
+            soundfile.write(root / name / f"{n}.wav", wave, 8000)
+    return root
+
+
+def test_cut_and_silent_recordings_are_told_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """By `verify` and by a run, whether it encodes or takes the spikes from the store."""
+    root = sounds(tmp_path / "own")
+    settings = {"name": "audio_folder", "root": root, "test_fraction": 0.25, "validation": 0}
+    wanted = {**values(tmp_path, data=settings), "encoder": {"name": "lyon_bsa", "steps": 700}}
+    for encoding in (True, False):
+        dataset = build.load(wanted)
+        cut, silent = dataset.notes
+        assert cut.startswith("2 of 8 recordings are longer than 1.12 s (encoder.steps=700) and are cut there (")
+        assert {f"{root / name / '0.wav'}" in cut for name in "ab"} == {True}
+        assert cut.endswith("; the longest takes 1250 steps")  # 25,000 samples at 12.5 kHz, 200 a frame of 10 steps
+        assert silent.startswith("4 of 8 samples have no input spike (")
+        assert ("encoding" in capsys.readouterr().err) == encoding
+    command = ["data", "verify", "--root", str(root), "audio_folder", "data.test_fraction=0.25"]
+    assert cli.main(command) == 0
+    assert f"note: {cut}\nnote: {silent}\n" in capsys.readouterr().out
+    assert cli.main([*command, "encoder.steps=1250"]) == 0
+    assert "are cut there" not in capsys.readouterr().out
+    assert build.load({**wanted, "encoder": {"name": "lyon_bsa", "steps": 1250}}).notes == (silent,)
+
+
+def test_verify_finds_what_the_encoder_refuses(tmp_path: Path) -> None:
+    for name in "ab":
+        record(tmp_path / name / "0.wav", 0.95 if name == "a" else 0.5, 8000, "WAV")
+        record(tmp_path / name / "1.wav", 0.5, 8000, "WAV")
+    report = catalogue.verify("audio_folder", tmp_path, recordings.Ear(Level()), {"test_fraction": 0.5})
+    assert report["faults"] == [f"{tmp_path / 'a' / '0.wav'}: too loud"]
 
 
 def test_what_cannot_be_encoded_is_named(tmp_path: Path) -> None:

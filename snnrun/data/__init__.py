@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from snnrun.data import audio, blank, cifar, events, image_folder, images, nmnist, pictures, speech, ti46
 from snnrun.data.augment import Augment
 from snnrun.data.corpus import Corpus, Dataset, Split, UnfitError, listed, pick, scan, stratified
+from snnrun.data.spikes_file import Encoded
 from snnrun.data.utterances import utterances
 from snnrun.errors import SnnrunError, UsageError, printable
 
@@ -47,9 +48,9 @@ DATASETS: dict[str, Callable[..., Corpus]] = {
 }
 
 # How a single file becomes a sample as those of the corpus did, from the options of the corpus: what a picture is
-# brought to, and the bits (T, W) of a recording of spikes.
+# brought to, and the spikes (T, W) of a recording of events.
 PICTURES: dict[str, Callable[..., pictures.Form]] = {"image_folder": image_folder.form}
-RECORDINGS: dict[str, Callable[..., NDArray[np.int64]]] = {"nmnist": nmnist.read}
+RECORDINGS: dict[str, Callable[..., Encoded]] = {"nmnist": nmnist.read}
 
 # Distinct streams of the run's seed; large, so that no encoder key (seed, epoch, index) equals one of them.
 _VALIDATION_STREAM = 0x76616C69

@@ -10,7 +10,7 @@ import functools
 import hashlib
 import os
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from snnrun import parallel
 from snnrun.data import sound_headers
 from snnrun.data.sound_headers import ANEW, CONVERT, Fault
+from snnrun.data.spikes_file import Encoded
 from snnrun.errors import SnnrunError
 
 # The extensions of libsndfile's formats, but of those that hold no recordings as a rule (MAT4, MAT5, HTK, XI) or tell
@@ -44,12 +45,15 @@ class Facts:
     Attributes:
         rate: In Hz.
         samples: Its length.
-        fault: What is wrong and the remedy; empty if it can be read.
+        fault: What is wrong and the remedy; empty if it can be used.
+        spikes, left_out: Of what it is encoded to, see `Encoded`; -1 and 0 if it is not.
     """
 
     rate: int = 0
     samples: int = 0
     fault: str = ""
+    spikes: int = -1
+    left_out: int = 0
 
 
 @functools.cache
@@ -82,16 +86,29 @@ def read(path: Path, *, rate: int | None = None) -> tuple[NDArray[np.float64], i
         raise SnnrunError(f"{path}: {fault}") from None
 
 
-def scan(paths: Sequence[Path], rate: int | None = None) -> list[Facts]:
-    """Read every file, on all threads, and tell what each is; see `read` for the faults."""
+def scan(
+    paths: Sequence[Path],
+    rate: int | None = None,
+    hear: Callable[[NDArray[np.float64], int], Encoded] | None = None,
+) -> list[Facts]:
+    """Read every file, on all threads, and tell what each is; see `read` for the faults.
+
+    Args:
+        paths: The files.
+        rate: Sample rate in Hz that each must have; None for any.
+        hear: Encodes a recording (S,) of a rate in Hz, or raises ValueError; None to read the files alone.
+    """
     found = [Facts()] * len(paths)
 
     def task(item: int) -> None:
         try:
             wave, own_rate = _read(paths[item], rate)
-            found[item] = Facts(own_rate, len(wave))
-        except Fault as fault:
+            sample = hear(wave, own_rate) if hear else None
+        except (Fault, ValueError) as fault:
             found[item] = Facts(fault=str(fault))
+            return
+        spikes = int(np.bitwise_count(sample.spikes.view(np.uint64)).sum()) if sample else -1
+        found[item] = Facts(own_rate, len(wave), "", spikes, sample.left_out if sample else 0)
 
     parallel.each(len(paths), task)
     return found
@@ -166,6 +183,10 @@ def _read(path: Path, rate: int | None) -> tuple[NDArray[np.float64], int]:
             kind = f"{sound.format}, {sound.subtype}: {error.error_string.rstrip('.')}"
             raise Fault(
                 f"it is damaged or cut short, or coded as is not read here ({kind}); {ANEW}, or {CONVERT}"
+            ) from None
+        except MemoryError:
+            raise Fault(
+                f"its header announces {sound.frames:,} samples, for which there is no memory; {ANEW}"
             ) from None
     if len(wave) < sound.frames:
         raise sound_headers.cut_short(sound.frames, len(wave))

@@ -18,14 +18,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from snnrun import parallel
 from snnrun.arguments import verbosity
 from snnrun.data import exclusive, spikes_file
-from snnrun.data.spikes_file import Header, UnsoundError
+from snnrun.data.spikes_file import Encoded, Header, Stored, UnsoundError
 
 
 class Entry(NamedTuple):
@@ -50,10 +49,10 @@ def stored(
     count: int,
     steps: int,
     width: int,
-    encode: Callable[[int], NDArray[np.int64]],
+    encode: Callable[[int], Encoded],
     console: Console | None = None,
     title: str = "",
-) -> NDArray[np.int64]:
+) -> Stored:
     """The spikes of a corpus, from the folder if they are there and sound, else encoded and put there.
 
     Args:
@@ -62,12 +61,13 @@ def stored(
         count: S, how many samples there are.
         steps: T.
         width: W, words of 64 channels to a step.
-        encode: Gives the spikes of sample k as bits, (T, W) int64; several threads call it at once.
+        encode: Gives sample k, its spikes (T, W); several threads call it at once.
         console: Where progress is shown; the standard error stream by default.
         title: Name of what is encoded; the file's name begins with it.
 
     Returns:
-        Spikes as bits, int64 (S, T, W): mapped from the file, not to be written to.
+        The spikes, mapped from the file, and how much was left out of each sample: the same whether they were encoded
+        now or before.
 
     Raises:
         SnnrunError: If the file cannot be read or written.
@@ -125,7 +125,7 @@ def _entry(path: Path) -> Entry:
     return Entry(path, key, size, sound)
 
 
-def _load(path: Path, wanted: Header) -> NDArray[np.int64]:
+def _load(path: Path, wanted: Header) -> Stored:
     try:
         return spikes_file.load(path, wanted)
     except FileNotFoundError:
@@ -146,20 +146,21 @@ def _build(
     file: FileIO,
     path: Path,
     wanted: Header,
-    encode: Callable[[int], NDArray[np.int64]],
+    encode: Callable[[int], Encoded],
     advance: Callable[[], None],
-) -> NDArray[np.int64]:
+) -> Stored:
     with exclusive.writing(path):
         header = spikes_file.reserve(file, wanted)
     count, *shape = header.shape
     turn = threading.Lock()
 
     def one(k: int) -> None:
-        spikes = encode(k)
-        if spikes.dtype != np.int64 or list(spikes.shape) != shape:
-            raise ValueError(f"encode({k}) gave {spikes.dtype} {spikes.shape}; want int64 {tuple(shape)}")
+        sample = encode(k)
+        if sample.spikes.dtype != np.int64 or list(sample.spikes.shape) != shape:
+            given = f"{sample.spikes.dtype} {sample.spikes.shape}"
+            raise ValueError(f"encode({k}) gave {given}; want int64 {tuple(shape)}")
         with turn, exclusive.writing(path):
-            spikes_file.put(file, header, k, spikes)
+            spikes_file.put(file, header, k, sample)
         advance()
 
     parallel.each(count, one)

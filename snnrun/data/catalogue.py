@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from snnrun.data import DATASETS, audio, blank, events, lacks, nmnist, ti46
-from snnrun.data.corpus import Corpus, MissingError, scan
+from snnrun.data.corpus import Corpus, MissingError, late, scan
+from snnrun.data.spikes_file import Encoded
 from snnrun.errors import SnnrunError, printable
 
 
@@ -85,13 +87,32 @@ def survey(root: Path) -> list[dict[str, Any]]:
     return [_look(name, entry, root) for name, entry in CATALOGUE.items()]
 
 
-def verify(name: str, root: Path) -> dict[str, Any]:
-    """Read every file of a corpus: counts, what the samples are like, the digest, and every fault; plain values."""
+class Ear(Protocol):
+    """What a run makes of recordings, see `recordings.Ear`."""
+
+    def hear(self, wave: NDArray[np.float64], rate: int) -> Encoded:
+        """The spikes of a recording, and how much of it is left out."""
+
+    def cut(self, left_out: NDArray[np.int64], names: Sequence[str]) -> list[str]:
+        """The note on what is left out of recordings."""
+
+
+def verify(
+    name: str, root: Path, ear: Ear | None = None, options: Mapping[str, Any] = MappingProxyType({})
+) -> dict[str, Any]:
+    """Read every file of a corpus: counts, what the samples are like, the digest, and every fault; plain values.
+
+    Args:
+        name: Of the corpus.
+        root: The data root.
+        ear: Encodes recordings, so that what a run would be fed is known; None to read them alone.
+        options: Of this corpus, see its function.
+    """
     entry = CATALOGUE[name]
     report: dict[str, Any] = {"name": name, "root": printable(str(root.absolute())), "papers": entry.papers}
     try:
-        corpus = DATASETS[name](root, False)
-        corpus, found, details = _samples(corpus)
+        corpus = DATASETS[name](root, False, **options)
+        corpus, found, details = _samples(corpus, ear)
         notes = [*corpus.notes, *([] if found else blank.notes(corpus))]
     except SnnrunError as error:
         return report | {"notes": [], "faults": [str(error)]}
@@ -155,16 +176,17 @@ def _count(labels: NDArray[np.int64], classes: Sequence[str]) -> dict[str, Any]:
     return {"samples": len(labels), "classes": dict(zip(classes, counts, strict=True))}
 
 
-def _samples(corpus: Corpus) -> tuple[Corpus, list[str], dict[str, Any]]:
+def _samples(corpus: Corpus, ear: Ear | None) -> tuple[Corpus, list[str], dict[str, Any]]:
     """The corpus, which knows its contents then; faults of the samples, and what they are like."""
     if corpus.kind == "audio":
-        return corpus, *_recordings(corpus)
+        return _recordings(corpus, ear)
     if corpus.kind != "spikes":
         return corpus, list(corpus.faults), {"shape": list(corpus.shape)}
     details = {"channels": math.prod(corpus.shape), "steps": corpus.train_samples.shape[1]}
     if corpus.unread:
-        found, counts, contents = scan(*corpus.unread)
-        corpus = replace(corpus, contents=contents, notes=(*corpus.notes, *blank.silent(counts == 0, corpus.names)))
+        found, counts, left_out, contents = scan(*corpus.unread)
+        notes = [*late(left_out, corpus.unread[0].steps), *blank.silent(counts == 0, corpus.names)]
+        corpus = replace(corpus, contents=contents, notes=(*corpus.notes, *notes))
         return corpus, [*corpus.faults, *found], {**details, "spikes": _spread(counts[counts >= 0])}
     # Of a negative number, NumPy counts the bits of the absolute value.
     words = [part[:].view(np.uint64) for part in (corpus.train_samples, corpus.test_samples)]
@@ -172,9 +194,9 @@ def _samples(corpus: Corpus) -> tuple[Corpus, list[str], dict[str, Any]]:
     return corpus, list(corpus.faults), {**details, "spikes": _spread(counts)}
 
 
-def _recordings(corpus: Corpus) -> tuple[list[str], dict[str, Any]]:
+def _recordings(corpus: Corpus, ear: Ear | None) -> tuple[Corpus, list[str], dict[str, Any]]:
     paths = corpus.recordings
-    facts = audio.scan(paths, corpus.sample_rate)
+    facts = audio.scan(paths, corpus.sample_rate, ear.hear if ear else None)
     found = [f"{path}: {fact.fault}" for path, fact in zip(paths, facts, strict=True) if fact.fault]
     whole = [fact for fact in facts if not fact.fault]
     rates = Counter(fact.rate for fact in whole)
@@ -182,7 +204,11 @@ def _recordings(corpus: Corpus) -> tuple[list[str], dict[str, Any]]:
         "rates": {str(rate): rates[rate] for rate in sorted(rates)},
         "seconds": _spread(np.array([fact.samples / fact.rate for fact in whole])),
     }
-    return [*corpus.faults, *found], details
+    names = corpus.names or tuple(map(str, paths))
+    notes = blank.silent(np.array([fact.spikes == 0 for fact in facts], np.bool_), names)
+    if ear is not None:
+        notes = [*ear.cut(np.array([fact.left_out for fact in facts], np.int64), names), *notes]
+    return replace(corpus, notes=(*corpus.notes, *notes)), [*corpus.faults, *found], details
 
 
 def _spread(values: NDArray[Any]) -> dict[str, float]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from snnrun import parallel
 from snnrun.data import audio
 from snnrun.data.augment import Augment
+from snnrun.data.spikes_file import Encoded
 from snnrun.errors import SnnrunError
 
 _WORD = 64  # channels to a word of packed spikes
@@ -52,14 +53,15 @@ class Unread:
     """Some samples, each of a file of its own, which is read when the sample is asked for.
 
     Attributes:
-        read: Gives sample number k as bits of spikes, (T, W) int64; several threads call it at once. Raises UnfitError.
+        read: Gives sample number k, its spikes (T, W), and how many of its events come after the last step; several
+            threads call it at once. Raises UnfitError.
         rows: Which samples these are, shape (S,).
         steps: T.
         width: W.
         key: All that `read` depends on, as JSON can hold it.
     """
 
-    read: Callable[[int], NDArray[np.int64]]
+    read: Callable[[int], Encoded]
     rows: NDArray[np.int64]
     steps: int
     width: int
@@ -79,7 +81,7 @@ class Unread:
         samples = np.empty((len(rows), self.steps, self.width), np.int64)
 
         def task(item: int) -> None:
-            samples[item] = self.read(int(rows[item]))
+            samples[item] = self.read(int(rows[item])).spikes
 
         parallel.each(len(rows), task)
         return samples
@@ -102,39 +104,61 @@ class UnfitError(SnnrunError):
 
 
 class Scan(NamedTuple):
-    """What the files of samples hold: faults, spikes of each sample (S,), -1 with a fault, SHA-256 of all samples."""
+    """What the files of samples hold.
+
+    Attributes:
+        faults: Of the samples that have one.
+        spikes: Of each sample (S,), -1 with a fault.
+        left_out: How many events of each sample come after the last step, (S,).
+        contents: SHA-256 of all samples.
+    """
 
     faults: list[str]
     spikes: NDArray[np.int64]
+    left_out: NDArray[np.int64]
     contents: str
 
 
 def scan(*parts: Unread) -> Scan:
     """Read every file, on all threads."""
-    sha, faults, counts = hashlib.sha256(), list[str](), [np.zeros(0, np.int64)]
+    sha, faults = hashlib.sha256(), list[str]()
+    counts, cut = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     for part in parts:
         for start in range(0, len(part), _AT_ONCE):
-            samples, found = _attempt(part, part.rows[start : start + _AT_ONCE])
+            samples, left_out, found = _attempt(part, part.rows[start : start + _AT_ONCE])
             sha.update(samples.data)
             faults += [fault for fault in found if fault]
             # Of a negative number, NumPy counts the bits of the absolute value.
             spikes = np.bitwise_count(samples.view(np.uint64)).sum(axis=(1, 2), dtype=np.int64)
             counts.append(np.where([bool(fault) for fault in found], -1, spikes))
-    return Scan(faults, np.concatenate(counts), sha.hexdigest())
+            cut.append(left_out)
+    return Scan(faults, np.concatenate(counts), np.concatenate(cut), sha.hexdigest())
 
 
-def _attempt(part: Unread, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], list[str]]:
-    """These samples, and of each its fault, which is empty if it has none; a sample with a fault is silent."""
-    samples, faults = np.zeros((len(rows), part.steps, part.width), np.int64), [""] * len(rows)
+def late(left_out: NDArray[np.int64], steps: int) -> list[str]:
+    """The note on events after the last of so many steps; `left_out`: how many each sample has, (S,)."""
+    cut = int((left_out > 0).sum())
+    if not cut:
+        return []
+    return [
+        f"{left_out.sum():,} events of {cut:,} of {len(left_out):,} recordings come after the last step "
+        f"(data.steps={steps}) and are left out"
+    ]
+
+
+def _attempt(part: Unread, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], list[str]]:
+    """These samples, what each leaves out, and its fault, empty if it has none; a sample with a fault is silent."""
+    samples, left_out = np.zeros((len(rows), part.steps, part.width), np.int64), np.zeros(len(rows), np.int64)
+    faults = [""] * len(rows)
 
     def task(item: int) -> None:
         try:
-            samples[item] = part.read(int(rows[item]))
+            samples[item], left_out[item] = part.read(int(rows[item]))
         except UnfitError as error:
             faults[item] = str(error)
 
     parallel.each(len(rows), task)
-    return samples, faults
+    return samples, left_out, faults
 
 
 @dataclass(frozen=True)

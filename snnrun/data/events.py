@@ -127,6 +127,9 @@ def ntidigits(
         origin="surrogate" if made else folders.origin(path.parent),
         notes=tuple(notes),
         faults=tuple(faults),
+        names=tuple(
+            r.label for part in (False, True) for r, test in zip(recordings, tested, strict=True) if test == part
+        ),
     )
 
 

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from snnrun.data import fetch, folders
 from snnrun.data.corpus import Corpus, MissingError, UnfitError, Unread
+from snnrun.data.spikes_file import Encoded
 from snnrun.errors import SnnrunError, UsageError
 
 SIDE = 34  # rows and columns
@@ -86,19 +87,25 @@ class Binning:
         """Channels, rows and columns."""
         return (2 if self.polarity == "kept" else 1), SIDE, SIDE
 
-    def spikes(self, content: bytes) -> NDArray[np.int64]:
-        """Bits (T, W) of the content of a file; ValueError if it is no recording, its text being the reason."""
+    def encoded(self, content: bytes) -> Encoded:
+        """Spikes (T, W) of the content of a file, and its number of events after the last step.
+
+        Raises:
+            ValueError: If it is no recording; its text is the reason.
+        """
         x, y, on, time = decode(content)
         if self.stabilise:
             right, down = motion(time)
             x, y = x - right, y - down
         step = np.floor(time / (1e3 * self.bin_ms)).astype(np.int64) + 1
-        seen = (x >= 0) & (x < SIDE) & (y >= 0) & (y < SIDE) & (step < self.steps)
+        within = step < self.steps
+        seen = (x >= 0) & (x < SIDE) & (y >= 0) & (y < SIDE) & within
         channel = y * SIDE + x + (on * SIDE * SIDE if self.polarity == "kept" else 0)
+        late = int(len(step) - within.sum())
         step, channel = step[seen], channel[seen]
         words = np.zeros((self.steps, -(-math.prod(self.image) // 64)), np.uint64)
         np.bitwise_or.at(words, (step, channel // 64), np.uint64(1) << (channel % 64).astype(np.uint64))
-        return words.view(np.int64)
+        return Encoded(words.view(np.int64), late)
 
 
 class _Recording(NamedTuple):
@@ -123,7 +130,7 @@ def nmnist(
 
     Each part is looked for in `root/nmnist` (or `n-mnist`): its folder, else its archive; else it is downloaded. An
     event at time t falls into step floor(t / bin) + 1, so that none is in step 0; several of a channel in one step are
-    one spike; what comes after the last step is left out.
+    one spike; what comes after the last step is left out, and counted in a note once the files are read.
 
     Args:
         bin_ms: Length of a step, in ms.
@@ -174,8 +181,8 @@ def read(
     polarity: str = "kept",
     stabilise: bool = False,
     **_others: Any,
-) -> NDArray[np.int64]:
-    """Bits (T, W) of one file, by options of `nmnist`: those that it has as a sample of the corpus.
+) -> Encoded:
+    """One file by options of `nmnist`: its spikes (T, W) are those that it has as a sample of the corpus.
 
     Raises:
         UnfitError: If it is no recording, or cannot be read.
@@ -223,7 +230,7 @@ def _unread(recordings: Sequence[_Recording], binning: Binning) -> Unread:
     names = "\n".join(f"{one.digit} {one.stamp}" for one in recordings)
     listing = hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest()
 
-    def read(k: int) -> NDArray[np.int64]:
+    def read(k: int) -> Encoded:
         return _spikes(recordings[k].name, recordings[k].read, binning)
 
     options = {"bin_ms": binning.bin_ms, "polarity": binning.polarity, "stabilise": binning.stabilise}
@@ -232,9 +239,9 @@ def _unread(recordings: Sequence[_Recording], binning: Binning) -> Unread:
     return Unread(read, np.arange(len(recordings)), binning.steps, width, key)
 
 
-def _spikes(name: str, content: Callable[[], bytes], binning: Binning) -> NDArray[np.int64]:
+def _spikes(name: str, content: Callable[[], bytes], binning: Binning) -> Encoded:
     try:
-        return binning.spikes(content())
+        return binning.encoded(content())
     except OSError as error:
         reason = f"it cannot be read ({error.strerror or error}); check its permissions"
     except (ValueError, zlib.error) as error:

@@ -4,9 +4,11 @@ bytes 0-7       b"SNNSPIKE"
 8-11            version of this format, uint32
 12-15           L, length of the description, uint32
 16-19           CRC-32 of the description, uint32
-20-(20 + L)     description, JSON in UTF-8: `key`, `count`, `steps`, `width`, `sha256` of the spikes, `made_by`
+20-(20 + L)     description, JSON in UTF-8: `key`, `count`, `steps`, `width`, `sha256` of the spikes, `crc32` of what
+                follows them in 8 hexadecimal digits, `made_by`
 to n * 4096     zeros
 from n * 4096   spikes, int64 (count, steps, width), C order: channel n of a step is bit n % 64 of word n // 64
+after them      how much of each sample was left out of its spikes, int64 (count,), see `Encoded`
 """
 
 from __future__ import annotations
@@ -26,15 +28,33 @@ from numpy.typing import NDArray
 
 from snnrun.data.exclusive import FULL
 
-VERSION = 1
+VERSION = 2
 
 _MAGIC = b"SNNSPIKE"
 _PREFIX = struct.Struct("<8sIII")
 _PAGE = 4096
+_PIECE = 1 << 18  # bytes read at a time
 
 
 class UnsoundError(Exception):
     """A file is damaged, or not the one that its name says."""
+
+
+class Encoded(NamedTuple):
+    """One sample: its spikes as bits, (T, W) int64, and how much of it came after the last step.
+
+    The unit of `left_out` is the corpus's or the encoder's: events, or steps.
+    """
+
+    spikes: NDArray[np.int64]
+    left_out: int = 0
+
+
+class Stored(NamedTuple):
+    """All samples of a file: spikes (S, T, W), not to be written to, and what was left out of each, (S,)."""
+
+    spikes: NDArray[np.int64]
+    left_out: NDArray[np.int64]
 
 
 class Header(NamedTuple):
@@ -45,6 +65,7 @@ class Header(NamedTuple):
         shape: (count, steps, width).
         made_by: Who wrote the file.
         sha256: Of the spikes, in hexadecimal.
+        crc32: Of what follows them, in 8 hexadecimal digits.
         start: Where the spikes begin, in bytes.
     """
 
@@ -52,12 +73,18 @@ class Header(NamedTuple):
     shape: tuple[int, int, int]
     made_by: str = ""
     sha256: str = "0" * 64
+    crc32: str = "0" * 8
     start: int = 0
+
+    @property
+    def end(self) -> int:
+        """Where the spikes end, in bytes."""
+        return self.start + 8 * math.prod(self.shape)
 
     @property
     def size(self) -> int:
         """Of the whole file, in bytes."""
-        return self.start + 8 * math.prod(self.shape)
+        return self.end + 8 * self.shape[0]
 
 
 def canonical(key: Any) -> str:
@@ -68,8 +95,8 @@ def canonical(key: Any) -> str:
 # ---- reading --------------------------------------------------------------------------------------------------------
 
 
-def load(path: Path, wanted: Header) -> NDArray[np.int64]:
-    """Check a file to the last bit and map it, not to be written to.
+def load(path: Path, wanted: Header) -> Stored:
+    """Check a file to the last bit and map its spikes.
 
     Raises:
         UnsoundError: If it is damaged, or has another key or shape than is wanted.
@@ -97,7 +124,8 @@ def read(file: FileIO) -> Header:
     try:
         fields = json.loads(text)
         shape = int(fields["count"]), int(fields["steps"]), int(fields["width"])
-        return Header(canonical(fields["key"]), shape, fields["made_by"], fields["sha256"], _start(text))
+        sums = fields["sha256"], fields["crc32"]
+        return Header(canonical(fields["key"]), shape, fields["made_by"], *sums, _start(text))
     except (ValueError, TypeError, KeyError):
         raise UnsoundError("its header cannot be understood") from None
 
@@ -107,17 +135,28 @@ def check(file: FileIO, header: Header) -> None:
     size = os.fstat(file.fileno()).st_size
     if size != header.size:
         raise UnsoundError(f"its header announces {header.size} bytes, it has {size}")
-    if _sha256(file, header) != header.sha256:
+    if _sums(file, header) != (header.sha256, header.crc32):
         raise UnsoundError("its spikes have changed")
 
 
-def _sha256(file: FileIO, header: Header) -> str:
+def _sums(file: FileIO, header: Header) -> tuple[str, str]:
+    """SHA-256 of the spikes, and CRC-32 of what follows them."""
+    sha, rest = hashlib.sha256(), header.end - header.start
     file.seek(header.start)
-    return hashlib.file_digest(file, "sha256").hexdigest()
+    while rest and (piece := file.read(min(rest, _PIECE))):
+        sha.update(piece)
+        rest -= len(piece)
+    return sha.hexdigest(), f"{zlib.crc32(_tail(file, header)):08x}"
 
 
-def _map(file: FileIO, header: Header) -> NDArray[np.int64]:
-    return np.asarray(np.memmap(file, "<i8", "r", header.start, header.shape))
+def _tail(file: FileIO, header: Header) -> bytes:
+    file.seek(header.end)
+    return file.read()
+
+
+def _map(file: FileIO, header: Header) -> Stored:
+    spikes = np.asarray(np.memmap(file, "<i8", "r", header.start, header.shape))
+    return Stored(spikes, np.frombuffer(_tail(file, header), "<i8"))
 
 
 # ---- writing --------------------------------------------------------------------------------------------------------
@@ -139,14 +178,16 @@ def reserve(file: FileIO, header: Header) -> Header:
     return header
 
 
-def put(file: FileIO, header: Header, k: int, spikes: NDArray[np.int64]) -> None:
+def put(file: FileIO, header: Header, k: int, sample: Encoded) -> None:
     """Write sample k, (steps, width)."""
-    _write(file, header.start + k * spikes.nbytes, spikes.astype("<i8").tobytes())
+    _write(file, header.start + k * sample.spikes.nbytes, sample.spikes.astype("<i8").tobytes())
+    _write(file, header.end + 8 * k, struct.pack("<q", sample.left_out))
 
 
-def finish(file: FileIO, header: Header) -> NDArray[np.int64]:
+def finish(file: FileIO, header: Header) -> Stored:
     """Once every sample is there: write the header, have all of it on disk, and map the spikes as `load` does."""
-    text = _describe(header._replace(sha256=_sha256(file, header)))
+    sha256, crc32 = _sums(file, header)
+    text = _describe(header._replace(sha256=sha256, crc32=crc32))
     _write(file, 0, _PREFIX.pack(_MAGIC, VERSION, len(text), zlib.crc32(text)) + text)
     os.fsync(file.fileno())
     return _map(file, header)
@@ -155,7 +196,8 @@ def finish(file: FileIO, header: Header) -> NDArray[np.int64]:
 def _describe(header: Header) -> bytes:
     count, steps, width = header.shape
     fields = {"key": json.loads(header.key), "count": count, "steps": steps, "width": width}
-    return json.dumps(fields | {"sha256": header.sha256, "made_by": header.made_by}).encode()
+    sums = {"sha256": header.sha256, "crc32": header.crc32}
+    return json.dumps(fields | sums | {"made_by": header.made_by}).encode()
 
 
 def _start(description: bytes) -> int:

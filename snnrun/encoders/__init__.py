@@ -14,7 +14,16 @@ from snnrun.encoders.rate import Bernoulli, Poisson
 from snnrun.encoders.stored import Stored
 from snnrun.errors import UsageError
 
-__all__ = ["ENCODERS", "BeginningEncoder", "Encoder", "RecordingEncoder", "Stored", "beginning", "build"]
+__all__ = [
+    "ENCODERS",
+    "BeginningEncoder",
+    "CuttingEncoder",
+    "Encoder",
+    "RecordingEncoder",
+    "Stored",
+    "beginning",
+    "build",
+]
 
 
 class Encoder(Protocol):
@@ -67,6 +76,18 @@ class RecordingEncoder(Protocol):
         Raises:
             ValueError: If the wave has a sample that is not finite or more than one dimension.
         """
+
+
+@runtime_checkable
+class CuttingEncoder(RecordingEncoder, Protocol):
+    """An encoder of sound that tells how much of a recording it cuts, of which users are told then."""
+
+    @property
+    def step_s(self) -> float:
+        """Length of a step, in s."""
+
+    def left_out(self, samples: int, sample_rate: int) -> int:
+        """How many steps a recording of so many samples, at so many Hz, goes on after the last one."""
 
 
 # A new encoder is one line here.

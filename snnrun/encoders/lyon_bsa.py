@@ -25,7 +25,7 @@ class LyonBsa:
     `resample_poly` with the reduced ratio (8 kHz to 12.5 kHz: 25 / 16).
 
     Attributes:
-        steps: T; longer recordings are cut, shorter ones end in silence.
+        steps: T; longer recordings are cut, see `left_out`, shorter ones end in silence.
         sample_rate: Hz, of what the ear hears.
         loudness: "rms" scales each recording to one root mean square before the ear, whose gain control weakens
             differences of level and does not remove them; "none" takes it as it is.
@@ -79,6 +79,16 @@ class LyonBsa:
     def channels(self) -> int:
         """N, the ear's channels, the highest frequency first."""
         return len(design(self.sample_rate, self.ear_q, self.step_factor).center_freqs)
+
+    @property
+    def step_s(self) -> float:
+        """Length of a step, in s."""
+        return self.decimation / self.sample_rate / self.hold
+
+    def left_out(self, samples: int, sample_rate: int) -> int:
+        """How many steps a recording of so many samples, at so many Hz, goes on after the last one."""
+        frames = -(-samples * self.sample_rate // sample_rate) // self.decimation
+        return max(0, frames * self.hold - self.steps)
 
     def key(self) -> dict[str, Any]:
         """All that the spikes of a recording depend on beside the recording, as JSON can hold it."""
