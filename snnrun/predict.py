@@ -86,7 +86,7 @@ def main(arguments: list[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "snnrun predict",
-        description="What a trained network takes files for: recordings, images, or spikes as .npy (steps, channels).",
+        description="What a trained network takes files for: recordings, images, events, or spikes as .npy.",
         epilog="Files are prepared as the corpus prepares its own. For a corpus without files, such as MNIST, images "
         "are made grey (or RGB), filled up with black to its proportions and brought to its size. An image's spikes "
         "are drawn as those of sample 0. test:17 is a sample of the corpus, which must be there then.",

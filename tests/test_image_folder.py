@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from corpora import picture_tree
-from PIL import Image
+from PIL import Image, ImageCms
 
 from snnrun import cli, data, parallel
 from snnrun.data import pictures
@@ -64,6 +64,20 @@ def test_sixteen_bits_keep_their_upper_eight(tmp_path: Path) -> None:
     assert np.array_equal(read(tmp_path / "b.pgm", 1, 4, 6)[0], PIXELS[..., 0])
 
 
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB"])
+def test_every_mode_that_a_file_has_is_grey_as_its_colours_are(tmp_path: Path, mode: str) -> None:
+    picture = Image.fromarray(np.repeat(PIXELS[..., :1], 3, axis=2))
+    if mode == "LAB":
+        colours = [ImageCms.createProfile(name) for name in ("sRGB", "LAB")]
+        picture = ImageCms.profileToProfile(picture, *colours, outputMode="LAB")
+    else:
+        picture = picture.quantize() if mode == "P" else picture.convert(mode)
+    picture.save(tmp_path / ("a.gif" if mode == "P" else "a.tif"))
+    found = read(next(tmp_path.iterdir()), 1, 4, 6)[0].astype(int)
+    wanted = np.asarray(picture).astype(int) * 255 if mode == "1" else PIXELS[..., 0]
+    assert np.abs(found - wanted).max() <= 3
+
+
 def test_every_value_of_sixteen_bits(tmp_path: Path) -> None:
     """The upper 8 bits count, whatever form holds them; levels spread what is between them over 256 equal parts."""
     every = np.arange(65536, dtype=np.uint16).reshape(256, 256)
@@ -104,7 +118,7 @@ def test_fewer_bits_in_sixteen_are_refused_unless_they_are_given(tmp_path: Path)
     )
 
 
-def test_ink_in_the_transparency_is_told_and_has_a_background(tmp_path: Path) -> None:
+def test_ink_in_the_transparency_is_told_and_has_a_background(tmp_path: Path, capsys: Any) -> None:
     for place, name in enumerate(("cat", "dog")):
         (tmp_path / name).mkdir()
         for number in range(5):
@@ -115,6 +129,10 @@ def test_ink_in_the_transparency_is_told_and_has_a_background(tmp_path: Path) ->
     assert dark.notes[0].startswith("10 images are drawn in their transparency alone and vanish on this background; ")
     assert "data.background=255 lays white behind it" in dark.notes[0]
     assert dark.notes[1].startswith("10 of 10 samples are of one colour (cat/")
+    assert cli.main(["data", "verify", "image_folder", "--root", str(tmp_path)]) == 0
+    assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")] == [
+        f"note: {note}" for note in dark.notes
+    ]
     white = load(tmp_path, rows=8, columns=8, background=255)
     assert white.notes == ()
     picture = white.train.samples[0].reshape(8, 8)
@@ -213,15 +231,18 @@ def test_every_file_that_cannot_be_read_is_named_with_the_remedy(tmp_path: Path,
     }
     for name, (content, _) in contents.items():
         (tmp_path / name).write_bytes(content)
+    (tmp_path / "dog/2.png").unlink()
+    (tmp_path / "dog/2.png").symlink_to("nowhere.png")
+    contents["dog/2.png"] = b"", "it is a link that leads nowhere; mend or remove it"
     Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "dog/1.tif")
     contents["dog/1.tif"] = b"", "its pixels are floating-point numbers, whose range is not known; save it with 8 or 16"
     message = failure(tmp_path)
-    assert message.startswith("data=image_folder: 6 files cannot be used:\n")
+    assert message.startswith("data=image_folder: 7 files cannot be used:\n")
     assert cli.main(["data", "verify", "image_folder", "--root", str(tmp_path)]) == 1
     out = capsys.readouterr().out
     for name, (_, words) in contents.items():
         assert any(f"{tmp_path / name}: " in line and words in line for line in out.splitlines()), (name, out)
-    assert out.endswith("6 faults\n")
+    assert out.endswith("7 faults\n")
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -167,6 +167,8 @@ def _read(path: Path, form: Form) -> Picture:
     except Image.DecompressionBombError:
         raise UnreadableError("it has too many pixels; make it smaller or remove it") from None
     except OSError as error:
+        if path.is_symlink() and not path.exists():
+            raise UnreadableError("it is a link that leads nowhere; mend or remove it") from None
         if error.errno:
             raise UnreadableError(f"it cannot be read ({error.strerror}); check its permissions") from None
         raise UnreadableError(f"it is damaged or cut short ({error}); copy it anew or remove it") from None
@@ -199,6 +201,8 @@ def _picture(picture: Any, sixteen: bool, form: Form) -> Picture:
         picture = picture.convert("RGBA")
         behind = Image.new("RGBA", picture.size, (*[form.background] * 3, 255))
         picture = Image.alpha_composite(behind, picture)
+    if picture.mode == "LAB":  # of which Pillow makes no grey at once
+        picture = picture.convert("RGB")
     picture = picture.convert("RGB" if form.image[0] == 3 else "L")
     pixels = np.asarray(_fitted(picture, form), np.uint8)
     planes = pixels.transpose(2, 0, 1) if form.image[0] == 3 else pixels[None]
