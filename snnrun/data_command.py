@@ -18,7 +18,12 @@ _OVERRIDES = "An override changes a key as in `snnrun train`: encoder.gain=1000,
 
 def main(arguments: list[str]) -> int:
     """Run one of its commands; returns the exit code."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options, more = parser.parse_known_args(arguments)  # which leaves overrides that stand behind an option
+    if more and ("overrides" not in options or any(word.startswith("-") for word in more)):
+        parser.error(f"unrecognized arguments: {' '.join(more)}")
+    if more:
+        options.overrides += more
     code: int = options.run(options)
     return code
 

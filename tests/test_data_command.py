@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from corpora import events_file, fsdd_tree, record, ti46_tree
+from corpora import events_file, fsdd_tree, picture_tree, record, ti46_tree
 
 from snnrun import cli, data
 from snnrun.data import catalogue, events, folders
@@ -177,7 +177,15 @@ def test_an_unknown_corpus_gets_the_nearest(run: Any) -> None:
     assert run("list", "--root", "~nobody-of-this-name")[0] == 2
 
 
-@pytest.mark.parametrize("arguments", [[], ["verify"], ["lst"]])
+def test_an_override_may_stand_behind_an_option(run: Any, tmp_path: Path) -> None:
+    picture_tree(tmp_path)
+    for arguments in (["--root", tmp_path, "data.rows=6"], ["data.rows=6", "--root", tmp_path]):
+        code, out, _ = run("verify", "image_folder", *arguments, "data.colour=true", "--json")
+        assert code == 0
+        assert json.loads(out)["shape"] == [3, 6, 32]
+
+
+@pytest.mark.parametrize("arguments", [[], ["verify"], ["lst"], ["verify", "digits", "--sort"], ["list", "digits"]])
 def test_argparse_refuses_the_rest(arguments: list[str], run: Any) -> None:
     with pytest.raises(SystemExit) as stop:
         run(*arguments)
