@@ -4,27 +4,36 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from snnrun import output
+from snnrun import output, signals
 from snnrun.errors import SnnrunError, UsageError, unknown
 
 
 def _train(arguments: list[str]) -> int:
-    from snnrun.arguments import VERBOSITY, ordered, swept_launchers, verbosity, without_verbosity
+    from snnrun.arguments import ordered, swept_launchers
 
-    rest, level = without_verbosity(arguments)
-    for warning in swept_launchers(rest):
-        print(f"snnrun: warning: {warning}", file=sys.stderr)
-    before = os.environ.get(VERBOSITY)
-    os.environ[VERBOSITY] = level or verbosity()
-    try:
+    with _verbosity(arguments) as rest:
+        for warning in swept_launchers(rest):
+            print(f"snnrun: warning: {warning}", file=sys.stderr)
         from snnrun.app import main
 
         return main(ordered(rest))
+
+
+@contextmanager
+def _verbosity(arguments: list[str]) -> Iterator[list[str]]:
+    """Have the environment say what -q or -v say, which the processes of a run inherit; gives the other arguments."""
+    from snnrun.arguments import VERBOSITY, verbosity, without_verbosity
+
+    rest, level = without_verbosity(arguments)
+    before = os.environ.get(VERBOSITY)
+    os.environ[VERBOSITY] = level or verbosity()
+    try:
+        yield rest
     finally:
         os.environ.pop(VERBOSITY)
         if before is not None:
@@ -70,7 +79,8 @@ def _runs(arguments: list[str]) -> int:
 def _resume(arguments: list[str]) -> int:
     from snnrun.resume_command import main
 
-    return main(arguments)
+    with _verbosity(arguments) as rest:
+        return main(rest)
 
 
 def _report(arguments: list[str]) -> int:
@@ -179,13 +189,15 @@ def _main(arguments: list[str]) -> int:
 
         print(f"snnrun {version('snnrun')}")
         return 0
-    name, *rest = arguments
-    # Schedulers send SIGTERM before they kill: the command ends as on Ctrl-C, with what was reached.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with signals.as_interrupts():
+        return _run(*arguments)
+
+
+def _run(name: str, *rest: str) -> int:
     try:
         if name not in COMMANDS:
             raise UsageError(unknown("command", name, COMMANDS))
-        return COMMANDS[name][0](rest)
+        return COMMANDS[name][0](list(rest))
     except SnnrunError as error:
         print(f"snnrun: {error}", file=sys.stderr)
         return error.exit_code

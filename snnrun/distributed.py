@@ -37,6 +37,7 @@ from torch import Tensor
 from torch.distributed import PrefixStore, Store, TCPStore, rendezvous  # type: ignore[attr-defined]
 
 from snnrun.errors import SnnrunError, UsageError, describe
+from snnrun.signals import ENDING
 
 # Others wait for a process that is alive: the leader encodes or downloads a corpus meanwhile.
 PATIENCE = timedelta(days=1)
@@ -44,7 +45,6 @@ PATIENCE = timedelta(days=1)
 GRACE_S = 10.0
 POLL_S = 0.05
 LEADER = "SNNRUN_LEADER"  # the process of rank 0: for those that a sweep's launcher starts from it
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 Task = Callable[..., object]
 Follower = subprocess.Popen[str]
@@ -161,7 +161,8 @@ class _Ranks(Group):
                 raise KeyboardInterrupt
             self._stop = True
 
-        before = {number: signal.signal(number, stop) for number in SIGNALS}
+        heard = [number for number in ENDING if signal.getsignal(number) != signal.SIG_IGN]
+        before = {number: signal.signal(number, stop) for number in heard}
         try:
             yield
         finally:
@@ -286,7 +287,7 @@ def _end(followers: Sequence[Follower]) -> None:
 
 def follow_once() -> None:
     """Take part in the run of the process that has started this one; what to do comes by the standard input."""
-    for number in SIGNALS:
+    for number in ENDING:
         signal.signal(number, signal.SIG_IGN)
     port, size, module, name, arguments = json.load(sys.stdin)
     rank = int(sys.argv[1])
@@ -389,7 +390,7 @@ def follow(task: Task) -> int | None:
             if isinstance(message, int):
                 store.add("left", 1)
                 return message
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # the leader stops for all
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)  # the leader stops for all
             try:
                 _serve(PrefixStore(str(number), store), outer, task, message)
             finally:
