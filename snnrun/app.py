@@ -6,6 +6,7 @@ gets the traceback besides the message.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from snnrun import config, config_errors, failures, lifecycle, options, output, points, sweeper
+from snnrun import config, config_errors, failures, lifecycle, options, output, points, run_folder, sweeper
 from snnrun.arguments import verbosity
 from snnrun.errors import UsageError
 from snnrun.failures import TRACEBACKS, PointFailed
@@ -65,8 +66,8 @@ def _main(arguments: list[str]) -> int:
             return failures.report(error, arguments)
 
 
-def compose(overrides: Sequence[str]) -> dict[str, Any]:
-    """The plain config that `train` would run with these overrides.
+def compose(overrides: Sequence[str], config_dir: Path | None = None) -> dict[str, Any]:
+    """The plain config that `train` would run with these overrides, and with this `--config-dir`.
 
     Raises:
         UsageError: an override is wrong.
@@ -75,7 +76,8 @@ def compose(overrides: Sequence[str]) -> dict[str, Any]:
     try:
         with hydra.initialize_config_module("snnrun.conf", version_base="1.3"):
             lifecycle.check_tuned(list(overrides))
-            cfg = hydra.compose("train", list(overrides))
+            place = [] if config_dir is None else [f"hydra.searchpath={json.dumps([config_dir.resolve().as_uri()])}"]
+            cfg = hydra.compose("train", [*overrides, *place])
         config.check(cfg)
     except Exception as error:
         text = config_errors.explain(error, list(overrides))
@@ -143,17 +145,22 @@ def _train(
     values = config.plain(cfg)
     if workers > 1 and values["hardware"]["threads"] is None:
         values["hardware"]["threads"] = max(1, hardware.cores() // (workers * values["hardware"]["processes"]))
+    text = OmegaConf.to_yaml(OmegaConf.create(values))
+    write = partial((run_dir / run_folder.CONFIG_FILE).write_text, text, encoding="utf-8")
     if resumed:
         resume.warn_of(checkpoint.load(run_dir))
-    (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(values)), encoding="utf-8")
+    else:
+        write()
     return experiment.run(
         values,
         run_dir,
         command=["snnrun", "train", *overrides],
         parent_run_id=parent_run_id,
+        held=lifecycle.holds(run_dir),
         on_epoch=on_epoch,
         tags=tags or {},
         resumed=resumed,
+        accepted=write if resumed else None,
     )
 
 

@@ -8,11 +8,10 @@ the checksum tells. Tensors are safetensors, the rest is JSON in their header; n
 from __future__ import annotations
 
 import json
-import os
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,10 +20,9 @@ from safetensors.torch import save
 
 from snnrun import atomic
 from snnrun.engine import Snapshot
-from snnrun.errors import SnnrunError, UsageError
+from snnrun.errors import SnnrunError
 
 FILE, BEFORE = "state.safetensors", "state.before.safetensors"
-LOCK = ".running"
 FORMAT = 1
 # What reading a file that is damaged, or of another program, may raise.
 _DAMAGES = (OSError, SafetensorError, KeyError, TypeError, ValueError)
@@ -140,34 +138,3 @@ def _checksum(tensors: Mapping[str, Any]) -> int:
     for key in sorted(tensors):
         crc = zlib.crc32(tensors[key].numpy().tobytes(), crc)
     return crc
-
-
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Keep other processes off a run for as long as this one works on it, however it ends.
-
-    Raises:
-        UsageError: another process does.
-        SnnrunError: the folder cannot be written to.
-    """
-    import fcntl
-
-    lock = folder / LOCK
-    try:
-        handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise SnnrunError(f"{lock}: {error.strerror}. Runs go to another folder by outputs=FOLDER.") from None
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(handle, 100, 0).decode(errors="replace").strip() or "another process"
-            raise UsageError(f"{folder}: {holder} is working on this run. Wait for it, or stop it first.") from None
-        except OSError:
-            pass  # some network mounts cannot lock
-        with suppress(OSError):
-            os.truncate(handle, 0)
-            os.pwrite(handle, f"process {os.getpid()} on {os.uname().nodename}".encode(), 0)
-        yield
-    finally:
-        os.close(handle)

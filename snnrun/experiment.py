@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +25,8 @@ from snnrun import (
     parallel,
     products,
     report,
+    run_folder,
+    run_lock,
     tracking,
 )
 from snnrun.cost import Cost
@@ -57,6 +60,8 @@ def run(
     command: Sequence[str],
     parent_run_id: str | None = None,
     resumed: bool = False,
+    accepted: Callable[[], object] | None = None,
+    held: bool = False,
     on_epoch: OnEpoch | None = None,
     tags: Mapping[str, str] | None = None,
 ) -> engine.Result:
@@ -71,6 +76,8 @@ def run(
         command: the command line, for the record.
         parent_run_id: MLflow run of the sweep that this run is a point of.
         resumed: go on from the checkpoint in `run_dir`, or begin where there is none, in the same MLflow run.
+        accepted: called once nothing refuses the run any more, before a run that goes on changes a file of its folder.
+        held: whether the caller holds the folder already, by `run_lock.alone`.
         on_epoch: told the metrics of each epoch; what it raises ends the training as it would from the engine.
         tags: more facts for the record.
 
@@ -80,23 +87,23 @@ def run(
             the store of the runs cannot be used.
     """
     with (
-        checkpoint.alone(run_dir),
+        nullcontext() if held else run_lock.alone(run_dir),
         distributed.group(values["hardware"].get("processes", 1), follow, dict(values), str(run_dir), resumed) as group,
     ):
-        if not resumed and journal.read(run_dir):
-            raise UsageError(
-                f"{run_dir}: this folder has a run already. Go on with it by snnrun resume, or take another."
-            )
+        if not resumed:
+            run_folder.check_free(run_dir)
         started = time.monotonic()
         parts = _prepare(group, values, run_dir)
         prepared = time.monotonic() - started
         kept = _kept(run_dir, parts.dataset) if resumed else None
         display = report.Display()
-        if resumed:
-            _cut_back(run_dir, kept)
         tracker = open_tracker(values, parts.dataset, run_dir, parent_run_id, display, resumed)
         status: tracking.Status = "FAILED"
         try:
+            if accepted is not None:
+                accepted()
+            if resumed:
+                _cut_back(run_dir, kept)
             _record_what_runs(parts, tracker, command, tags or {}, prepared, kept)
             _say_what_runs(parts, tracker, display, kept)
             result = _train(parts, tracker, display, on_epoch, kept)
@@ -266,6 +273,8 @@ def _record_what_runs(
         made_by = {"snnrun.resumed": made_by["snnrun.command"]}
     tracker.tags(made_by | {"device": hardware.describe(parts.device), "kernels": parts.backend} | dict(tags))
     tracker.tags({"processes": str(parts.group.size)})
+    if tracker.run_name is not None:  # so that the folder, too, knows what MLflow calls it
+        tracker.tags({run_folder.NAME_TAG: tracker.run_name})
     tracker.dataset(dataset.label, dataset.digest, _sizes(dataset))
     tracker.tags({"data.origin": dataset.origin, "data.notes": "; ".join(dataset.notes) or "none"})
     for path in (run_dir / "config.yaml", run_dir / ".hydra" / "overrides.yaml"):

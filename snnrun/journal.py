@@ -93,6 +93,38 @@ def read(run_dir: Path) -> list[dict[str, Any]]:
     return entries
 
 
+def began(run_dir: Path) -> float | None:
+    """When the first entry was written, in seconds since 1970; None where there is none."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError), (run_dir / FILE).open(encoding="utf-8") as file:
+        return float(json.loads(file.readline())["time"])
+    return None
+
+
+def figures(run_dir: Path, warn: Warn | None = None) -> tuple[list[dict[str, float]], dict[str, float]]:
+    """The metrics of a run: the epochs in their order, and the last value of each metric.
+
+    A last line that was cut short is passed over in silence, as a killed process leaves it; any other is warned of.
+    """
+    path = run_dir / FILE
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    epochs: dict[int, dict[str, float]] = {}
+    latest: dict[str, float] = {}
+    for number, line in enumerate(lines, 1):
+        try:
+            entry = json.loads(line)
+            values = {key: float(value) for key, value in entry.items() if isinstance(value, int | float)}
+            step = int(values.pop("step"))
+        except (ValueError, KeyError, AttributeError):
+            if warn is not None and number < len(lines):
+                warn(f"{path}, line {number}: not a line of metrics; it is passed over")
+            continue
+        values.pop("time", None)
+        latest |= values
+        if "epoch" in values or "train/loss" in values:
+            epochs[step] = values
+    return [epochs[step] for step in sorted(epochs)], latest
+
+
 def points(entries: Sequence[Mapping[str, Any]]) -> list[tuple[str, float, int, int]]:
     """Key, value, step and time in ms of each metric; null is NaN."""
     return [

@@ -16,7 +16,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from snnrun import config, failures, points, run_folder, study, sweep_table, sweeper
+from snnrun import config, failures, points, run_folder, run_lock, study, sweep_table, sweeper
 from snnrun.errors import SnnrunError, UsageError
 from snnrun.points import Point, Sweep
 
@@ -30,13 +30,13 @@ GRACE = 5.0  # seconds that interrupted workers are waited for
 
 
 class Lifecycle(Callback):
-    """Hydra's callback: checks a single run before its folder is made, and starts a sweep's parent run.
+    """Hydra's callback: checks a single run and takes its folder before Hydra does, and starts a sweep's parent run.
 
     Hydra turns what a callback raises into a warning; SystemExit it lets pass.
     """
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        """Check the config of a single run."""
+        """Check the config of a single run, and that its folder is free."""
         _checked(config, sweep=False)
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
@@ -62,6 +62,7 @@ def _checked(cfg: DictConfig, *, sweep: bool) -> None:
         for key, wanted in (("search", cfg.search.method != "grid"), ("sweep.resume", cfg.sweep.resume is not None)):
             if wanted:
                 raise UsageError(f"{key}: is for sweeps. Write snnrun train -m ...")
+        _take(Path(cfg.hydra.run.dir))
     except Exception as error:
         raise SystemExit(failures.report(error, overrides)) from None
 
@@ -78,6 +79,31 @@ def _check_hydra(settings: DictConfig) -> None:
             "hydra.sweep.subdir: the points of a sweep have numbered folders, by which it is resumed. Name the sweep's "
             "own folder by hydra.sweep.dir=FOLDER."
         )
+
+
+_folder: Path | None = None  # of the single run that this process has taken
+_held = contextlib.ExitStack()
+
+
+def _take(folder: Path) -> None:
+    """Keep others out of a run's folder from before the first file is written there until `close`."""
+    global _folder
+    run_folder.check_free(folder)  # the lock, too, would be a file in it
+    folder.mkdir(parents=True, exist_ok=True)
+    _held.enter_context(run_lock.alone(folder))
+    run_folder.check_free(folder)
+    _folder = folder.resolve()
+
+
+def holds(folder: Path) -> bool:
+    """Whether this process has taken the folder for a single run."""
+    return _folder is not None and folder.resolve() == _folder
+
+
+def _release() -> None:
+    global _folder
+    _folder = None
+    _held.close()
 
 
 def check_tuned(overrides: list[str]) -> None:
@@ -234,8 +260,12 @@ def _open_parent(cfg: DictConfig, folder: Path, record: Sweep, where: dict[str, 
 
 
 def close(status: Literal["FINISHED", "FAILED", "KILLED"]) -> int:
-    """End the sweep, print its table and name the points that failed; returns the exit code, 0 if there is no sweep."""
+    """End the sweep, print its table and name the points that failed; returns the exit code, 0 if there is no sweep.
+
+    The folder of a single run is given back.
+    """
     global _running
+    _release()
     running, _running = _running, None
     if running is None:
         return 0

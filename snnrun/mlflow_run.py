@@ -20,6 +20,7 @@ Item = TypeVar("Item")
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 VALUE_LENGTH = 6000  # MLflow's limit for the value of a parameter; a tag may be longer
+CHANGED_TAG = "snnrun.changed."  # with the parameter after it
 REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "BAD_REQUEST")
 BATCH = 100  # MLflow's limit for parameters and for tags in one request; metrics may be 1000
 FLUSH_SECONDS = 5.0  # a request costs about 20 ms however many points it carries
@@ -57,6 +58,11 @@ def _chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
         yield chunk
 
 
+def changed(tags: Mapping[str, str]) -> dict[str, str]:
+    """The parameters that a run went on with in place of those that MLflow has, which take no other value."""
+    return {key.removeprefix(CHANGED_TAG): value for key, value in tags.items() if key.startswith(CHANGED_TAG)}
+
+
 def data_tags(digest: str, sizes: Mapping[str, int]) -> dict[str, str]:
     """What the tags say of a corpus."""
     return {"data.digest": digest} | {f"data.{split}_samples": str(size) for split, size in sizes.items()}
@@ -89,6 +95,7 @@ class Mlflow:
         self._waiting: list[Callable[[], object]] = []
         self._points: list[Any] = []
         self._params: dict[str, str] = {} if fresh else dict(run.data.params)
+        self._changed = {} if fresh else changed(run.data.tags)
         self._known: set[tuple[str, int]] = set()  # points that MLflow has from before
         self._metric_keys = [] if fresh else list(run.data.metrics)
         self._fresh, self._sent_at, self._pause, self._failed_at = fresh, -math.inf, 0.0, -math.inf
@@ -98,15 +105,21 @@ class Mlflow:
         """See `tracking.Tracker`."""
         from mlflow.entities import Param
 
-        missing = [Param(key, value) for key, value in flatten(values).items() if key not in self._params]
+        flat = flatten(values)
+        missing = [Param(key, value) for key, value in flat.items() if key not in self._params]
         for chunk in _chunks(missing, BATCH):
             self._do(self._client.log_batch, self.run_id, params=chunk)
+        before = self._params | self._changed
+        self._send_tags({CHANGED_TAG + key: value for key, value in flat.items() if value != before.get(key, value)})
 
     def tags(self, values: Mapping[str, str]) -> None:
         """See `tracking.Tracker`."""
+        self._journal.tags(values)
+        self._send_tags(values)
+
+    def _send_tags(self, values: Mapping[str, str]) -> None:
         from mlflow.entities import RunTag
 
-        self._journal.tags(values)
         for chunk in _chunks([RunTag(key, str(value)[:VALUE_LENGTH]) for key, value in values.items()], BATCH):
             self._do(self._client.log_batch, self.run_id, tags=chunk)
 

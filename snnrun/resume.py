@@ -10,7 +10,6 @@ from typing import Any
 from snnrun import checkpoint, config_overrides, engine, experiment, journal, points, run_folder, runs, tracking
 from snnrun.errors import UsageError
 
-ERROR_FILE = "error.txt"  # what a failed run leaves, which is history now
 # What another machine or store may ask for. The numbers depend on none of it, but for the device and its kernels.
 MAY_CHANGE = ("hardware.", "tracking.", "checkpoint.", "data.root", "data.download", "outputs", "train.epochs")
 GROUPS = ("hardware", "tracking", "checkpoint", "data", "train", "encoder", "model")
@@ -30,10 +29,10 @@ def settle_point(folder: Path, result: engine.Result) -> None:
 
 
 def prepare(found: run_folder.RunFolder, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """The config to go on with; written to the run's folder where it differs from the one there.
+    """The config to go on with. Nothing is written.
 
     Raises:
-        UsageError: the run is finished or under way, or something differs that may not change.
+        UsageError: the run is finished, or something differs that may not change.
         SnnrunError: its config or its checkpoint is damaged.
     """
     own = found.values()
@@ -52,9 +51,6 @@ def prepare(found: run_folder.RunFolder, overrides: Sequence[str] = ()) -> dict[
             "(if train.schedule is not cosine), or train a new run."
         )
     warn_of(kept)
-    if values != found.values():
-        with checkpoint.alone(found.path):
-            found.save(values)
     return values
 
 

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from snnrun.run_folder import RunFolder
 
 
 def main(arguments: list[str]) -> int:
@@ -18,16 +22,36 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as data.root=FOLDER")
     parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="the folder that the runs wrote to")
     request = parser.parse_intermixed_args(arguments)
-    from snnrun import experiment, failures, resume, run_folder, worker
+    from snnrun import failures, run_folder, run_lock
 
     found = run_folder.find(request.run, request.outputs)
-    values = resume.prepare(found, request.overrides)
-    (found.path / resume.ERROR_FILE).unlink(missing_ok=True)
-    try:
-        result = experiment.run(values, found.path, command=["snnrun", "resume", *arguments], resumed=True)
-    except Exception as error:
-        failures.keep(error, request.overrides, found.path)
-        return failures.report(error, request.overrides)
-    worker.settle(result)
-    resume.settle_point(found.path, result)
+    with run_lock.alone(found.path):
+        try:
+            _go_on(found, request.overrides, ["snnrun", "resume", *arguments])
+        except Exception as error:
+            return failures.report(error, request.overrides)
     return 0
+
+
+def _go_on(found: RunFolder, overrides: list[str], command: list[str]) -> None:
+    """Until nothing refuses it any more the run stays as it is: config, journal, and what it failed of."""
+    from snnrun import experiment, failures, resume, worker
+
+    values = resume.prepare(found, overrides)
+    began = False
+
+    def begin() -> None:
+        nonlocal began
+        if values != found.values():
+            found.save(values)
+        (found.path / failures.ERROR_FILE).unlink(missing_ok=True)
+        began = True
+
+    try:
+        result = experiment.run(values, found.path, command=command, resumed=True, accepted=begin, held=True)
+        worker.settle(result)
+    except Exception as error:
+        if began:
+            failures.keep(error, overrides, found.path)
+        raise
+    resume.settle_point(found.path, result)

@@ -10,11 +10,12 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from snnrun import atomic
+from snnrun import atomic, journal
 from snnrun.errors import SnnrunError, UsageError
 
 CONFIG_FILE = "config.yaml"
 RUN_ID_FILE = "mlflow_run_id"
+NAME_TAG = "mlflow.runName"  # MLflow's own tag for the name of a run
 # Where `conf/train.yaml` puts the folders of single runs and of the points of sweeps.
 PATTERNS = ("runs/*", "sweeps/*/*")
 # So many candidates are named in a message.
@@ -32,6 +33,17 @@ class RunFolder:
         """Its MLflow run, if it has one."""
         file = self.path / RUN_ID_FILE
         return file.read_text(encoding="utf-8").strip() if file.is_file() else None
+
+    @property
+    def started(self) -> float:
+        """When it began, in seconds since 1970: its journal knows, else the age of its config tells."""
+        return journal.began(self.path) or (self.path / CONFIG_FILE).stat().st_mtime
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What it is known by: its folder, as a point of a sweep with the sweep's before it, and its MLflow id."""
+        point = [f"{self.path.parent.name}/{self.path.name}"] if self.path.parent.parent.name == "sweeps" else []
+        return (self.path.name, *point, *filter(None, [self.run_id]))
 
     @property
     def outputs(self) -> Path | None:
@@ -70,11 +82,19 @@ class RunFolder:
 def folders(outputs: Path) -> list[RunFolder]:
     """Every run's folder below `outputs`, the oldest first."""
     found = [path for pattern in PATTERNS for path in outputs.glob(pattern) if (path / CONFIG_FILE).is_file()]
-    return [RunFolder(path) for path in sorted(found, key=lambda path: (path / CONFIG_FILE).stat().st_mtime_ns)]
+    return sorted(map(RunFolder, found), key=lambda run: run.started)
+
+
+def check_free(folder: Path) -> None:
+    """Raise UsageError if a run has left its journal or weights in the folder, which another would write over."""
+    if journal.read(folder) or any(folder.glob("*.safetensors")):
+        raise UsageError(
+            f"{folder}: this folder has a run already. Go on with it by snnrun resume, or take another folder."
+        )
 
 
 def find(name: str, outputs: Path) -> RunFolder:
-    """The run that `name` means: a folder, or the beginning of a folder's name or of an MLflow run id.
+    """The run that `name` means: a folder, or the beginning of a folder's name, of an MLflow run's id or of its name.
 
     `last` is the latest run.
 
@@ -89,9 +109,9 @@ def find(name: str, outputs: Path) -> RunFolder:
         return known[-1]
     if path.is_dir():
         raise UsageError(f"{name}: this folder has no {CONFIG_FILE}, so it is not a run's.")
-    matches = [run for run in known if name and (run.path.name.startswith(name) or (run.run_id or "").startswith(name))]
-    exact = [run for run in matches if name in (run.path.name, run.run_id)]
-    matches = exact if len(exact) == 1 else matches
+    matches = _matching(name, {run: run.names for run in known})
+    if not matches:
+        matches = _matching(name, {run: (journal.read_tags(run.path).get(NAME_TAG, ""),) for run in known})
     if not matches:
         latest = ", ".join(run.path.name for run in known[-NAMED:]) or "none"
         raise UsageError(
@@ -102,6 +122,12 @@ def find(name: str, outputs: Path) -> RunFolder:
         names = ", ".join(str(run.path) for run in matches[:NAMED])
         raise UsageError(f"{name}: {len(matches)} runs begin so: {names}{', ...' * (len(matches) > NAMED)}.")
     return matches[0]
+
+
+def _matching(name: str, names: Mapping[RunFolder, tuple[str, ...]]) -> list[RunFolder]:
+    matches = [run for run, known in names.items() if name and any(word.startswith(name) for word in known)]
+    exact = [run for run in matches if name in names[run]]
+    return exact if len(exact) == 1 else matches
 
 
 def _first_line(error: Exception) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from snnrun import checkpoint, run_folder, runs, tracking
+from snnrun import checkpoint, run_folder, run_lock, runs, tracking
 from snnrun.errors import SnnrunError
 
 STATUS: dict[str, tracking.Status] = {"finished": "FINISHED", "failed": "FAILED"}  # any other: KILLED
@@ -23,7 +23,7 @@ def import_runs(names: Sequence[str], outputs: Path, uri: str | None) -> None:
         SnnrunError: a run's folder is damaged, or the store cannot be used.
     """
     for found in [run_folder.find(name, outputs) for name in names]:
-        with checkpoint.alone(found.path):
+        with run_lock.alone(found.path):
             print(f"{found.path}: MLflow run {import_run(found, outputs, uri)}")
 
 

@@ -27,13 +27,14 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from snnrun.errors import SnnrunError, UsageError
 from snnrun.journal import Journal, read_tags
-from snnrun.mlflow_run import Mlflow, Status, data_tags, flatten, reason
+from snnrun.mlflow_run import Mlflow, Status, changed, data_tags, flatten, reason
 from snnrun.provenance import provenance, version
 from snnrun.ui import ui
 
 __all__ = [
     "Status",
     "Tracker",
+    "changed",
     "flatten",
     "open_tracker",
     "provenance",
@@ -148,18 +149,18 @@ def open_tracker(
         raise UsageError(
             "tracking.system_metrics=true needs the package psutil: pip install 'snnrun[system]', or leave it false"
         )
-    kept = Journal(journal_at, warn)
     tags = {RUN_DIR_TAG: str(journal_at)} | ({"mlflow.parentRunId": parent_run_id} if parent_run_id else {})
     store = outputs, uri, experiment
-    client, run = found = reopen(*store, journal_at) if resumed else (None, None)
-    if run is None and resumed and not anew and (journal_at / RUN_ID_FILE).exists():
-        raise SnnrunError(
-            f"{journal_at}: the MLflow store {uri or store_uri(outputs)} does not have this run. Name the one that has "
-            "it by tracking.uri=..., or bring the run into this one first: snnrun runs import"
-        )
+    # What may refuse a run that goes on comes before the first change to its folder.
+    found: tuple[Any, Any] = reopen(*store, journal_at, anew=anew) if resumed else (None, None)
+    client, run = found
+    kept = Journal(journal_at, warn)
     if run is None:
         client, run = create_run(*store, run_name, tags)
-        (journal_at / RUN_ID_FILE).write_text(f"{run.info.run_id}\n", encoding="utf-8")
+    else:
+        with _usable(uri or store_uri(outputs), outputs):
+            client.update_run(run.info.run_id, status="RUNNING")
+    (journal_at / RUN_ID_FILE).write_text(f"{run.info.run_id}\n", encoding="utf-8")
     monitor = _system_monitor(run.info.run_id, uri or store_uri(outputs)) if system_metrics else None
     return Mlflow(client, run, kept, warn, fresh=found[1] is None, monitor=monitor)
 
@@ -193,13 +194,13 @@ def _look_at(address: str) -> str:
     return f"writable, {runs:,} run{'s' * (runs != 1)}"
 
 
-def reopen(outputs: Path, uri: str | None, experiment: str, run_dir: Path) -> tuple[Any, Any]:
-    """The MlflowClient and the run that a folder has in the store, set running again; None twice if it has none there.
+def reopen(outputs: Path, uri: str | None, experiment: str, run_dir: Path, *, anew: bool = False) -> tuple[Any, Any]:
+    """The MlflowClient and the run that a folder has in the store, unchanged; None twice if it has none.
 
     A process that was killed right after it made the run has not noted its id: then the run names the folder.
 
     Raises:
-        SnnrunError: the store cannot be used.
+        SnnrunError: the store cannot be used; or, unless `anew`, it does not have the run that the folder had.
     """
     address, file = uri or store_uri(outputs), run_dir / RUN_ID_FILE
     with _usable(address, outputs), _alone(outputs):
@@ -211,24 +212,37 @@ def reopen(outputs: Path, uri: str | None, experiment: str, run_dir: Path) -> tu
             mine = client.search_runs([known.experiment_id], f"tags.`{RUN_DIR_TAG}` = '{run_dir}'", max_results=1)
             run_id = mine[0].info.run_id if mine else ""
         run = _existing(client, run_id) if run_id else None
-        if run is None:
-            return None, None
-        client.update_run(run_id, status="RUNNING")
-        file.write_text(f"{run_id}\n", encoding="utf-8")
-        return client, run
+        deleted = run is not None and run.info.lifecycle_stage == "deleted"
+        if run is not None and not deleted:
+            return client, run
+        if run_id and not anew:
+            raise SnnrunError(_why_not(run_id, address, run_dir, deleted=deleted))
+        return None, None
+
+
+def _why_not(run_id: str, address: str, run_dir: Path, *, deleted: bool) -> str:
+    anew = f"bring the run into this one first: snnrun runs import {run_dir} --uri {address}"
+    if deleted:
+        return (
+            f"{run_dir}: its MLflow run {run_id} was deleted in {address}. Restore it (mlflow runs restore --run-id "
+            f"{run_id}, with MLFLOW_TRACKING_URI={address}), go on with tracking.kind=none, or {anew}"
+        )
+    return (
+        f"{run_dir}: the MLflow store {address} does not have this run. Name the one that has it by "
+        f"tracking.uri=..., or {anew}"
+    )
 
 
 def _existing(client: Any, run_id: str) -> Any:
-    """The run, or None if the store has none of this id, or has it among the deleted."""
+    """The run, also a deleted one, or None if the store has none of this id."""
     from mlflow.exceptions import MlflowException
 
     try:
-        run = client.get_run(run_id)
+        return client.get_run(run_id)
     except MlflowException as error:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
             return None
         raise
-    return run if run.info.lifecycle_stage == "active" else None
 
 
 def store_uri(outputs: Path) -> str:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from test_engine import CPU, RULES, Notes, toy
 
-from snnrun import atomic, checkpoint, encoders, engine
+from snnrun import atomic, checkpoint, encoders, engine, run_lock
 from snnrun.engine import Options, Snapshot
 from snnrun.errors import SnnrunError, UsageError
 from snnrun.network import Network
@@ -262,10 +262,10 @@ def test_a_full_disk_keeps_the_file_before_and_warns_once(tmp_path, monkeypatch)
 
 def test_one_process_at_a_time(tmp_path):
     with (
-        checkpoint.alone(tmp_path),
+        run_lock.alone(tmp_path),
         pytest.raises(UsageError, match=r"process \d+ on .* is working on this run"),
-        checkpoint.alone(tmp_path),
+        run_lock.alone(tmp_path),
     ):
         pass
-    with checkpoint.alone(tmp_path):
+    with run_lock.alone(tmp_path):
         pass

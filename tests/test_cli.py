@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import yaml
 
-from snnrun import cli, engine, experiment, options, tracking
+from snnrun import cli, engine, experiment, options, run_lock, signals, tracking
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # SQLAlchemy's pool keeps its sqlite connections
 
@@ -37,6 +38,30 @@ def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 def only(folder: Path) -> Path:
     [path] = folder.iterdir()
     return path
+
+
+@pytest.mark.parametrize("number", signals.ENDING)
+def test_every_signal_that_announces_an_end_is_an_interrupt(number: signal.Signals, monkeypatch: Any) -> None:
+    monkeypatch.setitem(cli.COMMANDS, "config", (lambda _: signal.raise_signal(number), ""))
+    before = signal.getsignal(number)
+    assert cli.main(["config"]) == 130
+    assert signal.getsignal(number) == before
+
+
+def test_a_signal_that_nohup_ignores_stays_ignored(monkeypatch: Any) -> None:
+    monkeypatch.setitem(cli.COMMANDS, "config", (lambda _: signal.raise_signal(signal.SIGHUP) or 0, ""))
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert cli.main(["config"]) == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_thread_of_a_notebook_trains(train: Any, tmp_path: Path) -> None:
+    with ThreadPoolExecutor() as pool:
+        code, _, err = pool.submit(train, *TINY, "tracking=none").result()
+    assert (code, err) == (0, "")
+    assert (only(tmp_path / "outputs" / "runs") / "last.safetensors").exists()
 
 
 # ---- the dispatcher -------------------------------------------------------------------------------------------------
@@ -143,6 +168,27 @@ def test_a_folder_of_the_users_choice(train: Any, tmp_path: Path) -> None:
     assert code == 0
     assert (tmp_path / "here" / "last.safetensors").exists()
     assert not (tmp_path / "outputs").exists()
+
+
+def test_a_folder_that_is_taken_stays_as_it_is(train: Any, tmp_path: Path) -> None:
+    def content(folder: Path) -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    arguments = [*TINY, "tracking=none", "hydra.run.dir=mine"]
+    assert train(*arguments)[0] == 0
+    mine, before = tmp_path / "mine", content(tmp_path / "mine")
+    code, _, err = train(*arguments, "train.lr=0.5")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "mine: this folder has a run already. Go on with it by snnrun resume" in err
+    assert content(mine) == before
+    living = tmp_path / "living"
+    living.mkdir()
+    with run_lock.alone(living):
+        before = content(living)
+        code, _, err = train(*arguments[:-1], "hydra.run.dir=living")
+        assert (code, content(living)) == (2, before)
+    assert "is working on this run" in err
+    assert not run_lock.at_work(mine)
 
 
 def test_ctrl_c_keeps_what_was_reached(train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

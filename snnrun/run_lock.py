@@ -1,0 +1,102 @@
+"""Which process works on a run: a lock on `.running` in its folder, which ends with its holder, however that ends.
+
+The file names the holder while there is one. One that ends by itself puts back what was there; of one that was killed
+the name stays.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from snnrun.errors import SnnrunError, UsageError
+
+FILE = ".running"
+# Whoever asks for the state of a run holds its lock for an instant.
+TRIES, PAUSE_S = 5, 0.05
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep other processes off a run for as long as this one works on it.
+
+    Raises:
+        UsageError: another process does.
+        SnnrunError: the folder cannot be written to.
+    """
+    lock = folder / FILE
+    try:
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise SnnrunError(f"{lock}: {error.strerror}. Runs go to another folder by outputs=FOLDER.") from None
+    try:
+        _take(handle, folder)
+        before = _read(handle)
+        _write(handle, f"process {os.getpid()} on {os.uname().nodename}".encode())
+        try:
+            yield
+        finally:
+            _write(handle, before)
+    finally:
+        os.close(handle)
+
+
+def at_work(folder: Path) -> bool | None:
+    """Whether a process works on the run of a folder.
+
+    None where that cannot be known from here: the file system has no locks, or the last to work on the run was a
+    process of another machine that left without a word, whose lock may not reach this one.
+    """
+    try:
+        handle = os.open(folder / FILE, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        holder = _read(handle).decode(errors="replace")
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    finally:
+        os.close(handle)
+    return False if not holder or holder.endswith(f" on {os.uname().nodename}") else None
+
+
+def holder_of(folder: Path) -> str:
+    """`process 123 on host`, of the one at work or of the last that was killed; empty where neither is known."""
+    try:
+        return (folder / FILE).read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def _take(handle: int, folder: Path) -> None:
+    for last in (*[False] * (TRIES - 1), True):
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if last:
+                holder = _read(handle).decode(errors="replace").strip() or "another process"
+                raise UsageError(f"{folder}: {holder} is working on this run. Wait for it, or stop it first.") from None
+            time.sleep(PAUSE_S)
+        except OSError:
+            return  # some network mounts cannot lock
+        else:
+            return
+
+
+def _read(handle: int) -> bytes:
+    return os.pread(handle, 200, 0)
+
+
+def _write(handle: int, text: bytes) -> None:
+    with suppress(OSError):
+        os.truncate(handle, 0)
+        os.pwrite(handle, text, 0)
