@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import json
 import math
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,14 +17,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from snnrun import tracking
+from snnrun import journal, run_lock, tracking
 from snnrun.errors import SnnrunError, UsageError
-from snnrun.run_folder import RunFolder, folders
+from snnrun.run_folder import CONFIG_FILE, RunFolder, folders
 
 Warn = Callable[[str], None]
 
 STATUS = {"FINISHED": "finished", "KILLED": "interrupted", "FAILED": "failed"}
-STATUSES = ("finished", "interrupted", "failed", "running", "unfinished")
+STATUSES = ("finished", "interrupted", "failed", "running", "killed", "unfinished")
+RESUMED_TAG = "snnrun.resumed"
 SUMMARY = "test/accuracy_last"  # among the figures of every training that came to an end
 PAGE = 1000  # runs of one answer of the store
 CURVES = ("train/loss", "train/accuracy", "validation/accuracy", "test/accuracy", "time/epoch_s")
@@ -38,9 +38,11 @@ NAMED = 5  # candidates in a message
 class Run:
     """One run: `params` flat and as text, `metrics` the last values, accuracies as shares.
 
-    `status` is one of `STATUSES`: `running` is what a store says, `unfinished` is a folder without final figures.
-    `started` is in seconds since 1970. `run_id` and `experiment_id` are MLflow's, None where no store has been read
-    that knows the run.
+    `status` is one of `STATUSES`: `running` is what the lock in the run's folder says, or its store where the folder is
+    not on this machine; `killed` is a run whose process left without a word; `unfinished` one without an end of which
+    nobody here can know whether another machine works on it. `changed` has the parameters with which `snnrun resume`
+    went on: what they were, and what they are now, as in `params`. `started` is in seconds since 1970. `run_id` and
+    `experiment_id` are MLflow's, None where no store has been read that knows the run.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Run:
     metrics: dict[str, float] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
     uri: str | None = None
+    changed: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     @property
     def short(self) -> str:
@@ -109,6 +112,10 @@ def collect(outputs: Path, uri: str | None, warn: Warn) -> list[Run]:
         runs = _stored(uri)
         if not runs:
             raise SnnrunError(f"{uri}: no run of snnrun in this store.")
+        for run in runs:
+            place = _folder_elsewhere(run) if run.status == "running" else None
+            if place is not None:
+                run.status = _status(place.path, run, run_lock.at_work(place.path))
     else:
         runs = _below(outputs, warn)
         if not runs:
@@ -129,8 +136,7 @@ def find(runs: Sequence[Run], name: str) -> Run:
     """
     if name == "last":
         return max(runs, key=lambda run: run.started)
-    path = Path(name)
-    matches = [run for run in runs if path.is_dir() and run.folder == path.resolve()]
+    matches = [run for run in runs if _lies_in(run, Path(name))]
     if not matches:
         matches = [run for run in runs if name and any(word.startswith(name) for word in _names(run))]
         exact = [run for run in matches if name in _names(run)]
@@ -148,6 +154,32 @@ def find(runs: Sequence[Run], name: str) -> Run:
     raise UsageError(f"{name}: {len(matches)} runs begin so: {names}{more}. Give more of one.")
 
 
+def one(name: str, outputs: Path, uri: str | None, warn: Warn) -> Run:
+    """The run that `name` means, as `find` does, or any folder of a run wherever it lies.
+
+    Raises:
+        UsageError: there is no such run, or several.
+        SnnrunError: there are no runs at all, or the store `uri` cannot be read.
+    """
+    path = Path(name)
+    if uri is not None or not (path / CONFIG_FILE).is_file():
+        return find(collect(outputs, uri, warn), name)
+    there = RunFolder(path)
+    known = next((run for run in _below(there.outputs or outputs, warn) if _lies_in(run, path)), None)
+    if known is None:
+        return _of_folder(there, warn)
+    if known.folder is None:
+        _join(known, there, warn)
+    return known
+
+
+def _lies_in(run: Run, path: Path) -> bool:
+    """Whether a folder is the run's, or says that it is."""
+    if not path.is_dir():
+        return False
+    return run.folder == path.resolve() or (run.run_id is not None and run.run_id == RunFolder(path).run_id)
+
+
 def _names(run: Run) -> list[str]:
     return [run.name, run.run_id or run.name, run.folder.name if run.folder else run.name]
 
@@ -159,7 +191,7 @@ def history(run: Run) -> list[dict[str, float]]:
         SnnrunError: the store cannot be read.
     """
     if run.folder is not None:
-        epochs, _ = _journal(run.folder)
+        epochs, _ = journal.figures(run.folder)
         if epochs:
             return epochs
     if run.run_id is None or run.uri is None:
@@ -196,73 +228,82 @@ def _below(outputs: Path, warn: Warn) -> list[Run]:
                 _join(known, found, warn)
         except (SnnrunError, OSError, ValueError) as error:
             warn(f"{found.path}: left out, for it is damaged: {error}")
+    for run in stored:
+        elsewhere = _folder_elsewhere(run)
+        if elsewhere is not None:
+            with contextlib.suppress(SnnrunError, OSError, ValueError):
+                _join(run, elsewhere, warn)
     return stored + alone
 
 
+def _folder_elsewhere(run: Run) -> RunFolder | None:
+    """The folder that a run of the store names, if it is on this machine and says so too."""
+    there = RunFolder(Path(run.tags.get(tracking.RUN_DIR_TAG, "")))
+    if run.folder is not None or not (there.path / CONFIG_FILE).is_file() or there.run_id != run.run_id:
+        return None
+    return there
+
+
 def _join(run: Run, found: RunFolder, warn: Warn) -> None:
-    """Complete what the store knows, which may have failed in the middle of the run."""
+    """Complete what the store knows, which may have failed in the middle of the run, or have been left out of it."""
     run.folder = found.path.resolve()
     if not run.params:
         run.params = tracking.flatten(found.values())
     if "data.origin" not in run.tags:
         run.tags = tracking.read_tags(found.path) | run.tags
-    if SUMMARY not in run.metrics:
-        _, metrics = _journal(found.path, warn)
-        run.metrics = metrics | run.metrics
-        if run.status == "running" and SUMMARY in metrics:
-            run.status = _status(found.path, run)
+    _, metrics = journal.figures(found.path, warn)
+    further = _reached(metrics) > _reached(run.metrics)
+    if further:
+        run.metrics = metrics
+    if further or RESUMED_TAG in run.tags:
+        _go_by(run, tracking.flatten(found.values()))
+    at_work = run_lock.at_work(found.path)
+    if further or run.status == "running" or at_work:
+        run.status = _status(found.path, run, at_work)
+
+
+def _reached(metrics: Mapping[str, float]) -> tuple[float, bool]:
+    """How far a run has come: epochs, and whether it has its final figures."""
+    return metrics.get("epoch", 0.0), SUMMARY in metrics
+
+
+def _go_by(run: Run, params: Mapping[str, str]) -> None:
+    """Let the parameters that a run went on with count, and keep which of them were others before."""
+    for key, value in params.items():
+        before, _ = run.changed.get(key, (run.params.get(key, value), value))
+        run.changed[key] = before, value
+        run.params[key] = value
+    run.changed = {key: (before, now) for key, (before, now) in run.changed.items() if before != now}
 
 
 def _of_folder(found: RunFolder, warn: Warn) -> Run:
     path = found.path.resolve()
-    started = (path / "config.yaml").stat().st_mtime
-    run = Run(path.name, "unfinished", started, found.run_id, folder=path, params=tracking.flatten(found.values()))
+    run = Run(
+        path.name, "unfinished", found.started, found.run_id, folder=path, params=tracking.flatten(found.values())
+    )
     if path.parent.parent.name == "sweeps":  # the points of a sweep are called 0, 1, 2, ...
         run.name = f"{path.parent.name}/{path.name}"
-    _, run.metrics = _journal(path, warn)
+    _, run.metrics = journal.figures(path, warn)
     run.tags = tracking.read_tags(path)
-    run.status = _status(path, run)
+    run.status = _status(path, run, run_lock.at_work(path))
     return run
 
 
 def status_of(found: RunFolder) -> str:
-    """The status of a run as its folder alone tells it, one of `STATUSES`."""
-    return _of_folder(found, lambda _: None).status
+    """How a run stands that nobody works on but the caller, as its folder alone tells it, one of `STATUSES`."""
+    return _status(found.path, _of_folder(found, lambda _: None), at_work=False)
 
 
-def _status(folder: Path, run: Run) -> str:
-    """What a folder tells without its store."""
+def _status(folder: Path, run: Run, at_work: bool | None) -> str:
+    """What a folder tells without its store; `at_work` is what its lock tells."""
+    if at_work:
+        return "running"
     if (folder / "error.txt").exists():
         return "failed"
     if SUMMARY not in run.metrics:
-        return "unfinished"
+        return "unfinished" if at_work is None else "killed"
     wanted = float(run.params.get("train.epochs", "nan"))
     return "interrupted" if run.metrics.get("epoch", wanted) < wanted else "finished"
-
-
-def _journal(folder: Path, warn: Warn | None = None) -> tuple[list[dict[str, float]], dict[str, float]]:
-    """`metrics.jsonl`: the epochs in their order, and the last value of each metric.
-
-    A last line that was cut short is passed over in silence, as a killed process leaves it; any other is warned of.
-    """
-    path = folder / "metrics.jsonl"
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
-    epochs: dict[int, dict[str, float]] = {}
-    latest: dict[str, float] = {}
-    for number, line in enumerate(lines, 1):
-        try:
-            entry = json.loads(line)
-            values = {key: float(value) for key, value in entry.items() if isinstance(value, int | float)}
-            step = int(values.pop("step"))
-        except (ValueError, KeyError, AttributeError):
-            if warn is not None and number < len(lines):
-                warn(f"{path}, line {number}: not a line of metrics; it is passed over")
-            continue
-        values.pop("time", None)
-        latest |= values
-        if "epoch" in values or "train/loss" in values:
-            epochs[step] = values
-    return [epochs[step] for step in sorted(epochs)], latest
 
 
 # ---- the store ------------------------------------------------------------------------------------------------------
@@ -324,7 +365,7 @@ def _without_collector() -> Iterator[None]:
 
 def _of_store(run: Any, uri: str) -> Run:
     metrics: Mapping[str, float] = run.data.metrics
-    return Run(
+    found = Run(
         name=run.info.run_name or run.info.run_id,
         status=STATUS.get(run.info.status, "running"),
         started=run.info.start_time / 1000,
@@ -336,6 +377,8 @@ def _of_store(run: Any, uri: str) -> Run:
         tags=dict(run.data.tags),
         uri=uri,
     )
+    _go_by(found, tracking.changed(found.tags))
+    return found
 
 
 def keys_of(runs: Iterable[Run]) -> list[str]:

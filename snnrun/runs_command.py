@@ -136,7 +136,7 @@ def _import(options: argparse.Namespace) -> int:
 def _show(options: argparse.Namespace) -> int:
     from snnrun import runs, runs_show, runs_tables
 
-    run = runs.find(runs.collect(options.outputs, options.uri, warn), options.name)
+    run = runs.one(options.name, options.outputs, options.uri, warn)
     epochs = runs.history(run)
     if options.json:
         files = sorted(path.name for path in run.folder.iterdir() if path.is_file()) if run.folder else []
@@ -236,6 +236,7 @@ def as_json(run: Any) -> dict[str, Any]:
         **{key: value or None for key, value in run.facts().items()},
         "data": run.data,
         "params": run.params,
+        "changed": {key: {"before": before, "now": now} for key, (before, now) in run.changed.items()},
         "metrics": run.metrics,
     }
 

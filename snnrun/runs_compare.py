@@ -19,6 +19,7 @@ TEST = "test/accuracy_best_validation"
 LAST = "test/accuracy_last"
 # Parameters that do not change what is learnt, by their beginnings.
 BOOKKEEPING = (*("outputs", "tracking.", "hardware.", "checkpoint.", "sweep.", "plugin", "data.root", "data.download"),)
+NAMED = 5  # changed settings in a note
 AUGMENTATION = ("data.mirror", "data.shift", "data.elastic", "data.augment")  # keys of `data` that are settings
 
 
@@ -241,10 +242,22 @@ def _notes(groups: Sequence[Group]) -> list[str]:
             told = "; ".join(f"{key} {', '.join(values)}" for key, values in list(group.mixed.items())[:3])
             more = ", ..." if len(group.mixed) > 3 else ""
             notes.append(f"{' '.join(group.settings.values())}: settings are mixed ({told}{more}), not seeds alone")
+    notes += changes([run for group in groups for run in group.runs])
     commits = {run.tags["git.commit"][:8] for group in groups for run in group.runs if "git.commit" in run.tags}
     if len(commits) > 1:
         notes.append(f"the runs come from {len(commits)} commits: {', '.join(sorted(commits)[:4])}")
     return notes
+
+
+def changes(runs: Sequence[Run]) -> list[str]:
+    """Which runs were resumed with other settings, and that these count."""
+    told = [
+        f"{run.short} went on with {key} {now} in place of {before}, which counts"
+        for run in runs
+        for key, (before, now) in run.changed.items()
+        if not key.startswith(BOOKKEEPING)
+    ]
+    return told if len(told) <= NAMED else [*told[:NAMED], f"and {len(told) - NAMED} more such changes"]
 
 
 def _runs(count: int) -> str:

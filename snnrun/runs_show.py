@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
 
+from snnrun import run_lock
 from snnrun.runs import CURVES, Run
 from snnrun.runs_compare import LAST, TEST, VALIDATION
 from snnrun.runs_tables import epochs_of, number, percent, when
@@ -30,6 +32,9 @@ def show(run: Run, epochs: Sequence[dict[str, float]], link: str | None, out: Co
     """All that is known of one run."""
     rows = [("status", _said_status(run)), ("started", when(run.started)), ("data", _said_data(run))]
     rows += [(section, text) for section, text in _config(run)]
+    if run.changed:
+        told = [f"{key} {before} -> {now}" for key, (before, now) in run.changed.items()]
+        rows.append(("changed", f"{', '.join(told)}: it was resumed with these, which count"))
     rows += _figures(run)
     rows += [(f"curve {key}", text) for key, text in _curves(epochs, out)]
     rows.append(("command", run.tags.get("snnrun.command", "not known: no record but the folder")))
@@ -65,7 +70,23 @@ def _said_status(run: Run) -> str:
     words = [run.status, f"epochs {epochs_of(run)}"]
     if run.ended is not None:
         words.append(f"{run.ended - run.started:,.0f} s")
-    return ", ".join(words)
+    return ", ".join([*words, *_known_of_its_process(run)])
+
+
+def _known_of_its_process(run: Run) -> list[str]:
+    """Who works or worked on a run that has no end."""
+    if run.folder is None:
+        return ["says its store; whether it was killed, only the machine with its folder can tell"] * (
+            run.status == "running"
+        )
+    holder = run_lock.holder_of(run.folder) or "its process"
+    go_on = f"snnrun resume {shlex.quote(str(run.folder))} goes on"
+    said = {
+        "running": holder,
+        "killed": f"{holder} left without a word; {go_on}",
+        "unfinished": f"whether {holder} works on it still cannot be seen from here; if not, {go_on}",
+    }
+    return [said[run.status]] if run.status in said else []
 
 
 def _said_data(run: Run) -> str:

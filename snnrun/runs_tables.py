@@ -12,14 +12,14 @@ from rich.console import Console
 from rich.text import Text
 
 from snnrun.runs import Run, keys_of
-from snnrun.runs_compare import BOOKKEEPING, LAST, TEST, VALIDATION, Best, Group, Section
+from snnrun.runs_compare import BOOKKEEPING, LAST, TEST, VALIDATION, Best, Group, Section, changes
 from snnrun.runs_filter import value_of
 
 CELL = 28  # characters of a setting; lists of thresholds can be long
 TITLES = {VALIDATION: "validation %", TEST: "test %", LAST: "last %", "test/accuracy_max_over_epochs": "max %"}
 PIPE = 100_000
 GAP = 3  # between two columns
-STYLES = {"failed": "red", "running": "cyan", "unfinished": "yellow", "interrupted": "yellow"}
+STYLES = {"failed": "red", "running": "cyan", "unfinished": "yellow", "interrupted": "yellow", "killed": "yellow"}
 
 
 @dataclass
@@ -78,6 +78,8 @@ def listing(runs: Sequence[Run], chosen: Sequence[str] | None, out: Console) -> 
     missing = _print_table(columns, out, [STYLES.get(run.status, "") for run in runs])
     count = f"{len(runs)} run{'s' if len(runs) != 1 else ''}"
     say(out, f"{count}. test %: at the epoch that validation chose; last %: at the last.")
+    for note in changes(runs):
+        say(out, note)
     if missing:
         say(out, f"No room for {', '.join(missing)}: widen the terminal, choose by --columns, or take --json.")
 

@@ -49,7 +49,7 @@ def test_a_folder_tells_what_became_of_its_run(tmp_path: Path, caplog: pytest.Lo
     assert {name: run.status for name, run in found.items()} == {
         "a": "finished",
         "b": "interrupted",
-        "c": "unfinished",
+        "c": "killed",
         "d": "failed",
     }
     assert found["a"].params == {"seed": "0", "data.name": "digits", "model.name": "stbp", "train.epochs": "2"}
