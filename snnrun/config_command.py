@@ -31,13 +31,15 @@ def main(arguments: list[str]) -> int:
     copy.set_defaults(run=_copy)
     for command in listing, show:
         command.add_argument("--json", action="store_true", help="for programs")
+    for command in listing, show, copy:
+        command.add_argument("--config-dir", "-cd", type=Path, metavar="FOLDER", help="with your own options, too")
     request = parser.parse_args(arguments)
     code: int = request.run(request)
     return code
 
 
 def _list(request: argparse.Namespace) -> int:
-    known = options.groups()
+    known = options.groups(request.config_dir)
     if request.group not in (None, *known):
         raise UsageError(unknown("group", request.group, known))
     if request.json:
@@ -48,12 +50,12 @@ def _list(request: argparse.Namespace) -> int:
         }
         print(json.dumps(entries, indent=2))
     else:
-        print(options.listing(request.group))
+        print(options.listing(request.group, request.config_dir))
     return 0
 
 
 def _show(request: argparse.Namespace) -> int:
-    text = _text(request.option)
+    text = _text(request.option, request.config_dir)
     if not request.json:
         print(text, end="")
         return 0
@@ -66,7 +68,7 @@ def _show(request: argparse.Namespace) -> int:
 
 
 def _copy(request: argparse.Namespace) -> int:
-    text = _text(request.option)
+    text = _text(request.option, request.config_dir)
     group, _, option = request.option.partition("/")
     file: Path = request.file
     if file.suffix != ".yaml" or file.parent.name != group:
@@ -96,9 +98,10 @@ def _with_note(text: str, note: str) -> str:
     return "\n".join([*lines[:head], note, *lines[head:]]) + "\n"
 
 
-def _text(option: str) -> str:
-    text = options.text(option)
+def _text(option: str, config_dir: Path | None) -> str:
+    text = options.text(option, config_dir)
     if text is None:
-        everything = [f"{group}/{name}" for group, entry in options.groups().items() for name in entry.options]
+        known = options.groups(config_dir)
+        everything = [f"{group}/{name}" for group, entry in known.items() for name in entry.options]
         raise UsageError(unknown("option", option, everything))
     return text

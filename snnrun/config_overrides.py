@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from snnrun import plugins
 from snnrun.config import check_value, did_you_mean
 from snnrun.errors import UsageError
 from snnrun.schemas import SCHEMAS, Checkpoint, Train
@@ -23,8 +24,11 @@ def apply(values: Mapping[str, Any], overrides: Sequence[str], groups: Sequence[
     """The values with overrides such as `encoder.steps=100`, of the keys of some groups.
 
     Raises:
-        UsageError: an override is no such key, or its value is of the wrong type or out of range.
+        UsageError: an override is no such key, its value is of the wrong type or out of range, or the run's plugin is
+            not there.
+        SnnrunError: the plugin cannot be imported.
     """
+    plugins.load(values.get("plugin"))
     changed = deepcopy(dict(values))
     for override in overrides:
         key, equals, text = override.partition("=")
@@ -40,7 +44,13 @@ def apply(values: Mapping[str, Any], overrides: Sequence[str], groups: Sequence[
 
 def _value(group: str, name: str, section: Mapping[str, Any], key: str, text: str) -> Any:
     options = SECTIONS[group]
-    schema = options.get(str(section.get("name")), next(iter(options.values())))
+    chosen = section.get("name", next(iter(options)))
+    if chosen not in options:
+        raise UsageError(
+            f"{key}: the run's {group}, {chosen!r}, is not known here, so neither are its keys. It comes from a plugin "
+            "that the run's config does not name."
+        )
+    schema = options[chosen]
     known = [entry.name for entry in fields(schema) if entry.name != "name"]
     if name not in known:
         raise UsageError(f"{key}: no such key. Allowed: {', '.join(known)}.{did_you_mean(name, known)}")

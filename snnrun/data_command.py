@@ -8,6 +8,7 @@ import inspect
 import json
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from snnrun.errors import SnnrunError, UsageError
@@ -38,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     verify.add_argument("name", help="such as ti46_alpha")
     verify.add_argument("overrides", nargs="*", metavar="override")
-    verify.set_defaults(run=_verify)
+    verify.set_defaults(run=_verify, config_dir=None)
     prepare = commands.add_parser(
         "prepare",
         help="encode the recordings of a corpus now, which its first run would do; download what may be",
@@ -46,6 +47,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     prepare.add_argument("name", help="such as ti46_alpha")
     prepare.add_argument("overrides", nargs="*", metavar="override")
+    prepare.add_argument(
+        "--config-dir", "-cd", type=Path, metavar="FOLDER", help="with options of your own, as in train"
+    )
     prepare.set_defaults(run=_prepare)
     for command in listing, verify, prepare:
         command.add_argument("--root", help="folder of the corpora, as data.root (default: SNNRUN_DATA, else data/)")
@@ -97,9 +101,10 @@ def _composed(options: argparse.Namespace) -> dict[str, Any]:
     """The config of a run on the corpus, as plain values."""
     from snnrun import app
 
-    _check_name(options.name)
+    if options.config_dir is None:
+        _check_name(options.name)
     root = [f"data.root={json.dumps(options.root)}"] if options.root is not None else []
-    return app.compose([f"data={options.name}", *root, *options.overrides])
+    return app.compose([f"data={options.name}", *root, *options.overrides], options.config_dir)
 
 
 def _check_name(name: str) -> None:

@@ -7,6 +7,7 @@ import textwrap
 from dataclasses import dataclass
 from importlib import resources
 from importlib.resources.abc import Traversable
+from pathlib import Path
 
 WIDTH = 120  # of the help
 # "  - optional tuned: ${model}_${data}  # what it is" in the defaults list of train.yaml
@@ -26,13 +27,22 @@ def _root() -> Traversable:
     return resources.files("snnrun.conf")
 
 
-def groups() -> dict[str, Group]:
-    """All groups in the order of the defaults list of `train.yaml`."""
-    found = {}
-    for name, default, about in _DEFAULT.findall((_root() / "train.yaml").read_text("utf-8")):
-        files = sorted((f for f in (_root() / name).iterdir() if f.name.endswith(".yaml")), key=lambda f: f.name)
-        options = {file.name.removesuffix(".yaml"): _about(file.read_text("utf-8")) for file in files}
-        found[name] = Group(default, about, options)
+def groups(config_dir: Path | None = None) -> dict[str, Group]:
+    """All groups in the order of the defaults list of `train.yaml`, with the options of `--config-dir` behind."""
+    return {
+        name: Group(default, about, {option: _about(text) for option, text in _files(name, config_dir).items()})
+        for name, default, about in _DEFAULT.findall((_root() / "train.yaml").read_text("utf-8"))
+    }
+
+
+def _files(group: str, config_dir: Path | None) -> dict[str, str]:
+    """The files of a group by option. Of two of one name Hydra takes snnrun's, and so does this."""
+    found: dict[str, str] = {}
+    for folder in (_root() / group, *([] if config_dir is None else [config_dir / group])):
+        files = sorted(folder.iterdir(), key=lambda file: file.name) if folder.is_dir() else []
+        for file in files:
+            if file.name.endswith(".yaml"):
+                found.setdefault(file.name.removesuffix(".yaml"), file.read_text("utf-8"))
     return found
 
 
@@ -42,13 +52,10 @@ def _about(text: str) -> str:
     return next((line for line in comments if not line.startswith("@package")), "")
 
 
-def text(option: str) -> str | None:
+def text(option: str, config_dir: Path | None = None) -> str | None:
     """The file of an option such as `model/strsbp`, or None if there is none."""
     group, _, name = option.partition("/")
-    known = groups()
-    if group not in known or name not in known[group].options:
-        return None
-    return (_root() / group / f"{name}.yaml").read_text("utf-8")
+    return _files(group, config_dir).get(name) if group in groups() else None
 
 
 def overview() -> str:
@@ -71,10 +78,10 @@ def overview() -> str:
     return "\n".join(lines)
 
 
-def listing(only: str | None = None) -> str:
+def listing(only: str | None = None, config_dir: Path | None = None) -> str:
     """Each option on a line of its own, with what it is: for `snnrun config list`."""
     lines = []
-    for name, group in groups().items():
+    for name, group in groups(config_dir).items():
         if only in (None, name):
             lines.append(f"{name}: {group.about}")
             lines += [f"  {option:<28} {about}" for option, about in group.options.items()]

@@ -25,18 +25,24 @@ DOCUMENT = (Path(__file__).parents[1] / "docs" / "plugins.md").read_text(encodin
 BLOCKS = dict(re.findall(r"^```(python|sh)\n(.*?)^```", DOCUMENT, re.M | re.S))
 
 
-@pytest.fixture(autouse=True)
-def nothing_stays(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    tables: list[dict[Any, Any]] = [RULES, ENCODERS, DATASETS, schemas.PLUGINS, *schemas.SCHEMAS.values()]
-    before, modules = [dict(table) for table in tables], set(sys.modules)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    yield
-    for table, old in zip(tables, before, strict=True):
+TABLES: list[dict[Any, Any]] = [RULES, ENCODERS, DATASETS, schemas.PLUGINS, *schemas.SCHEMAS.values()]
+BEFORE = [dict(table) for table in TABLES]
+
+
+def forget() -> None:
+    """Know of no plugin, as a process that has just begun."""
+    for table, old in zip(TABLES, BEFORE, strict=True):
         table.clear()
         table.update(old)
-    for name in set(sys.modules) - modules:
-        if "plugin" in name:
-            del sys.modules[name]
+    for name in [name for name in sys.modules if name.startswith(("my_plugin", "plugin_"))]:
+        del sys.modules[name]
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield
+    forget()
 
 
 @pytest.fixture
@@ -72,6 +78,29 @@ def test_the_example_of_the_documentation_runs(train: Any, tmp_path: Path) -> No
     assert values["model"] | {"cost": 0.001, "surrogate": "rectangle", "network": "20"} == values["model"]
     assert values["encoder"] == {"name": "latency", "steps": 20}
     assert values["data"] | {"name": "stripes", "size": 36, "validation": 0.1} == values["data"]
+
+
+def test_every_command_knows_the_keys_of_a_run_with_plugins(train: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(*BLOCKS["sh"].splitlines()[-1].split()[2:], "train.epochs=1", "tracking=none")[0] == 0
+    for command, code, said in (
+        (["evaluate", "last", "encoder.steps=15"], 0, "50 samples"),
+        (["evaluate", "last", "data.size=36", "--split", "validation"], 0, "15 samples"),
+        (["evaluate", "last", "encoder.stepz=15"], 2, "encoder.stepz: no such key. Allowed: steps. Did you mean"),
+        (["predict", "last", "test:3"], 0, "test:3: "),
+        (["export", "last", "--format", "safetensors"], 0, "as safetensors"),
+        (["resume", "last", "model.cost=9"], 2, "model.cost: 0.001 -> 9"),
+        (["runs", "list", "model=frugal", "model.cost=0.001"], 0, "1 run."),
+        (
+            ["data", "prepare", "stripes", "plugin=my_plugin", "+data.size=20", "--config-dir", "my_conf"],
+            0,
+            "150 to train",
+        ),
+        (["config", "show", "model/frugal", "--config-dir", "my_conf"], 0, "cost: 0.02"),
+        (["config", "list", "encoder", "--config-dir", "my_conf"], 0, "  latency "),
+    ):
+        forget()
+        assert cli.main(command) == code, capsys.readouterr()
+        assert said in "".join(capsys.readouterr())
 
 
 @pytest.mark.launches
