@@ -15,7 +15,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from snnrun.errors import UsageError
+from snnrun.errors import UsageError, printable
 from snnrun.schemas import PLUGINS, SCHEMAS, Config, Search, Sweep, Tracking, Train
 
 
@@ -99,6 +99,11 @@ def check_value(key: str, value: Any, entry: Field[Any]) -> None:
     """Raise UsageError if a value is outside the range or the choices of its field."""
     if value is None:
         return
+    if isinstance(value, str) and printable(value) != value:
+        raise UsageError(
+            f"{key}={value}: only UTF-8 can be recorded. Give a folder by another name, such as a link to it, or that "
+            "of the data by the environment variable SNNRUN_DATA"
+        )
     if "choices" in entry.metadata and value not in entry.metadata["choices"]:
         allowed = entry.metadata["choices"]
         raise UsageError(

@@ -103,7 +103,7 @@ def _composed(options: argparse.Namespace) -> dict[str, Any]:
 
     if options.config_dir is None:
         _check_name(options.name)
-    root = [f"data.root={json.dumps(options.root)}"] if options.root is not None else []
+    root = [f"data.root={json.dumps(options.root, ensure_ascii=False)}"] if options.root is not None else []
     return app.compose([f"data={options.name}", *root, *options.overrides], options.config_dir)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from snnrun.data import audio, cache, folders
+from snnrun.data import audio, cache, folders, repeats
 from snnrun.data.corpus import Corpus, Mapped, UnfitError, late
 from snnrun.data.spikes_file import Encoded
 from snnrun.encoders import CuttingEncoder, RecordingEncoder
@@ -99,7 +99,7 @@ def encoded(corpus: Corpus, encoder: RecordingEncoder, folder: Path, title: str)
         train_samples=Mapped(spikes, place[:train]),
         test_samples=Mapped(spikes, place[train:]),
         contents=audio.digest(paths, contents),
-        notes=(*corpus.notes, *ear.cut(left_out[place], names)),
+        notes=(*corpus.notes, *ear.cut(left_out[place], names), *repeats.notes(corpus, paths, contents)),
         names=names,
     )
 

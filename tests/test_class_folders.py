@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import shutil
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
@@ -288,6 +290,34 @@ def test_names_that_are_not_utf_8(tmp_path: Path, capsys: pytest.CaptureFixture[
     out.encode()
 
 
+# ---- repeats --------------------------------------------------------------------------------------------------------
+
+
+def test_files_that_are_there_twice_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pictures_of, sounds = tmp_path / "pictures", tmp_path / "sounds"
+    generator = np.random.default_rng(0)
+    for part, name, number in itertools.product(("train", "test"), ("cat", "dog"), range(3)):
+        (pictures_of / part / name).mkdir(parents=True, exist_ok=True)
+        pixels = generator.integers(0, 256, (8, 8), dtype=np.uint8)
+        Image.fromarray(pixels).save(pictures_of / part / name / f"{number}.png")
+        record(sounds / part / name / f"{number}.wav", pixels.mean() / 1000, form="WAV")
+    assert not data.load("image_folder", root=pictures_of).notes
+    for place, suffix in (pictures_of, "png"), (sounds, "wav"):
+        shutil.copy(place / f"train/cat/0.{suffix}", place / f"test/cat/copy.{suffix}")
+        shutil.copy(place / f"train/cat/1.{suffix}", place / f"train/dog/other.{suffix}")
+        said = (
+            "test: 1 of 7 files have the contents of one that is trained or validated on "
+            f"({place}/test/cat/copy.{suffix})",
+            f"2 files have the contents of one in another class ({place}/train/cat/1.{suffix}, "
+            f"{place}/train/dog/other.{suffix})",
+        )
+        name = "image_folder" if suffix == "png" else "audio_folder"
+        assert cli.main(["data", "verify", name, "--root", str(place)]) == 0
+        out = capsys.readouterr().out.splitlines()
+        assert [line for line in out if "have the contents" in line] == [f"note: {note}" for note in said]
+    assert len(data.load("image_folder", root=pictures_of).notes) == 2
+
+
 # ---- the commands ---------------------------------------------------------------------------------------------------
 
 
@@ -328,6 +358,14 @@ def test_verify_passes_nothing_that_has_no_test_samples(tmp_path: Path, capsys: 
     fsdd_tree(tmp_path, indices=(7,))
     assert cli.main(["data", "verify", "fsdd", "--root", str(tmp_path)]) == 1
     assert "fault: data=fsdd: nothing is left to test on" in capsys.readouterr().out
+
+
+def test_roots_of_any_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture_tree(tmp_path / "Bücher")
+    assert cli.main(["data", "prepare", "image_folder", "--root", str(tmp_path / "Bücher")]) == 0
+    assert "8 to train, 2 to test" in capsys.readouterr().out
+    assert cli.main(["data", "prepare", "image_folder", "--root", CAFE]) == 2
+    assert "data.root=caf\\xe9: only UTF-8 can be recorded" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("home", ["free-spoken-digit-dataset-master", "fsdd/free-spoken-digit-dataset-1.0.10"])

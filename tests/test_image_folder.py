@@ -113,9 +113,8 @@ def test_fewer_bits_in_sixteen_are_refused_unless_they_are_given(tmp_path: Path)
     assert "data.levels=[0,4095], or data.levels=[0,65535]" in message
     own = load(tmp_path, rows=4, columns=6, levels=[0, 4095], test_fraction=0.5)
     assert own.train.samples.max() in (153, 154)
-    assert load(tmp_path, rows=4, columns=6, levels=[0, 65535]).notes == (
-        "no pixel of any sample is brighter than 9 of 255, so that few or no spikes come of it",
-    )
+    dim = "no pixel of any sample is brighter than 9 of 255, so that few or no spikes come of it"
+    assert dim in load(tmp_path, rows=4, columns=6, levels=[0, 65535]).notes
 
 
 def test_ink_in_the_transparency_is_told_and_has_a_background(tmp_path: Path, capsys: Any) -> None:
@@ -128,13 +127,13 @@ def test_ink_in_the_transparency_is_told_and_has_a_background(tmp_path: Path, ca
     dark = load(tmp_path, rows=8, columns=8)
     assert dark.notes[0].startswith("10 images are drawn in their transparency alone and vanish on this background; ")
     assert "data.background=255 lays white behind it" in dark.notes[0]
-    assert dark.notes[1].startswith("10 of 10 samples are of one colour (cat/")
+    assert any(note.startswith("10 of 10 samples are of one colour (cat/") for note in dark.notes)
     assert cli.main(["data", "verify", "image_folder", "--root", str(tmp_path)]) == 0
     assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")] == [
         f"note: {note}" for note in dark.notes
     ]
     white = load(tmp_path, rows=8, columns=8, background=255)
-    assert white.notes == ()
+    assert not any("of one colour" in note or "vanish" in note for note in white.notes)
     picture = white.train.samples[0].reshape(8, 8)
     assert (picture[:3] == 0).all()
     assert (picture[3:] == 255).all()
@@ -200,7 +199,7 @@ def test_folders_that_tell_train_and_test(tmp_path: Path) -> None:
     (tmp_path / "train/cat/notes.txt").write_text("x")
     own = load(tmp_path)
     assert (own.train.labels.tolist(), own.test.labels.tolist()) == ([0, 0, 0, 1, 1, 1], [0, 0, 1, 1])
-    assert own.notes == ("1 files that are no images are ignored (notes.txt)",)
+    assert own.notes[0] == "1 files that are no images are ignored (notes.txt)"
     picture_tree(tmp_path / "Test", ("emu",), count=1)
     assert "has classes that" in failure(tmp_path)
 

@@ -105,10 +105,10 @@ def test_the_digest_is_that_of_the_files(tmp_path: Path) -> None:
 def sounds(root: Path) -> Path:
     """Two classes of four recordings of 8 kHz: 2 s, 0.5 s, silence, and less than a frame."""
     tone = 0.3 * np.sin(np.arange(16_000) * 0.5)
-    for name in "ab":
+    for loudness, name in (1, "a"), (0.9, "b"):
         (root / name).mkdir(parents=True)
-        for n, wave in enumerate((tone, tone[:4000], np.zeros(4000), tone[:100])):
-            soundfile.write(root / name / f"{n}.wav", wave, 8000)
+        for n, wave in enumerate((tone, tone[:4000], np.zeros(int(4000 * loudness)), tone[:100])):
+            soundfile.write(root / name / f"{n}.wav", loudness * wave, 8000)
     return root
 
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from snnrun.data import DATASETS, audio, blank, events, lacks, nmnist, ti46
+from snnrun.data import DATASETS, audio, blank, events, lacks, nmnist, repeats, ti46
 from snnrun.data.corpus import Corpus, MissingError, late, scan
 from snnrun.data.spikes_file import Encoded
 from snnrun.errors import SnnrunError, printable
@@ -114,6 +114,8 @@ def verify(
         corpus = DATASETS[name](root, False, **options)
         corpus, found, details = _samples(corpus, ear)
         notes = [*corpus.notes, *([] if found else blank.notes(corpus))]
+        if corpus.kind == "audio" and not found:
+            notes += repeats.notes(corpus, corpus.recordings)
     except SnnrunError as error:
         return report | {"notes": [], "faults": [str(error)]}
     lacking = lacks(name, corpus)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from snnrun.data import class_folders, pictures
+from snnrun.data import class_folders, pictures, repeats
 from snnrun.data.corpus import Corpus
 from snnrun.errors import UsageError
 
@@ -55,7 +56,7 @@ def image_folder(
     paths = [*found.train, *found.test]
     samples, faults, notes = pictures.read_all(paths, wanted)
     size = len(found.train)
-    return Corpus(
+    corpus = Corpus(
         kind="image",
         shape=wanted.image if colour else wanted.image[1:],
         classes=found.classes,
@@ -70,6 +71,7 @@ def image_folder(
         names=tuple(str(path.relative_to(root)) for path in paths),
         validation=found.validation,
     )
+    return corpus if faults else replace(corpus, notes=(*corpus.notes, *repeats.notes(corpus, paths)))
 
 
 def form(
