@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Sequence
@@ -17,21 +18,57 @@ Verbosity = Literal["quiet", "normal", "verbose"]
 VERBOSITY = "SNNRUN_VERBOSITY"
 LEVELS: dict[str, Verbosity] = {"-q": "quiet", "--quiet": "quiet", "-v": "verbose", "--verbose": "verbose"}
 # Hydra's flags that take a value.
+INFO = {"--info", "-i"}
+INFO_ABOUT = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")  # of which it may name one
 VALUED = {"--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--cfg", "-c", "--package", "-p"}
 
 
 def ordered(arguments: Sequence[str]) -> list[str]:
-    """The arguments with flags and their values first: Hydra takes no override that comes after one among them."""
+    """The arguments with flags and their values first: Hydra takes no override that comes after one among them.
+
+    A `~` that no shell has expanded is, as in `data.root=~/corpora`.
+    """
     flags, rest = [], []
-    waiting = iter(arguments)
-    for argument in waiting:
+    waiting = list(arguments)
+    while waiting:
+        argument = waiting.pop(0)
         if not argument.startswith("-"):
-            rest.append(argument)
+            rest.append(at_home(argument))
             continue
         flags.append(argument)
-        if argument in VALUED:
-            flags += [value for value in [next(waiting, None)] if value is not None]
+        if argument in INFO:  # its value may be left out, and no override is taken for it
+            flags.append(waiting.pop(0) if waiting and waiting[0] in INFO_ABOUT else "all")
+        elif argument in VALUED and waiting:
+            flags.append(waiting.pop(0))
     return [*flags, *rest]
+
+
+def at_home(argument: str) -> str:
+    """An override with the home folder in place of the `~` that a value begins with, quoted as Hydra takes it."""
+    key, equals, text = argument.partition("=")
+    if not equals or not text.startswith("~"):
+        return argument
+    values = [value if value == (full := expanded(value)) else quoted(full) for value in text.split(",")]
+    return f"{key}={','.join(values)}"
+
+
+def quoted(text: str) -> str:
+    """A text as a value of an override that Hydra reads as it is."""
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def folder(text: str) -> Path:
+    """A path given to a command; a `~` that no shell has expanded, as in --outputs=~/runs, means the home folder."""
+    return Path(expanded(text))
+
+
+def expanded(text: str) -> str:
+    """A path with the home folder in place of the `~` that it begins with; as it is where there is no such folder."""
+    if text.startswith("~"):
+        with contextlib.suppress(RuntimeError):
+            return str(Path(text).expanduser())
+    return text
 
 
 def without_verbosity(arguments: Sequence[str]) -> tuple[list[str], Verbosity | None]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from snnrun import data, encoders, plugins, recordings
+from snnrun import data, encoders, plugins, recordings, topology
 from snnrun.description import Description
 from snnrun.errors import UsageError
 from snnrun.network import Network
@@ -75,6 +75,17 @@ def network(values: Mapping[str, Any], dataset: Task) -> Network:
         outputs=len(dataset.classes),
         seed=values["seed"],
         image=dataset.image,
+    )
+
+
+def plan(values: Mapping[str, Any], dataset: Task) -> list[topology.Planned]:
+    """The layers that `network` would have. Raises UsageError as it does."""
+    return topology.plan(
+        values["model"]["network"],
+        inputs=dataset.channels,
+        outputs=len(dataset.classes),
+        image=dataset.image,
+        average_pools=RULES[values["model"]["name"]].average_pools,
     )
 
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from snnrun import output, signals
+from snnrun.arguments import expanded, folder
 from snnrun.errors import SnnrunError, UsageError, unknown
 
 
@@ -42,7 +43,7 @@ def _verbosity(arguments: list[str]) -> Iterator[list[str]]:
 
 def _ui(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser("snnrun ui", description="Open MLflow's pages on the store of the runs.")
-    parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="the folder that the runs wrote to")
+    parser.add_argument("--outputs", type=folder, default=Path("outputs"), help="the folder that the runs wrote to")
     parser.add_argument("--uri", help="the store, if the runs were given tracking.uri")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     parser.add_argument("--port", type=int, default=5000)
@@ -96,8 +97,10 @@ def _doctor(arguments: list[str]) -> int:
         epilog="Exit code 1 if something would make a run fail here.",
     )
     parser.add_argument("--kernels", action="store_true", help="check every kernel here against the reference")
-    parser.add_argument("--root", help="folder of the corpora, as data.root (default: SNNRUN_DATA, else data/)")
-    parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="the folder that runs write to")
+    parser.add_argument(
+        "--root", type=expanded, help="folder of the corpora, as data.root (default: SNNRUN_DATA, else data/)"
+    )
+    parser.add_argument("--outputs", type=folder, default=Path("outputs"), help="the folder that runs write to")
     parser.add_argument("--uri", help="the store, if runs are given tracking.uri")
     parser.add_argument("--json", action="store_true", help="for programs; without --kernels")
     options = parser.parse_args(arguments)

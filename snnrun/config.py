@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import Field, fields
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from snnrun.arguments import expanded
 from snnrun.errors import UsageError, printable
 from snnrun.schemas import PLUGINS, SCHEMAS, Config, Search, Sweep, Tracking, Train
 
@@ -43,6 +45,7 @@ def check(cfg: DictConfig) -> None:
     Imports the plugins, and gives the options that they bring their schemas and defaults.
     """
     _check_section("", cfg, Config)
+    _check_places(cfg)
     if cfg.plugin is not None:
         _plug_in(cfg)
     for group, options in SCHEMAS.items():
@@ -64,6 +67,23 @@ def check(cfg: DictConfig) -> None:
     _check_hardware(cfg.hardware, cfg.train.batch_size)
 
 
+def _check_places(cfg: DictConfig) -> None:
+    root = cfg.data.get("root")  # whose own ~ means the home folder, in a file too
+    if isinstance(root, str):
+        root = expanded(root)
+    check_paths({"outputs": cfg.outputs, "data.root": root, "tracking.uri": cfg.tracking.get("uri")})
+
+
+def check_paths(paths: Mapping[str, Any]) -> None:
+    """Raise UsageError for a place that names the home folder or a variable, which no shell has put in."""
+    for key, path in paths.items():
+        if isinstance(path, str) and re.search(r"(^|/)(~[^/]*(/|$)|\$\{?\w)", path):
+            raise UsageError(
+                f"{key}: {path!r} would be a folder of this very name: no shell expands ~ or a variable between "
+                f"quotes. Write the path in full, or {key}=$HOME/FOLDER without quotes."
+            )
+
+
 def _plug_in(cfg: DictConfig) -> None:
     from snnrun import plugins
 
@@ -78,6 +98,7 @@ def _plug_in(cfg: DictConfig) -> None:
 
 def check_sweep(cfg: DictConfig) -> None:
     """Raise UsageError for what is wrong with a sweep as a whole, before any of its points."""
+    _check_places(cfg)
     _check_section("search.", cfg.search, Search)
     _check_section("sweep.", cfg.sweep, Sweep)
     _check_section("tracking.", cfg.tracking, Tracking)

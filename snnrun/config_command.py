@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from snnrun import options
+from snnrun.arguments import folder
 from snnrun.errors import SnnrunError, UsageError, unknown
 
 
@@ -27,7 +28,7 @@ def main(arguments: list[str]) -> int:
         "Edit it, then snnrun train --config-dir my_conf model=mine.",
     )
     copy.add_argument("option", help="such as model/strsbp")
-    copy.add_argument("file", type=Path, help="such as my_conf/model/mine.yaml: in a folder of the group's name")
+    copy.add_argument("file", type=folder, help="such as my_conf/model/mine.yaml: in a folder of the group's name")
     copy.set_defaults(run=_copy)
     for command in listing, show:
         command.add_argument("--json", action="store_true", help="for programs")

@@ -46,6 +46,8 @@ def explain(error: BaseException, overrides: list[str]) -> str | None:
         return f"{where}: not valid YAML: {error.problem or error.context}"
     if str(error).startswith("Error resolving interpolation '${model}_${data}'"):
         return "model, data: each must be the name of one option: model=NAME data=NAME, or left alone."
+    if isinstance(error, InterpolationKeyError) and "--resolve" in overrides and "hydra" in overrides:
+        return "--resolve: Hydra's own settings refer to the run's. Write --cfg all --resolve, or leave --resolve out."
     if isinstance(error, HydraException | OmegaConfBaseException):
         inner = next(_omegaconf_errors(error), None)
         if inner is not None:
@@ -82,7 +84,11 @@ def _unreadable(error: OverrideParseException) -> str:
     key, equals, value = error.override.partition("=")
     if not equals:
         return f"{key}: no value is given. Write {key}=VALUE."
+    if value.startswith("~"):
+        return f"{key}: the value {value!r} cannot be read: no home folder has that name. Write it in full."
     reason = next(line for line in error.message.splitlines() if not line.startswith("Error parsing override"))
+    if reason.startswith("LexerNoViableAltException"):  # which repeats the override
+        reason = "a quote is not closed, or it has a character that stands between quotes only"
     return (
         f"{key}: the value {value!r} cannot be read: {reason}. Close every bracket and quote; "
         f"a text with such characters needs both kinds of quotes: '{key}=\"...\"'."
@@ -114,11 +120,28 @@ def _composition(text: str) -> str:
     if ambiguous:
         key, values = ambiguous.groups()
         return f"{key}: several values ({values}) make a sweep, which needs -m. For a list write {key}=[{values}]."
+    for pattern, message in _COMPOSITION:
+        if found := re.search(pattern, text):
+            return message.format(*filter(None, found.groups()))
     return " ".join(text.split())
+
+
+_TAKEN = "{0}: is there already. Write {0}=VALUE, without the +."
+_COMPOSITION = (
+    (
+        r"Could not delete from config. (?:'(.+?)' does not exist|The value of '(.+?)' is)",
+        "{0}: a key cannot be taken out with ~. Set it, such as {0}=null, or leave it as it is.",
+    ),
+    (r"^(\S+) appears more than once in the final defaults list", _TAKEN),
+    (r"^Multiple values for (\S+)\. ", _TAKEN),
+    (r"^Could not append to config. An item is already at '(.+?)'", _TAKEN),
+)
 
 
 def _of_key(error: OmegaConfBaseException) -> str:
     key = str(error.full_key or error.key or "config")
+    if "does not support deletion" in str(error):
+        return f"{key}: a key cannot be taken out with ~. Set it, such as {key}=null, or leave it as it is."
     if isinstance(error, InterpolationKeyError):
         return f"{key}: {_first_line(error)}"
     if isinstance(error, ConfigAttributeError | ConfigKeyError):

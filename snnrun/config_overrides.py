@@ -11,10 +11,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from snnrun import plugins
-from snnrun.config import check_value, did_you_mean
+from snnrun.arguments import expanded
+from snnrun.config import check_paths, check_value, did_you_mean
 from snnrun.errors import UsageError
 from snnrun.schemas import SCHEMAS, Checkpoint, Train
 
+PLACES = ("root", "uri")
 GROUPS = ("data", "encoder", "hardware")
 # The schemas of each section by the `name` in it; those without one have a single schema.
 SECTIONS: dict[str, dict[str, type]] = SCHEMAS | {"train": {"train": Train}, "checkpoint": {"checkpoint": Checkpoint}}
@@ -60,6 +62,9 @@ def _value(group: str, name: str, section: Mapping[str, Any], key: str, text: st
         value = typed[name]
     except (OmegaConfBaseException, ValueError) as error:
         raise UsageError(f"{key}: {text!r} does not fit ({str(error).splitlines()[0]}).") from None
+    if name in PLACES and isinstance(value, str):
+        value = expanded(value)
+        check_paths({key: value})
     entry = next(entry for entry in fields(schema) if entry.name == name)
     check_value(key, value, entry)
     return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from snnrun.arguments import expanded
 from snnrun.errors import SnnrunError, UsageError
 
 _VERBS = {"train": "train", "validation": "validate", "test": "test"}
@@ -52,7 +53,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     prepare.set_defaults(run=_prepare)
     for command in listing, verify, prepare:
-        command.add_argument("--root", help="folder of the corpora, as data.root (default: SNNRUN_DATA, else data/)")
+        command.add_argument(
+            "--root",
+            type=expanded,
+            help="folder of the corpora, as data.root (default: SNNRUN_DATA, else data/)",
+        )
     for command in listing, verify:
         command.add_argument("--json", action="store_true", help="for programs")
     return parser

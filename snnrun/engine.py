@@ -355,9 +355,10 @@ class _Loop:
 
     def divergence(self, what: str, epoch: int, tally: Tally) -> str:
         """The message of a training that is no longer in numbers."""
+        usual = f", e.g. to {tally.usual_norm:.3g}" if 0.0 < tally.usual_norm < math.inf else ""
         return (
             f"The {what} in epoch {epoch + 1} after {tally.samples} samples. "
-            f"Lower train.lr (now {self.options.lr:g}) or set train.clip_norm, e.g. to {tally.usual_norm:.3g}."
+            f"Lower train.lr (now {self.options.lr:g}) or set train.clip_norm{usual}."
         )
 
     def shuffle(self, epoch: int) -> None:

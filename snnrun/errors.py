@@ -18,6 +18,9 @@ class SnnrunError(Exception):
         super().__init__(printable(text))
 
 
+_REFUSED = "DefaultCPUAllocator: "  # begins what PyTorch says of memory that it is not given
+
+
 class UsageError(SnnrunError):
     """A wrong request: a key, a value or a combination that cannot work."""
 
@@ -35,6 +38,9 @@ def describe(error: Exception) -> str:
         return str(error)
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}. Runs go to another folder by outputs=FOLDER."
+    if isinstance(error, MemoryError) or "memory" in type(error).__name__.lower() or _REFUSED in str(error):
+        what = (str(error).strip().splitlines() or ["no more is given"])[0].rpartition("DefaultCPUAllocator: ")[2]
+        return f"out of memory ({what}). Lower train.batch_size, encoder.steps or model.network."
     first = (str(error).strip().splitlines() or [""])[0]
     return f"unexpected {type(error).__name__}: {first} (set HYDRA_FULL_ERROR=1 for the traceback)"
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from snnrun.arguments import folder
 from snnrun.errors import SnnrunError, UsageError
 
 if TYPE_CHECKING:
@@ -103,8 +104,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--weights", choices=("best", "last"), help="default: best, where the run has them")
     parser.add_argument("--split", choices=SPLITS, default="test", help="default: test")
     parser.add_argument("--json", action="store_true", help="for programs")
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="write evaluation.json and figures there")
-    parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="the folder that the runs wrote to")
+    parser.add_argument("--out", type=folder, metavar="FOLDER", help="write evaluation.json and figures there")
+    parser.add_argument("--outputs", type=folder, default=Path("outputs"), help="the folder that the runs wrote to")
     return parser
 
 

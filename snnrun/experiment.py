@@ -21,6 +21,7 @@ from snnrun import (
     hardware,
     journal,
     kernels,
+    memory,
     output,
     parallel,
     products,
@@ -144,8 +145,11 @@ def _prepare(group: Group, values: Mapping[str, Any], run_dir: Path) -> _Parts:
         parallel.set_threads(threads)
     if len(dataset.train) < group.size:
         raise UsageError(f"hardware.processes: {group.size} processes for {len(dataset.train)} training samples")
-    network = build.network(values, dataset)
-    return _Parts(group, values, run_dir, dataset, build.encoder(values), network, device, backend)
+    encoder, layers = build.encoder(values), build.plan(values, dataset)
+    batch = min(values["train"]["batch_size"], len(dataset.train)) // group.size
+    steps = encoder.steps or dataset.steps
+    memory.check(values, layers, inputs=dataset.channels, steps=steps, batch=batch, device=device)
+    return _Parts(group, values, run_dir, dataset, encoder, build.network(values, dataset), device, backend)
 
 
 class _Parts(NamedTuple):

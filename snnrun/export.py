@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -11,6 +12,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from snnrun.arguments import expanded, folder
 from snnrun.errors import SnnrunError, UsageError
 
 if TYPE_CHECKING:
@@ -71,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("run", help="a run's folder, the beginning of its name or MLflow id, or `last`")
     parser.add_argument("--format", choices=tuple(FORMATS), required=True)
-    parser.add_argument("--out", type=Path, metavar="FILE", help="default: network.nir or .safetensors in its folder")
+    parser.add_argument("--out", type=folder, metavar="FILE", help="default: network.nir or .safetensors in its folder")
     parser.add_argument("--weights", choices=("best", "last"), help="default: best, where the run has them")
     parser.add_argument("--allow", action="append", default=[], metavar="KEY", help="leave out: t_ref, reset")
     parser.add_argument(
@@ -82,8 +84,8 @@ def _parser() -> argparse.ArgumentParser:
         "--check", type=int, nargs="?", const=CHECKED, metavar="N",
         help=f"run the file in SpikingJelly on N test samples (default: {CHECKED}) and say how far the spikes agree",
     )  # fmt: skip
-    parser.add_argument("--root", help="folder of the corpora, for --check (default: as in the run)")
-    parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="the folder that the runs wrote to")
+    parser.add_argument("--root", type=expanded, help="folder of the corpora, for --check (default: as in the run)")
+    parser.add_argument("--outputs", type=folder, default=Path("outputs"), help="the folder that the runs wrote to")
     return parser
 
 
@@ -179,5 +181,7 @@ def _write(own: Trained, path: Path, write: Any) -> None:
         write(temporary)
         temporary.replace(path)
     except Exception as error:  # SafetensorError and h5py's own beside OSError
-        temporary.unlink(missing_ok=True)
-        raise SnnrunError(f"{path}: it cannot be written ({error}).") from None
+        with contextlib.suppress(OSError):  # a read-only file system refuses this, too
+            temporary.unlink(missing_ok=True)
+        first = str(error).strip().splitlines()[0]
+        raise SnnrunError(f"{path}: it cannot be written ({first}). Write elsewhere by --out FILE.") from None

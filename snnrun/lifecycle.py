@@ -17,6 +17,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from snnrun import config, failures, points, run_folder, run_lock, study, sweep_table, sweeper
+from snnrun.arguments import quoted
 from snnrun.errors import SnnrunError, UsageError
 from snnrun.points import Point, Sweep
 
@@ -59,6 +60,7 @@ def _checked(cfg: DictConfig, *, sweep: bool) -> None:
             _start(cfg)
             return
         config.check(cfg)
+        config.check_paths({"hydra.run.dir": cfg.hydra.run.dir})
         for key, wanted in (("search", cfg.search.method != "grid"), ("sweep.resume", cfg.sweep.resume is not None)):
             if wanted:
                 raise UsageError(f"{key}: is for sweeps. Write snnrun train -m ...")
@@ -142,8 +144,7 @@ def resumed(arguments: Sequence[str]) -> list[str]:
     before = [argument for argument in before if _key(argument) not in taken]
     if _value(given, LAUNCHER) not in (None, _value(recorded.arguments, LAUNCHER)):  # the other one has other keys
         before = [argument for argument in before if not _key(argument).startswith("hydra.launcher.")]
-    quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
-    return [FLAGS[0], *before, *given, f"hydra.sweep.dir='{quoted}'"]
+    return [FLAGS[0], *before, *given, f"hydra.sweep.dir={quoted(str(folder))}"]
 
 
 def _key(argument: str) -> str:
@@ -205,6 +206,7 @@ def _arguments() -> list[str]:
 
 def _check(cfg: DictConfig, folder: Path) -> None:
     config.check_sweep(cfg)
+    config.check_paths({"hydra.sweep.dir": cfg.hydra.sweep.dir})
     if cfg.hydra.sweeper._target_ != sweeper.TARGET:
         raise UsageError("hydra/sweeper: snnrun sweeps by its own. Choose by search=grid, random or optuna.")
     if cfg.search.method == "optuna":

@@ -98,7 +98,7 @@ def plot_weights(layers: Mapping[str, Sequence[npt.NDArray[np.floating[Any]]]], 
     """Histograms of the weights, a panel for each tensor; of each the initial and the trained values, both (S,)."""
     figure, panels = _panels(len(layers))
     for axes, (name, (initial, trained)) in zip(panels, layers.items(), strict=False):
-        finite = trained[np.isfinite(trained)]
+        finite = trained[np.isfinite(trained)].astype(np.float64)  # a training that diverges fills float32
         edges = np.linspace(*_range(np.concatenate([initial, finite])), 61)
         counts = [np.histogram(values, edges)[0] for values in (initial, finite)]
         axes.stairs(counts[0], edges, label="initial", fill=True, color=COLOURS["train"], alpha=0.55)

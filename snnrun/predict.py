@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from snnrun.arguments import expanded, folder
 from snnrun.errors import SnnrunError, UsageError
 
 FIGURES = (".png", ".svg", ".pdf")
@@ -96,11 +97,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--weights", choices=("best", "last"), help="default: best, where the run has them")
     parser.add_argument("--top", type=int, default=3, metavar="N", help="so many classes (default: 3)")
     parser.add_argument("--invert", action="store_true", help="take bright pixels for dark ones")
-    parser.add_argument("--raster", type=Path, metavar="OUT.png", help="draw the output spikes of one sample")
+    parser.add_argument("--raster", type=folder, metavar="OUT.png", help="draw the output spikes of one sample")
     parser.add_argument("--layers", action="store_true", help="with --raster: the input and every layer")
     parser.add_argument("--json", action="store_true", help="for programs")
-    parser.add_argument("--root", help="folder of the corpora, for test:17 (default: as in the run)")
-    parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="the folder that the runs wrote to")
+    parser.add_argument("--root", type=expanded, help="folder of the corpora, for test:17 (default: as in the run)")
+    parser.add_argument("--outputs", type=folder, default=Path("outputs"), help="the folder that the runs wrote to")
     return parser
 
 

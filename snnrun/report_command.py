@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from snnrun.arguments import folder
 from snnrun.errors import SnnrunError, UsageError
 from snnrun.runs_command import FILTERS, add_source, chosen, page
 
@@ -46,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("filters", nargs="*", metavar="filter")
     add_source(parser)
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help="where the page goes (default: OUTPUTS/report)")
+    parser.add_argument("--out", type=folder, metavar="FOLDER", help="where the page goes (default: OUTPUTS/report)")
     parser.add_argument("--format", choices=("md", "html", "both"), default="both", help="default: both")
     parser.add_argument("--ui", metavar="ADDRESS", help="of MLflow's pages, for links: http://127.0.0.1:5000")
     return parser

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from snnrun.run_folder import RunFolder
 
+from snnrun.arguments import folder
+
 
 def main(arguments: list[str]) -> int:
     """Run the command; returns the exit code."""
@@ -20,7 +22,7 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("run", help="its folder, or the beginning of its name or MLflow id, or last")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as data.root=FOLDER")
-    parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="the folder that the runs wrote to")
+    parser.add_argument("--outputs", type=folder, default=Path("outputs"), help="the folder that the runs wrote to")
     request = parser.parse_intermixed_args(arguments)
     from snnrun import failures, run_folder, run_lock
 

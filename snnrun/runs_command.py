@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from snnrun.arguments import folder
 from snnrun.errors import SnnrunError
 
 FILTERS = (
@@ -26,7 +27,7 @@ def main(arguments: list[str]) -> int:
 
 def add_source(parser: argparse.ArgumentParser) -> None:
     """The options that say which runs are meant."""
-    parser.add_argument("--outputs", type=Path, default=Path("outputs"), help="the folder that the runs wrote to")
+    parser.add_argument("--outputs", type=folder, default=Path("outputs"), help="the folder that the runs wrote to")
     parser.add_argument("--uri", help="a store elsewhere, read alone: http://host:5000 or sqlite:////path/mlflow.db")
 
 
@@ -85,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     missing.set_defaults(run=_import)
     missing.add_argument("names", nargs="+", metavar="RUN", help="a folder, the beginning of a name, or last")
-    missing.add_argument("--outputs", type=Path, default=Path("outputs"), help="the folder that the runs wrote to")
+    missing.add_argument("--outputs", type=folder, default=Path("outputs"), help="the folder that the runs wrote to")
     missing.add_argument("--uri", help="the store (default: that of the run's config)")
     return parser
 

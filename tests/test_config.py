@@ -10,7 +10,7 @@ import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
 
-from snnrun import cli, config, data, kernels, options, schemas
+from snnrun import arguments, cli, config, config_overrides, data, kernels, options, schemas
 from snnrun.encoders import ENCODERS
 from snnrun.engine import Options
 from snnrun.errors import UsageError
@@ -201,6 +201,21 @@ WRONG = {
     "=3": ["an argument has no key before its '='"],
     "train.lr=1,2": ["train.lr: several values (1,2) make a sweep, which needs -m"],
     "-m --cfg job": ["Only one of --run, --multirun, --cfg"],
+    "train.lr=~no_such_user/x": ["train.lr: the value '~no_such_user/x' cannot be read: no home folder has that name"],
+    "tracking.experiment='a": ['tracking.experiment: the value "\'a" cannot be read: a quote is not closed'],
+    "outputs='~/runs'": ["outputs: '~/runs' would be a folder of this very name", "outputs=$HOME/FOLDER"],
+    "outputs=$HOME/runs": ["outputs: '$HOME/runs' would be a folder of this very name"],
+    "data.root='a/~/b'": ["data.root: 'a/~/b' would be a folder of this very name"],
+    "tracking.uri='sqlite:///~/x.db'": ["tracking.uri: 'sqlite:///~/x.db' would be a folder"],
+    "hydra.run.dir='~/x'": ["hydra.run.dir: '~/x' would be a folder of this very name"],
+    "~train.clip_norm": ["train.clip_norm: a key cannot be taken out with ~. Set it, such as train.clip_norm=null"],
+    "~train.lr": ["train.lr: a key cannot be taken out with ~."],
+    "~train.lr=3": ["train.lr: a key cannot be taken out with ~."],
+    "+experiment=none": ["experiment: is there already. Write experiment=VALUE, without the +."],
+    "+model=stbp": ["model: is there already. Write model=VALUE, without the +."],
+    "+seed=3": ["seed: is there already. Write seed=VALUE, without the +."],
+    "--cfg hydra --resolve": ["--resolve: Hydra's own settings refer to the run's. Write --cfg all --resolve"],
+    "hydra.job.chdir=true": ["hydra.job.chdir: is false. Paths on the command line mean the folder they were typed in"],
     "outputs=${nowhere}": ["outputs: Interpolation key 'nowhere' not found"],
     "--config-dir /nonexistent": ["'/nonexistent' not found"],
     "--config-name nothing": ["Cannot find primary config 'nothing'"],
@@ -282,3 +297,18 @@ def test_an_option_without_schema_is_refused(run: Any, tmp_path: Path) -> None:
     code, message = run("--config-dir", "own", "model=loose")
     assert code == 2
     assert "model: this option has no schema" in message
+
+
+def test_a_home_folder_that_no_shell_has_put_in_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/o'neil")
+    overrides = arguments.ordered(["data.root=~/corpora", "outputs=~", "--info", "seed=1"])
+    assert overrides[:2] == ["--info", "all"]
+    cfg = composed(*overrides[2:])
+    assert (cfg.data.root, cfg.outputs, cfg.seed) == ("/home/o'neil/corpora", "/home/o'neil", 1)
+    assert arguments.at_home("data.root=~/a,~/b") == "data.root='/home/o\\'neil/a','/home/o\\'neil/b'"
+    assert arguments.folder("~/runs") == Path("/home/o'neil/runs")
+    assert arguments.folder("~no_such_user/runs") == Path("~no_such_user/runs")
+    values = config_overrides.apply(config.plain(cfg), ["data.root=~/other"])
+    assert values["data"]["root"] == "/home/o'neil/other"
+    with pytest.raises(UsageError, match=r"data\.root: 'a/~/b' would be a folder of this very name"):
+        config_overrides.apply(config.plain(cfg), ["data.root=a/~/b"])

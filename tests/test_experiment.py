@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from snnrun import atomic, build, experiment
 from snnrun.encoders.rate import Poisson
-from snnrun.errors import SnnrunError, UsageError
+from snnrun.errors import SnnrunError, UsageError, describe
 
 MODELS: dict[str, dict[str, Any]] = {
     "strsbp": {"name": "strsbp", "network": "12-R9", "v_th": [5.0]},
@@ -93,3 +94,36 @@ def test_a_full_disk_is_told_with_the_remedy_and_the_accuracies_are_said(
     assert "test, last epoch" in said.out
     assert "the next checkpoint is tried again" in said.out + said.err
     assert "test/accuracy" in (tmp_path / "metrics.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "message"),
+    [
+        ("encoder", "steps", 10**11, r"the spikes of a batch take .* GiB or more, .*Lower encoder\.steps \(now 10000"),
+        (
+            "model",
+            "network",
+            "999999-999999",
+            r"the weights with their gradients take .*Lower model\.network \(now 9",
+        ),
+    ],
+)
+def test_what_cannot_fit_into_memory_is_refused_before_it_is_made(
+    section: str, key: str, value: object, message: str, tmp_path: Path
+) -> None:
+    wrong = values()
+    wrong[section] = wrong[section] | {key: value}
+    with pytest.raises(UsageError, match=message):
+        experiment.run(wrong, tmp_path, command=["test"])
+
+
+def test_memory_that_is_not_given_is_one_line() -> None:
+    with pytest.raises(RuntimeError) as refused:
+        torch.empty(2**60)
+    for error, what in (
+        (refused.value, "out of memory (can't allocate memory"),
+        (MemoryError("Unable to allocate 745. GiB for an array"), "out of memory (Unable to allocate 745. GiB"),
+        (MemoryError(), "out of memory (no more is given)"),
+    ):
+        assert describe(error).startswith(what)
+        assert describe(error).endswith("Lower train.batch_size, encoder.steps or model.network.")

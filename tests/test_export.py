@@ -273,3 +273,22 @@ def test_without_the_packages_the_remedy_is_named(
     monkeypatch.setitem(__import__("sys").modules, "nir", None)
     with pytest.raises(SnnrunError, match=r"pip install 'snnrun\[export\]'"):
         export.write_nir(own, tmp_path / "n.nir")
+
+
+@pytest.mark.parametrize("format_", ["nir", "safetensors"])
+def test_a_read_only_file_system_is_one_message(
+    format_: str, digits_run: Runs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = digits_run("stbp")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    for name in ("unlink", "replace"):
+        monkeypatch.setattr(Path, name, refuse)
+    monkeypatch.setattr(nir, "write", refuse)
+    monkeypatch.setattr("safetensors.torch.save_file", refuse)
+    code = cli.main(["export", str(run), "--format", format_])
+    error = capsys.readouterr().err
+    assert (code, error.count("\n")) == (1, 1)
+    assert "it cannot be written ([Errno 30] Read-only file system). Write elsewhere by --out FILE." in error

@@ -38,3 +38,9 @@ def test_rates_and_silence(tmp_path: Path) -> None:
 def test_cost(tmp_path: Path) -> None:
     plots.plot_cost({"input": (9.0, 0.0), "output": (0.5, 90.0)}, {"a": 1.0, "b": 0.0}, "title", tmp_path / "c.png")
     assert coloured(tmp_path / "c.png", BLUE) > 1000
+
+
+def test_weights_of_a_training_that_diverges_are_drawn_without_a_warning(tmp_path: Path) -> None:
+    huge = np.array([3e38, -3e38, 3e38, np.inf, np.nan], np.float32)
+    plots.plot_weights({"hidden1": (np.zeros(5, np.float32), huge)}, tmp_path / "weights.png")
+    assert (tmp_path / "weights.png").is_file()
