@@ -34,9 +34,10 @@ INTERRUPTED = 130
 def main(arguments: list[str]) -> int:
     """Run `snnrun train` with these arguments; returns the exit code."""
     if "RANK" in os.environ:
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # it tells of every try to reach another process
         from snnrun import distributed, experiment
 
-        code = distributed.follow(experiment.follow)
+        code = distributed.follow(experiment.follow, lifecycle.wait_minutes(arguments))
         return distributed.dismiss(_main(arguments)) if code is None else code
     return _main(arguments)
 

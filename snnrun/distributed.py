@@ -26,25 +26,22 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import timedelta
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.distributed import PrefixStore, Store, TCPStore, rendezvous  # type: ignore[attr-defined]
+from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
+from snnrun import launcher
 from snnrun.errors import SnnrunError, UsageError, describe
+from snnrun.launcher import LEADER, PATIENCE, POLL_S, WAIT_MINUTES, Place
 from snnrun.signals import ENDING
 
-# Others wait for a process that is alive: the leader encodes or downloads a corpus meanwhile.
-PATIENCE = timedelta(days=1)
 # For those that are to end, after which they are killed.
 GRACE_S = 10.0
-POLL_S = 0.05
-LEADER = "SNNRUN_LEADER"  # the process of rank 0: for those that a sweep's launcher starts from it
 
 Task = Callable[..., object]
 Follower = subprocess.Popen[str]
@@ -96,15 +93,6 @@ class Group:
     def together(self) -> Iterator[None]:
         """While all add up in step: Ctrl-C and SIGTERM stop all at their next sum."""
         yield
-
-
-class _Place(NamedTuple):
-    """Of a process, see `Group`."""
-
-    rank: int
-    size: int
-    place: int
-    here: int
 
 
 class _Lost(Exception):
@@ -195,17 +183,17 @@ def group(processes: int, task: Task, *arguments: Any) -> Iterator[Group]:
         UsageError: `processes` is not the number that an outer launcher has started.
         SnnrunError: another process has failed or was killed; its message, with its traceback as a note.
     """
-    outer = _outer()
+    outer = launcher.outer()
     if outer is None and processes == 1:
         yield Group()
         return
     followers: list[Follower] = []
     if outer is not None:
-        _check_outer(outer, processes)
+        launcher.check(outer, processes)
         place, store = outer, _begin(arguments)
     else:
         listening = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-        place, store = _Place(0, processes, 0, processes), PrefixStore("0", listening)
+        place, store = Place(0, processes, 0, processes), PrefixStore("0", listening)
     try:
         if outer is None:
             followers += _spawn(listening.port, processes, task, arguments)
@@ -235,7 +223,12 @@ def _spawn(port: int, processes: int, task: Task, arguments: Sequence[Any]) -> l
 
 
 def _wait_for(store: Store, followers: Sequence[Follower], size: int) -> None:
+    ends = time.monotonic() + 60 * WAIT_MINUTES
     while store.add("arrived", 0) < size - 1:
+        if time.monotonic() > ends:
+            raise SnnrunError(
+                f"not all of the {size} processes of this run have begun within {WAIT_MINUTES:g} minutes."
+            )
         if any(follower.poll() is not None for follower in followers):
             raise _Lost("ended before it began")
         time.sleep(POLL_S)
@@ -293,10 +286,10 @@ def follow_once() -> None:
     rank = int(sys.argv[1])
     with suppress(RuntimeError):  # the leader has gone meanwhile
         store = PrefixStore("0", TCPStore("127.0.0.1", port, is_master=False))
-        _serve(store, _Place(rank, size, rank, size), getattr(importlib.import_module(module), name), arguments)
+        _serve(store, Place(rank, size, rank, size), getattr(importlib.import_module(module), name), arguments)
 
 
-def _serve(store: Store, place: _Place, task: Task, arguments: Sequence[Any]) -> None:
+def _serve(store: Store, place: Place, task: Task, arguments: Sequence[Any]) -> None:
     """Take part in one run. An error is left for the leader, who tells it; that others are gone is none."""
     try:
         store.add("arrived", 1)
@@ -318,70 +311,35 @@ def _serve(store: Store, place: _Place, task: Task, arguments: Sequence[Any]) ->
 # ---- an outer launcher ----------------------------------------------------------------------------------------------
 
 
-_store: Store | None = None  # of the whole command
 _runs = 0  # begun so far
-
-
-def _outer() -> _Place | None:
-    """The place of this process among those that an outer launcher has started; None without one, or if it is alone."""
-    if "RANK" not in os.environ:
-        return None
-    missing = [name for name in ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
-    if missing:
-        raise UsageError(
-            f"RANK is set in the environment, but not {', '.join(missing)}. A launcher such as torchrun sets all of "
-            "them; without one, unset RANK and set hardware.processes."
-        )
-    read = {name: os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")}
-    for name, text in read.items():
-        if text and not text.isdecimal():
-            raise UsageError(f"{name}={text} in the environment: a whole number is needed.")
-    rank, size = int(read["RANK"]), int(read["WORLD_SIZE"])
-    if not rank < size:
-        raise UsageError(f"RANK={rank} in the environment: with WORLD_SIZE={size}, 0 to {size - 1} are allowed.")
-    return _Place(rank, size, int(read["LOCAL_RANK"] or rank), int(read["LOCAL_WORLD_SIZE"] or 1)) if size > 1 else None
-
-
-def _check_outer(outer: _Place, processes: int) -> None:
-    if processes not in (1, outer.size):
-        raise UsageError(
-            f"hardware.processes: {processes}, but this command was started as one of {outer.size} processes "
-            "(WORLD_SIZE). Leave hardware.processes at 1, or start it without a launcher."
-        )
-    if os.environ.get(LEADER, str(os.getpid())) != str(os.getpid()):
-        raise UsageError(
-            "hydra/launcher: only basic goes with the launcher that has started this command (WORLD_SIZE is "
-            f"{outer.size}): its processes train one run after the other."
-        )
-
-
-def _meet() -> Store:
-    global _store
-    if _store is None:
-        _store = next(iter(rendezvous("env://", timeout=PATIENCE)))[0]
-    return _store
 
 
 def _begin(arguments: Sequence[Any]) -> Store:
     """Tell the followers of a run; its store."""
     global _runs
-    store, _runs = _meet(), _runs + 1
+    store, _runs = launcher.meet(), _runs + 1
+    assert store is not None, "there is a launcher"
     store.set(f"run {_runs}", json.dumps(arguments))
     return PrefixStore(str(_runs), store)
 
 
-def follow(task: Task) -> int | None:
+def follow(task: Task, minutes: float = WAIT_MINUTES) -> int | None:
     """Follow the leader of an outer launcher through all its runs: its exit code; None for the leader itself.
 
     Nothing is composed and no folder made here.
+
+    Raises:
+        SnnrunError: the leader does not come within so many minutes.
     """
-    outer = _outer()
+    outer = launcher.outer()
     if outer is None or outer.rank == 0:
         os.environ[LEADER] = str(os.getpid())
+        launcher.expect()
         return None
     number = 0
+    store = launcher.meet(minutes)
+    assert store is not None
     try:
-        store = _meet()
         while True:
             number += 1
             while not store.check([f"run {number}"]):
@@ -401,13 +359,14 @@ def follow(task: Task) -> int | None:
 
 def dismiss(code: int) -> int:
     """Let the followers of an outer launcher end with this exit code, which is returned."""
-    outer = _outer()
+    outer = launcher.outer()
     if outer is None or outer.rank != 0:
         return code
     global _runs
     _runs += 1
-    with suppress(RuntimeError):
-        store = _meet()
+    with suppress(RuntimeError, SnnrunError):  # whoever is not there has nothing to be told
+        store = launcher.meet(GRACE_S / 60)
+        assert store is not None
         store.set(f"run {_runs}", json.dumps(code))
         ends = time.monotonic() + GRACE_S
         while store.add("left", 0) < outer.size - 1 and time.monotonic() < ends:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 import shutil
 import sys
@@ -57,6 +58,7 @@ def _checked(cfg: DictConfig, *, sweep: bool) -> None:
         check_tuned(overrides)
         _check_hydra(cfg.hydra)
         if sweep:
+            _meet(cfg)
             _start(cfg)
             return
         config.check(cfg)
@@ -64,6 +66,7 @@ def _checked(cfg: DictConfig, *, sweep: bool) -> None:
         for key, wanted in (("search", cfg.search.method != "grid"), ("sweep.resume", cfg.sweep.resume is not None)):
             if wanted:
                 raise UsageError(f"{key}: is for sweeps. Write snnrun train -m ...")
+        _meet(cfg)
         _take(Path(cfg.hydra.run.dir))
     except Exception as error:
         raise SystemExit(failures.report(error, overrides)) from None
@@ -106,6 +109,30 @@ def _release() -> None:
     global _folder
     _folder = None
     _held.close()
+
+
+def _meet(cfg: DictConfig) -> None:
+    """Under a launcher such as torchrun, begin when all its processes are there, before a folder is made."""
+    if "RANK" in os.environ:
+        from snnrun import launcher
+
+        launcher.meet(cfg.hardware.wait_minutes)
+
+
+def wait_minutes(arguments: Sequence[str]) -> float:
+    """`hardware.wait_minutes` as the command line has it: for a process that composes nothing.
+
+    Raises:
+        UsageError: it is not a number greater than 0.
+    """
+    from snnrun import launcher
+
+    text = _value(arguments, "hardware.wait_minutes")
+    with contextlib.suppress(ValueError):
+        number = launcher.WAIT_MINUTES if text is None else float(text)
+        if number > 0:
+            return number
+    raise UsageError(f"hardware.wait_minutes: {text} is not a number greater than 0")
 
 
 def check_tuned(overrides: list[str]) -> None:

@@ -26,7 +26,7 @@ SWEEP_FILE, POINT_FILE = "sweep.json", "point.json"
 DONE = ("FINISHED", "PRUNED")  # these are never run again
 # What a point computes does not depend on these: where it is recorded, and how many work on it.
 SECTIONS_APART = ("outputs", "tracking", "sweep", "search", "checkpoint")
-KEYS_APART = {"hardware": ("threads", "processes"), "data": ("download",)}
+KEYS_APART = {"hardware": ("threads", "processes", "wait_minutes"), "data": ("download",)}
 # A point lags only behind so many others; below, a median says nothing.
 RIVALS = 5
 NAMED = 5  # candidates named in a message

@@ -276,6 +276,7 @@ class Hardware:
     device: str = _choice("auto", "cpu", "cuda")
     threads: int | None = _number(low=1)
     processes: int = _number(low=1)
+    wait_minutes: float = _number(above=0)
     kernels: str = _choice("auto", "reference", "cpu", "gpu")
 
 

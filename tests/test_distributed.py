@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_engine import CPU, RULES, Notes, toy
 
-from snnrun import distributed, encoders, engine
+from snnrun import cli, distributed, encoders, engine, launcher, lifecycle
 from snnrun.distributed import Group
 from snnrun.errors import SnnrunError, UsageError
 from snnrun.network import Network
@@ -204,7 +205,8 @@ def test_under_an_outer_launcher_rank_0_sweeps_and_the_others_make_nothing(tmp_p
         arguments = ("-m", "data.limit=1,21", "train.epochs=1", "tracking=none")
         runs.append(snnrun(place, *arguments, RANK=str(rank), **outer))
     (out, err), nothing = [run.communicate(timeout=300) for run in runs]
-    assert nothing == ("", "")
+    assert nothing[0] == ""
+    assert all(line.startswith("snnrun: waiting for") for line in nothing[1].splitlines())  # on a busy machine
     assert [run.returncode for run in runs] == [1, 1]
     assert "hardware.processes: 2 processes for 1 training samples" in err
     assert out.count("2 processes, each: CPU") == 1
@@ -237,16 +239,73 @@ def test_a_wrong_environment_is_told(
 def test_a_sweep_over_other_processes_does_not_go_with_an_outer_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", "1")):
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv(distributed.LEADER, "1")
+    monkeypatch.setenv(launcher.LEADER, "1")
     with pytest.raises(UsageError, match="hydra/launcher: only basic"), distributed.group(1, print):
         pass
 
 
 def test_a_launcher_of_one_process_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    outer = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "x", "MASTER_PORT": "1", distributed.LEADER: "1"}
+    outer = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "x", "MASTER_PORT": "1", launcher.LEADER: "1"}
     for name, value in outer.items():
         monkeypatch.setenv(name, value)
     assert distributed.follow(print) is None
     assert distributed.dismiss(7) == 7
     with distributed.group(1, print) as group:
         assert group.size == 1
+
+
+# ---- left-over variables of a launcher -------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["0", "1"])
+def left_over(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """The environment of one of two processes, of which the other is nowhere."""
+    monkeypatch.chdir(tmp_path)
+    outer = {"RANK": request.param, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    for name, value in outer.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv(launcher.LEADER, str(os.getpid()))
+    for name, value in {"NOTICE_S": 0.0, "_store": None, "_meeting": None}.items():
+        monkeypatch.setattr(launcher, name, value)
+    return str(request.param)
+
+
+def test_who_waits_for_nobody_says_so_and_gives_up(
+    left_over: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["train", *TINY, "hardware.wait_minutes=0.005"]) == 1
+    waiting, gave_up = capsys.readouterr().err.splitlines()
+    assert f"waiting for the other processes of RANK={left_over} WORLD_SIZE=2 MASTER_ADDR=127.0.0.1" in waiting
+    assert "hardware.wait_minutes" in waiting
+    assert "waited 0.005 minutes" in gave_up
+    assert "unset RANK WORLD_SIZE MASTER_ADDR MASTER_PORT" in gave_up
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_who_waits_for_nobody_can_be_interrupted(number: signal.Signals, left_over: str) -> None:
+    before = signal.signal(number, signal.default_int_handler)
+    timer = threading.Timer(1.0, os.kill, (os.getpid(), number))
+    timer.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            launcher.meet(0.5)
+    finally:
+        timer.join()
+        signal.signal(number, before)
+
+
+@pytest.mark.parametrize("left_over", ["0"], indirect=True)
+def test_a_port_that_another_server_has_is_told(left_over: str) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", int(os.environ["MASTER_PORT"])))
+        taken.listen()
+        with pytest.raises(SnnrunError, match=r"cannot meet \(.*address already in use.*unset RANK"):
+            launcher.meet()
+
+
+@pytest.mark.parametrize("value", ["0", "x"])
+def test_a_wrong_time_to_wait_is_told_without_composing(value: str) -> None:
+    with pytest.raises(UsageError, match=f"hardware.wait_minutes: {value} is not a number"):
+        lifecycle.wait_minutes([f"hardware.wait_minutes={value}"])
+    assert lifecycle.wait_minutes(["seed=1"]) == launcher.WAIT_MINUTES

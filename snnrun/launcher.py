@@ -1,0 +1,139 @@
+"""The processes that an outer launcher (torchrun, srun) has started for one command: who they are, how they meet.
+
+RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT in the environment say so. They may be left over from another command, so
+it is said what is waited for, not for long, and a signal ends it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from datetime import timedelta
+from typing import NamedTuple
+
+from torch.distributed import Store, rendezvous  # type: ignore[attr-defined]
+
+from snnrun.errors import SnnrunError, UsageError
+
+# Minutes until all have come, see `hardware.wait_minutes`.
+WAIT_MINUTES = 5.0
+# Before it is said what is waited for: those that a launcher starts come within so many seconds of one another.
+NOTICE_S = 3.0
+# A process that is there may be long at its work, such as downloading a corpus.
+PATIENCE = timedelta(days=1)
+POLL_S = 0.05
+LEADER = "SNNRUN_LEADER"  # the process of rank 0: for those that a sweep's launcher starts from it
+NAMES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+class Place(NamedTuple):
+    """Of a process, see `distributed.Group`."""
+
+    rank: int
+    size: int
+    place: int
+    here: int
+
+
+def outer() -> Place | None:
+    """The place of this process among those that an outer launcher has started; None without one, or if it is alone."""
+    if "RANK" not in os.environ:
+        return None
+    missing = [name for name in ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise UsageError(
+            f"RANK is set in the environment, but not {', '.join(missing)}. A launcher such as torchrun sets all of "
+            "them; without one, unset RANK and set hardware.processes."
+        )
+    read = {name: os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")}
+    for name, text in read.items():
+        if text and not text.isdecimal():
+            raise UsageError(f"{name}={text} in the environment: a whole number is needed.")
+    rank, size = int(read["RANK"]), int(read["WORLD_SIZE"])
+    if not rank < size:
+        raise UsageError(f"RANK={rank} in the environment: with WORLD_SIZE={size}, 0 to {size - 1} are allowed.")
+    return Place(rank, size, int(read["LOCAL_RANK"] or rank), int(read["LOCAL_WORLD_SIZE"] or 1)) if size > 1 else None
+
+
+def check(found: Place, processes: int) -> None:
+    """Raise UsageError if `hardware.processes` or the launcher of a sweep does not go with these."""
+    if processes not in (1, found.size):
+        raise UsageError(
+            f"hardware.processes: {processes}, but this command was started as one of {found.size} processes "
+            "(WORLD_SIZE). Leave hardware.processes at 1, or start it without a launcher."
+        )
+    if os.environ.get(LEADER, str(os.getpid())) != str(os.getpid()):
+        raise UsageError(
+            "hydra/launcher: only basic goes with the launcher that has started this command (WORLD_SIZE is "
+            f"{found.size}): its processes train one run after the other."
+        )
+
+
+class _Meeting:
+    """The processes of an outer launcher come together, in a thread, for PyTorch hears no signal while it waits."""
+
+    def __init__(self) -> None:
+        self._store: Store | None = None
+        self._error: Exception | None = None
+        self._begun, self._told = time.monotonic(), False
+        self._thread = threading.Thread(target=self._meet, daemon=True)
+        self._thread.start()
+
+    def _meet(self) -> None:
+        try:
+            self._store = next(iter(rendezvous("env://", timeout=PATIENCE)))[0]
+        except Exception as error:  # of a kind for each thing that can be wrong with an address
+            self._error = error
+
+    def store(self, minutes: float) -> Store:
+        """What they share, once all are there; after `NOTICE_S` it says what is waited for.
+
+        Raises SnnrunError if they are not so many minutes after this one, or cannot be.
+        """
+        read = " ".join(f"{name}={os.environ[name]}" for name in NAMES)
+        remedy = f"Without a launcher such as torchrun, unset {' '.join(NAMES)}."
+        while self._thread.is_alive():
+            self._thread.join(POLL_S)
+            waited = time.monotonic() - self._begun
+            if waited > NOTICE_S and not self._told:
+                self._told = True
+                print(
+                    f"snnrun: waiting for the other processes of {read}, for {minutes:g} minutes at most "
+                    f"(hardware.wait_minutes). {remedy}",
+                    file=sys.stderr,
+                    flush=True,
+                )
+            if waited > 60 * minutes:
+                raise SnnrunError(f"waited {minutes:g} minutes for the other processes of {read}. {remedy}")
+        if self._store is None:
+            reason = (str(self._error).strip().splitlines() or [""])[0]
+            raise SnnrunError(f"the processes of {read} cannot meet ({reason}). {remedy}")
+        return self._store
+
+
+_meeting: _Meeting | None = None
+_store: Store | None = None
+
+
+def expect() -> None:
+    """Begin to wait for the others, so that they find this process while it does something else."""
+    global _meeting
+    if outer() is not None:
+        _meeting = _meeting or _Meeting()
+
+
+def meet(minutes: float = WAIT_MINUTES) -> Store | None:
+    """Wait until all processes of an outer launcher are there; None without one. What they share after that.
+
+    Raises:
+        SnnrunError: they are not within so many minutes, or cannot be.
+    """
+    global _store, _meeting
+    if outer() is None:
+        return None
+    if _store is None:
+        _meeting = _meeting or _Meeting()
+        _store = _meeting.store(minutes)
+    return _store
