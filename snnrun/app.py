@@ -145,7 +145,7 @@ def _train(
 
     values = config.plain(cfg)
     if workers > 1 and values["hardware"]["threads"] is None:
-        values["hardware"]["threads"] = max(1, hardware.cores() // (workers * values["hardware"]["processes"]))
+        values["hardware"]["threads"] = hardware.share(workers * values["hardware"]["processes"])
     text = OmegaConf.to_yaml(OmegaConf.create(values))
     write = partial((run_dir / run_folder.CONFIG_FILE).write_text, text, encoding="utf-8")
     if resumed:

@@ -42,15 +42,9 @@ def _verbosity(arguments: list[str]) -> Iterator[list[str]]:
 
 
 def _ui(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser("snnrun ui", description="Open MLflow's pages on the store of the runs.")
-    parser.add_argument("--outputs", type=folder, default=Path("outputs"), help="the folder that the runs wrote to")
-    parser.add_argument("--uri", help="the store, if the runs were given tracking.uri")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
-    parser.add_argument("--port", type=int, default=5000)
-    options = parser.parse_args(arguments)
-    from snnrun import tracking
+    from snnrun.ui_command import main
 
-    return tracking.ui(options.outputs, host=options.host, port=options.port, uri=options.uri)
+    return main(arguments)
 
 
 def _config(arguments: list[str]) -> int:
@@ -106,9 +100,9 @@ def _doctor(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     if options.json and options.kernels:
         raise UsageError("doctor: --json and --kernels do not go together.")
-    from snnrun import doctor
+    from snnrun import doctor, tracking
 
-    fine = doctor.examine(options.root, options.outputs, options.uri, as_json=options.json)
+    fine = doctor.examine(options.root, options.outputs, options.uri or tracking.usual_uri(), as_json=options.json)
     fine = (not options.kernels or doctor.check_kernels()) and fine
     return 0 if fine else SnnrunError.exit_code
 
@@ -146,7 +140,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "evaluate": (_evaluate, "evaluate a trained network: accuracy, classes, cost of an inference"),
     "predict": (_predict, "class scores of files: recordings, images, spikes"),
     "export": (_export, "hand a trained network over: NIR or safetensors"),
-    "ui": (_ui, "open MLflow's pages on the runs"),
+    "ui": (_ui, "open MLflow's pages: the newest sweep, its charts, a comparison"),
     "data": (_data, "list the corpora, verify the files of one, or encode one ahead"),
     "bench": (_bench, "measure time, memory and spikes of training and inference"),
     "doctor": (_doctor, "say what runs here, and what is missing; --kernels checks the kernels"),

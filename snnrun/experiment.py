@@ -317,7 +317,7 @@ def _say_what_runs(
         threads=parallel.threads(),
         kernels=parts.backend,
         run_dir=parts.run_dir,
-        tracking=f"{tracker.run_name} ({tracker.run_id})" if tracker.run_id else None,
+        tracking=f"{tracker.run_name} ({tracker.run_id}) in {_store(values)}" if tracker.run_id else None,
     )
     for note in dataset.notes:
         display.note(f"{dataset.label}: {note}")
@@ -355,7 +355,13 @@ def _say_what_came_out(
     )
 
 
+def _store(values: Mapping[str, Any]) -> str:
+    return tracking.place_of(values["tracking"]["uri"], Path(values["outputs"]))
+
+
 def _ui_command(outputs: str, uri: str | None) -> str:
     if uri is not None:
-        return uri if uri.startswith("http") else f"snnrun ui --uri {uri}"
+        return (
+            uri if uri.startswith("http") else "snnrun ui" if uri == tracking.usual_uri() else f"snnrun ui --uri {uri}"
+        )
     return "snnrun ui" if outputs == "outputs" else f"snnrun ui --outputs {outputs}"

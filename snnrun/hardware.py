@@ -32,7 +32,7 @@ def set_up(device: str = "auto", threads: int | None = None, place: int = 0, her
 
     Args:
         device: `cpu`, `cuda`, or `auto` for the GPU where there is one.
-        threads: CPU threads of this process; None for one per core that it may use, shared by the `here` processes.
+        threads: CPU threads of this process; None for its `share` of the cores among the `here` processes.
         place: which of the processes of a run on this machine this is; each has a GPU of its own.
         here: number of these processes.
 
@@ -44,7 +44,7 @@ def set_up(device: str = "auto", threads: int | None = None, place: int = 0, her
         check_gpus(here)
         chosen = torch.device("cuda", place)
         torch.cuda.set_device(chosen)
-    threads = threads or max(1, cores() // here)
+    threads = threads or share(here)
     torch.set_num_threads(threads)
     parallel.set_threads(threads)
     # Membranes that decay without input end in denormal numbers, on which a CPU is tens of times slower.
@@ -71,6 +71,15 @@ def cores() -> int:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # macOS
         return os.cpu_count() or 1
+
+
+def share(processes: int) -> int:
+    """Threads of each of so many processes on this machine: its cores among them, OMP_NUM_THREADS at most."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    most = int(wanted) if wanted.isdecimal() and int(wanted) else cores()
+    if most == 1 and "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun sets it where the user has not
+        most = cores()
+    return max(1, min(most, cores() // processes))
 
 
 def describe(device: torch.device) -> str:

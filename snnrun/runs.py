@@ -210,30 +210,30 @@ def history(run: Run) -> list[dict[str, float]]:
 
 
 def _below(outputs: Path, warn: Warn) -> list[Run]:
-    """The runs of the folders below `outputs`, joined with the store there."""
-    stored: list[Run] = []
-    if (outputs / "mlflow.db").exists():
+    """The runs of the folders below `outputs`, joined with the store there and the one that the environment names."""
+    stored: dict[str | None, Run] = {}
+    own = [tracking.store_uri(outputs)] if (outputs / "mlflow.db").exists() else []
+    for uri in [*filter(None, [tracking.usual_uri()]), *own]:
         try:
-            stored = _stored(tracking.store_uri(outputs))
+            stored |= {run.run_id: run for run in _stored(uri)}
         except SnnrunError as error:
             warn(f"{error} What the runs' folders say is shown.")
-    by_id = {run.run_id: run for run in stored}
     alone = []
     for found in folders(outputs):
         try:
-            known = by_id.get(found.run_id)
+            known = stored.get(found.run_id)
             if known is None:
                 alone.append(_of_folder(found, warn))
             else:
                 _join(known, found, warn)
         except (SnnrunError, OSError, ValueError) as error:
             warn(f"{found.path}: left out, for it is damaged: {error}")
-    for run in stored:
+    for run in stored.values():
         elsewhere = _folder_elsewhere(run)
         if elsewhere is not None:
             with contextlib.suppress(SnnrunError, OSError, ValueError):
                 _join(run, elsewhere, warn)
-    return stored + alone
+    return [*stored.values(), *alone]
 
 
 def _folder_elsewhere(run: Run) -> RunFolder | None:

@@ -17,6 +17,7 @@ import contextlib
 import importlib.util
 import logging
 import os
+import re
 import sqlite3
 import sys
 import urllib.request
@@ -37,12 +38,14 @@ __all__ = [
     "changed",
     "flatten",
     "open_tracker",
+    "place_of",
     "provenance",
     "reach",
     "read_tags",
     "reason",
     "store_uri",
     "ui",
+    "usual_uri",
     "version",
 ]
 
@@ -57,6 +60,8 @@ ENVIRONMENT = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
+# MLflow's pages begin with what language models need, unless an experiment says what it is.
+KIND = {"mlflow.experimentKind": "custom_model_development"}
 REACH_SECONDS = 3.0  # that a store may take to answer
 RUN_ID_FILE = "mlflow_run_id"
 RUN_DIR_TAG = "snnrun.run_dir"
@@ -245,6 +250,16 @@ def _existing(client: Any, run_id: str) -> Any:
         raise
 
 
+def usual_uri() -> str | None:
+    """The store that MLFLOW_TRACKING_URI names, which `tracking.uri` is by default; None without it."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or None
+
+
+def place_of(uri: str | None, outputs: Path) -> str:
+    """How a store is named to the user: without a password that its address may hold."""
+    return re.sub(r"//[^/@]*@", "//", uri) if uri else str(outputs / "mlflow.db")
+
+
 def store_uri(outputs: Path) -> str:
     """The address of the sqlite store under ``outputs``."""
     return f"sqlite:///{outputs.resolve() / 'mlflow.db'}"
@@ -287,7 +302,7 @@ def _experiment_id(client: Any, address: str, name: str, outputs: Path) -> str:
         remote = address.startswith(("http://", "https://", "databricks"))
         location = None if remote else (outputs.resolve() / "mlartifacts").as_uri()
         try:
-            return str(client.create_experiment(name, artifact_location=location))
+            return str(client.create_experiment(name, artifact_location=location, tags=KIND))
         except Exception:
             found = client.get_experiment_by_name(name)  # another process may have been faster
             if found is None:

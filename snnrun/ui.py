@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
@@ -23,8 +24,14 @@ ENVIRONMENT = {
 }
 
 
-def ui(outputs: Path, host: str = "127.0.0.1", port: int = 5000, uri: str | None = None) -> int:
-    """Serve MLflow's UI until Ctrl-C (exit code 0); the address is printed once it answers.
+def ui(
+    outputs: Path,
+    host: str = "127.0.0.1",
+    port: int = 5000,
+    uri: str | None = None,
+    tell: Callable[[str], None] = lambda _: None,
+) -> int:
+    """Serve MLflow's UI until Ctrl-C (exit code 0); the address is printed, and told, once it answers.
 
     ``uri`` None is the sqlite store under ``outputs``. Raises SnnrunError when there is no store yet, when the port is
     taken, and when the server does not start.
@@ -46,6 +53,7 @@ def ui(outputs: Path, host: str = "127.0.0.1", port: int = 5000, uri: str | None
         try:
             _wait_until_ready(server, host, port, log)
             print(f"MLflow UI: http://{host}:{port}  (Ctrl-C ends it)", flush=True)
+            tell(f"http://{host}:{port}")
             return server.wait()
         except KeyboardInterrupt:
             return 0

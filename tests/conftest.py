@@ -17,6 +17,10 @@ from hypothesis import settings
 
 from snnrun import kernels, parallel
 
+# What a developer has set for runs of their own is not for those of the tests, nor of the processes that they start.
+for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "OMP_NUM_THREADS"):
+    os.environ.pop(name, None)
+
 # The same examples in every run; --hypothesis-profile=explore draws others. No deadline: a first call may compile.
 settings.register_profile("explore", deadline=None)
 settings.register_profile("repeatable", derandomize=True, deadline=None)

@@ -114,13 +114,6 @@ def test_config_list_and_show(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Did you mean model?" in capsys.readouterr().err
 
 
-def test_ui_hands_its_arguments_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[Any] = []
-    monkeypatch.setattr(tracking, "ui", lambda outputs, **rest: calls.append((outputs, rest)) or 0)
-    assert cli.main(["ui", "--port", "5001", "--outputs", "elsewhere"]) == 0
-    assert calls == [(Path("elsewhere"), {"host": "127.0.0.1", "port": 5001, "uri": None})]
-
-
 def test_train_help_shows_groups_and_examples(train: Any) -> None:
     code, out, _ = train("--help")
     assert code == 0

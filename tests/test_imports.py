@@ -62,6 +62,7 @@ MAY_IMPORT = {
     "report": {"arguments", "plots"},
     "provenance": set(),
     "ui": set(),
+    "ui_command": {"runs", "runs_command", "runs_compare", "tracking"},
     "tracking": {"journal", "mlflow_run", "provenance", "ui"},
     "sweeps": {"tracking"},
     "build": {"data", "description", "encoders", "network", "plugins", "recordings", "rules", "topology"},
@@ -153,7 +154,7 @@ MAY_IMPORT = {
     "cli": {
         *("app", "arguments", "bench", "completion", "config_command", "data_command", "doctor", "evaluate"),
         *("export", "options", "output", "predict", "report_command", "resume_command", "runs_command", "signals"),
-        "tracking",
+        *("tracking", "ui_command"),
     },
     "arguments": set(),
     "distributed": {"launcher", "signals"},
