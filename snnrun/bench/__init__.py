@@ -1,0 +1,1 @@
+"""Measuring time, memory and spikes."""

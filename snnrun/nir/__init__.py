@@ -1,0 +1,1 @@
+"""Networks as NIR graphs, and another simulator's spikes."""

@@ -1,0 +1,1 @@
+"""One run, from plain values to its files."""

@@ -1,0 +1,1 @@
+"""Sweeps: which points run, where, and what came of them."""
