@@ -77,7 +77,7 @@ def save_batch(file: Path, name: str, size: int, random_input: bool) -> None:
         uniform = generator.random((size, workload.steps, first), dtype=np.float32)
         spikes, labels = (uniform < workload.rate).astype(np.uint8), generator.integers(last, size=size)
     else:
-        from snnrun.bench import batch
+        from snnrun.commands.bench import batch
 
         spikes, labels = batch(name, size)
     np.savez(file, spikes=spikes, labels=labels)

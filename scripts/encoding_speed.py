@@ -25,12 +25,12 @@ import soundfile
 from rich.console import Console
 from rich.table import Table
 
-from snnrun import parallel
+from snnrun.compiled import parallel
 from snnrun.encoders.bsa import bsa_encode
 from snnrun.encoders.lyon import passive_ear
 from snnrun.encoders.lyon_bsa import LyonBsa
-from snnrun.hardware import cores
-from snnrun.provenance import processor
+from snnrun.record.provenance import processor
+from snnrun.train.hardware import cores
 
 
 def options() -> argparse.Namespace:

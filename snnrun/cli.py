@@ -9,18 +9,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from snnrun import output, signals
-from snnrun.arguments import expanded, folder
+from snnrun import signals
+from snnrun.config.paths import expanded, folder
+from snnrun.display import output
 from snnrun.errors import SnnrunError, UsageError, unknown
 
 
 def _train(arguments: list[str]) -> int:
-    from snnrun.arguments import ordered, swept_launchers
+    from snnrun.commands.arguments import ordered, swept_launchers
 
     with _verbosity(arguments) as rest:
         for warning in swept_launchers(rest):
             print(f"snnrun: warning: {warning}", file=sys.stderr)
-        from snnrun.app import main
+        from snnrun.commands.train import main
 
         return main(ordered(rest))
 
@@ -28,7 +29,7 @@ def _train(arguments: list[str]) -> int:
 @contextmanager
 def _verbosity(arguments: list[str]) -> Iterator[list[str]]:
     """Have the environment say what -q or -v say, which the processes of a run inherit; gives the other arguments."""
-    from snnrun.arguments import VERBOSITY, verbosity, without_verbosity
+    from snnrun.display.verbosity import VERBOSITY, verbosity, without_verbosity
 
     rest, level = without_verbosity(arguments)
     before = os.environ.get(VERBOSITY)
@@ -42,44 +43,44 @@ def _verbosity(arguments: list[str]) -> Iterator[list[str]]:
 
 
 def _ui(arguments: list[str]) -> int:
-    from snnrun.ui_command import main
+    from snnrun.commands.ui import main
 
     return main(arguments)
 
 
 def _config(arguments: list[str]) -> int:
-    from snnrun.config_command import main
+    from snnrun.commands.config import main
 
     return main(arguments)
 
 
 def _bench(arguments: list[str]) -> int:
-    from snnrun.bench import main
+    from snnrun.commands.bench import main
 
     return main(arguments)
 
 
 def _data(arguments: list[str]) -> int:
-    from snnrun.data_command import main
+    from snnrun.commands.data import main
 
     return main(arguments)
 
 
 def _runs(arguments: list[str]) -> int:
-    from snnrun.runs_command import main
+    from snnrun.commands.runs import main
 
     return main(arguments)
 
 
 def _resume(arguments: list[str]) -> int:
-    from snnrun.resume_command import main
+    from snnrun.commands.resume import main
 
     with _verbosity(arguments) as rest:
         return main(rest)
 
 
 def _report(arguments: list[str]) -> int:
-    from snnrun.report_command import main
+    from snnrun.commands.report import main
 
     return main(arguments)
 
@@ -100,7 +101,8 @@ def _doctor(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     if options.json and options.kernels:
         raise UsageError("doctor: --json and --kernels do not go together.")
-    from snnrun import doctor, tracking
+    from snnrun import tracking
+    from snnrun.commands import doctor
 
     fine = doctor.examine(options.root, options.outputs, options.uri or tracking.usual_uri(), as_json=options.json)
     fine = (not options.kernels or doctor.check_kernels()) and fine
@@ -108,25 +110,25 @@ def _doctor(arguments: list[str]) -> int:
 
 
 def _completion(arguments: list[str]) -> int:
-    from snnrun.completion import main
+    from snnrun.commands.completion import main
 
     return main(arguments, COMMANDS)
 
 
 def _evaluate(arguments: list[str]) -> int:
-    from snnrun.evaluate import main
+    from snnrun.commands.evaluate import main
 
     return main(arguments)
 
 
 def _predict(arguments: list[str]) -> int:
-    from snnrun.predict import main
+    from snnrun.commands.predict import main
 
     return main(arguments)
 
 
 def _export(arguments: list[str]) -> int:
-    from snnrun.export import main
+    from snnrun.commands.export import main
 
     return main(arguments)
 

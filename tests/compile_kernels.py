@@ -14,7 +14,10 @@ from triton import compile as triton_compile
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from snnrun.kernels import Lif, Window, checks, gpu, gpu_images, gpu_time, image_checks
+from snnrun.kernels import Lif, Window, checks, gpu
+from snnrun.kernels.checks import images as image_checks
+from snnrun.kernels.gpu import images as gpu_images
+from snnrun.kernels.gpu import time
 
 LIF = Lif(5.0, 4.0, 2, 1.0)
 GROUPS: dict[str, tuple[Any, list[Any]]] = {
@@ -39,7 +42,7 @@ def sources(group: str) -> Iterator[tuple[ASTSource, dict[str, Any]]]:
         source = ASTSource(kernel, signature, constants)
         found[source.hash()] = source, {"num_warps": num_warps, "enable_fp_fusion": False}
 
-    for module in (gpu, gpu_time, gpu_images):
+    for module in (gpu, time, gpu_images):
         module.launch = collect
     all_checks, cases = GROUPS[group]
     for check, variants in all_checks:

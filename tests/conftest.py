@@ -15,7 +15,8 @@ import pytest
 import torch
 from hypothesis import settings
 
-from snnrun import kernels, parallel
+from snnrun import kernels
+from snnrun.compiled import parallel
 
 # What a developer has set for runs of their own is not for those of the tests, nor of the processes that they start.
 for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "OMP_NUM_THREADS"):

@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
-from snnrun import experiment
-from snnrun.runs import Run
+from snnrun.run import experiment
+from snnrun.runs.collect import Run
 
 PARAMS = {
     "seed": "0",

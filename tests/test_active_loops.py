@@ -9,12 +9,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snnrun.jit import jit
+from snnrun.compiled.jit import jit
+from snnrun.compiled.vector import expand, store, zeros16
 from snnrun.kernels import pack, unpack
 from snnrun.kernels.cpu.active_loops import LANES, close_up, list_train, room_for_active, spread
 from snnrun.kernels.cpu.arrays import as_words
 from snnrun.kernels.cpu.spike_loops import ROOM
-from snnrun.vector import expand, store, zeros16
 
 
 @jit

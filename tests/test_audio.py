@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from snnrun import parallel
+from snnrun.compiled import parallel
 from snnrun.data import audio
 from snnrun.errors import SnnrunError
 

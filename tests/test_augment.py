@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snnrun import data, parallel
+from snnrun import data
+from snnrun.compiled import parallel
 from snnrun.data import distort
 from snnrun.data.augment import Augment
 from snnrun.errors import UsageError

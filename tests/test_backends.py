@@ -14,7 +14,8 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from snnrun import encoders, engine, hardware, kernels, parallel
+from snnrun import encoders, kernels
+from snnrun.compiled import parallel
 from snnrun.data import Dataset, Split
 from snnrun.errors import UsageError
 from snnrun.kernels import Lif, Stbp, Synapses, checks, cpu, pack, reference, unpack
@@ -23,6 +24,7 @@ from snnrun.kernels.cpu.arrays import LARGE, pieces_of
 from snnrun.network import Network
 from snnrun.rules import Hm2Bp, StbpRule, StRsbp
 from snnrun.rules.base import synapse_index
+from snnrun.train import engine, hardware
 
 # Loops work on 16, 32, 64 and 128 neurons and on words of 64 neurons or steps.
 SIZES = st.one_of(st.integers(1, 20), st.sampled_from([33, 63, 64, 65, 100, 128, 130, 200]))

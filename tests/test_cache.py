@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from rich.console import Console
 
-from snnrun import parallel
+from snnrun.compiled import parallel
 from snnrun.data import cache, exclusive, spikes_file
 from snnrun.data.spikes_file import Encoded
 from snnrun.errors import SnnrunError

@@ -10,10 +10,13 @@ import pytest
 import torch
 from test_engine import CPU, RULES, Notes, toy
 
-from snnrun import atomic, checkpoint, encoders, engine, run_lock
-from snnrun.engine import Options, Snapshot
+from snnrun import encoders
 from snnrun.errors import SnnrunError, UsageError
 from snnrun.network import Network
+from snnrun.record import atomic, run_lock
+from snnrun.run import checkpoint
+from snnrun.train import engine
+from snnrun.train.engine import Options, Snapshot
 
 TOPOLOGIES = {"strsbp": "R10", "hm2bp": "9", "stbp": "R8"}
 

@@ -13,7 +13,11 @@ import numpy as np
 import pytest
 import yaml
 
-from snnrun import cli, engine, experiment, options, run_lock, signals, tracking
+from snnrun import cli, signals, tracking
+from snnrun.config import options
+from snnrun.record import run_lock
+from snnrun.run import experiment
+from snnrun.train import engine
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # SQLAlchemy's pool keeps its sqlite connections
 

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from snnrun import cli, completion, options
+from snnrun import cli
+from snnrun.commands import completion
+from snnrun.config import options
 
 WANTED = {
     "snnrun tr": ["train"],
@@ -67,7 +69,7 @@ def test_names_of_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("command", [name for name in cli.COMMANDS if name != "train"])
 def test_no_command_loads_anything_heavy_for_its_words(command: str) -> None:
     code = (
-        "import sys; from snnrun import cli, completion; "
+        "import sys; from snnrun import cli; from snnrun.commands import completion; "
         f"found = completion.words('snnrun {command} ', cli.COMMANDS); "
         "print('--help' in found, *{'torch', 'mlflow', 'matplotlib'} & set(sys.modules))"
     )
@@ -78,7 +80,7 @@ def test_no_command_loads_anything_heavy_for_its_words(command: str) -> None:
 @pytest.mark.launches
 def test_words_of_train_load_neither_hydra_nor_torch() -> None:
     code = (
-        "import sys; from snnrun import cli, completion; completion.words('snnrun train model.', cli.COMMANDS); "
+        "import sys; from snnrun import cli; from snnrun.commands import completion; completion.words('snnrun train model.', cli.COMMANDS); "
         "print(*{'torch', 'mlflow', 'hydra', 'numpy'} & set(sys.modules))"
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

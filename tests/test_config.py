@@ -10,11 +10,14 @@ import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
 
-from snnrun import arguments, cli, config, config_overrides, data, kernels, options, schemas
+from snnrun import cli, data, kernels
+from snnrun.commands import arguments
+from snnrun.config import check, options, paths, schemas
+from snnrun.config import overrides as config_overrides
 from snnrun.encoders import ENCODERS
-from snnrun.engine import Options
 from snnrun.errors import UsageError
 from snnrun.rules import RULES
+from snnrun.train.engine import Options
 
 GROUPS = options.groups()
 # A pair of model and corpus takes its tuned settings by itself: the pairs stand for the group `tuned`.
@@ -29,7 +32,7 @@ def hydra_is_ready(request: pytest.FixtureRequest) -> Iterator[None]:
     if "run" in request.fixturenames:  # these start Hydra by themselves
         yield
         return
-    config.register()
+    check.register()
     with initialize_config_module("snnrun.conf", version_base="1.3"):
         yield
 
@@ -49,7 +52,7 @@ def test_every_option_composes_by_its_schema_with_a_value_for_each_key(choice: s
     if group in schemas.SCHEMAS:
         assert OmegaConf.get_type(cfg[group]) is schemas.SCHEMAS[group][option]
     if choice != "hardware=gpu":
-        config.check(cfg)
+        check.check(cfg)
 
 
 @pytest.mark.parametrize(("model", "corpus"), PAIRS)
@@ -57,7 +60,7 @@ def test_every_pair_has_tuned_settings_that_pass_the_checks(model: str, corpus: 
     assert f"{model}_{corpus}" in GROUPS["tuned"].options
     cfg = composed(f"model={model}", f"data={corpus}")
     assert not OmegaConf.missing_keys(cfg)
-    config.check(cfg)
+    check.check(cfg)
 
 
 def test_every_option_says_what_it_is() -> None:
@@ -99,14 +102,14 @@ def test_the_kernels_that_can_be_chosen_are_those_there_are() -> None:
 
 def test_the_cpu_kernels_do_not_go_with_a_gpu() -> None:
     with pytest.raises(UsageError, match=r"hardware\.kernels: the cpu kernels need hardware\.device=cpu"):
-        config.check(composed("hardware=gpu", "hardware.kernels=cpu"))
+        check.check(composed("hardware=gpu", "hardware.kernels=cpu"))
 
 
 @pytest.mark.parametrize(("triton", "remedy"), [(True, "need hardware.device=cuda"), (False, "need Triton")])
 def test_the_gpu_kernels_need_triton_and_a_gpu(triton: bool, remedy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "find_spec", lambda name: triton or None)
     with pytest.raises(UsageError, match=rf"hardware\.kernels: the gpu kernels {remedy}"):
-        config.check(composed("hardware=cpu", "hardware.kernels=gpu"))
+        check.check(composed("hardware=cpu", "hardware.kernels=gpu"))
 
 
 def test_the_config_is_in_the_order_of_the_data_flow() -> None:
@@ -141,15 +144,15 @@ def test_an_experiment_sets_data_encoder_and_model_whatever_the_pair_has_tuned()
 @pytest.mark.parametrize(("given", "wanted"), [("5", [5.0]), ("[5]", [5.0]), ("[20,8.5]", [20.0, 8.5])])
 def test_thresholds_become_a_list_of_floats(given: str, wanted: list[float]) -> None:
     cfg = composed(f"model.v_th={given}")
-    config.check(cfg)
-    thresholds = config.plain(cfg)["model"]["v_th"]
+    check.check(cfg)
+    thresholds = check.plain(cfg)["model"]["v_th"]
     assert thresholds == wanted
     assert all(type(value) is float for value in thresholds)
 
 
 def test_plain_values_are_resolved_dictionaries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOMEWHERE", "/corpora")
-    values = config.plain(composed("data.root=${oc.env:SOMEWHERE}"))
+    values = check.plain(composed("data.root=${oc.env:SOMEWHERE}"))
     assert values["data"]["root"] == "/corpora"
     assert type(values["train"]["schedule_milestones"]) is list
 
@@ -305,10 +308,10 @@ def test_a_home_folder_that_no_shell_has_put_in_is(monkeypatch: pytest.MonkeyPat
     assert overrides[:2] == ["--info", "all"]
     cfg = composed(*overrides[2:])
     assert (cfg.data.root, cfg.outputs, cfg.seed) == ("/home/o'neil/corpora", "/home/o'neil", 1)
-    assert arguments.at_home("data.root=~/a,~/b") == "data.root='/home/o\\'neil/a','/home/o\\'neil/b'"
-    assert arguments.folder("~/runs") == Path("/home/o'neil/runs")
-    assert arguments.folder("~no_such_user/runs") == Path("~no_such_user/runs")
-    values = config_overrides.apply(config.plain(cfg), ["data.root=~/other"])
+    assert paths.at_home("data.root=~/a,~/b") == "data.root='/home/o\\'neil/a','/home/o\\'neil/b'"
+    assert paths.folder("~/runs") == Path("/home/o'neil/runs")
+    assert paths.folder("~no_such_user/runs") == Path("~no_such_user/runs")
+    values = config_overrides.apply(check.plain(cfg), ["data.root=~/other"])
     assert values["data"]["root"] == "/home/o'neil/other"
     with pytest.raises(UsageError, match=r"data\.root: 'a/~/b' would be a folder of this very name"):
-        config_overrides.apply(config.plain(cfg), ["data.root=a/~/b"])
+        config_overrides.apply(check.plain(cfg), ["data.root=a/~/b"])

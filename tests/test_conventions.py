@@ -16,7 +16,9 @@ import pytest
 import yaml
 from test_cli import TINY, train
 
-from snnrun import arguments, cli, options
+from snnrun import cli
+from snnrun.commands import arguments
+from snnrun.config import options
 
 __all__ = ["train"]  # the fixture
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from snnrun import cost, firing
 from snnrun.data import Split
 from snnrun.encoders import Stored
 from snnrun.kernels import pack, reference, unpack
 from snnrun.network import Network
 from snnrun.rules import Hm2Bp, StbpRule, StRsbp
 from snnrun.rules.stbp import spread
+from snnrun.train import cost, firing
 
 SAMPLES, STEPS, INPUTS = 70, 30, 9  # more than one batch of an evaluation
 

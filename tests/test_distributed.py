@@ -19,10 +19,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_engine import CPU, RULES, Notes, toy
 
-from snnrun import cli, distributed, encoders, engine, launcher, lifecycle
-from snnrun.distributed import Group
+from snnrun import cli, encoders
 from snnrun.errors import SnnrunError, UsageError
 from snnrun.network import Network
+from snnrun.sweep import lifecycle
+from snnrun.train import distributed, engine, launcher
+from snnrun.train.distributed import Group
 
 # A float32 sum in two parts rounds apart from one; after an epoch the weights differ by so much of the largest weight.
 TOLERANCE = 1e-5

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from snnrun import cli, doctor, tracking
+from snnrun import cli, tracking
+from snnrun.commands import doctor
 from snnrun.data.catalogue import CATALOGUE
 
 

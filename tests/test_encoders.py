@@ -9,10 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snnrun import data, encoders, parallel
-from snnrun.batches import batches
+from snnrun import data, encoders
+from snnrun.compiled import parallel
 from snnrun.encoders import draws
 from snnrun.errors import UsageError
+from snnrun.train.batches import batches
 
 OPTIONS = {"poisson": {"steps": 30}, "bernoulli": {"steps": 12}}
 names = st.sampled_from(sorted(OPTIONS))

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from snnrun import boosting, encoders, engine, evaluation, hardware, parallel
+from snnrun import encoders
+from snnrun.compiled import parallel
 from snnrun.data import Dataset, Split
-from snnrun.engine import Options, Result
 from snnrun.errors import UsageError
 from snnrun.network import Network
 from snnrun.rules import Hm2Bp, StbpRule, StRsbp
+from snnrun.train import boosting, engine, evaluation, hardware
+from snnrun.train.engine import Options, Result
 
 CPU = torch.device("cpu")
 TARGETS = {"desired": 8.0, "undesired": 1.0, "margin": 1.0, "tau_m": 20.0}

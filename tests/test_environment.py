@@ -8,19 +8,23 @@ from typing import Any
 import pytest
 from made_runs import values
 
-from snnrun import app, cli, experiment, hardware, runs, tracking
+from snnrun import cli, tracking
+from snnrun.commands import train
+from snnrun.run import experiment
+from snnrun.runs import collect as runs
+from snnrun.train import hardware
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # SQLAlchemy's pool keeps its sqlite connections
 
 
 def test_mlflows_variables_are_defaults_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = app.compose([])["tracking"]
+    plain = train.compose([])["tracking"]
     assert (plain["uri"], plain["experiment"]) == (None, "snnrun")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://host:5000")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "lab")
-    plain = app.compose([])["tracking"]
+    plain = train.compose([])["tracking"]
     assert (plain["uri"], plain["experiment"]) == ("http://host:5000", "lab")
-    plain = app.compose(["tracking.uri=null", "tracking.experiment=mine"])["tracking"]
+    plain = train.compose(["tracking.uri=null", "tracking.experiment=mine"])["tracking"]
     assert (plain["uri"], plain["experiment"]) == (None, "mine")
 
 

@@ -13,8 +13,12 @@ import torch
 import trained_runs
 from safetensors.torch import load_file, save_file
 
-from snnrun import build, cli, config_overrides, description, evaluate, run_folder, trained
+from snnrun import cli
+from snnrun.commands import evaluate
+from snnrun.config import overrides
 from snnrun.errors import SnnrunError, UsageError
+from snnrun.record import description, run_folder
+from snnrun.run import build, trained
 
 Runs = Callable[[str], Path]
 
@@ -112,13 +116,13 @@ def test_a_wrong_override_is_one_message(
 
 def test_overrides_leave_the_values_alone() -> None:
     before = trained_runs.values("strsbp")
-    after = config_overrides.apply(before, ["data.root=/corpora", "hardware.threads=null", "encoder.frozen=true"])
+    after = overrides.apply(before, ["data.root=/corpora", "hardware.threads=null", "encoder.frozen=true"])
     assert (after["data"]["root"], after["hardware"]["threads"], after["encoder"]["frozen"]) == ("/corpora", None, True)
     assert before == trained_runs.values("strsbp")
 
 
 def test_no_validation_samples(digits_run: Runs, tmp_path: Path) -> None:
-    values = config_overrides.apply(trained_runs.values("stbp"), ["data.validation=0"])
+    values = overrides.apply(trained_runs.values("stbp"), ["data.validation=0"])
     with pytest.raises(UsageError, match=r"--split validation: the run had none \(data.validation=0\)"):
         evaluate.evaluate(digits_run("stbp"), values, split="validation")
 

@@ -10,9 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from snnrun import atomic, build, experiment
 from snnrun.encoders.rate import Poisson
 from snnrun.errors import SnnrunError, UsageError, describe
+from snnrun.record import atomic
+from snnrun.run import build, experiment
 
 MODELS: dict[str, dict[str, Any]] = {
     "strsbp": {"name": "strsbp", "network": "12-R9", "v_th": [5.0]},

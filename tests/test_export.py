@@ -15,11 +15,16 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from snnrun import cli, export, kernels, nir_check, nir_graph, run_folder, trained
-from snnrun.description import Description
+from snnrun import cli, kernels
+from snnrun.commands import export
 from snnrun.errors import SnnrunError, UsageError
 from snnrun.network import Network
+from snnrun.nir import check
+from snnrun.nir import graph as nir_graph
+from snnrun.record import run_folder
+from snnrun.record.description import Description
 from snnrun.rules import Hm2Bp, Rule, StbpRule, StRsbp
+from snnrun.run import trained
 
 nir = pytest.importorskip("nir")
 Runs = Callable[[str], Path]
@@ -144,7 +149,7 @@ def test_convolutions_and_pools_fire_the_same_in_spikingjelly(rule: Rule, topolo
     nir.write(str(tmp_path / "n.nir"), nir_graph.graph(network, ABOUT, dt=1e-3)[0])
     bits = kernels.pack(spikes_of(81, steps=60))
     delay = nir_graph.delay(network)
-    found = nir_check.check(network, tmp_path / "n.nir", bits, torch.zeros(16), dt=1e-3, delay=delay)
+    found = check.check(network, tmp_path / "n.nir", bits, torch.zeros(16), dt=1e-3, delay=delay)
     assert found.spikes > 10
     assert found.same_spikes > 0.99
     assert found.same_counts > 0.99
@@ -156,13 +161,13 @@ def test_agreement_is_counted() -> None:
     theirs[0, 1:4, 1] = 1  # the same count, one step later
     ours[1, 0, 2] = 1
     theirs[1, 0, 2] = theirs[1, 1, 0] = theirs[1, 2, 0] = 1
-    found = nir_check.compare(ours, theirs, torch.tensor([1, 2]))
+    found = check.compare(ours, theirs, torch.tensor([1, 2]))
     assert (found.samples, found.spikes) == (2, 4)
     assert found.same_spikes == 3 / 7
     assert found.same_trains == pytest.approx(4 / 6)
     assert found.same_counts == pytest.approx(5 / 6)
     assert (found.same_class, found.accuracies) == (0.5, (1.0, 0.5))
-    silent = nir_check.compare(ours * 0, ours * 0, torch.tensor([1, 2]))
+    silent = check.compare(ours * 0, ours * 0, torch.tensor([1, 2]))
     assert "nothing was compared" in str(silent)
 
 

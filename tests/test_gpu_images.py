@@ -10,8 +10,10 @@ from test_image_kernels import lifs, windows
 from triton_here import DEVICE, MARKS, gpu, guarded, interpreter  # noqa: F401
 
 from snnrun import kernels
-from snnrun.kernels import Lif, Stbp, Window, gpu_images, image_checks, pack, reference, unpack
-from snnrun.kernels.image_checks import Case, Data
+from snnrun.kernels import Lif, Stbp, Window, pack, reference, unpack
+from snnrun.kernels.checks import images as image_checks
+from snnrun.kernels.checks.images import Case, Data
+from snnrun.kernels.gpu import images as gpu_images
 from snnrun.network import Network
 from snnrun.rules import Hm2Bp, StbpRule, StRsbp
 

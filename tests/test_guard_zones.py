@@ -20,9 +20,11 @@ import torch
 from numba.core.dispatcher import Dispatcher
 from torch import Tensor
 
+from snnrun.compiled.jit import jit
+from snnrun.compiled.turns import alone
+from snnrun.compiled.vector import load, store, zeros32
 from snnrun.data import distort
 from snnrun.encoders import bsa, draws, lyon
-from snnrun.jit import jit
 from snnrun.kernels import Lif, Stbp, Synapses, cpu, pack
 from snnrun.kernels.cpu import (
     forward_loops,
@@ -37,8 +39,6 @@ from snnrun.kernels.cpu import (
 )
 from snnrun.kernels.cpu.arrays import padded_size
 from snnrun.kernels.neuron import Window
-from snnrun.turns import alone
-from snnrun.vector import load, store, zeros32
 
 DENSE = (forward_loops, pair_loops, recurrent_loops, spike_loops, stbp_loops)
 IMAGES = (image_loops, image_pair_loops, image_stbp_loops, pool_loops)

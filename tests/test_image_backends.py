@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from test_backends import LIFS, SEEDS, STBPS, assert_close, assert_same_spikes, single, thresholds
 from torch import Tensor
 
-from snnrun import parallel
+from snnrun.compiled import parallel
 from snnrun.kernels import Lif, Stbp, cpu, pack, unpack
-from snnrun.kernels import reference_images as reference
 from snnrun.kernels.neuron import Window
+from snnrun.kernels.reference import images as reference
 
 RULES = st.sampled_from(["strsbp", "hm2bp"])
 

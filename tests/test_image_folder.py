@@ -11,7 +11,8 @@ import pytest
 from corpora import picture_tree
 from PIL import Image, ImageCms
 
-from snnrun import cli, data, parallel
+from snnrun import cli, data
+from snnrun.compiled import parallel
 from snnrun.data import pictures
 from snnrun.errors import SnnrunError, UsageError
 

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snnrun import vector
-from snnrun.jit import jit
+from snnrun.compiled import vector
+from snnrun.compiled.jit import jit
 
 ZEROS = {16: vector.zeros16, 32: vector.zeros32, 64: vector.zeros64}
 zeros16, zeros32, zeros64 = ZEROS.values()
@@ -112,7 +112,9 @@ def test_an_exact_loop_rounds_as_python_does():
 def test_processes_that_compile_at_once_do_not_take_each_others_code(tmp_path):
     """Each meets its own type first; Numba alone may give two types the same file of its cache."""
     source = tmp_path / "shared_loop.py"
-    source.write_text("from snnrun.jit import jit\n\n\n@jit\ndef half(x):\n    return x[0] / 2\n", encoding="utf-8")
+    source.write_text(
+        "from snnrun.compiled.jit import jit\n\n\n@jit\ndef half(x):\n    return x[0] / 2\n", encoding="utf-8"
+    )
     code = (
         "import sys, time, numpy as np, shared_loop\n"
         "time.sleep(max(0.0, float(sys.argv[2]) - time.time()))\n"
@@ -130,7 +132,9 @@ def test_processes_that_compile_at_once_do_not_take_each_others_code(tmp_path):
 def test_a_damaged_cache_is_made_anew(tmp_path, content):
     """A file cut off, filled with something else, or gone."""
     source = tmp_path / f"loop_{len(content or b'gone')}.py"
-    source.write_text("from snnrun.jit import jit\n\n\n@jit\ndef twice(x):\n    return 2 * x\n", encoding="utf-8")
+    source.write_text(
+        "from snnrun.compiled.jit import jit\n\n\n@jit\ndef twice(x):\n    return 2 * x\n", encoding="utf-8"
+    )
 
     def fresh():
         spec = importlib.util.spec_from_file_location(source.stem, source)

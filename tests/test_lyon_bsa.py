@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snnrun import encoders, parallel
+from snnrun import encoders
+from snnrun.compiled import parallel
 from snnrun.encoders.bsa import bsa_encode
 from snnrun.encoders.lyon import passive_ear
 from snnrun.encoders.lyon_bsa import LyonBsa

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from snnrun.errors import UsageError
 from snnrun.kernels import pack, unpack
 from snnrun.network import Network
+from snnrun.network.topology import ConvSpec, LayerSpec, PoolSpec, parse_topology
 from snnrun.rules import RULES, Hm2Bp, StbpRule, StRsbp
-from snnrun.topology import ConvSpec, LayerSpec, PoolSpec, parse_topology
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(1, 99_999))))

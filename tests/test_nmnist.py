@@ -14,9 +14,11 @@ from corpora import event_bytes, moving_digit, nmnist_tree
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snnrun import build, cli, data, parallel
+from snnrun import cli, data
+from snnrun.compiled import parallel
 from snnrun.data import nmnist
 from snnrun.errors import SnnrunError, UsageError
+from snnrun.run import build
 
 
 def load(root: Path, **options: Any) -> data.Dataset:

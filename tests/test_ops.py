@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from snnrun import kernels
 from snnrun.kernels import Lif, Stbp, Synapses, Window, pack
-from snnrun.kernels.reference_images import tap_by_tap
+from snnrun.kernels.reference.images import tap_by_tap
 from snnrun.network import Network
 from snnrun.rules import Hm2Bp, StbpRule, StRsbp
 from snnrun.rules.base import synapse_index

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from snnrun.optimiser import Optimiser
+from snnrun.train.optimiser import Optimiser
 
 
 def parameters(share: float):

@@ -14,7 +14,11 @@ from typing import Any
 import pytest
 from made_runs import values
 
-from snnrun import cli, engine, experiment, journal, output, tracking
+from snnrun import cli, tracking
+from snnrun.display import output
+from snnrun.record import journal
+from snnrun.run import experiment
+from snnrun.train import engine
 
 TINY = ["data.limit=20", "encoder.steps=8", "model.network=6", "model.v_th=2", "train.epochs=2", "hardware=cpu"]
 TINY += ["tracking=none", "hardware.threads=1"]
@@ -121,7 +125,7 @@ def test_what_is_printed_is_told_once_and_goes_on_when_there_is_room(capsys: pyt
 def test_closed_descriptors_are_given_to_no_file() -> None:
     """The first file opened would get them, and whatever a library prints would end up in it."""
     code = (
-        "import os, sys; from snnrun import output\n"
+        "import os, sys; from snnrun.display import output\n"
         "with output.unfailing():\n"
         "    print('lost'); file = os.open(sys.argv[1], os.O_RDONLY); os.write(2, str(file).encode())"
     )

@@ -11,10 +11,12 @@ import yaml
 from made_runs import invented
 
 import snnrun
-from snnrun import paper_figures, paper_pages, paper_report
-from snnrun.paper_pages import Frame
-from snnrun.published import ROWS, others_of, row_of
-from snnrun.runs import Run
+from snnrun.paper import compare
+from snnrun.paper import figures as paper_figures
+from snnrun.paper import pages as paper_pages
+from snnrun.paper.pages import Frame
+from snnrun.paper.published import ROWS, others_of, row_of
+from snnrun.runs.collect import Run
 
 EXPERIMENTS = sorted((Path(snnrun.__file__).parents[1] / "conf" / "experiment").glob("*_paper.yaml"))
 HISTORY = [{"test/accuracy": 0.80, "time/epoch_s": 50.0}, {"test/accuracy": 0.90, "time/epoch_s": 52.0}]
@@ -25,11 +27,11 @@ def fashion(name: str = "run", **more: Any) -> Run:
     return invented(name, **(given | more))
 
 
-def parts_of(*runs: Run) -> list[paper_report.Part]:
-    return paper_report.build(runs, lambda run: HISTORY)
+def parts_of(*runs: Run) -> list[compare.Part]:
+    return compare.build(runs, lambda run: HISTORY)
 
 
-def pages(parts: list[paper_report.Part], notes: tuple[str, ...] = ()) -> tuple[str, str]:
+def pages(parts: list[compare.Part], notes: tuple[str, ...] = ()) -> tuple[str, str]:
     """Markdown and HTML."""
     frame, out = Frame(["facts"], notes), Path("/tmp")
 
@@ -153,7 +155,7 @@ def test_curves_are_the_same_svg_every_time_and_hold_the_authors_points() -> Non
     ElementTree.fromstring(text)
     assert "published best" in text
     assert "ST-RSBP, 400-R400 (n 2)" in text
-    assert paper_figures.curves(paper_report.build([fashion()], lambda run: [])[0]) is None
+    assert paper_figures.curves(compare.build([fashion()], lambda run: [])[0]) is None
 
 
 def test_labels_are_text_and_no_formulas() -> None:

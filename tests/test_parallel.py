@@ -12,9 +12,11 @@ import warnings
 import numpy as np
 import pytest
 
-from snnrun import hardware, parallel, team
-from snnrun.jit import Counts, jit
-from snnrun.turns import NONE, Turn, take
+from snnrun.compiled import parallel
+from snnrun.compiled import threads as team
+from snnrun.compiled.jit import Counts, jit
+from snnrun.compiled.turns import NONE, Turn, take
+from snnrun.train import hardware
 
 THREADS = [1, 2, 3, 8]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from snnrun import plots
+from snnrun.display import plots
 
 BLUE = np.array([0x1F, 0x77, 0xB4]) / 255
 

@@ -15,7 +15,8 @@ import pytest
 import yaml
 from omegaconf import MISSING
 
-from snnrun import cli, plugins, schemas
+from snnrun import cli
+from snnrun.config import plugins, schemas
 from snnrun.data import DATASETS
 from snnrun.encoders import ENCODERS
 from snnrun.errors import SnnrunError, UsageError

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snnrun import points
 from snnrun.errors import SnnrunError, UsageError
-from snnrun.points import Point, Sweep
+from snnrun.sweep import points
+from snnrun.sweep.points import Point, Sweep
 
 VALUES = {
     "seed": 1,

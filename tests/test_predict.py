@@ -15,9 +15,11 @@ import trained_runs
 from corpora import events_file, fsdd_tree, nmnist_tree, record, ti46_tree
 from PIL import Image
 
-from snnrun import build, cli, data, encoders, evaluate, kernels, predict, samples, trained
-from snnrun.description import Description
+from snnrun import cli, data, encoders, kernels
+from snnrun.commands import evaluate, predict
 from snnrun.errors import SnnrunError, UsageError
+from snnrun.record.description import Description
+from snnrun.run import build, samples, trained
 
 Runs = Callable[[str], Path]
 

@@ -12,10 +12,11 @@ import soundfile
 from corpora import fsdd_tree, record, ti46_tree
 from numpy.typing import NDArray
 
-from snnrun import build, cli, data, recordings
+from snnrun import cli, data
 from snnrun.data import catalogue, speech
 from snnrun.data.corpus import Corpus, Mapped, UnfitError, pick
 from snnrun.errors import SnnrunError, UsageError
+from snnrun.run import build, recordings
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from snnrun import report
+from snnrun.display import console as report
 
 METRICS = {
     "epoch": 1.0,
@@ -306,5 +306,5 @@ def test_raster(tmp_path: Path) -> None:
 
 @pytest.mark.launches
 def test_matplotlib_is_imported_with_the_first_figure() -> None:
-    code = "import sys, snnrun.report; sys.exit('matplotlib' in sys.modules)"
+    code = "import sys, snnrun.display.console; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -24,20 +24,12 @@ from made_runs import train, values
 from mlflow import MlflowClient
 from safetensors.torch import load_file
 
-from snnrun import (
-    atomic,
-    build,
-    checkpoint,
-    cli,
-    experiment,
-    journal,
-    mlflow_run,
-    points,
-    run_folder,
-    run_lock,
-    tracking,
-)
+from snnrun import cli, tracking
 from snnrun.errors import SnnrunError, UsageError
+from snnrun.record import atomic, journal, run_folder, run_lock
+from snnrun.run import build, checkpoint, experiment
+from snnrun.sweep import points
+from snnrun.tracking import mlflow_run
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # SQLAlchemy's, of MLflow's tables
@@ -52,8 +44,8 @@ RUN += ["train.lr=0.02", "hardware.kernels=reference", "hardware.threads=1", "ch
 DRIVER = """
 import json, os, signal, sys
 import matplotlib.figure, mlflow.store.tracking.sqlalchemy_store, sklearn.datasets
-import snnrun.app, snnrun.resume
-from snnrun import experiment
+import snnrun.commands.train, snnrun.run.resume
+from snnrun.run import experiment
 from snnrun.cli import main
 
 outputs, plan, arguments = sys.argv[1], json.loads(sys.argv[2]), sys.argv[3:]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from snnrun import run_folder
 from snnrun.errors import SnnrunError, UsageError
+from snnrun.record import run_folder
 
 
 @pytest.fixture

@@ -13,10 +13,12 @@ import pytest
 import yaml
 from made_runs import invented
 
-from snnrun import runs, runs_filter, tracking
+from snnrun import tracking
 from snnrun.errors import SnnrunError, UsageError
-from snnrun.runs import Run, collect, find, history
-from snnrun.runs_filter import ordered, select
+from snnrun.runs import collect as runs
+from snnrun.runs import filter as runs_filter
+from snnrun.runs.collect import Run, collect, find, history
+from snnrun.runs.filter import ordered, select
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # SQLAlchemy's pool keeps its sqlite connections
 

@@ -14,7 +14,10 @@ from made_runs import invented, train
 from rich.cells import cell_len
 from rich.console import Console
 
-from snnrun import cli, runs, runs_compare, runs_show, runs_tables
+from snnrun import cli
+from snnrun.runs import collect as runs
+from snnrun.runs import compare, show
+from snnrun.runs import tables as runs_tables
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # SQLAlchemy's pool keeps its sqlite connections
 
@@ -127,8 +130,8 @@ def test_compare_over_seeds(run: Any, outputs: Path) -> None:
     by_model = {group["settings"]["model.name"]: group for group in section["groups"]}
     known = {entry.name: entry for entry in runs.collect(outputs, None, pytest.fail)}
     for model, group in by_model.items():
-        figures = [known[f"{model}_digits_{seed}"].metrics[runs_compare.TEST] for seed in (0, 1)]
-        assert group["metrics"][runs_compare.TEST]["mean"] == pytest.approx(sum(figures) / 2)
+        figures = [known[f"{model}_digits_{seed}"].metrics[compare.TEST] for seed in (0, 1)]
+        assert group["metrics"][compare.TEST]["mean"] == pytest.approx(sum(figures) / 2)
         assert (group["n"], group["seeds"]) == (2, ["0", "1"])
     assert sum(group["best"] for group in section["groups"]) == 1
 
@@ -136,12 +139,12 @@ def test_compare_over_seeds(run: Any, outputs: Path) -> None:
 def test_best_is_by_validation(run: Any, outputs: Path) -> None:
     _, out, _ = run("runs", "best", "--json", "--by", "model")
     entries = strict(out)["best"]
-    known = [entry for entry in runs.collect(outputs, None, pytest.fail) if runs_compare.VALIDATION in entry.metrics]
+    known = [entry for entry in runs.collect(outputs, None, pytest.fail) if compare.VALIDATION in entry.metrics]
     for entry in entries:
         for chosen in entry["runs"]:
             rivals = [other for other in known if other.params["model.name"] == entry["settings"]["model.name"]]
-            highest = max(other.metrics[runs_compare.VALIDATION] for other in rivals)
-            assert chosen["metrics"][runs_compare.VALIDATION] == highest
+            highest = max(other.metrics[compare.VALIDATION] for other in rivals)
+            assert chosen["metrics"][compare.VALIDATION] == highest
     assert ["local"] in [entry["not_comparable"] for entry in entries]
     _, out, _ = run("runs", "best")
     assert "not comparable, for without validation samples only the test set could choose: local" in out
@@ -271,8 +274,8 @@ CROWD = [
 def test_nothing_is_wider_than_the_terminal(width: int) -> None:
     out = on_terminal(width)
     runs_tables.listing(CROWD, None, out)
-    runs_tables.comparison(runs_compare.compare(CROWD, None, None), out)
-    runs_tables.best(runs_compare.best(CROWD, []), out)
+    runs_tables.comparison(compare.compare(CROWD, None, None), out)
+    runs_tables.best(compare.best(CROWD, []), out)
     assert max(cell_len(line.rstrip()) for line in lines_of(out)) <= width
 
 
@@ -289,12 +292,12 @@ def test_no_color_is_heeded() -> None:
     failed = [invented("a", status="failed"), invented("b", validation=0.9, test=0.9)]
     for out in (plain, coloured):
         runs_tables.listing(failed, None, out)
-        runs_tables.comparison(runs_compare.compare(failed, None, None), out)
+        runs_tables.comparison(compare.compare(failed, None, None), out)
     assert re.search(r"\x1b\[[0-9;]*3[1-6]m", coloured.file.getvalue())  # type: ignore[attr-defined]
     assert not re.search(r"\x1b\[[0-9;]*3[1-6]m", plain.file.getvalue())  # type: ignore[attr-defined]
 
 
 def test_a_curve_in_bars() -> None:
-    assert runs_show.spark([0.0, 0.5, 1.0]) == "▁▅█"
-    assert runs_show.spark([0.3]) == runs_show.spark([0.7]) == "▄"
-    assert len(runs_show.spark([float(value) for value in range(1000)])) == runs_show.SPARKS
+    assert show.spark([0.0, 0.5, 1.0]) == "▁▅█"
+    assert show.spark([0.3]) == show.spark([0.7]) == "▄"
+    assert len(show.spark([float(value) for value in range(1000)])) == show.SPARKS

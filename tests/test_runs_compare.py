@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from made_runs import invented
 
-from snnrun.runs import Run
-from snnrun.runs_compare import LAST, TEST, VALIDATION, best, by_corpus, compare, finished
-from snnrun.significance import paired, welch
+from snnrun.runs.collect import Run
+from snnrun.runs.compare import LAST, TEST, VALIDATION, best, by_corpus, compare, finished
+from snnrun.runs.significance import paired, welch
 
 
 def seeds(model: str, figures: dict[int, float], **more: object) -> list[Run]:

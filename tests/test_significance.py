@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from snnrun.significance import holm, mean_std, paired, welch
+from snnrun.runs.significance import holm, mean_std, paired, welch
 
 values = st.floats(0.0, 1.0).map(lambda value: round(value, 4))
 

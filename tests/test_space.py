@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from snnrun import space
-from snnrun.space import Choice, Interval
+from snnrun.sweep import space
+from snnrun.sweep.space import Choice, Interval
 
 
 def test_a_grid_has_every_combination_once() -> None:

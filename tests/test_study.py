@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from snnrun import study
 from snnrun.errors import UsageError
-from snnrun.points import Point
-from snnrun.space import Choice, Interval
+from snnrun.sweep import study
+from snnrun.sweep.points import Point
+from snnrun.sweep.space import Choice, Interval
 
 pytest.importorskip("optuna")
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # SQLAlchemy's pool keeps its sqlite connections

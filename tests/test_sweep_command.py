@@ -10,8 +10,13 @@ from typing import Any
 
 import pytest
 
-from snnrun import cli, engine, experiment, journal, lifecycle, points, sweeps, tracking, worker
+from snnrun import cli, tracking
 from snnrun.errors import SnnrunError
+from snnrun.record import journal
+from snnrun.run import experiment
+from snnrun.sweep import lifecycle, points, worker
+from snnrun.tracking import sweep_run
+from snnrun.train import engine
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # SQLAlchemy's pool keeps its sqlite connections
 
@@ -28,7 +33,7 @@ class Runs:
     def __call__(self, values: Any, run_dir: Path, *, on_epoch: Any, tags: Any, **_: Any) -> engine.Result:
         self.seeds.append(values["seed"])
         self.values.append(values)
-        assert tags[sweeps.POINT_TAG] == points.identity(values)
+        assert tags[sweep_run.POINT_TAG] == points.identity(values)
         if values["seed"] in self.failing:
             raise ZeroDivisionError(f"seed {values['seed']}\nmore")
         result = engine.Result()
@@ -415,7 +420,7 @@ def test_sqlite_on_a_network_mount_under_slurm_is_refused(
     train: Any, runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("submitit")
-    monkeypatch.setattr(sweeps, "network_mount", lambda place: "nfs4")
+    monkeypatch.setattr(sweep_run, "network_mount", lambda place: "nfs4")
     code, _, err = train("hydra/launcher=submitit_slurm", "seed=0,1", tracking="mlflow")
     assert code == 2
     assert "is on a network file system (nfs4)" in err
@@ -427,14 +432,14 @@ def test_which_mounts_are_of_a_network(tmp_path: Path) -> None:
     mounts = tmp_path / "mounts"
     mounts.write_text("/dev/sda / ext4 rw 0 0\nhost:/x /data nfs4 rw 0 0\n/dev/b /data/local\\040disk xfs rw 0 0\n")
     for place, kind in {"/home/me": None, "/data/me": "nfs4", "/data/local disk/x": None}.items():
-        assert sweeps.network_mount(Path(place), mounts) == kind
-    assert sweeps.network_mount(Path("/data"), tmp_path / "no") is None
+        assert sweep_run.network_mount(Path(place), mounts) == kind
+    assert sweep_run.network_mount(Path("/data"), tmp_path / "no") is None
 
 
 def test_a_parent_run_that_is_gone(train: Any, runs: Runs) -> None:
     train("seed=0,1", tracking="mlflow")
     with pytest.raises(SnnrunError, match=r"sweep\.resume: the sweep's MLflow run 0000.*tracking=none"):
-        sweeps.reopen_sweep("0" * 32, outputs=Path("outputs"))
+        sweep_run.reopen_sweep("0" * 32, outputs=Path("outputs"))
     sweep = points.read_sweep(the_sweep())
     assert sweep is not None
     sweep.parent_run_id = "0" * 32

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from snnrun import points, tracking
-from snnrun.points import Point
+from snnrun import tracking
+from snnrun.sweep import points
+from snnrun.sweep.points import Point
 
 pytestmark = [
     pytest.mark.long,

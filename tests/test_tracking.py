@@ -17,9 +17,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snnrun import mlflow_run, sweeps, tracking
-from snnrun import ui as ui_module
+from snnrun import tracking
 from snnrun.errors import SnnrunError, UsageError
+from snnrun.tracking import mlflow_run, sweep_run
+from snnrun.tracking import ui as ui_module
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # SQLAlchemy's pool keeps its sqlite connections
 
@@ -290,14 +291,14 @@ def test_a_deleted_experiment_says_so(store: Store, tmp_path: Path) -> None:
 
 
 def test_a_sweep_has_a_parent_with_its_files_and_buries_the_dead(store: Store, tmp_path: Path) -> None:
-    parent = sweeps.start_sweep(outputs=store.outputs, run_name="sweep", tags={"snnrun.command": "snnrun train -m"})
+    parent = sweep_run.start_sweep(outputs=store.outputs, run_name="sweep", tags={"snnrun.command": "snnrun train -m"})
     children = [store.open(tmp_path / name, run_name=name, parent_run_id=parent) for name in ("dead", "old")]
     children[1].finish("FAILED")
     dead, old = (child.run_id for child in children)
     table = tmp_path / "sweep.csv"
     table.write_text("point\n0\n")
     where = {"outputs": store.outputs}
-    sweeps.close_sweep(
+    sweep_run.close_sweep(
         parent, "FAILED", **where, files=[table], metrics={"objective_best": 0.5}, killed=[dead], superseded=[old]
     )
     run = store.client.get_run(parent)
@@ -306,17 +307,17 @@ def test_a_sweep_has_a_parent_with_its_files_and_buries_the_dead(store: Store, t
     assert [file.path for file in store.client.list_artifacts(parent)] == ["sweep.csv"]
     assert store.client.get_run(dead).info.status == "KILLED"
     assert store.client.get_run(old).data.tags["snnrun.superseded"] == "true"
-    sweeps.reopen_sweep(parent, **where)
+    sweep_run.reopen_sweep(parent, **where)
     assert store.client.get_run(parent).info.status == "RUNNING"
     children[0].finish("KILLED")
 
 
 def test_a_sweep_that_is_lost_costs_a_warning(store: Store, tmp_path: Path) -> None:
-    sweeps.start_sweep(outputs=store.outputs)
+    sweep_run.start_sweep(outputs=store.outputs)
     warnings: list[str] = []
-    sweeps.close_sweep("0" * 32, "FINISHED", outputs=store.outputs, warn=warnings.append)
-    sweeps.mark_point("0" * 32, {"a": "b"}, outputs=store.outputs, warn=warnings.append)
-    sweeps.delete_sweep("0" * 32, outputs=store.outputs, warn=warnings.append)
+    sweep_run.close_sweep("0" * 32, "FINISHED", outputs=store.outputs, warn=warnings.append)
+    sweep_run.mark_point("0" * 32, {"a": "b"}, outputs=store.outputs, warn=warnings.append)
+    sweep_run.delete_sweep("0" * 32, outputs=store.outputs, warn=warnings.append)
     assert len(warnings) == 3
 
 

@@ -11,8 +11,11 @@ from urllib.parse import parse_qs, unquote
 import pytest
 from made_runs import invented
 
-from snnrun import cli, runs, sweeps, tracking, ui_command
+from snnrun import cli, tracking
+from snnrun.commands import ui as ui_command
 from snnrun.errors import SnnrunError
+from snnrun.runs import collect as runs
+from snnrun.tracking import sweep_run
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # SQLAlchemy's pool keeps its sqlite connections
 
@@ -22,7 +25,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with a sweep of two rules and two learning rates, and a run before it."""
     folder = tmp_path_factory.mktemp("made") / "outputs"
     record(folder, "alone", None, model="stbp", lr="0.1")
-    parent = sweeps.start_sweep(outputs=folder, run_name="sweep")
+    parent = sweep_run.start_sweep(outputs=folder, run_name="sweep")
     for model in ("stbp", "hm2bp"):
         for lr in ("0.1", "0.2"):
             record(folder, f"{model}-{lr}", parent, model=model, lr=lr)

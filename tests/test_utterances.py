@@ -7,11 +7,15 @@ import pytest
 import torch
 from hydra import compose, initialize_config_module
 
-from snnrun import build, cli, config, data, encoders, engine, report
+from snnrun import cli, data, encoders
+from snnrun.config import check
+from snnrun.display import console
 from snnrun.errors import UsageError
 from snnrun.kernels import pack, unpack
 from snnrun.network import Network
 from snnrun.rules import RULES, StRsbp
+from snnrun.run import build
+from snnrun.train import engine
 
 SMALL = {"classes": 3, "samples": 5, "steps": 120}
 
@@ -143,11 +147,11 @@ def test_what_is_no_spike_train_is_refused(samples: np.ndarray) -> None:
 
 @pytest.mark.parametrize("model", RULES)
 def test_the_corpus_brings_its_encoder(model: str) -> None:
-    config.register()
+    check.register()
     with initialize_config_module("snnrun.conf", version_base="1.3"):
         cfg = compose("train", ["data=utterances", f"model={model}"])
         assert (cfg.encoder.name, cfg.encoder.steps) == ("stored", None)
-        config.check(cfg)
+        check.check(cfg)
         assert compose("train", ["data=utterances", f"model={model}", "encoder=poisson"]).encoder.name == "poisson"
 
 
@@ -190,7 +194,7 @@ def test_a_network_learns_the_classes() -> None:
         engine.Options(epochs=4, batch_size=10, lr=0.03),
         seed=0,
         device=torch.device("cpu"),
-        observer=report.Display(quiet=True),
+        observer=console.Display(quiet=True),
     )
     assert result.history[-1]["train/accuracy"] > 0.8
     assert result.summary["test/accuracy_last"] > 0.6

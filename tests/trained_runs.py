@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from snnrun import experiment
+from snnrun.run import experiment
 
 MODELS: dict[str, dict[str, Any]] = {
     "strsbp": {"name": "strsbp", "network": "30-R12", "v_th": [3.0, 2.0, 2.0], "tau_m": 32.0},

@@ -23,7 +23,8 @@ with pytest.MonkeyPatch.context() as patch:
     pytest.importorskip("triton", reason="Triton is not installed: pip install 'snnrun[gpu]'")
     from triton.runtime import interpreter as triton_interpreter
 
-    from snnrun.kernels import gpu, gpu_images, gpu_time
+    from snnrun.kernels import gpu
+    from snnrun.kernels.gpu import images, time
 
 __all__ = ["DEVICE", "MARKS", "gpu", "guarded", "interpreter"]
 
@@ -80,12 +81,12 @@ class Memory:
 @pytest.fixture
 def guarded(monkeypatch):
     if DEVICE == "cpu":
-        memory, launch = Memory(), gpu_time.launch
+        memory, launch = Memory(), time.launch
 
         def launch_guarded(kernel, grid, *arguments, **constants):
             memory.give(arguments)
             launch(kernel, grid, *arguments, **constants)
 
         monkeypatch.setattr(triton_interpreter, "_interpreter", memory)
-        for module in (gpu, gpu_time, gpu_images):
+        for module in (gpu, time, images):
             monkeypatch.setattr(module, "launch", launch_guarded)

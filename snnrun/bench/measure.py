@@ -30,12 +30,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from snnrun import build, data, engine, hardware, kernels, parallel, provenance, report
-from snnrun.batches import batches
+from snnrun import data, kernels
+from snnrun.bench.phases import in_turn, phases, wait
+from snnrun.compiled import parallel
+from snnrun.display import console
 from snnrun.errors import SnnrunError
 from snnrun.network import Layer, Network
-from snnrun.phases import in_turn, phases, wait
+from snnrun.record import provenance
 from snnrun.rules import LayerKind
+from snnrun.run import build
+from snnrun.train import engine, hardware
+from snnrun.train.batches import batches
 
 # A repeat runs over so many samples, or over so many batches if these are more.
 SAMPLES, BATCHES = 256, 8
@@ -130,7 +135,7 @@ def _loop(values: Mapping[str, Any], dataset: data.Dataset, device: torch.device
         engine.Options(**values["train"]),
         values["seed"],
         device,
-        report.Display(quiet=True),
+        console.Display(quiet=True),
     )
 
 

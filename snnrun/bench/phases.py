@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from snnrun import kernels
-from snnrun.batches import batches
-from snnrun.engine import _Loop
+from snnrun.train.batches import batches
+from snnrun.train.engine import _Loop
 
 
 def phases(loop: _Loop, epoch: int, repeats: int) -> dict[str, float]:

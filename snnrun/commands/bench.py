@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from snnrun import app, config
+from snnrun.commands import train
+from snnrun.config import check
 from snnrun.errors import UsageError
 
 DEFAULT = "fashion"
@@ -56,7 +57,9 @@ def main(arguments: list[str]) -> int:
     words = list(options.words)
     workload = DEFAULT if not words or "=" in words[0] or words[0].startswith("~") else words.pop(0)
     values = compose(workload, words + ([f"train.batch_size={options.batch}"] if options.batch is not None else []))
-    from snnrun import hardware, measure, report
+    from snnrun.bench import measure
+    from snnrun.display import console
+    from snnrun.train import hardware
 
     result = measure.run(
         values,
@@ -69,13 +72,13 @@ def main(arguments: list[str]) -> int:
     if options.json:
         print(json.dumps(result))
     else:
-        report.bench_tables(result)
+        console.bench_tables(result)
     return 0
 
 
 def batch(workload: str, size: int, overrides: Sequence[str] = ()) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Dense input spikes (size, T, N) uint8 and labels (size,) int64 of a workload: those that it is measured with."""
-    from snnrun import measure
+    from snnrun.bench import measure
 
     return measure.batch(compose(workload, overrides), size)
 
@@ -88,9 +91,9 @@ def compose(workload: str, overrides: Sequence[str]) -> dict[str, Any]:
     """
     if workload not in WORKLOADS:
         raise UsageError(
-            f"{workload}: no such workload. Allowed: {', '.join(WORKLOADS)}.{config.did_you_mean(workload, WORKLOADS)}"
+            f"{workload}: no such workload. Allowed: {', '.join(WORKLOADS)}.{check.did_you_mean(workload, WORKLOADS)}"
         )
-    return app.compose([*WORKLOADS[workload][1], *overrides])
+    return train.compose([*WORKLOADS[workload][1], *overrides])
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -162,7 +162,7 @@ def _of_parser(parser: argparse.ArgumentParser | None, before: list[str]) -> lis
 def _values_of(action: argparse.Action) -> list[str]:
     if action.choices is not None:
         return [str(choice) for choice in action.choices]
-    from snnrun import options
+    from snnrun.config import options
 
     match action.dest:
         case "option":
@@ -205,13 +205,13 @@ def _of_train(before: list[str], last: str) -> list[str]:
 
 
 def _groups_and_keys(chosen: Mapping[str, str]) -> list[str]:
-    from snnrun import options
+    from snnrun.config import options
 
     return [f"{name}=" for name in (*options.groups(), *_keys(chosen))]
 
 
 def _choices(key: str, folders: Iterable[Path], chosen: Mapping[str, str]) -> list[str]:
-    from snnrun import options
+    from snnrun.config import options
 
     known = options.groups()
     if key in known:
@@ -228,7 +228,7 @@ def _choices(key: str, folders: Iterable[Path], chosen: Mapping[str, str]) -> li
 
 def _keys(chosen: Mapping[str, str]) -> dict[str, dataclasses.Field[Any]]:
     """Every key that can be set, given the options that are chosen: its field of the schema."""
-    from snnrun import options, schemas
+    from snnrun.config import options, schemas
 
     found = {}
     sections: dict[str, type] = {"": schemas.Config}

@@ -6,8 +6,8 @@ import argparse
 import json
 from pathlib import Path
 
-from snnrun import options
-from snnrun.arguments import folder
+from snnrun.config import options
+from snnrun.config.paths import folder
 from snnrun.errors import SnnrunError, UsageError, unknown
 
 

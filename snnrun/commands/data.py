@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from snnrun.arguments import expanded
+from snnrun.config.paths import expanded
 from snnrun.errors import SnnrunError, UsageError
 
 _VERBS = {"train": "train", "validation": "validate", "test": "test"}
@@ -72,8 +72,11 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from snnrun import encoders, hardware, parallel, recordings
+    from snnrun import encoders
+    from snnrun.compiled import parallel
     from snnrun.data import DATASETS, catalogue, data_root
+    from snnrun.run import recordings
+    from snnrun.train import hardware
 
     values = _composed(options)
     encoder = encoders.build(seed=values["seed"], **values["encoder"])
@@ -87,7 +90,9 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _prepare(options: argparse.Namespace) -> int:
-    from snnrun import build, hardware, parallel
+    from snnrun.compiled import parallel
+    from snnrun.run import build
+    from snnrun.train import hardware
 
     values = _composed(options)
     parallel.set_threads(hardware.cores())
@@ -104,7 +109,7 @@ def _prepare(options: argparse.Namespace) -> int:
 
 def _composed(options: argparse.Namespace) -> dict[str, Any]:
     """The config of a run on the corpus, as plain values."""
-    from snnrun import app
+    from snnrun.commands import train as app
 
     if options.config_dir is None:
         _check_name(options.name)

@@ -16,10 +16,12 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from snnrun import hardware, kernels, provenance, tracking
+from snnrun import kernels, tracking
 from snnrun.data import catalogue, data_root
 from snnrun.errors import UsageError
 from snnrun.kernels import checks
+from snnrun.record import provenance
+from snnrun.train import hardware
 
 PACKAGES = ("torch", "numba", "triton", "hydra-core", "mlflow")
 SCARCE_GIB = 1.0  # of free disk, below which a problem is told

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from snnrun.arguments import folder
+from snnrun.config.paths import folder
 from snnrun.errors import SnnrunError, UsageError
 
 if TYPE_CHECKING:
-    from snnrun.cost import Cost
-    from snnrun.firing import Firing
-    from snnrun.trained import Trained
+    from snnrun.run.trained import Trained
+    from snnrun.train.cost import Cost
+    from snnrun.train.firing import Firing
 
 SPLITS = ("test", "validation", "train")
 # Under which name a run records the accuracy of these weights on this split.
@@ -79,10 +79,11 @@ class Evaluation:
 def main(arguments: list[str]) -> int:
     """Run the command; returns the exit code."""
     options = _parser().parse_intermixed_args(arguments)
-    from snnrun import config_overrides, run_folder
+    from snnrun.config import overrides
+    from snnrun.record import run_folder
 
     run = run_folder.find(options.run, options.outputs)
-    values = config_overrides.apply(run.values(), options.overrides)
+    values = overrides.apply(run.values(), options.overrides)
     evaluation = evaluate(run.path, values, weights=options.weights, split=options.split)
     if not options.overrides:
         _compare_with_record(evaluation)
@@ -122,7 +123,9 @@ def evaluate(folder: Path, values: Mapping[str, Any], *, weights: str | None = N
         UsageError: there are no such weights or samples, or the data no longer fit the network.
         SnnrunError: the corpus is missing, or files of the run are damaged.
     """
-    from snnrun import build, cost, firing, hardware, kernels, trained
+    from snnrun import kernels
+    from snnrun.run import build, trained
+    from snnrun.train import cost, firing, hardware
 
     device = hardware.set_up(values["hardware"]["device"], values["hardware"]["threads"])
     kernels.use(values["hardware"]["kernels"], device.type)
@@ -151,7 +154,8 @@ def write(evaluation: Evaluation, folder: Path) -> None:
     Raises:
         SnnrunError: the folder cannot be written.
     """
-    from snnrun import products, report
+    from snnrun.display import console
+    from snnrun.run import artifacts
 
     label = f"{evaluation.data}, {evaluation.split}"
     try:
@@ -159,8 +163,8 @@ def write(evaluation: Evaluation, folder: Path) -> None:
         text = json.dumps(evaluation.as_dict(), indent=2) + "\n"
         (folder / "evaluation.json").write_text(text, encoding="utf-8")
         classes = evaluation.trained.about.classes
-        report.plot_confusion(evaluation.confusion, classes, folder / "confusion.png", f"{evaluation.split} set")
-        products.activity_figures(evaluation.firing, evaluation.cost, label, folder)
+        console.plot_confusion(evaluation.confusion, classes, folder / "confusion.png", f"{evaluation.split} set")
+        artifacts.activity_figures(evaluation.firing, evaluation.cost, label, folder)
     except OSError as error:
         raise SnnrunError(f"--out {folder}: cannot be written ({error.strerror or error}).") from None
 

@@ -12,12 +12,12 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from snnrun.arguments import expanded, folder
+from snnrun.config.paths import expanded, folder
 from snnrun.errors import SnnrunError, UsageError
 
 if TYPE_CHECKING:
-    from snnrun.nir_check import Agreement
-    from snnrun.trained import Trained
+    from snnrun.nir.check import Agreement
+    from snnrun.run.trained import Trained
 
 FORMATS = {"nir": "network.nir", "safetensors": "network.safetensors"}
 SCHEMA = "snnrun.network/1"
@@ -42,7 +42,8 @@ def main(arguments: list[str]) -> int:
         raise UsageError(f"--dt {options.dt:g}: a step in seconds is needed, above 0 and below 1.")
     if options.check is not None and options.check < 1:
         raise UsageError(f"--check {options.check}: a number of test samples from 1 up is needed.")
-    from snnrun import run_folder, trained
+    from snnrun.record import run_folder
+    from snnrun.run import trained
 
     run = run_folder.find(options.run, options.outputs)
     values = run.values()
@@ -93,10 +94,10 @@ def write_nir(own: Trained, path: Path, *, dt: float = STEP_S, allow: Collection
     """Write the network as an NIR graph in HDF5; returns a warning for each thing that was left out.
 
     Raises:
-        UsageError: the network has what NIR cannot express, see `nir_graph`.
+        UsageError: the network has what NIR cannot express, see `nir.graph`.
         SnnrunError: the package `nir` is missing, or the file cannot be written.
     """
-    from snnrun import nir_graph
+    from snnrun.nir import graph as nir_graph
 
     graph, warnings = nir_graph.graph(own.network, own.about, dt=dt, allow=allow)
     import nir
@@ -149,14 +150,18 @@ def header(values: Mapping[str, Any], own: Trained) -> dict[str, str]:
 
 
 def check(own: Trained, path: Path, *, dt: float, samples: int = CHECKED) -> Agreement:
-    """Run an exported graph in another library on test samples of the run's corpus, see `nir_check`.
+    """Run an exported graph in another library on test samples of the run's corpus, see `nir.check`.
 
     Raises:
         SnnrunError: the corpus or that library is missing, or it does not take the graph.
     """
     import torch
 
-    from snnrun import build, firing, hardware, kernels, nir_check, nir_graph
+    from snnrun import kernels
+    from snnrun.nir import check as nir_check
+    from snnrun.nir import graph as nir_graph
+    from snnrun.run import build
+    from snnrun.train import firing, hardware
 
     hardware.set_up("cpu")
     kernels.use("auto", "cpu")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from snnrun.arguments import expanded, folder
+from snnrun.config.paths import expanded, folder
 from snnrun.errors import SnnrunError, UsageError
 
 FIGURES = (".png", ".svg", ".pdf")
@@ -127,8 +127,11 @@ def predict(
         UsageError: there is no such run, file or sample, or the network does not take it.
         SnnrunError: a file is damaged.
     """
-    from snnrun import hardware, kernels, run_folder, trained
-    from snnrun.samples import Reader
+    from snnrun import kernels
+    from snnrun.record import run_folder
+    from snnrun.run import trained
+    from snnrun.run.samples import Reader
+    from snnrun.train import hardware
 
     run = run_folder.find(name, outputs)
     values = run.values()
@@ -152,11 +155,11 @@ def predict(
 
 
 def _draw(prediction: Prediction, path: Path, every_layer: bool) -> None:
-    from snnrun import report
+    from snnrun.display import console
 
     layers = prediction.layers if every_layer else {"output": prediction.layers["output"]}
     try:
-        report.plot_raster(layers, f"{Path(prediction.source).name}, taken for {prediction.predicted}", path)
+        console.plot_raster(layers, f"{Path(prediction.source).name}, taken for {prediction.predicted}", path)
     except OSError as error:
         raise SnnrunError(f"--raster {path}: it cannot be written ({error.strerror or error}).") from None
     print(f"wrote {path}", file=sys.stderr)

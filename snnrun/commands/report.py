@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from snnrun.arguments import folder
+from snnrun.commands.runs import FILTERS, add_source, chosen, page
+from snnrun.config.paths import folder
 from snnrun.errors import SnnrunError, UsageError
-from snnrun.runs_command import FILTERS, add_source, chosen, page
 
 FOLDER = "report"  # below the outputs, unless --out says otherwise
 
@@ -26,9 +26,10 @@ def main(arguments: list[str]) -> int:
         )
     out: Path = options.out if options.out is not None else options.outputs / FOLDER
     _, found, notes = chosen(options)
-    from snnrun import paper_report, runs
+    from snnrun.paper import compare
+    from snnrun.runs import collect
 
-    parts = paper_report.build(found, runs.history)
+    parts = compare.build(found, collect.history)
     try:
         out.mkdir(parents=True, exist_ok=True)
         written = _write(out, options, parts, _facts(arguments, found), notes)
@@ -64,26 +65,25 @@ def _facts(arguments: Sequence[str], found: Sequence[Any]) -> list[str]:
 def _write(
     out: Path, options: argparse.Namespace, parts: Sequence[Any], facts: list[str], notes: list[str]
 ) -> list[Path]:
-    from snnrun import paper_figures, paper_pages
+    from snnrun.paper import figures as paper_figures
+    from snnrun.paper import pages
 
-    def link(run: Any) -> paper_pages.Link:
+    def link(run: Any) -> pages.Link:
         ui = options.ui or (run.uri if run.uri is not None and run.uri.startswith("http") else None)
-        return paper_pages.link_of(
-            run, page(run, ui) if ui is not None and run.experiment_id is not None else None, out
-        )
+        return pages.link_of(run, page(run, ui) if ui is not None and run.experiment_id is not None else None, out)
 
     figures = {part.title: svg for part in parts if (svg := paper_figures.curves(part)) is not None}
-    frame = paper_pages.Frame(facts, notes)
+    frame = pages.Frame(facts, notes)
     written = []
     if options.format in ("md", "both"):
         names = {title: f"curves_{place}_{_slug(title)}.svg" for place, title in enumerate(figures, 1)}
         for title, name in names.items():
             (out / name).write_bytes(figures[title])
         written.append(out / "report.md")
-        written[-1].write_text(paper_pages.markdown(frame, parts, names, link), encoding="utf-8")
+        written[-1].write_text(pages.markdown(frame, parts, names, link), encoding="utf-8")
     if options.format in ("html", "both"):
         written.append(out / "report.html")
-        written[-1].write_text(paper_pages.page(frame, parts, figures, link), encoding="utf-8")
+        written[-1].write_text(pages.page(frame, parts, figures, link), encoding="utf-8")
     return written
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from snnrun.run_folder import RunFolder
+    from snnrun.record.run_folder import RunFolder
 
-from snnrun.arguments import folder
+from snnrun.config.paths import folder
 
 
 def main(arguments: list[str]) -> int:
@@ -24,7 +24,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as data.root=FOLDER")
     parser.add_argument("--outputs", type=folder, default=Path("outputs"), help="the folder that the runs wrote to")
     request = parser.parse_intermixed_args(arguments)
-    from snnrun import failures, run_folder, run_lock
+    from snnrun.config import failures
+    from snnrun.record import run_folder, run_lock
 
     found = run_folder.find(request.run, request.outputs)
     with run_lock.alone(found.path):
@@ -37,7 +38,9 @@ def main(arguments: list[str]) -> int:
 
 def _go_on(found: RunFolder, overrides: list[str], command: list[str]) -> None:
     """Until nothing refuses it any more the run stays as it is: config, journal, and what it failed of."""
-    from snnrun import experiment, failures, resume, worker
+    from snnrun.config import failures
+    from snnrun.run import experiment, resume
+    from snnrun.sweep import worker
 
     values = resume.prepare(found, overrides)
     began = False
@@ -56,4 +59,4 @@ def _go_on(found: RunFolder, overrides: list[str], command: list[str]) -> None:
         if began:
             failures.keep(error, overrides, found.path)
         raise
-    resume.settle_point(found.path, result)
+    worker.settle_point(found.path, result)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from snnrun.arguments import folder
+from snnrun.config.paths import folder
 from snnrun.errors import SnnrunError
 
 FILTERS = (
@@ -108,7 +108,9 @@ def _count(text: str) -> int:
 
 
 def _list(options: argparse.Namespace) -> int:
-    from snnrun import runs, runs_filter, runs_tables
+    from snnrun.runs import collect as runs
+    from snnrun.runs import filter as runs_filter
+    from snnrun.runs import tables
 
     known = runs.collect(options.outputs, options.uri, warn)
     found, _ = runs_filter.select(known, options.filters)
@@ -121,21 +123,23 @@ def _list(options: argparse.Namespace) -> int:
     if options.json:
         _print_json([as_json(run) for run in found])
     elif found:
-        runs_tables.listing(found, columns, runs_tables.console())
+        tables.listing(found, columns, tables.console())
     else:
         print(f"none of {len(known)} runs fits {' '.join(options.filters)}")
     return 0
 
 
 def _import(options: argparse.Namespace) -> int:
-    from snnrun import runs_import
+    from snnrun.runs import importer
 
-    runs_import.import_runs(options.names, options.outputs, options.uri)
+    importer.import_runs(options.names, options.outputs, options.uri)
     return 0
 
 
 def _show(options: argparse.Namespace) -> int:
-    from snnrun import runs, runs_show, runs_tables
+    from snnrun.runs import collect as runs
+    from snnrun.runs import show as runs_show
+    from snnrun.runs import tables
 
     run = runs.one(options.name, options.outputs, options.uri, warn)
     epochs = runs.history(run)
@@ -143,12 +147,14 @@ def _show(options: argparse.Namespace) -> int:
         files = sorted(path.name for path in run.folder.iterdir() if path.is_file()) if run.folder else []
         _print_json(as_json(run) | {"tags": run.tags, "epochs": epochs, "files": files, "link": link(run)})
     else:
-        runs_show.show(run, epochs, link(run), runs_tables.console())
+        runs_show.show(run, epochs, link(run), tables.console())
     return 0
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from snnrun import runs_compare, runs_filter, runs_tables
+    from snnrun.runs import compare as runs_compare
+    from snnrun.runs import filter as runs_filter
+    from snnrun.runs import tables
 
     known, found, notes = chosen(options)
     by = None if options.by is None else [runs_filter.key_named(word, known) for word in options.by]
@@ -157,25 +163,27 @@ def _compare(options: argparse.Namespace) -> int:
     if options.json:
         _print_json({"sections": [_section(section) for section in sections], "notes": notes})
         return 0
-    out = runs_tables.console()
+    out = tables.console()
     for note in notes:
-        runs_tables.say(out, note)
-    runs_tables.comparison(sections, out)
+        tables.say(out, note)
+    tables.comparison(sections, out)
     return 0
 
 
 def _best(options: argparse.Namespace) -> int:
-    from snnrun import runs_compare, runs_filter, runs_tables
+    from snnrun.runs import compare as runs_compare
+    from snnrun.runs import filter as runs_filter
+    from snnrun.runs import tables
 
     known, found, notes = chosen(options)
     entries = runs_compare.best(found, [runs_filter.key_named(word, known) for word in options.by])
     if options.json:
         _print_json({"best": [_best_json(entry) for entry in entries], "notes": notes})
     else:
-        out = runs_tables.console()
+        out = tables.console()
         for note in notes:
-            runs_tables.say(out, note)
-        runs_tables.best(entries, out)
+            tables.say(out, note)
+        tables.best(entries, out)
     if not any(entry.runs for entry in entries):
         raise SnnrunError(
             "no run with validation samples, so none can be chosen: train with data.validation=0.1, or give other "
@@ -190,7 +198,9 @@ def chosen(options: argparse.Namespace) -> tuple[Sequence[Any], Sequence[Any], l
     Raises:
         SnnrunError: there is nothing to compare.
     """
-    from snnrun import runs, runs_compare, runs_filter
+    from snnrun.runs import collect as runs
+    from snnrun.runs import compare as runs_compare
+    from snnrun.runs import filter as runs_filter
 
     known = runs.collect(options.outputs, options.uri, warn)
     found, filters = runs_filter.select(known, options.filters)

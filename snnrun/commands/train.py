@@ -20,13 +20,16 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from snnrun import config, config_errors, failures, lifecycle, options, output, points, run_folder, sweeper
-from snnrun.arguments import verbosity
+from snnrun.config import check, explain, failures, options
+from snnrun.config.failures import TRACEBACKS, PointFailed
+from snnrun.display import output
+from snnrun.display.verbosity import verbosity
 from snnrun.errors import UsageError
-from snnrun.failures import TRACEBACKS, PointFailed
+from snnrun.record import run_folder
+from snnrun.sweep import lifecycle, points, sweeper
 
 if TYPE_CHECKING:
-    from snnrun.engine import Result
+    from snnrun.train.engine import Result
 
 INTERRUPTED = 130
 
@@ -35,7 +38,8 @@ def main(arguments: list[str]) -> int:
     """Run `snnrun train` with these arguments; returns the exit code."""
     if "RANK" in os.environ:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # it tells of every try to reach another process
-        from snnrun import distributed, experiment
+        from snnrun.run import experiment
+        from snnrun.train import distributed
 
         code = distributed.follow(experiment.follow, lifecycle.wait_minutes(arguments))
         return distributed.dismiss(_main(arguments)) if code is None else code
@@ -43,7 +47,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _main(arguments: list[str]) -> int:
-    config.register()
+    check.register()
     sweeper.register()
     OmegaConf.register_new_resolver("snnrun_groups", options.overview, replace=True)
     entry = hydra.main(version_base="1.3", config_path="pkg://snnrun.conf", config_name="train")(job)
@@ -73,19 +77,19 @@ def compose(overrides: Sequence[str], config_dir: Path | None = None) -> dict[st
     Raises:
         UsageError: an override is wrong.
     """
-    config.register()
+    check.register()
     try:
         with hydra.initialize_config_module("snnrun.conf", version_base="1.3"):
             lifecycle.check_tuned(list(overrides))
             place = [] if config_dir is None else [f"hydra.searchpath={json.dumps([config_dir.resolve().as_uri()])}"]
             cfg = hydra.compose("train", [*overrides, *place])
-        config.check(cfg)
+        check.check(cfg)
     except Exception as error:
-        text = config_errors.explain(error, list(overrides))
+        text = explain.explain(error, list(overrides))
         if text is None:
             raise
         raise UsageError(text) from None
-    return config.plain(cfg)
+    return check.plain(cfg)
 
 
 @output.unfailing()  # in the processes of a launcher too
@@ -96,7 +100,8 @@ def job(cfg: DictConfig) -> float | None:
     overrides = lifecycle.overrides_of(settings)
     if settings.mode == RunMode.RUN:
         return _single(cfg, run_dir, overrides)
-    from snnrun import tracking, worker
+    from snnrun import tracking
+    from snnrun.sweep import worker
 
     sweep = Path(settings.sweep.dir).resolve()
     point, record = points.read_point(run_dir), points.read_sweep(sweep)
@@ -112,12 +117,13 @@ def job(cfg: DictConfig) -> float | None:
         sweep,
         about | {"outputs": cfg.outputs},
         partial(_train, cfg, run_dir, overrides, parent_run_id=record.parent_run_id),
-        lambda: tracking.flatten(config.plain(cfg)),
+        lambda: tracking.flatten(check.plain(cfg)),
     )
 
 
 def _single(cfg: DictConfig, run_dir: Path, overrides: list[str]) -> float | None:
-    from snnrun import experiment, worker
+    from snnrun.run import experiment
+    from snnrun.sweep import worker
 
     try:
         result = _train(cfg, run_dir, overrides)
@@ -140,10 +146,11 @@ def _train(
     workers: int = 1,
     resumed: bool = False,
 ) -> Result:
-    config.check(cfg)
-    from snnrun import checkpoint, experiment, hardware, resume
+    check.check(cfg)
+    from snnrun.run import checkpoint, experiment, resume
+    from snnrun.train import hardware
 
-    values = config.plain(cfg)
+    values = check.plain(cfg)
     if workers > 1 and values["hardware"]["threads"] is None:
         values["hardware"]["threads"] = hardware.share(workers * values["hardware"]["processes"])
     text = OmegaConf.to_yaml(OmegaConf.create(values))

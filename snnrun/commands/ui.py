@@ -10,8 +10,8 @@ import urllib.parse
 from collections.abc import Sequence
 from typing import Any
 
+from snnrun.commands.runs import FILTERS, add_source, chosen, warn
 from snnrun.errors import SnnrunError, UsageError
-from snnrun.runs_command import FILTERS, add_source, chosen, warn
 
 WHAT = ("last", "compare")
 FIGURES = ("validation/accuracy_best", "test/accuracy")
@@ -72,7 +72,7 @@ def _pages(options: argparse.Namespace) -> dict[str, str]:
     Raises:
         SnnrunError: what is to be compared, or opened, is not there.
     """
-    from snnrun import runs
+    from snnrun.runs import collect
 
     if options.what == "compare":
         _, found, notes = chosen(options)
@@ -80,7 +80,7 @@ def _pages(options: argparse.Namespace) -> dict[str, str]:
             print(note)
         return {"comparison": comparison([run for run in found if run.run_id is not None])}
     try:
-        known = [run for run in runs.collect(options.outputs, options.uri, warn) if run.run_id is not None]
+        known = [run for run in collect.collect(options.outputs, options.uri, warn) if run.run_id is not None]
     except SnnrunError:
         if options.what is None:  # the pages of an empty store
             return {}
@@ -117,9 +117,9 @@ def newest(known: Sequence[Any]) -> dict[str, str]:
 
 def swept(points: Sequence[Any]) -> list[str]:
     """The parameters in which the runs of a sweep differ, without those that follow from the rule or the corpus."""
-    from snnrun import runs_compare
+    from snnrun.runs import compare
 
-    keys = ["data.name", *runs_compare.differing(points, [runs_compare.settings_of(run) for run in points]), "seed"]
+    keys = ["data.name", *compare.differing(points, [compare.settings_of(run) for run in points]), "seed"]
     return [key for key in keys if len({run.params.get(key) for run in points}) > 1]
 
 

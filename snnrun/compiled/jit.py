@@ -16,7 +16,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from snnrun.vector import FAST
+from snnrun.compiled.vector import FAST
 
 Counts = NDArray[np.int64]
 Flags = NDArray[np.bool_]

@@ -16,9 +16,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from snnrun import parallel
-from snnrun.jit import Counts
-from snnrun.turns import (
+from snnrun.compiled import parallel
+from snnrun.compiled.jit import Counts
+from snnrun.compiled.turns import (
     AHEAD,
     BOARD,
     COUNT,

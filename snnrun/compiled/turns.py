@@ -8,7 +8,7 @@ A loop that shares its items asks for one after another:
             return
         ...
 
-Which thread gets an item is chance, so what a loop does for it must not depend on that. `team.share` runs loops so.
+Which thread gets an item is chance, so what a loop does for it must not depend on that. `threads.share` runs loops so.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from snnrun.jit import Counts, jit, part
+from snnrun.compiled.jit import Counts, jit, part
 
 NONE, AHEAD = -1, -2
 

@@ -16,9 +16,9 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from snnrun.arguments import expanded
+from snnrun.config.paths import expanded
+from snnrun.config.schemas import PLUGINS, SCHEMAS, Config, Search, Sweep, Tracking, Train
 from snnrun.errors import UsageError, printable
-from snnrun.schemas import PLUGINS, SCHEMAS, Config, Search, Sweep, Tracking, Train
 
 
 def register() -> None:
@@ -85,7 +85,7 @@ def check_paths(paths: Mapping[str, Any]) -> None:
 
 
 def _plug_in(cfg: DictConfig) -> None:
-    from snnrun import plugins
+    from snnrun.config import plugins
 
     plugins.load(OmegaConf.to_container(cfg.plugin) if OmegaConf.is_config(cfg.plugin) else cfg.plugin)
     for (group, name), schema in PLUGINS.items():
@@ -152,15 +152,15 @@ def _check_model(model: DictConfig) -> None:
         raise UsageError(
             f"model.tau_s: {model.tau_s:g} equals model.tau_m, for which HM2-BP's closed form has no value."
         )
+    from snnrun.network.topology import check_thresholds
     from snnrun.rules import RULES
-    from snnrun.topology import check_thresholds
 
     check_thresholds(_thresholds(model.v_th), model.network, RULES[model.name].average_pools)
 
 
 def _check_hardware(hardware: DictConfig, batch_size: int) -> None:
-    from snnrun import hardware as machine
     from snnrun import kernels
+    from snnrun.train import hardware as machine
 
     # In this order a wrong pair of settings is told as such on a machine without the device, too.
     kernels.choose(hardware.kernels, machine.choose("auto") if hardware.device == "auto" else hardware.device)

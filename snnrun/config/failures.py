@@ -8,7 +8,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from snnrun import config_errors
+from snnrun.config import explain
 from snnrun.errors import SnnrunError, UsageError, describe
 
 TRACEBACKS = "SNNRUN_TRACEBACKS"  # whether the user set HYDRA_FULL_ERROR=1: for the points of a sweep too
@@ -23,7 +23,7 @@ def message(error: Exception, overrides: list[str]) -> tuple[str, int]:
     """The one message for an error, and the exit code."""
     if isinstance(error, SnnrunError):
         return str(error), error.exit_code
-    text = config_errors.explain(error, overrides)
+    text = explain.explain(error, overrides)
     if text is not None:
         return text, UsageError.exit_code
     return describe(error), SnnrunError.exit_code

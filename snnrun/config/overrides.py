@@ -10,11 +10,11 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from snnrun import plugins
-from snnrun.arguments import expanded
-from snnrun.config import check_paths, check_value, did_you_mean
+from snnrun.config import plugins
+from snnrun.config.check import check_paths, check_value, did_you_mean
+from snnrun.config.paths import expanded
+from snnrun.config.schemas import SCHEMAS, Checkpoint, Train
 from snnrun.errors import UsageError
-from snnrun.schemas import SCHEMAS, Checkpoint, Train
 
 PLACES = ("root", "uri")
 GROUPS = ("data", "encoder", "hardware")

@@ -26,7 +26,8 @@ from typing import Any, Literal, TypeVar
 
 from omegaconf import MISSING
 
-from snnrun import data, encoders, schemas
+from snnrun import data, encoders
+from snnrun.config import schemas
 from snnrun.errors import SnnrunError, UsageError
 from snnrun.rules import RULES, Rule
 

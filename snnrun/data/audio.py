@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from snnrun import parallel
+from snnrun.compiled import parallel
 from snnrun.data import sound_headers
 from snnrun.data.sound_headers import ANEW, CONVERT, Fault
 from snnrun.data.spikes_file import Encoded

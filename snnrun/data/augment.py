@@ -83,14 +83,14 @@ class Augment:
 
     def _distorted(self, images: NDArray[np.uint8], index: NDArray[np.int64], epoch: int) -> NDArray[np.uint8]:
         # A compiler comes with these, which listing the corpora should not wait for.
-        from snnrun import team
+        from snnrun.compiled import threads
         from snnrun.data import distort
 
         authors = self.distortion == "authors"
         keys = self._draw(np.full_like(index, _EVERY) if authors else index, epoch, _MAP_STREAM)
         strength = np.array([self.elastic, self.scale, math.radians(self.rotation)], np.float32)
         images, shown, taps = np.ascontiguousarray(images), np.empty(images.shape, np.uint8), distort.gaussian()
-        team.share(len(images), lambda turn: distort.distort(images, keys, strength, taps, authors, shown, turn))
+        threads.share(len(images), lambda turn: distort.distort(images, keys, strength, taps, authors, shown, turn))
         return shown
 
     def _shifted(self, images: NDArray[np.uint8], draw: NDArray[np.uint64]) -> NDArray[np.uint8]:

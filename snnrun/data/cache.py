@@ -21,10 +21,10 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from snnrun import parallel
-from snnrun.arguments import verbosity
+from snnrun.compiled import parallel
 from snnrun.data import exclusive, spikes_file
 from snnrun.data.spikes_file import Encoded, Header, Stored, UnsoundError
+from snnrun.display.verbosity import verbosity
 
 
 class Entry(NamedTuple):

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from snnrun import parallel
+from snnrun.compiled import parallel
 from snnrun.data import audio
 from snnrun.data.augment import Augment
 from snnrun.data.spikes_file import Encoded

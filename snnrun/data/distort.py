@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from snnrun.jit import Floats, Words, jit, part
-from snnrun.turns import NONE, Turn, take
+from snnrun.compiled.jit import Floats, Words, jit, part
+from snnrun.compiled.turns import NONE, Turn, take
 
 SIGMA = 4.0  # of the Gaussian, in pixels
 REACH = 10  # pixels to each side that it covers

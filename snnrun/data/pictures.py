@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from snnrun import parallel
+from snnrun.compiled import parallel
 from snnrun.errors import UsageError
 
 FITS = ("stretch", "pad", "crop")

@@ -21,8 +21,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from snnrun.arguments import verbosity
-from snnrun.plots import plot_confusion, plot_cost, plot_curves, plot_raster, plot_rates, plot_weights
+from snnrun.display.plots import plot_confusion, plot_cost, plot_curves, plot_raster, plot_rates, plot_weights
+from snnrun.display.verbosity import verbosity
 
 __all__ = [
     "Display",
@@ -277,7 +277,7 @@ def summary(
 
 
 def sweep_table(rows: Sequence[Mapping[str, str]], swept: Sequence[str], console: Console | None = None) -> None:
-    """Print the rows of ``sweep_table.rows``: point, the ``swept`` parameters, objective and test accuracies in %.
+    """Print the rows of ``sweep.table.rows``: point, the ``swept`` parameters, objective and test accuracies in %.
 
     The other parameters in which the points differ, which follow from the swept ones, stand in ``sweep.csv``.
     """

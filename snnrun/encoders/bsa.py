@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from snnrun.jit import jit
+from snnrun.compiled.jit import jit
 
 Floats = NDArray[np.float64]
 

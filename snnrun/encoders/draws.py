@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from snnrun.jit import Words, jit, part
-from snnrun.turns import NONE, Turn, take
-from snnrun.vector import transpose_bits
+from snnrun.compiled.jit import Words, jit, part
+from snnrun.compiled.turns import NONE, Turn, take
+from snnrun.compiled.vector import transpose_bits
 
 # L: probabilities are rounded to multiples of 2^-24.
 DIGITS = 24

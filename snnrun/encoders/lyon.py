@@ -17,7 +17,7 @@ from functools import lru_cache, partial
 import numpy as np
 from numpy.typing import NDArray
 
-from snnrun.jit import jit, part
+from snnrun.compiled.jit import jit, part
 
 Floats = NDArray[np.float64]
 

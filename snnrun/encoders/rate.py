@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from snnrun import team
+from snnrun.compiled import threads
 from snnrun.encoders import draws
 from snnrun.errors import UsageError
 
@@ -90,7 +91,8 @@ class RateEncoder:
         keys[:, 0], keys[:, 1], keys[:, 2] = self.seed, 0 if self.frozen else epoch, index
         spikes = np.empty((len(samples), self.steps, -(-samples.shape[1] // 64)), np.int64)
         words = spikes.view(np.uint64)
-        begun = team.Begun(len(samples), lambda turn: draws.draw(samples, levels, keys, self.first_step, words, turn))
+        task = partial(draws.draw, samples, levels, keys, self.first_step, words)
+        begun = threads.Begun(len(samples), task)
 
         def spikes_drawn() -> NDArray[np.int64]:
             begun.finish()

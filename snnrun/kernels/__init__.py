@@ -3,7 +3,7 @@
 Shapes, used throughout: `B` samples, `T` steps of 1 ms, `N` neurons of the layer, `I` inputs, `S` recurrent synapses.
 Spikes are bits, `(B, T, W)` int64 with 64 neurons to a word, see `packed`.
 
-The functions of `ops` and, for layers over images, `image_ops` run those of the backend in use; `use(name, device)`
+The functions of `ops` and, for layers over images, `ops.images` run those of the backend in use; `use(name, device)`
 chooses it for the process. `reference` is plain PyTorch, on any device, in float32 or float64: the truth, and what
 stands until something else is chosen. `cpu` is compiled by Numba and `gpu` by Triton, both in float32. `auto` is the
 fastest one there is for the device.
@@ -17,8 +17,9 @@ from types import ModuleType
 import torch
 
 from snnrun.errors import UsageError
-from snnrun.kernels import image_ops, ops, reference
+from snnrun.kernels import ops, reference
 from snnrun.kernels.neuron import Lif, Stbp, Synapses, Window
+from snnrun.kernels.ops import images as image_ops
 from snnrun.kernels.packed import BITS, count_spikes, pack, unpack, words
 
 __all__ = [

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from snnrun.kernels import ops, pack, reference, words
+from snnrun.network.topology import Planned, check_thresholds, plan
 from snnrun.rules import LayerKind, LayerWeights, Rule, SpikeTrain
 from snnrun.rules.base import synapse_index
-from snnrun.topology import Planned, check_thresholds, plan
 
 
 class Activity(NamedTuple):

@@ -19,7 +19,7 @@ from torch import Tensor
 from snnrun import kernels
 from snnrun.errors import SnnrunError
 from snnrun.network import Network
-from snnrun.nir_graph import input_shape
+from snnrun.nir.graph import input_shape
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def check(network: Network, path: Path, bits: Tensor, labels: Tensor, *, dt: flo
         network: What was exported, on the CPU.
         bits: Input spikes (B, T, W).
         labels: Classes (B,).
-        dt, delay: As the graph was written, see `nir_graph`.
+        dt, delay: As the graph was written, see `nir.graph`.
 
     Raises:
         SnnrunError: SpikingJelly is not installed, or does not take the graph.

@@ -27,11 +27,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from snnrun.description import Description
 from snnrun.errors import SnnrunError, UsageError
 from snnrun.kernels import Window
 from snnrun.kernels.neuron import slack_threshold
 from snnrun.network import Layer, Network
+from snnrun.record.description import Description
 from snnrun.rules import StbpRule
 from snnrun.rules.spike_train import SpikeTrainRule
 

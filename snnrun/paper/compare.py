@@ -6,10 +6,10 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from snnrun.published import Published, others_of, row_of
-from snnrun.runs import Run
-from snnrun.runs_compare import LAST, TEST, VALIDATION, Group, by_corpus, groups_of
-from snnrun.significance import mean_std
+from snnrun.paper.published import Published, others_of, row_of
+from snnrun.runs.collect import Run
+from snnrun.runs.compare import LAST, TEST, VALIDATION, Group, by_corpus, groups_of
+from snnrun.runs.significance import mean_std
 
 MAXIMUM = "test/accuracy_max_over_epochs"
 SHOWN = 10  # settings of one rule and network; of more, those with the best validation accuracy

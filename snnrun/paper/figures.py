@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING, Any
 
-from snnrun.paper_report import Part
-from snnrun.published import Published
+from snnrun.paper.compare import Part
+from snnrun.paper.published import Published
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

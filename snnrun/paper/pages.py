@@ -12,9 +12,9 @@ from pathlib import Path
 from string import Template
 from urllib.parse import quote
 
-from snnrun.paper_report import NAMES, SHOWN, Entry, Ours, Part
-from snnrun.published import Published
-from snnrun.runs import Run
+from snnrun.paper.compare import NAMES, SHOWN, Entry, Ours, Part
+from snnrun.paper.published import Published
+from snnrun.runs.collect import Run
 
 HEAD = (
     *("rule, network", "n", "validation %", "test %, epoch by validation", "test %, last epoch"),

@@ -15,12 +15,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from snnrun import atomic
 from snnrun.errors import SnnrunError
+from snnrun.record import atomic
 
 FILE, TAGS_FILE = "metrics.jsonl", "tags.json"
 # What an entry has beside its metrics.
 OWN_KEYS = ("step", "time")
+
+SUMMARY = "test/accuracy_last"  # among the figures of every training that came to an end
 
 Warn = Callable[[str], None]
 

@@ -10,8 +10,8 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from snnrun import atomic, journal
 from snnrun.errors import SnnrunError, UsageError
+from snnrun.record import atomic, journal
 
 CONFIG_FILE = "config.yaml"
 RUN_ID_FILE = "mlflow_run_id"

@@ -26,7 +26,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Generator, Tensor
 
-from snnrun.kernels import Stbp, Window, image_ops, ops
+from snnrun.kernels import Stbp, Window, ops
+from snnrun.kernels.ops import images
 from snnrun.rules.base import LayerKind, LayerWeights, Rule, SpikeTrain
 from snnrun.rules.connectivity import connect
 
@@ -128,7 +129,7 @@ class _Layer(torch.autograd.Function):
         if window is None:
             spikes, counts, membrane = ops.stbp_forward(spikes_in, weight, bias, recurrent_weight, neuron)
         else:
-            spikes, counts, membrane = image_ops.stbp_conv_forward(spikes_in, weight, bias, window, neuron)
+            spikes, counts, membrane = images.stbp_conv_forward(spikes_in, weight, bias, window, neuron)
         ctx.save_for_backward(spikes_in, weight, recurrent_weight, recurrent_mask, spikes, membrane)
         ctx.neuron, ctx.window = neuron, window
         ctx.mark_non_differentiable(spikes)
@@ -150,9 +151,7 @@ class _Layer(torch.autograd.Function):
                 *arguments, recurrent_weight, ctx.neuron, wants_input
             )
         else:
-            grad_in, grad_weight, grad_bias = image_ops.stbp_conv_backward(
-                *arguments, ctx.window, ctx.neuron, wants_input
-            )
+            grad_in, grad_weight, grad_bias = images.stbp_conv_backward(*arguments, ctx.window, ctx.neuron, wants_input)
         return (
             None,
             grad_in if wants_input else None,

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from snnrun.kernels import Lif, Synapses, Window, image_ops, ops, reference
+from snnrun.kernels import Lif, Synapses, Window, ops, reference
+from snnrun.kernels.ops import images
 
 
 @dataclass(frozen=True)
@@ -62,11 +63,11 @@ class Convolution:
     def forward(self, spikes_in: Tensor, weight: Tensor, recurrent: Synapses | None, lif: Lif) -> tuple[Tensor, Tensor]:
         """See `Dense`."""
         assert recurrent is None
-        return image_ops.conv_forward(spikes_in, weight, self.window, lif)
+        return images.conv_forward(spikes_in, weight, self.window, lif)
 
     def activation(self, rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, weight: Tensor) -> Tensor:
         """See `Dense`."""
-        return image_ops.conv_activation(rule, lif, spikes_in, spikes, weight, self.window)
+        return images.conv_activation(rule, lif, spikes_in, spikes, weight, self.window)
 
     def backward(
         self,
@@ -79,7 +80,7 @@ class Convolution:
         weight: Tensor,
     ) -> tuple[Tensor | None, Tensor]:
         """See `Dense`."""
-        return image_ops.conv_backward(rule, lif, spikes_in, spikes, gain, credit, weight, self.window)
+        return images.conv_backward(rule, lif, spikes_in, spikes, gain, credit, weight, self.window)
 
     def drive(self, x: Tensor, weight: Tensor) -> Tensor:
         """See `Dense`."""
@@ -101,7 +102,7 @@ class Pool(Convolution):
     def forward(self, spikes_in: Tensor, weight: Tensor, recurrent: Synapses | None, lif: Lif) -> tuple[Tensor, Tensor]:
         """See `Dense`."""
         del recurrent
-        return image_ops.pool_forward(spikes_in, self.window, lif, weight.dtype)
+        return images.pool_forward(spikes_in, self.window, lif, weight.dtype)
 
     def activation(self, rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, weight: Tensor) -> Tensor:
         """See `Dense`; by the reference, for no backend has it."""
@@ -121,7 +122,7 @@ class Pool(Convolution):
         del weight
         if credit is None:
             return None, gain.new_zeros(len(gain), 0)
-        return None, image_ops.pool_backward(rule, lif, spikes_in, spikes, credit, self.window)
+        return None, images.pool_backward(rule, lif, spikes_in, spikes, credit, self.window)
 
 
 View = Dense | Convolution

@@ -10,8 +10,12 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
-from snnrun import atomic, build, cost, data, encoders, engine, evaluation, firing, report, tracking
+from snnrun import data, encoders, tracking
+from snnrun.display import console
 from snnrun.network import Network
+from snnrun.record import atomic
+from snnrun.run import build
+from snnrun.train import cost, engine, evaluation, firing
 
 # The cost of an inference is measured on at most so many test samples.
 MEASURED = 1000
@@ -40,8 +44,8 @@ def write(
     spent = None
     if result.history and result.confusion is not None:
         figures += [run_dir / "curves.png", run_dir / "confusion.png"]
-        report.plot_curves(result.history, figures[1])
-        report.plot_confusion(result.confusion, dataset.classes, figures[2])
+        console.plot_curves(result.history, figures[1])
+        console.plot_confusion(result.confusion, dataset.classes, figures[2])
         network.load_state_dict(result.best_state or result.last_state)
         figures.append(_weights(build.network(values, dataset), network, run_dir))
         fired = firing.record(network, dataset.test, encoder, device, positions=firing.spread(dataset.test, MEASURED))
@@ -59,7 +63,7 @@ def activity_figures(fired: firing.Firing, spent: cost.Cost, label: str, folder:
     """`rates.png` and `cost.png`; returns their paths."""
     what = f"{label}, {fired.samples:,} samples, {fired.steps} steps"
     rates, costs = folder / "rates.png", folder / "cost.png"
-    report.plot_rates({name: spikes / fired.samples for name, spikes in fired.spikes.items()}, what, rates)
+    console.plot_rates({name: spikes / fired.samples for name, spikes in fired.spikes.items()}, what, rates)
     layers = {"input": (spent.input_spikes, 0.0)}
     layers |= {name: (layer.spikes, layer.operations) for name, layer in spent.layers.items()}
     energies = {
@@ -67,7 +71,7 @@ def activity_figures(fired: firing.Firing, spent: cost.Cost, label: str, folder:
         "with neurons' updates": spent.energy_with_updates_nj,
         "dense ANN, one pass": spent.ann_energy_nj,
     }
-    report.plot_cost(layers, energies, f"an inference: {what}", costs)
+    console.plot_cost(layers, energies, f"an inference: {what}", costs)
     return [rates, costs]
 
 
@@ -77,7 +81,7 @@ def _raster(
     path, classes = run_dir / "raster.png", dataset.classes
     layers, label, predicted = evaluation.record_raster(network, dataset.test, encoder, device)
     title = f"{dataset.label}, test sample 0: {classes[label]}, taken for {classes[predicted]}"
-    report.plot_raster(layers, title, path)
+    console.plot_raster(layers, title, path)
     return path
 
 
@@ -92,5 +96,5 @@ def _weights(initial: Network, trained: Network, run_dir: Path) -> Path:
             pair = [tensor[mask] for tensor in pair]
         name = f"{trained.layer_names[int(number)]} {kind.replace('_', ' ')}"
         panels[name] = [tensor.flatten().numpy() for tensor in pair]
-    report.plot_weights(panels, run_dir / "weights.png")
+    console.plot_weights(panels, run_dir / "weights.png")
     return run_dir / "weights.png"

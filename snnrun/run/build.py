@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from snnrun import data, encoders, plugins, recordings, topology
-from snnrun.description import Description
+from snnrun import data, encoders
+from snnrun.config import plugins
 from snnrun.errors import UsageError
-from snnrun.network import Network
+from snnrun.network import Network, topology
+from snnrun.record.description import Description
 from snnrun.rules import RULES
+from snnrun.run import recordings
 
 
 def load(values: Mapping[str, Any]) -> data.Dataset:

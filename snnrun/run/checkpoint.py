@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from snnrun import atomic
-from snnrun.engine import Snapshot
 from snnrun.errors import SnnrunError
+from snnrun.record import atomic
+from snnrun.train.engine import Snapshot
 
 FILE, BEFORE = "state.safetensors", "state.before.safetensors"
 FORMAT = 1

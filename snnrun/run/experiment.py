@@ -11,29 +11,16 @@ from typing import Any, NamedTuple
 import torch
 from safetensors import SafetensorError
 
-from snnrun import (
-    build,
-    checkpoint,
-    data,
-    distributed,
-    encoders,
-    engine,
-    hardware,
-    journal,
-    kernels,
-    memory,
-    output,
-    parallel,
-    products,
-    report,
-    run_folder,
-    run_lock,
-    tracking,
-)
-from snnrun.cost import Cost
-from snnrun.distributed import Group
+from snnrun import data, encoders, kernels, tracking
+from snnrun.compiled import parallel
+from snnrun.display import console, output
 from snnrun.errors import SnnrunError, UsageError
 from snnrun.network import Network
+from snnrun.record import journal, run_folder, run_lock
+from snnrun.run import artifacts, build, checkpoint
+from snnrun.train import distributed, engine, hardware, memory
+from snnrun.train.cost import Cost
+from snnrun.train.distributed import Group
 
 OnEpoch = Callable[[Mapping[str, float]], None]
 
@@ -41,7 +28,7 @@ OnEpoch = Callable[[Mapping[str, float]], None]
 class _Observer:
     """Passes what the engine tells to the display, and the metrics of each epoch to the tracker."""
 
-    def __init__(self, display: report.Display, tracker: tracking.Tracker, on_epoch: OnEpoch | None) -> None:
+    def __init__(self, display: console.Display, tracker: tracking.Tracker, on_epoch: OnEpoch | None) -> None:
         self._tracker, self._display, self._on_epoch = tracker, display, on_epoch
         self.epoch_start, self.batch, self.evaluating = display.epoch_start, display.batch, display.evaluating
         self.warn = display.warn
@@ -97,7 +84,7 @@ def run(
         parts = _prepare(group, values, run_dir)
         prepared = time.monotonic() - started
         kept = _kept(run_dir, parts.dataset) if resumed else None
-        display = report.Display()
+        display = console.Display()
         tracker = open_tracker(values, parts.dataset, run_dir, parent_run_id, display, resumed)
         status: tracking.Status = "FAILED"
         try:
@@ -168,7 +155,7 @@ class _Parts(NamedTuple):
 def _train(
     parts: _Parts,
     tracker: tracking.Tracker,
-    display: report.Display,
+    display: console.Display,
     on_epoch: OnEpoch | None,
     kept: engine.Snapshot | None,
 ) -> engine.Result:
@@ -191,7 +178,7 @@ def _train(
         )
     spent = None
     try:
-        spent = products.write(result, values, network, dataset, encoder, device, run_dir, tracker)
+        spent = artifacts.write(result, values, network, dataset, encoder, device, run_dir, tracker)
     except (OSError, SafetensorError) as error:
         raise SnnrunError(
             f"{run_dir}: not all files of the run could be written ({error}). Make room there, then "
@@ -241,7 +228,7 @@ def open_tracker(
     dataset: data.Dataset,
     run_dir: Path,
     parent_run_id: str | None,
-    display: report.Display,
+    display: console.Display,
     resumed: bool = False,
 ) -> tracking.Tracker:
     """Start the record of the run in the store that the config names."""
@@ -295,7 +282,7 @@ def _sizes(dataset: data.Dataset) -> dict[str, int]:
 
 
 def _say_what_runs(
-    parts: _Parts, tracker: tracking.Tracker, display: report.Display, kept: engine.Snapshot | None
+    parts: _Parts, tracker: tracking.Tracker, display: console.Display, kept: engine.Snapshot | None
 ) -> None:
     values, dataset, network, device = parts.values, parts.dataset, parts.network, parts.device
     options = engine.Options(**values["train"])
@@ -303,7 +290,7 @@ def _say_what_runs(
     rate = f"learning rate {options.lr:g} ({options.schedule})"
     where = "CPU" if device.type == "cpu" else hardware.describe(device)
     chain = [str(network.inputs), *filter(None, [network.topology]), str(network.sizes[-1])]
-    report.header(
+    console.header(
         model=values["model"]["name"],
         network="-".join(chain),
         neurons=sum(network.sizes),
@@ -341,7 +328,7 @@ def _say_what_came_out(
     tracker: tracking.Tracker,
 ) -> None:
     outputs = values["outputs"]
-    report.summary(
+    console.summary(
         result.summary,
         epochs=len(result.history),
         seconds=seconds,

@@ -7,25 +7,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from snnrun import checkpoint, config_overrides, engine, experiment, journal, points, run_folder, runs, tracking
+from snnrun import tracking
+from snnrun.config import overrides as config_overrides
 from snnrun.errors import UsageError
+from snnrun.record import journal, run_folder
+from snnrun.run import checkpoint
 
 # What another machine or store may ask for. The numbers depend on none of it, but for the device and its kernels.
 MAY_CHANGE = ("hardware.", "tracking.", "checkpoint.", "data.root", "data.download", "outputs", "train.epochs")
 GROUPS = ("hardware", "tracking", "checkpoint", "data", "train", "encoder", "model")
 NUMBERS = ("hardware.device", "hardware.kernels")
-
-
-def settle_point(folder: Path, result: engine.Result) -> None:
-    """Tell the sweep that a run is a point of that it need not be run again."""
-    point = points.read_point(folder)
-    if point is None or not result.history:
-        return
-    measure = "validation/accuracy" if "validation/accuracy" in result.history[-1] else "train/accuracy"
-    point.status, point.error, point.summary = "FINISHED", "", result.summary
-    point.history = [metrics[measure] for metrics in result.history]
-    point.objective = experiment.objective(result)
-    point.save(folder.parent)
 
 
 def prepare(found: run_folder.RunFolder, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -45,7 +36,7 @@ def prepare(found: run_folder.RunFolder, overrides: Sequence[str] = ()) -> dict[
     history = kept.snapshot.facts["history"] if kept else []
     check(before, values, len(history))
     done = len(history) >= values["train"]["epochs"]
-    if done and any(runs.SUMMARY in entry and entry["step"] >= len(history) for entry in journal.read(found.path)):
+    if done and any(journal.SUMMARY in entry and entry["step"] >= len(history) for entry in journal.read(found.path)):
         raise UsageError(
             f"{found.path}: this run is finished, after {len(history)} epochs. To train it longer, give train.epochs=N "
             "(if train.schedule is not cosine), or train a new run."

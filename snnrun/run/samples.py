@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from snnrun import build, data, encoders
+from snnrun import data, encoders
 from snnrun.data import Dataset, Split, audio, pictures
 from snnrun.data.corpus import pack
-from snnrun.description import Description
 from snnrun.errors import SnnrunError, UsageError
+from snnrun.record.description import Description
+from snnrun.run import build
 
 _INDEX = re.compile(r"(test|validation|train):(\d+)")
 _BRIGHT = 127.0  # mean of the pixels from which an image is told to be mostly bright

@@ -14,11 +14,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from snnrun import build, description
-from snnrun.description import Description
 from snnrun.errors import SnnrunError, UsageError
 from snnrun.kernels import unpack
 from snnrun.network import Network
+from snnrun.record import description
+from snnrun.record.description import Description
+from snnrun.run import build
 
 WEIGHTS = ("best", "last")
 

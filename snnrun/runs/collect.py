@@ -17,16 +17,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from snnrun import journal, run_lock, tracking
+from snnrun import tracking
 from snnrun.errors import SnnrunError, UsageError
-from snnrun.run_folder import CONFIG_FILE, RunFolder, folders
+from snnrun.record import journal, run_lock
+from snnrun.record.run_folder import CONFIG_FILE, RunFolder, folders
 
 Warn = Callable[[str], None]
 
 STATUS = {"FINISHED": "finished", "KILLED": "interrupted", "FAILED": "failed"}
 STATUSES = ("finished", "interrupted", "failed", "running", "killed", "unfinished")
 RESUMED_TAG = "snnrun.resumed"
-SUMMARY = "test/accuracy_last"  # among the figures of every training that came to an end
 PAGE = 1000  # runs of one answer of the store
 CURVES = ("train/loss", "train/accuracy", "validation/accuracy", "test/accuracy", "time/epoch_s")
 # Corpora whose origin their name tells; of the others it is known from the record alone.
@@ -264,7 +264,7 @@ def _join(run: Run, found: RunFolder, warn: Warn) -> None:
 
 def _reached(metrics: Mapping[str, float]) -> tuple[float, bool]:
     """How far a run has come: epochs, and whether it has its final figures."""
-    return metrics.get("epoch", 0.0), SUMMARY in metrics
+    return metrics.get("epoch", 0.0), journal.SUMMARY in metrics
 
 
 def _go_by(run: Run, params: Mapping[str, str]) -> None:
@@ -300,7 +300,7 @@ def _status(folder: Path, run: Run, at_work: bool | None) -> str:
         return "running"
     if (folder / "error.txt").exists():
         return "failed"
-    if SUMMARY not in run.metrics:
+    if journal.SUMMARY not in run.metrics:
         return "unfinished" if at_work is None else "killed"
     wanted = float(run.params.get("train.epochs", "nan"))
     return "interrupted" if run.metrics.get("epoch", wanted) < wanted else "finished"

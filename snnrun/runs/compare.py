@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from snnrun.runs import Run
-from snnrun.runs_filter import value_of
-from snnrun.significance import holm, mean_std, paired, welch
+from snnrun.runs.collect import Run
+from snnrun.runs.filter import value_of
+from snnrun.runs.significance import holm, mean_std, paired, welch
 
 VALIDATION = "validation/accuracy_best"
 TEST = "test/accuracy_best_validation"

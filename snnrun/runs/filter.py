@@ -17,7 +17,7 @@ from operator import ge, gt, le, lt
 from typing import Any
 
 from snnrun.errors import UsageError
-from snnrun.runs import STATUSES, Run, keys_of
+from snnrun.runs.collect import STATUSES, Run, keys_of
 
 FACTS = tuple(Run("", "", 0.0).facts())
 PATTERN = re.compile(r"\s*(?P<key>[\w./: -]+?)\s*(?P<operator>!=|>=|<=|==|=|>|<|~)(?P<value>.*)", re.DOTALL)

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from snnrun import checkpoint, run_folder, run_lock, runs, tracking
+from snnrun import tracking
 from snnrun.errors import SnnrunError
+from snnrun.record import run_folder, run_lock
+from snnrun.run import checkpoint
+from snnrun.runs import collect
 
 STATUS: dict[str, tracking.Status] = {"finished": "FINISHED", "failed": "FAILED"}  # any other: KILLED
 # Where the record keeps the files of a run's folder, by their endings.
@@ -47,7 +50,7 @@ def import_run(found: run_folder.RunFolder, outputs: Path, uri: str | None) -> s
     for path in sorted(found.path.iterdir()):
         if path.is_file() and path.name not in LEFT_OUT and not path.name.startswith("."):
             tracker.artifact(path, PLACES.get(path.suffix, ""))
-    tracker.finish(STATUS.get(runs.status_of(found), "KILLED"))
+    tracker.finish(STATUS.get(collect.status_of(found), "KILLED"))
     if problems:
         raise SnnrunError(f"{found.path}: {problems[0]}")
     assert tracker.run_id is not None

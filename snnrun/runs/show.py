@@ -9,10 +9,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from snnrun import run_lock
-from snnrun.runs import CURVES, Run
-from snnrun.runs_compare import LAST, TEST, VALIDATION
-from snnrun.runs_tables import epochs_of, number, percent, when
+from snnrun.record import run_lock
+from snnrun.runs.collect import CURVES, Run
+from snnrun.runs.compare import LAST, TEST, VALIDATION
+from snnrun.runs.tables import epochs_of, number, percent, when
 
 BARS = "▁▂▃▄▅▆▇█"
 SPARKS = 40  # characters of a curve

@@ -11,9 +11,9 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from snnrun.runs import Run, keys_of
-from snnrun.runs_compare import BOOKKEEPING, LAST, TEST, VALIDATION, Best, Group, Section, changes
-from snnrun.runs_filter import value_of
+from snnrun.runs.collect import Run, keys_of
+from snnrun.runs.compare import BOOKKEEPING, LAST, TEST, VALIDATION, Best, Group, Section, changes
+from snnrun.runs.filter import value_of
 
 CELL = 28  # characters of a setting; lists of thresholds can be long
 TITLES = {VALIDATION: "validation %", TEST: "test %", LAST: "last %", "test/accuracy_max_over_epochs": "max %"}

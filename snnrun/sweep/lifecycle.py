@@ -17,10 +17,14 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from snnrun import config, failures, points, run_folder, run_lock, study, sweep_table, sweeper
-from snnrun.arguments import quoted
+from snnrun.config import check as config
+from snnrun.config import failures
+from snnrun.config.paths import quoted
 from snnrun.errors import SnnrunError, UsageError
-from snnrun.points import Point, Sweep
+from snnrun.record import run_folder, run_lock
+from snnrun.sweep import points, study, sweeper
+from snnrun.sweep import table as sweep_table
+from snnrun.sweep.points import Point, Sweep
 
 FLAGS = ("-m", "--multirun")
 # Where and how points run, not which: a sweep that is resumed may be given others.
@@ -114,7 +118,7 @@ def _release() -> None:
 def _meet(cfg: DictConfig) -> None:
     """Under a launcher such as torchrun, begin when all its processes are there, before a folder is made."""
     if "RANK" in os.environ:
-        from snnrun import launcher
+        from snnrun.train import launcher
 
         launcher.meet(cfg.hardware.wait_minutes)
 
@@ -125,7 +129,7 @@ def wait_minutes(arguments: Sequence[str]) -> float:
     Raises:
         UsageError: it is not a number greater than 0.
     """
-    from snnrun import launcher
+    from snnrun.train import launcher
 
     text = _value(arguments, "hardware.wait_minutes")
     with contextlib.suppress(ValueError):
@@ -258,13 +262,13 @@ def _check(cfg: DictConfig, folder: Path) -> None:
 
 def _check_place(cfg: DictConfig) -> None:
     """Refuse sqlite where several machines would write to it over a network."""
-    from snnrun import sweeps
+    from snnrun.tracking import sweep_run
 
     uri = cfg.tracking.uri
     if not cfg.hydra.launcher._target_.endswith("SlurmLauncher") or (uri and not uri.startswith("sqlite:")):
         return
     place = Path(uri.removeprefix("sqlite:///")) if uri else Path(cfg.outputs)
-    kind = sweeps.network_mount(place)
+    kind = sweep_run.network_mount(place)
     if kind is not None:
         raise UsageError(
             f"{'tracking.uri' if uri else 'outputs'}: {place.resolve()} is on a network file system ({kind}), where an "
@@ -275,12 +279,13 @@ def _check_place(cfg: DictConfig) -> None:
 
 
 def _open_parent(cfg: DictConfig, folder: Path, record: Sweep, where: dict[str, Any]) -> None:
-    from snnrun import sweeps, tracking
+    from snnrun import tracking
+    from snnrun.tracking import sweep_run
 
     if record.parent_run_id is not None:
-        sweeps.reopen_sweep(record.parent_run_id, **where)
+        sweep_run.reopen_sweep(record.parent_run_id, **where)
         return
-    record.parent_run_id = sweeps.start_sweep(
+    record.parent_run_id = sweep_run.start_sweep(
         **where,
         experiment=cfg.tracking.experiment,
         run_name=cfg.tracking.run_name or folder.name,
@@ -303,7 +308,8 @@ def close(status: Literal["FINISHED", "FAILED", "KILLED"]) -> int:
 
 
 def _close(running: _Running, status: Literal["FINISHED", "FAILED", "KILLED"]) -> int:
-    from snnrun import report, sweeps
+    from snnrun.display import console
+    from snnrun.tracking import sweep_run
 
     folder = running.folder
     killed = _bury(folder)
@@ -318,7 +324,7 @@ def _close(running: _Running, status: Literal["FINISHED", "FAILED", "KILLED"]) -
     files = sweep_table.write(table, keys, folder) if table else []
     best = max((point.objective for point in last if point.objective is not None), default=None)
     if running.tracked and running.record.parent_run_id is not None:
-        sweeps.close_sweep(
+        sweep_run.close_sweep(
             running.record.parent_run_id,
             "FAILED" if failed and status == "FINISHED" else status,
             **running.where,
@@ -328,7 +334,7 @@ def _close(running: _Running, status: Literal["FINISHED", "FAILED", "KILLED"]) -
             superseded=[point.run_id for point in every if point not in last and point.run_id],
             warn=failures.warn,
         )
-    report.sweep_table(table, keys)
+    console.sweep_table(table, keys)
     _say_what_failed(failed, folder)
     missing = [point for point in last if point.status not in (*points.DONE, "FAILED")]
     if missing or status == "KILLED":
@@ -340,10 +346,10 @@ def _close(running: _Running, status: Literal["FINISHED", "FAILED", "KILLED"]) -
 
 def _withdraw(running: _Running) -> None:
     """Leave nothing of a sweep that came to no point, for what was asked of it was wrong."""
-    from snnrun import sweeps
+    from snnrun.tracking import sweep_run
 
     if running.record.parent_run_id is not None and running.tracked:
-        sweeps.delete_sweep(running.record.parent_run_id, **running.where, warn=failures.warn)
+        sweep_run.delete_sweep(running.record.parent_run_id, **running.where, warn=failures.warn)
     shutil.rmtree(running.folder, ignore_errors=True)
 
 

@@ -19,8 +19,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from snnrun import atomic
 from snnrun.errors import SnnrunError, UsageError
+from snnrun.record import atomic
 
 SWEEP_FILE, POINT_FILE = "sweep.json", "point.json"
 DONE = ("FINISHED", "PRUNED")  # these are never run again

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from snnrun.errors import UsageError
-from snnrun.points import Point
-from snnrun.space import Choice, Interval, Space
+from snnrun.sweep.points import Point
+from snnrun.sweep.space import Choice, Interval, Space
 
 STUDY_FILE = "optuna.db"
 

@@ -22,11 +22,12 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from snnrun import config as configs
-from snnrun import points, schemas, space, study
+from snnrun.config import check as configs
+from snnrun.config import schemas
+from snnrun.config.failures import ERROR_FILE, PointFailed, warn
 from snnrun.errors import SnnrunError, UsageError
-from snnrun.failures import ERROR_FILE, PointFailed, warn
-from snnrun.points import Point
+from snnrun.sweep import points, space, study
+from snnrun.sweep.points import Point
 
 TARGET = "hydra_plugins.snnrun.Search"
 NOT_SWEPT = ("search", "sweep", "outputs", "tracking")
@@ -45,7 +46,7 @@ def workers(launcher: DictConfig) -> int:
         UsageError: none, as it is set.
     """
     kind = launcher._target_.rpartition(".")[2]
-    from snnrun import hardware  # which loads PyTorch
+    from snnrun.train import hardware  # which loads PyTorch
 
     cores = hardware.cores()
     if kind == JOBLIB:

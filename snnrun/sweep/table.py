@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from snnrun import sweep_plot
-from snnrun.points import Point
+from snnrun.sweep import plot
+from snnrun.sweep.points import Point
 
 Row = dict[str, str]
 FIGURE, TABLE, TEXT = "parallel.png", "sweep.csv", "sweep.md"
@@ -51,7 +51,7 @@ def write(table: Sequence[Row], keys: Sequence[str], folder: Path) -> list[Path]
     done = [row for row in table if row["objective"]]
     if keys and len(done) > 1:
         columns: dict[str, list[Any]] = {key: [_value(row[key]) for row in done] for key in keys}
-        sweep_plot.plot_parallel(columns, [100 * float(row["objective"]) for row in done], folder / FIGURE)
+        plot.plot_parallel(columns, [100 * float(row["objective"]) for row in done], folder / FIGURE)
         files.append(folder / FIGURE)
     return files
 

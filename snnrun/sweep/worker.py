@@ -9,9 +9,15 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from snnrun import failures, output, points, sweeps, tracking
+from snnrun import tracking
+from snnrun.config import failures
+from snnrun.display import output
 from snnrun.errors import SnnrunError
-from snnrun.points import Point
+from snnrun.run.experiment import objective
+from snnrun.sweep import points
+from snnrun.sweep.points import Point
+from snnrun.tracking import sweep_run
+from snnrun.train import engine
 
 OUTPUT_FILE = "output.txt"  # what a point says while others share the terminal
 OnEpoch = Callable[[Mapping[str, float]], None]
@@ -47,6 +53,18 @@ def settle(result: Result) -> None:
         raise SnnrunError(result.message)
 
 
+def settle_point(folder: Path, result: engine.Result) -> None:
+    """Tell the sweep that a run is a point of that it need not be run again."""
+    point = points.read_point(folder)
+    if point is None or not result.history:
+        return
+    measure = "validation/accuracy" if "validation/accuracy" in result.history[-1] else "train/accuracy"
+    point.status, point.error, point.summary = "FINISHED", "", result.summary
+    point.history = [metrics[measure] for metrics in result.history]
+    point.objective = objective(result)
+    point.save(folder.parent)
+
+
 def run(
     point: Point, sweep: Path, settings: Mapping[str, Any], train: Train, params: Callable[[], dict[str, str]]
 ) -> float | None:
@@ -80,7 +98,7 @@ def run(
         point.save(sweep)
         try:
             with _apart(folder, point.workers):
-                tags = {sweeps.POINT_TAG: point.id}
+                tags = {sweep_run.POINT_TAG: point.id}
                 result = train(on_epoch=watch, tags=tags, workers=point.workers, resumed=resumed)
             if not watch.pruned:
                 settle(result)
@@ -103,7 +121,7 @@ def run(
             point.save(sweep)
         if watch.pruned and point.run_id:
             text = f"after epoch {len(point.history)} of {point.epochs}"
-            _mark(point, settings, {sweeps.PRUNED_TAG: text})
+            _mark(point, settings, {sweep_run.PRUNED_TAG: text})
     _say(point)
     return point.objective
 
@@ -144,18 +162,18 @@ def _fail(
         return
     if _run_id(folder) is None:
         with contextlib.suppress(SnnrunError):  # the store may be what it failed of
-            tags = {sweeps.POINT_TAG: point.id, "mlflow.parentRunId": parent, "snnrun.run_dir": str(folder)}
-            run_id = sweeps.new_failure(
+            tags = {sweep_run.POINT_TAG: point.id, "mlflow.parentRunId": parent, "snnrun.run_dir": str(folder)}
+            run_id = sweep_run.new_failure(
                 tags, **_where(settings), experiment=store["experiment"], run_name=f"{point.number}", params=params()
             )
             (folder / tracking.RUN_ID_FILE).write_text(f"{run_id}\n", encoding="utf-8")
     point.run_id = _run_id(folder)
-    _mark(point, settings, {sweeps.ERROR_TAG: point.error}, file=file, status="FAILED")
+    _mark(point, settings, {sweep_run.ERROR_TAG: point.error}, file=file, status="FAILED")
 
 
 def _mark(point: Point, settings: Mapping[str, Any], tags: Mapping[str, str], **rest: Any) -> None:
     if point.run_id is not None:
-        sweeps.mark_point(point.run_id, tags, **_where(settings), **rest, warn=failures.warn)
+        sweep_run.mark_point(point.run_id, tags, **_where(settings), **rest, warn=failures.warn)
 
 
 def _where(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,10 +27,10 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
 from snnrun.errors import SnnrunError, UsageError
-from snnrun.journal import Journal, read_tags
-from snnrun.mlflow_run import Mlflow, Status, changed, data_tags, flatten, reason
-from snnrun.provenance import provenance, version
-from snnrun.ui import ui
+from snnrun.record.journal import Journal, read_tags
+from snnrun.record.provenance import provenance, version
+from snnrun.tracking.mlflow_run import Mlflow, Status, changed, data_tags, flatten, reason
+from snnrun.tracking.ui import ui
 
 __all__ = [
     "Status",

@@ -13,8 +13,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from snnrun import journal
-from snnrun.journal import Journal, Warn
+from snnrun.record import journal
+from snnrun.record.journal import Journal, Warn
 
 Item = TypeVar("Item")
 Status = Literal["FINISHED", "FAILED", "KILLED"]

@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from snnrun.firing import Firing
 from snnrun.kernels import reference
 from snnrun.network import Layer, Network
 from snnrun.rules import Rule
+from snnrun.train.firing import Firing
 
 ACCUMULATE_PJ, MULTIPLY_ACCUMULATE_PJ = 0.9, 4.6
 UNITS = ((1.0, "nJ"), (1e3, "µJ"), (1e6, "mJ"))

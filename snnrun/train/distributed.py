@@ -35,10 +35,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
-from snnrun import launcher
 from snnrun.errors import SnnrunError, UsageError, describe
-from snnrun.launcher import LEADER, PATIENCE, POLL_S, WAIT_MINUTES, Place
 from snnrun.signals import ENDING
+from snnrun.train import launcher
+from snnrun.train.launcher import LEADER, PATIENCE, POLL_S, WAIT_MINUTES, Place
 
 # For those that are to end, after which they are killed.
 GRACE_S = 10.0

@@ -13,17 +13,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from snnrun import evaluation
-from snnrun.batches import batches
-from snnrun.boosting import boost_wrong
 from snnrun.data import Dataset, Split
-from snnrun.distributed import Group
 from snnrun.encoders import Encoder
 from snnrun.errors import SnnrunError
 from snnrun.network import Network
-from snnrun.optimiser import Optimiser, by_stride
-from snnrun.schedule import Options as Options
-from snnrun.tally import Tally
+from snnrun.train import evaluation
+from snnrun.train.batches import batches
+from snnrun.train.boosting import boost_wrong
+from snnrun.train.distributed import Group
+from snnrun.train.means import Tally
+from snnrun.train.optimiser import Optimiser, by_stride
+from snnrun.train.options import Options as Options
 
 # A layer that has not fired for so many batches is reported before the epoch is over.
 SILENCE_CHECK = 50

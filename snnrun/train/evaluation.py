@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from snnrun.batches import batches
 from snnrun.data import Split
-from snnrun.distributed import Group
 from snnrun.encoders import Encoder
 from snnrun.kernels import unpack
 from snnrun.network import Network
+from snnrun.train.batches import batches
+from snnrun.train.distributed import Group
 
 # Evaluation does not depend on the batch size: this many samples fit everywhere and keep the products large.
 EVALUATION_BATCH = 64

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from snnrun.batches import batches
 from snnrun.data import Split
 from snnrun.encoders import Encoder
-from snnrun.evaluation import EVALUATION_BATCH
 from snnrun.kernels import count_spikes
 from snnrun.network import Network
+from snnrun.train.batches import batches
+from snnrun.train.evaluation import EVALUATION_BATCH
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import os
 
 import torch
 
-from snnrun import parallel
+from snnrun.compiled import parallel
 from snnrun.errors import UsageError
 
 

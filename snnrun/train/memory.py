@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from snnrun.errors import UsageError
-from snnrun.topology import Planned
+from snnrun.network.topology import Planned
 
 GIB = 2**30
 

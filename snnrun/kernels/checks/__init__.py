@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from snnrun.kernels import image_checks, reference
-from snnrun.kernels.comparison import NEAR_THRESHOLD, TOLERANCE, CheckResult, compare, compare_spikes, to_device
+from snnrun.kernels import reference
+from snnrun.kernels.checks import images
+from snnrun.kernels.checks.comparison import NEAR_THRESHOLD, TOLERANCE, CheckResult, compare, compare_spikes, to_device
 from snnrun.kernels.neuron import Lif, Stbp, Synapses
 from snnrun.kernels.packed import pack, unpack
 
@@ -258,7 +259,7 @@ def run_checks(backend: Any, device: str = "cpu", cases: Sequence[Case] = CASES)
     `cases` are those of dense layers; layers over images have their own.
     """
     results: dict[str, CheckResult] = {}
-    groups: list[tuple[Any, Sequence[Any]]] = [(CHECKS, cases), (image_checks.CHECKS, image_checks.CASES)]
+    groups: list[tuple[Any, Sequence[Any]]] = [(CHECKS, cases), (images.CHECKS, images.CASES)]
     for checks, its_cases in groups:
         for check, variants in checks:
             for options in variants:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from snnrun.kernels import reference
-from snnrun.kernels.comparison import NEAR_THRESHOLD, CheckResult, compare, compare_spikes, to_device
+from snnrun.kernels.checks.comparison import NEAR_THRESHOLD, CheckResult, compare, compare_spikes, to_device
 from snnrun.kernels.neuron import Lif, Stbp, Window
 from snnrun.kernels.packed import pack
 

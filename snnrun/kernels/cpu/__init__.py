@@ -23,7 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from snnrun import team
+from snnrun.compiled import threads
+from snnrun.compiled.turns import Turn
 from snnrun.kernels import reference
 from snnrun.kernels.cpu import forward_loops, pair_loops, recurrent_loops, spike_loops
 from snnrun.kernels.cpu.active_loops import room_for_active
@@ -51,7 +52,6 @@ from snnrun.kernels.cpu.stbp import stbp_backward, stbp_forward
 from snnrun.kernels.cpu.stbp_images import stbp_conv_backward, stbp_conv_forward
 from snnrun.kernels.neuron import Lif, Synapses
 from snnrun.kernels.packed import words
-from snnrun.turns import Turn
 
 __all__ = [
     "compiled_before",
@@ -110,7 +110,7 @@ def lif_forward(spikes_in: Tensor, weight: Tensor, recurrent: Synapses | None, l
             room_for_spikes(inputs), np.empty(out.shape[2], np.int32), own, np.empty(64, np.uint64), turn,
         )  # fmt: skip
 
-    team.share(batch, some)
+    threads.share(batch, some)
     return spikes, counts[:, :neurons].contiguous()
 
 
@@ -119,7 +119,7 @@ def count_spikes(spikes: Tensor, neurons: int, dtype: torch.dtype = torch.float3
     check_type(dtype)
     counts = torch.empty(len(spikes), neurons)
     trains, out = as_words(spikes), counts.numpy()
-    team.share(len(trains), lambda turn: spike_loops.count_spikes(trains, np.empty(64, np.uint64), out, turn))
+    threads.share(len(trains), lambda turn: spike_loops.count_spikes(trains, np.empty(64, np.uint64), out, turn))
     return counts
 
 
@@ -156,7 +156,7 @@ def spsp_activation(rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, weig
             room_for_spikes(inputs), out, turn,
         )  # fmt: skip
 
-    team.share(batch, some)
+    threads.share(batch, some)
     return activation[:, : len(weight)].contiguous()
 
 
@@ -181,8 +181,8 @@ def spsp_backward(
             pair_loops.room_for_backward(steps, own.shape[2], inputs), pieces, total, others, error, turn,
         )  # fmt: skip
 
-    team.share(len(pieces), some)
-    team.share(-(-total.size // pair_loops.STRIP), lambda turn: pair_loops.add_parts(total, others, turn))
+    threads.share(len(pieces), some)
+    threads.share(-(-total.size // pair_loops.STRIP), lambda turn: pair_loops.add_parts(total, others, turn))
     return unpadded(gradient, neurons), below
 
 
@@ -204,7 +204,7 @@ def recurrent_spsp(
             np.empty(steps + ROOM, np.uint16), out, turn,
         )  # fmt: skip
 
-    team.share(batch, some)
+    threads.share(batch, some)
     return e
 
 
@@ -214,7 +214,7 @@ def coupling(e: Tensor, counts: Tensor, recurrent: Synapses, v_th: float, silent
     first, post, *_ = groups_of(recurrent, n.shape[1])
     theta, by_threshold = torch.empty_like(e), as_floats(recurrent.weight) / np.float32(v_th)
     out = theta.numpy()
-    team.share(
+    threads.share(
         len(n), lambda turn: recurrent_loops.coupling(values, n, first, post, by_threshold, silent_ratio, out, turn)
     )
     return theta
@@ -234,7 +234,7 @@ def coupling_solve(
             values, first, post, diagonals, rights, self_coupling, solution, solved, own, kept, turn
         )
 
-    team.share(len(rights), some)
+    threads.share(len(rights), some)
     for b in np.flatnonzero(~solved):
         exact = reference.coupling_solve(
             theta[[b]].double(), recurrent, diagonal[[b]].double(), right[[b]].double(), self_coupling
@@ -248,5 +248,5 @@ def recurrent_gradient(e: Tensor, gain: Tensor, recurrent: Synapses) -> Tensor:
     values, gains, post = as_floats(e), as_floats(gain), groups_of(recurrent, gain.shape[1]).post
     gradient = torch.zeros(len(post))
     out, strips = gradient.numpy(), -(-len(post) // recurrent_loops.SYNAPSES)
-    team.share(strips, lambda turn: recurrent_loops.recurrent_gradient(values, gains, post, out, turn))
+    threads.share(strips, lambda turn: recurrent_loops.recurrent_gradient(values, gains, post, out, turn))
     return gradient

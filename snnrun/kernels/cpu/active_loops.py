@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from snnrun.jit import Floats, Indices, Times, Words, part
+from snnrun.compiled.jit import Floats, Indices, Times, Words, part
+from snnrun.compiled.vector import count_bits, lowest_bit, transpose_bits
 from snnrun.kernels.cpu.spike_loops import list_bits, turn_span
-from snnrun.vector import count_bits, lowest_bit, transpose_bits
 
 LANES = 16  # a group of neurons that a block is spread over at a time
 

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from snnrun import parallel, team
-from snnrun.jit import Counts, Flags, Floats, Indices, Places, Times, Words
+from snnrun.compiled import parallel, threads
+from snnrun.compiled.jit import Counts, Flags, Floats, Indices, Places, Times, Words
+from snnrun.compiled.turns import Turn
 from snnrun.kernels import reference
 from snnrun.kernels.cpu import spike_loops
 from snnrun.kernels.cpu.spike_loops import ROOM
 from snnrun.kernels.neuron import Lif, Synapses, slack_threshold
 from snnrun.kernels.packed import BITS, words
-from snnrun.turns import Turn
 
 # A batch's gradient is added up in parts, with these shares of the samples, whatever the number of threads: of a large
 # batch in more, so that a thread on a slower core has less to do; of a small one they would cost more than they bring.
@@ -51,14 +51,14 @@ def sort_by_neuron(spikes: Tensor, neurons: int) -> Trains:
     def some(turn: Turn) -> None:
         spike_loops.sort_by_neuron(trains, times, first, np.empty(trains.shape[1] + 63, np.uint64), turn)
 
-    team.share(len(trains), some)
+    threads.share(len(trains), some)
     return Trains(times, first)
 
 
 def spikes_of(trains: Words) -> Counts:
     """Number of spikes of each sample, (B,)."""
     totals = np.empty(len(trains), np.int64)
-    team.share(len(trains), lambda turn: spike_loops.total_spikes(trains, totals, turn))
+    threads.share(len(trains), lambda turn: spike_loops.total_spikes(trains, totals, turn))
     return totals
 
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from snnrun.jit import Floats, Indices, Places, Times, Words, jit, part
+from snnrun.compiled.jit import Floats, Indices, Places, Times, Words, jit, part
+from snnrun.compiled.turns import NONE, Turn, take
+from snnrun.compiled.vector import above, choose, load, splat, store, zeros16, zeros32, zeros64
 from snnrun.kernels.cpu.spike_loops import count_sample, held_bits, last_step, list_sparse, list_spikes, valid_bits
-from snnrun.turns import NONE, Turn, take
-from snnrun.vector import above, choose, load, splat, store, zeros16, zeros32, zeros64
 
 # Steps between two looks whether any neuron can still fire: a current a adds at most a to a membrane in all, and the
 # margin covers the rounding of either side.

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from snnrun.jit import Floats, Indices
+from snnrun.compiled.jit import Floats, Indices
 from snnrun.kernels.cpu.arrays import as_floats, check_type
 from snnrun.kernels.neuron import Window
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from snnrun.jit import Floats, Indices, Words, jit, part
+from snnrun.compiled.jit import Floats, Indices, Words, jit, part
+from snnrun.compiled.turns import NONE, Turn, take
+from snnrun.compiled.vector import above, choose, load, lowest_bit, splat, store, zeros32, zeros64
 from snnrun.kernels.cpu.forward_loops import LOOK, MARGIN
 from snnrun.kernels.cpu.image_layout import Layout, Tables, block_width
 from snnrun.kernels.cpu.readout_loops import read
 from snnrun.kernels.cpu.spike_loops import held_bits, list_sparse, valid_bits
-from snnrun.turns import NONE, Turn, take
-from snnrun.vector import above, choose, load, lowest_bit, splat, store, zeros32, zeros64
 
 # The layout's own, compiled: a loop that computed more lanes than it pads to would write beyond its arrays.
 width_at = part(block_width)
@@ -205,7 +205,7 @@ def conv_forward(
     when: Indices,
     turn: Turn,
 ) -> None:
-    """The samples of a turn of `reference_images.conv_forward`.
+    """The samples of a turn of `reference.images.conv_forward`.
 
     `words` (B, T, W) and `counts` (B, N) are written; `constants`: decay_m, decay_s, 1 / tau_s, threshold, t_ref.
     Scratch as in `list_events` and `run_lanes`. The state of a block of lanes stays in registers through all steps;
@@ -298,7 +298,7 @@ def conv_activation(
     own: Words,
     turn: Turn,
 ) -> None:
-    """The samples of a turn of `reference_images.conv_activation`; `activation` (B, N) zero, `readout` (T * 64,).
+    """The samples of a turn of `reference.images.conv_activation`; `activation` (B, N) zero, `readout` (T * 64,).
 
     Scratch as in `list_events` and `gather_own`.
     """

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from snnrun.jit import Floats, Indices, Times, Words, jit, part
+from snnrun.compiled.jit import Floats, Indices, Times, Words, jit, part
+from snnrun.compiled.turns import NONE, Turn, take
+from snnrun.compiled.vector import load, store, total, zeros32, zeros64
 from snnrun.kernels.cpu.forward_loops import add_rows
 from snnrun.kernels.cpu.image_layout import Layout, Tables
 from snnrun.kernels.cpu.image_loops import field, gather_own, is_silent, lanes_of, shift_of, width_at
 from snnrun.kernels.cpu.readout_loops import read
-from snnrun.turns import NONE, Turn, take
-from snnrun.vector import load, store, total, zeros32, zeros64
 
 
 @part
@@ -97,7 +97,7 @@ def conv_backward(
     error: Floats,
     turn: Turn,
 ) -> None:
-    """The parts of a turn of `reference_images.conv_backward`: samples parts[k, 0] ... parts[k, 1] in their order.
+    """The parts of a turn of `reference.images.conv_backward`: samples parts[k, 0] ... parts[k, 1] in their order.
 
     `times`, `first` (B, I + 1) from `sort_by_neuron`; `gain` (B, N), `credit` (B, N) or (B, 0); `gradients` of the
     parts in runs, to which is added, and which hold anything between them; `error` (B, I) zero, or (B, 0).

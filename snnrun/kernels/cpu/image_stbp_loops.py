@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from snnrun.jit import Floats, Indices, Times, Words, jit, part
+from snnrun.compiled.jit import Floats, Indices, Times, Words, jit, part
+from snnrun.compiled.turns import NONE, Turn, take
+from snnrun.compiled.vector import above, choose, load, lowest_bit, splat, store, zeros32, zeros64
 from snnrun.kernels.cpu.image_layout import Layout, Tables
 from snnrun.kernels.cpu.image_loops import add_taps, lanes_of, list_events, shift_of, width_at
 from snnrun.kernels.cpu.image_pair_loops import add_windows
 from snnrun.kernels.cpu.spike_loops import valid_bits
-from snnrun.turns import NONE, Turn, take
-from snnrun.vector import above, choose, load, lowest_bit, splat, store, zeros32, zeros64
 
 
 @part
@@ -78,7 +78,7 @@ def stbp_conv_forward(
     room: Floats,
     turn: Turn,
 ) -> None:
-    """The samples of a turn of `reference_images.stbp_conv_forward`.
+    """The samples of a turn of `reference.images.stbp_conv_forward`.
 
     `bias` of a strip's lanes; `constants`: threshold, decay, decay after a spike; `words` (B, T, W) and `counts` (B, N)
     come in as zeros, `membrane` (B * T * N,) is written. Scratch as in `list_events` and `stbp_lanes`.

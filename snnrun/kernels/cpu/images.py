@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from snnrun import team
-from snnrun.jit import Indices, Words
+from snnrun.compiled import threads
+from snnrun.compiled.jit import Indices, Words
+from snnrun.compiled.turns import Turn
 from snnrun.kernels.cpu import image_loops, image_pair_loops, pool_loops
 from snnrun.kernels.cpu.arrays import (
     MOST_OF_IMAGES,
@@ -30,7 +31,6 @@ from snnrun.kernels.cpu.readout_loops import RULES
 from snnrun.kernels.cpu.spike_loops import ROOM
 from snnrun.kernels.neuron import Lif, Window
 from snnrun.kernels.packed import words
-from snnrun.turns import Turn
 
 # A batch's gradient is added up in so many parts at most, whatever the number of threads, and in at least two: a
 # convolution's is small, and PART_FLOATS bounds the sum of them.
@@ -38,7 +38,7 @@ PARTS, PART_FLOATS = 16, 2**23
 
 
 def conv_forward(spikes_in: Tensor, weight: Tensor, window: Window, lif: Lif) -> tuple[Tensor, Tensor]:
-    """See `reference_images.conv_forward`."""
+    """See `reference.images.conv_forward`."""
     batch, steps, _ = spikes_in.shape
     layout, tables = layout_of(window)
     inputs, taps, constants = bits_of(spikes_in), runs_of(weight, layout), lif_constants(lif, slack=False)
@@ -52,12 +52,12 @@ def conv_forward(spikes_in: Tensor, weight: Tensor, window: Window, lif: Lif) ->
             np.empty((1, steps, 1), np.uint64), np.empty(steps, np.int32), turn,
         )  # fmt: skip
 
-    team.share(batch, some)
+    threads.share(batch, some)
     return spikes, counts
 
 
 def conv_activation(rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, weight: Tensor, window: Window) -> Tensor:
-    """See `reference_images.conv_activation`."""
+    """See `reference.images.conv_activation`."""
     batch, steps, _ = spikes_in.shape
     layout, tables = layout_of(window)
     inputs, own, taps = bits_of(spikes_in), bits_of(spikes), runs_of(weight, layout)
@@ -73,7 +73,7 @@ def conv_activation(rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, weig
             room_for_lanes(steps, layout), turn,
         )  # fmt: skip
 
-    team.share(batch, some)
+    threads.share(batch, some)
     return activation
 
 
@@ -87,7 +87,7 @@ def conv_backward(
     weight: Tensor,
     window: Window,
 ) -> tuple[Tensor, Tensor]:
-    """See `reference_images.conv_backward`."""
+    """See `reference.images.conv_backward`."""
     batch, steps, _ = spikes_in.shape
     layout, tables = layout_of(window)
     own, trains, taps = bits_of(spikes), sort_by_neuron(spikes_in, window.inputs), runs_of(weight, layout)
@@ -104,14 +104,14 @@ def conv_backward(
             *np.empty((2, 64), np.float32), parts, gradients, errors, turn,
         )  # fmt: skip
 
-    team.share(len(parts), some)
+    threads.share(len(parts), some)
     return taps_of(torch.from_numpy(gradients.sum(axis=0)), layout), below
 
 
 def pool_forward(
     spikes_in: Tensor, window: Window, lif: Lif, dtype: torch.dtype = torch.float32
 ) -> tuple[Tensor, Tensor]:
-    """See `reference_images.pool_forward`."""
+    """See `reference.images.pool_forward`."""
     check_type(dtype)
     batch, steps, _ = spikes_in.shape
     first, post, _, _ = pool_tables(window)
@@ -125,12 +125,12 @@ def pool_forward(
             np.empty(padded // 64, np.bool_), *_room_for_step(inputs), turn,
         )  # fmt: skip
 
-    team.share(batch, some)
+    threads.share(batch, some)
     return spikes, counts[:, : window.neurons].contiguous()
 
 
 def pool_backward(rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, credit: Tensor, window: Window) -> Tensor:
-    """See `reference_images.pool_backward`."""
+    """See `reference.images.pool_backward`."""
     batch, steps, _ = spikes_in.shape
     _, _, begin, pre = pool_tables(window)
     own, trains, credits = bits_of(spikes), sort_by_neuron(spikes_in, window.inputs), as_floats(credit)
@@ -144,7 +144,7 @@ def pool_backward(rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, credit
             RULES[rule], own, *trains, credits, begin, pre, constants, kernel, *scratch, error, turn
         )
 
-    team.share(batch, some)
+    threads.share(batch, some)
     return below
 
 

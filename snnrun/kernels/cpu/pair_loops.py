@@ -6,13 +6,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from snnrun.jit import Floats, Indices, Times, Words, jit, part
+from snnrun.compiled.jit import Floats, Indices, Times, Words, jit, part
+from snnrun.compiled.turns import NONE, Turn, take
+from snnrun.compiled.vector import expand, load, store, total, zeros16, zeros32, zeros64
 from snnrun.kernels.cpu.active_loops import LANES, Active, close_up, idle, room_for_active, spread, width_of
 from snnrun.kernels.cpu.forward_loops import add_row_pairs, add_rows
 from snnrun.kernels.cpu.readout_loops import read_block
 from snnrun.kernels.cpu.spike_loops import ROOM, list_spikes, sort_sample
-from snnrun.turns import NONE, Turn, take
-from snnrun.vector import expand, load, store, total, zeros16, zeros32, zeros64
 
 # Floats that a thread adds up the parts of at a time: they stay in the nearest cache.
 STRIP = 4096

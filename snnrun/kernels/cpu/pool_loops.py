@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from snnrun.jit import Flags, Floats, Indices, Times, Words, jit
+from snnrun.compiled.jit import Flags, Floats, Indices, Times, Words, jit
+from snnrun.compiled.turns import NONE, Turn, take
+from snnrun.compiled.vector import choose, load, lowest_bit, splat, store, zeros64
 from snnrun.kernels.cpu.forward_loops import LOOK, can_fire, lif_step
 from snnrun.kernels.cpu.readout_loops import read
 from snnrun.kernels.cpu.spike_loops import held_bits, last_step, list_sparse, valid_bits
-from snnrun.turns import NONE, Turn, take
-from snnrun.vector import choose, load, lowest_bit, splat, store, zeros64
 
 
 @jit
@@ -29,7 +29,7 @@ def pool_forward(
     inputs: Indices,
     turn: Turn,
 ) -> None:
-    """The samples of a turn of `reference_images.pool_forward`, step by step.
+    """The samples of a turn of `reference.images.pool_forward`, step by step.
 
     `first` (I + 1), `post`: the neurons that see an input; `words` (B, T, W) and `counts` (B, 64 * W) are written.
     Scratch: `u`, `a`, `drive` (64 * W,), `awake` (W,), `busy` (words of an input step,), `inputs` with room for a
@@ -88,7 +88,7 @@ def pool_backward(
     error: Floats,
     turn: Turn,
 ) -> None:
-    """The samples of a turn of `reference_images.pool_backward`.
+    """The samples of a turn of `reference.images.pool_backward`.
 
     `times`, `spikes_of` (B, I + 1) from `sort_by_neuron`; `begin` (N + 1), `pre`: the inputs that a neuron sees;
     `credit` (B, N); `readout` scratch (T * 64,); `error` (B, I) zero.

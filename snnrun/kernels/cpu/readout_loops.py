@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from snnrun.jit import Floats, Indices, Words, part
+from snnrun.compiled.jit import Floats, Indices, Words, part
+from snnrun.compiled.vector import above, choose, load, lowest_bit, splat, store, zeros16, zeros32, zeros64
 from snnrun.kernels.cpu.spike_loops import held_bits
-from snnrun.vector import above, choose, load, lowest_bit, splat, store, zeros16, zeros32, zeros64
 
 STRSBP, HM2BP = 0, 1
 RULES = {"strsbp": STRSBP, "hm2bp": HM2BP}

@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from snnrun.jit import Flags, Floats, Indices, Times, Words, jit, part
+from snnrun.compiled.jit import Flags, Floats, Indices, Times, Words, jit, part
+from snnrun.compiled.turns import NONE, Turn, take
 from snnrun.kernels.cpu.active_loops import Active, close_up, idle, list_train, width_of
 from snnrun.kernels.cpu.readout_loops import read_block
-from snnrun.turns import NONE, Turn, take
 
 # Gauss-Seidel: largest change of a sweep, as a share of the largest entry, and the sweeps it may take.
 TOLERANCE = 1e-7

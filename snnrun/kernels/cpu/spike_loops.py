@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from snnrun.jit import Counts, Floats, Indices, Times, Words, jit, part
-from snnrun.turns import NONE, Turn, take
-from snnrun.vector import count_bits, lowest_bit, transpose_bits
+from snnrun.compiled.jit import Counts, Floats, Indices, Times, Words, jit, part
+from snnrun.compiled.turns import NONE, Turn, take
+from snnrun.compiled.vector import count_bits, lowest_bit, transpose_bits
 
 # What is listed four at a time may be written so far beyond the end of the list.
 ROOM = 4

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from snnrun import team
-from snnrun.jit import Floats
+from snnrun.compiled import threads
+from snnrun.compiled.jit import Floats
+from snnrun.compiled.turns import Turn
 from snnrun.kernels import reference
 from snnrun.kernels.cpu import stbp_loops
 from snnrun.kernels.cpu.arrays import (
@@ -25,7 +26,6 @@ from snnrun.kernels.cpu.arrays import (
 )
 from snnrun.kernels.neuron import Stbp
 from snnrun.kernels.packed import unpack, words
-from snnrun.turns import Turn
 
 
 def stbp_forward(
@@ -49,7 +49,7 @@ def stbp_forward(
             turn,
         )  # fmt: skip
 
-    team.share(batch, some)
+    threads.share(batch, some)
     return spikes, counts[:, :neurons].contiguous(), membrane[:, :, :neurons].contiguous()
 
 
@@ -101,7 +101,7 @@ def stbp_scan_backward(grad_spikes: Tensor, spikes: Tensor, membrane: Tensor, ne
             out.reshape(-1), grad.shape[2], turn,
         )  # fmt: skip
 
-    team.share(len(grad), some)
+    threads.share(len(grad), some)
     return grad_u[:, :, :neurons].contiguous()
 
 
@@ -111,5 +111,5 @@ def _weight_gradient(trace: Floats, delay: int, trains: Trains) -> Tensor:
     inputs = trains.first.shape[1] - 1
     gradient = torch.empty(inputs, padded)
     flat, out, strips = trace.reshape(-1), gradient.numpy().reshape(-1), -(-inputs // stbp_loops.INPUTS)
-    team.share(strips, lambda turn: stbp_loops.weight_gradient(flat, delay, steps, *trains, padded, out, turn))
+    threads.share(strips, lambda turn: stbp_loops.weight_gradient(flat, delay, steps, *trains, padded, out, turn))
     return gradient

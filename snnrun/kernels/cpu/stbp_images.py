@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from snnrun import parallel, team
+from snnrun.compiled import parallel, threads
+from snnrun.compiled.turns import Turn
 from snnrun.kernels.cpu import image_stbp_loops
 from snnrun.kernels.cpu.arrays import as_floats, sort_by_neuron, spikes_of
 from snnrun.kernels.cpu.image_layout import layout_of, run_floats, runs_of, taps_of
@@ -14,14 +15,13 @@ from snnrun.kernels.cpu.images import bits_of, parts_of_gradient, room_for_event
 from snnrun.kernels.cpu.stbp import stbp_scan_backward
 from snnrun.kernels.neuron import Stbp, Window
 from snnrun.kernels.packed import words
-from snnrun.kernels.reference_images import drive_by_input
-from snnrun.turns import Turn
+from snnrun.kernels.reference.images import drive_by_input
 
 
 def stbp_conv_forward(
     spikes_in: Tensor, weight: Tensor, bias: Tensor | None, window: Window, neuron: Stbp
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See `reference_images.stbp_conv_forward`; a spike that is averaged adds its share of the taps."""
+    """See `reference.images.stbp_conv_forward`; a spike that is averaged adds its share of the taps."""
     batch, steps, _ = spikes_in.shape
     layout, tables = layout_of(window)
     inputs, taps = bits_of(spikes_in), runs_of(weight, layout, 1.0 / window.pool**2)
@@ -40,7 +40,7 @@ def stbp_conv_forward(
             *room_for_events(inputs, room, layout, tables), np.empty(64, np.float32), turn,
         )  # fmt: skip
 
-    team.share(batch, some)
+    threads.share(batch, some)
     return spikes, counts, membrane
 
 
@@ -54,7 +54,7 @@ def stbp_conv_backward(
     neuron: Stbp,
     wants_input: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See `reference_images.stbp_conv_backward`."""
+    """See `reference.images.stbp_conv_backward`."""
     batch, steps, _ = spikes_in.shape
     grad_u = stbp_scan_backward(grad_spikes, spikes, membrane, neuron)
     by_kernel = grad_u.reshape(batch, steps, window.kernels, -1).sum(dim=(0, 1, 3))
@@ -101,5 +101,5 @@ def _weight_gradient(grad_u: Tensor, spikes_in: Tensor, window: Window) -> Tenso
             no_error, turn,
         )  # fmt: skip
 
-    team.share(len(parts), some)
+    threads.share(len(parts), some)
     return taps_of(torch.from_numpy(gradients.sum(axis=0) / np.float32(window.pool**2)), layout)

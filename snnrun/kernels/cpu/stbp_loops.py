@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from snnrun.jit import Floats, Indices, Times, Words, jit, part
+from snnrun.compiled.jit import Floats, Indices, Times, Words, jit, part
+from snnrun.compiled.turns import NONE, Turn, take
+from snnrun.compiled.vector import above, choose, load, splat, store, zeros16, zeros32, zeros64
 from snnrun.kernels.cpu.forward_loops import add_row_pairs, add_rows
 from snnrun.kernels.cpu.spike_loops import list_spikes, valid_bits
-from snnrun.turns import NONE, Turn, take
-from snnrun.vector import above, choose, load, splat, store, zeros16, zeros32, zeros64
 
 # How a surrogate derivative is computed: here, or given for every step and neuron.
 RECTANGLE, POLYNOMIAL, GIVEN = 0, 1, 2

@@ -1,8 +1,8 @@
 """The kernels in Triton, for a GPU, in float32.
 
-The recursions through time are one launch per layer (`triton_loops`), all samples and neurons in parallel; all sums
+The recursions through time are one launch per layer (`loops`), all samples and neurons in parallel; all sums
 over pairs of neurons are matrix products of the unpacked spikes, in which no S-PSP `e` of a sample is ever stored.
-Layers over images read the bits themselves, see `gpu_images`.
+Layers over images read the bits themselves, see `images`.
 PyTorch computes them in full float32 as long as `torch.backends.cuda.matmul.allow_tf32` is False, its default. Nothing
 is read back by the host. With one launch per scan there is little left for CUDA graphs to save, so there are none.
 
@@ -18,8 +18,8 @@ import torch
 import triton
 from torch import Tensor
 
-from snnrun.kernels import triton_loops as loops
-from snnrun.kernels.gpu_images import (
+from snnrun.kernels.gpu import loops
+from snnrun.kernels.gpu.images import (
     conv_activation,
     conv_backward,
     conv_forward,
@@ -28,7 +28,7 @@ from snnrun.kernels.gpu_images import (
     stbp_conv_backward,
     stbp_conv_forward,
 )
-from snnrun.kernels.gpu_time import (
+from snnrun.kernels.gpu.time import (
     check_float32,
     launch,
     names,

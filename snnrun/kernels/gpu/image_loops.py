@@ -1,19 +1,19 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
-"""The loops of the `gpu` backend's layers over images, in Triton; `gpu_images` prepares their arguments, see there.
+"""The loops of the `gpu` backend's layers over images, in Triton; `images` prepares their arguments, see there.
 
 A program has one sample and a word of bits, 64 neurons or inputs; in `conv_gradient` it has a tile of the weights. It
 takes `STEPS` steps at once and tests, for each tap of the window, the one bit of each step that a neuron sees there.
 
 Names in capitals are those of `neuron.Window`, and a kernel is compiled for each. All spikes that are read are bits
 (B, T, words) int32, which a GPU shifts faster; `weight` is tap by tap, (C * HEIGHT * WIDTH, K), or None for a pool,
-whose neurons have the weight 1 and see their own channel only. All else is as in `reference_images`. What is added up
+whose neurons have the weight 1 and see their own channel only. All else is as in `reference.images`. What is added up
 in several programs is written part by part, for the host to add in a fixed order.
 """
 
 import triton
 import triton.language as tl
 
-from snnrun.kernels.triton_loops import store_bits
+from snnrun.kernels.gpu.loops import store_bits
 
 STEPS = tl.constexpr(8)
 
@@ -124,7 +124,7 @@ def conv_lif_scan(
     WIDTH: tl.constexpr, STRIDE: tl.constexpr, PADDING: tl.constexpr, POOL: tl.constexpr,
     OUT_ROWS: tl.constexpr, OUT_COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """`reference_images.conv_forward`, and `pool_forward` without `weight`; `spikes` (B, T, words) int64 are 0."""
+    """`reference.images.conv_forward`, and `pool_forward` without `weight`; `spikes` (B, T, words) int64 are 0."""
     NEURONS: tl.constexpr = KERNELS * OUT_ROWS * OUT_COLUMNS
     sample = tl.program_id(0).to(tl.int64)
     word = tl.program_id(1)
@@ -164,7 +164,7 @@ def stbp_conv_scan(
     WIDTH: tl.constexpr, STRIDE: tl.constexpr, PADDING: tl.constexpr, POOL: tl.constexpr,
     OUT_ROWS: tl.constexpr, OUT_COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """`reference_images.stbp_conv_forward`; `spikes` (B, T, words) int64."""
+    """`reference.images.stbp_conv_forward`; `spikes` (B, T, words) int64."""
     NEURONS: tl.constexpr = KERNELS * OUT_ROWS * OUT_COLUMNS
     sample = tl.program_id(0).to(tl.int64)
     word = tl.program_id(1)
@@ -237,7 +237,7 @@ def conv_gradient(
     OUT_ROWS: tl.constexpr, OUT_COLUMNS: tl.constexpr,
     BLOCK_TAPS: tl.constexpr, BLOCK_KERNELS: tl.constexpr, BLOCK_PLACES: tl.constexpr,
 ):  # fmt: skip
-    """`reference_images.drive_by_weight` of errors (B, T, N) times `scale` (B, N) or None: (B, parts, taps, K).
+    """`reference.images.drive_by_weight` of errors (B, T, N) times `scale` (B, N) or None: (B, parts, taps, K).
 
     A product of matrices: taps by places, the inputs seen there; places by kernels, the errors. Places are those of all
     steps, one after another. Neither matrix is in memory, they are read from the bits and errors block by block.
@@ -312,7 +312,7 @@ def conv_error_by_step(
     WIDTH: tl.constexpr, STRIDE: tl.constexpr, PADDING: tl.constexpr, POOL: tl.constexpr,
     OUT_ROWS: tl.constexpr, OUT_COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """`reference_images.drive_by_input` of errors (B, T, N): (B, T, I). A program has `STEPS` steps of 64 inputs."""
+    """`reference.images.drive_by_input` of errors (B, T, N): (B, T, I). A program has `STEPS` steps of 64 inputs."""
     sample = tl.program_id(0).to(tl.int64)
     number = tl.program_id(1) * 64 + tl.arange(0, 64)
     t = (tl.program_id(2) * STEPS + tl.arange(0, STEPS))[:, None]

@@ -1,6 +1,6 @@
 """The `gpu` backend's layers over images: convolutions, spiking pools and STBP's convolutions.
 
-A layer's forward pass is one launch (`triton_image_loops`): the drive is made from the bits of the input a few steps
+A layer's forward pass is one launch (`image_loops`): the drive is made from the bits of the input a few steps
 at a time and never stored. Backward, the readouts are scans of their own and all steps are taken at once; weight
 gradient and error are correlations of readouts and bits that need no unfolded input. Every sum has a fixed order: what
 several programs share is written in parts, which are added afterwards.
@@ -16,8 +16,8 @@ import torch
 import triton
 from torch import Tensor
 
-from snnrun.kernels import triton_image_loops as loops
-from snnrun.kernels.gpu_time import check_float32, launch, readout, stbp_scan_backward
+from snnrun.kernels.gpu import image_loops as loops
+from snnrun.kernels.gpu.time import check_float32, launch, readout, stbp_scan_backward
 from snnrun.kernels.neuron import Lif, Stbp, Window, slack_threshold
 from snnrun.kernels.packed import words
 
@@ -33,7 +33,7 @@ BLOCK_PLACES = 32
 
 
 def conv_forward(spikes_in: Tensor, weight: Tensor, window: Window, lif: Lif) -> tuple[Tensor, Tensor]:
-    """See `reference_images.conv_forward`."""
+    """See `reference.images.conv_forward`."""
     check_float32(weight.dtype)
     return _lif_forward(spikes_in, _by_tap(weight), window, lif, lif.v_th)
 
@@ -41,7 +41,7 @@ def conv_forward(spikes_in: Tensor, weight: Tensor, window: Window, lif: Lif) ->
 def pool_forward(
     spikes_in: Tensor, window: Window, lif: Lif, dtype: torch.dtype = torch.float32
 ) -> tuple[Tensor, Tensor]:
-    """See `reference_images.pool_forward`."""
+    """See `reference.images.pool_forward`."""
     check_float32(dtype)
     return _lif_forward(spikes_in, None, window, lif, slack_threshold(lif.v_th))
 
@@ -61,7 +61,7 @@ def _lif_forward(
 
 
 def conv_activation(rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, weight: Tensor, window: Window) -> Tensor:
-    """See `reference_images.conv_activation`."""
+    """See `reference.images.conv_activation`."""
     check_float32(weight.dtype)
     by_tap, neurons = _by_tap(weight), window.neurons
     total = weight.new_empty(len(spikes), neurons)
@@ -88,7 +88,7 @@ def conv_backward(
     weight: Tensor,
     window: Window,
 ) -> tuple[Tensor, Tensor]:
-    """See `reference_images.conv_backward`."""
+    """See `reference.images.conv_backward`."""
     check_float32(weight.dtype)
     by_tap = _by_tap(weight)
     gradient = torch.zeros_like(by_tap)
@@ -103,7 +103,7 @@ def conv_backward(
 
 
 def pool_backward(rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, credit: Tensor, window: Window) -> Tensor:
-    """See `reference_images.pool_backward`."""
+    """See `reference.images.pool_backward`."""
     check_float32(credit.dtype)
     error = credit.new_empty(len(credit), window.inputs)
     for some in _samples(spikes, window.neurons):
@@ -118,7 +118,7 @@ def pool_backward(rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, credit
 def stbp_conv_forward(
     spikes_in: Tensor, weight: Tensor, bias: Tensor | None, window: Window, neuron: Stbp
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See `reference_images.stbp_conv_forward`."""
+    """See `reference.images.stbp_conv_forward`."""
     check_float32(weight.dtype)
     bits = _bits(spikes_in)
     batch, steps, width = bits.shape
@@ -142,7 +142,7 @@ def stbp_conv_backward(
     neuron: Stbp,
     wants_input: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See `reference_images.stbp_conv_backward`."""
+    """See `reference.images.stbp_conv_backward`."""
     check_float32(weight.dtype)
     grad_u = stbp_scan_backward(grad_spikes, spikes.contiguous(), membrane.contiguous(), None, neuron)
     batch, steps, _ = grad_u.shape
@@ -161,7 +161,7 @@ def stbp_conv_backward(
 
 
 def _by_weight(errors: Tensor, scale: Tensor | None, bits: Tensor, window: Window) -> Tensor:
-    """`reference_images.drive_by_weight` of errors (B, T, N) times `scale` (B, N), tap by tap: (taps, K)."""
+    """`reference.images.drive_by_weight` of errors (B, T, N) times `scale` (B, N), tap by tap: (taps, K)."""
     batch, steps, width = bits.shape
     taps = window.channels * window.height * window.width
     block = min(max(16, triton.next_power_of_2(window.kernels)), 64)

@@ -11,7 +11,7 @@ import triton
 from torch import Tensor
 
 from snnrun.kernels import reference
-from snnrun.kernels import triton_loops as loops
+from snnrun.kernels.gpu import loops
 from snnrun.kernels.neuron import Lif, Stbp
 from snnrun.kernels.packed import BITS, words
 

@@ -43,7 +43,7 @@ def _(spikes_in: Tensor, weight: Tensor, window: Sequence[int], *_: Any) -> tupl
 
 
 def conv_forward(spikes_in: Tensor, weight: Tensor, window: Window, lif: Lif) -> tuple[Tensor, Tensor]:
-    """See `reference_images.conv_forward`."""
+    """See `reference.images.conv_forward`."""
     result: tuple[Tensor, Tensor] = _conv_forward(spikes_in, weight, list(window), *lif)
     return result
 
@@ -82,7 +82,7 @@ def _(
 def pool_forward(
     spikes_in: Tensor, window: Window, lif: Lif, dtype: torch.dtype = torch.float32
 ) -> tuple[Tensor, Tensor]:
-    """See `reference_images.pool_forward`."""
+    """See `reference.images.pool_forward`."""
     result: tuple[Tensor, Tensor] = _pool_forward(spikes_in, list(window), *lif, dtype)
     return result
 
@@ -110,7 +110,7 @@ def _(_rule: str, spikes_in: Tensor, _spikes: Tensor, weight: Tensor, window: Se
 
 
 def conv_activation(rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, weight: Tensor, window: Window) -> Tensor:
-    """See `reference_images.conv_activation`."""
+    """See `reference.images.conv_activation`."""
     result: Tensor = _conv_activation(rule, spikes_in, spikes, weight, list(window), *lif)
     return result
 
@@ -159,7 +159,7 @@ def conv_backward(
     weight: Tensor,
     window: Window,
 ) -> tuple[Tensor, Tensor]:
-    """See `reference_images.conv_backward`."""
+    """See `reference.images.conv_backward`."""
     result: tuple[Tensor, Tensor] = _conv_backward(rule, spikes_in, spikes, gain, credit, weight, list(window), *lif)
     return result
 
@@ -187,7 +187,7 @@ def _(_rule: str, _spikes_in: Tensor, _spikes: Tensor, credit: Tensor, window: S
 
 
 def pool_backward(rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, credit: Tensor, window: Window) -> Tensor:
-    """See `reference_images.pool_backward`."""
+    """See `reference.images.pool_backward`."""
     result: Tensor = _pool_backward(rule, spikes_in, spikes, credit, list(window), *lif)
     return result
 
@@ -228,7 +228,7 @@ def _(
 def stbp_conv_forward(
     spikes_in: Tensor, weight: Tensor, bias: Tensor | None, window: Window, neuron: Stbp
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See `reference_images.stbp_conv_forward`."""
+    """See `reference.images.stbp_conv_forward`."""
     result: tuple[Tensor, Tensor, Tensor] = _stbp_conv_forward(spikes_in, weight, bias, list(window), *neuron)
     return result
 
@@ -283,7 +283,7 @@ def stbp_conv_backward(
     neuron: Stbp,
     wants_input: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See `reference_images.stbp_conv_backward`."""
+    """See `reference.images.stbp_conv_backward`."""
     result: tuple[Tensor, Tensor, Tensor] = _stbp_conv_backward(
         grad_spikes, spikes_in, spikes, membrane, weight, list(window), wants_input, *neuron
     )

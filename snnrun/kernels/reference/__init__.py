@@ -1,7 +1,7 @@
 """The kernels in plain PyTorch: short, readable, on any device and in float32 or float64. This is the truth.
 
-Vectorised over samples and neurons; the recursions through time, in `reference_time`, are Python loops over steps.
-Layers over images are in `reference_images`. Spikes come and go as bits (see `packed`) and are unpacked to one byte or
+Vectorised over samples and neurons; the recursions through time, in `reference.time`, are Python loops over steps.
+Layers over images are in `reference.images`. Spikes come and go as bits (see `packed`) and are unpacked to one byte or
 float each for the computation.
 
 The spike-train-level rules need for each pair of neurons the S-PSP `e[b, i, j]`. Both of its definitions, the stepwise
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from snnrun.kernels.neuron import Lif, Stbp, Synapses, slack_threshold
 from snnrun.kernels.packed import count_spikes, pack, unpack
-from snnrun.kernels.reference_images import (
+from snnrun.kernels.reference.images import (
     conv_activation,
     conv_backward,
     conv_forward,
@@ -35,7 +35,7 @@ from snnrun.kernels.reference_images import (
     stbp_conv_forward,
     tap_by_tap,
 )
-from snnrun.kernels.reference_time import (
+from snnrun.kernels.reference.time import (
     hm2bp_kernel,
     hm2bp_readout,
     lif_scan,

@@ -21,7 +21,7 @@ from torch.nn.grad import conv2d_input, conv2d_weight
 
 from snnrun.kernels.neuron import Lif, Stbp, Window, slack_threshold
 from snnrun.kernels.packed import pack, unpack
-from snnrun.kernels.reference_time import lif_scan, readout, stbp_scan, stbp_scan_backward
+from snnrun.kernels.reference.time import lif_scan, readout, stbp_scan, stbp_scan_backward
 
 # ---- the linear maps ------------------------------------------------------------------------------------------------
 
