@@ -80,7 +80,8 @@ def test_no_command_loads_anything_heavy_for_its_words(command: str) -> None:
 @pytest.mark.launches
 def test_words_of_train_load_neither_hydra_nor_torch() -> None:
     code = (
-        "import sys; from snnrun import cli; from snnrun.commands import completion; completion.words('snnrun train model.', cli.COMMANDS); "
+        "import sys; from snnrun import cli; from snnrun.commands import completion; "
+        "completion.words('snnrun train model.', cli.COMMANDS); "
         "print(*{'torch', 'mlflow', 'hydra', 'numpy'} & set(sys.modules))"
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

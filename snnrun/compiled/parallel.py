@@ -1,4 +1,4 @@
-"""How many threads work, and `each`, which shares out tasks in Python. Compiled loops have a way of their own: `threads`.
+"""How many threads work, and `each`, which shares out tasks in Python. Compiled loops have their own way: `threads`.
 
 Numba's own threading layers are not used, so nothing competes with PyTorch's threads: these run while PyTorch waits,
 and PyTorch's while these wait.
