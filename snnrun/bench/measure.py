@@ -189,7 +189,7 @@ def _machine() -> dict[str, Any]:
 
 def _in_own_process(job: Job) -> dict[str, Any]:
     done = subprocess.run(
-        [sys.executable, "-c", "from snnrun import measure; measure.child()"],
+        [sys.executable, "-c", f"from {__name__} import child; child()"],
         input=pickle.dumps((job.values["hardware"], job.threads)) + pickle.dumps(job),
         capture_output=True,
         check=False,

@@ -209,7 +209,7 @@ def group(processes: int, task: Task, *arguments: Any) -> Iterator[Group]:
 def _spawn(port: int, processes: int, task: Task, arguments: Sequence[Any]) -> list[Follower]:
     """Start the followers, out of reach of the terminal's Ctrl-C: they stop when the leader does."""
     about = json.dumps([port, processes, task.__module__, task.__qualname__, arguments])
-    code = "from snnrun import distributed; distributed.follow_once()"
+    code = f"from {__name__} import follow_once; follow_once()"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     followers = []
     for rank in range(1, processes):
