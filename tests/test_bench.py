@@ -19,7 +19,7 @@ from snnrun.compiled import parallel
 from snnrun.display import console
 from snnrun.errors import SnnrunError, UsageError
 from snnrun.run import build
-from snnrun.train import engine
+from snnrun.train.training import Step, Training
 
 TINY = [
     *("data=digits", "model.network=20-R10", "model.v_th=1", "encoder.steps=20", "data.limit=40"),
@@ -59,9 +59,9 @@ def values(*overrides: str) -> dict[str, Any]:
     return bench.compose("fashion", [*TINY, "train.batch_size=8", *overrides])
 
 
-def loop_of(settings: dict[str, Any], samples: int = 16) -> engine._Loop:
+def training_of(settings: dict[str, Any], samples: int = 16) -> Training:
     dataset = data.load(seed=0, **settings["data"])
-    return measure._loop(settings, measure._measured(settings, dataset, samples), CPU)
+    return measure._training(settings, measure._measured(settings, dataset, samples), CPU)
 
 
 # ---- what is printed ------------------------------------------------------------------------------------------------
@@ -145,19 +145,23 @@ def test_the_tables_show_it(result: dict[str, Any], capsys: pytest.CaptureFixtur
 def test_what_is_measured_are_trained_weights_that_stand_still(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "row_rate", lambda *_: 1e9)
     settings = values()
-    loop = loop_of(settings, 40)
-    initial = {name: value.clone() for name, value in loop.network.state_dict().items()}
-    measure._warm_up(loop, 100)  # more than there are: a second epoch
-    trained = {name: value.clone() for name, value in loop.network.state_dict().items()}
+    training = training_of(settings, 40)
+    initial = {name: value.clone() for name, value in training.network.state_dict().items()}
+    measure._warm_up(training, 100)  # more than there are: a second epoch
+    trained = {name: value.clone() for name, value in training.network.state_dict().items()}
     assert not torch.equal(trained["layers.0.weight"], initial["layers.0.weight"])
-    entry = measure.measure(measure.Job(settings, loop.dataset, trained, threads=1, repeats=2), CPU, "reference", None)
-    again = measure.measure(measure.Job(settings, loop.dataset, trained, threads=1, repeats=1), CPU, "reference", None)
+    entry = measure.measure(
+        measure.Job(settings, training.dataset, trained, threads=1, repeats=2), CPU, "reference", None
+    )
+    again = measure.measure(
+        measure.Job(settings, training.dataset, trained, threads=1, repeats=1), CPU, "reference", None
+    )
     assert entry["spikes_per_sample"] == again["spikes_per_sample"]
     assert entry["compiled_code_mib"] is None  # nobody said what the process had before
     assert entry["peak_memory_mib"] >= 0
-    activity = loop.network(batch_of(loop)[0])
+    activity = training.network(batch_of(training)[0])
     assert entry["spikes_per_sample"]["hidden1"] == pytest.approx(activity.layers[0].counts.sum().item() / 40)
-    assert entry["spikes_per_sample"]["input"] == pytest.approx(dense_of(loop).sum().item() / 40)
+    assert entry["spikes_per_sample"]["input"] == pytest.approx(dense_of(training).sum().item() / 40)
 
 
 def test_the_speed_up_is_that_of_pairs_of_runs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,13 +176,13 @@ def test_the_speed_up_is_that_of_pairs_of_runs(monkeypatch: pytest.MonkeyPatch) 
     assert parallel.threads() == 2
 
 
-def batch_of(loop: engine._Loop) -> tuple[torch.Tensor, torch.Tensor]:
-    parts = list(phases.in_turn(loop, measure.EPOCH))
+def batch_of(training: Training) -> tuple[torch.Tensor, torch.Tensor]:
+    parts = list(phases.in_turn(training, measure.EPOCH))
     return torch.cat([spikes for _, spikes, _ in parts]), torch.cat([labels for _, _, labels in parts])
 
 
-def dense_of(loop: engine._Loop) -> torch.Tensor:
-    return kernels.unpack(batch_of(loop)[0], loop.dataset.channels)
+def dense_of(training: Training) -> torch.Tensor:
+    return kernels.unpack(batch_of(training)[0], training.dataset.channels)
 
 
 def test_the_reachable_rate_weighs_layers_by_their_work(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,24 +262,24 @@ def test_calls_are_booked_on_the_layer_they_belong_to(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("network", ["20-R10", "2C3-P2-R5"])
 @pytest.mark.parametrize("model", ["strsbp", "hm2bp", "stbp"])
 def test_every_rule_has_phases_and_the_backend_comes_back(model: str, network: str) -> None:
-    loop = loop_of(values(f"model={model}", f"model.network={network}", "model.v_th=1"))
+    training = training_of(values(f"model={model}", f"model.network={network}", "model.v_th=1"))
     backend = kernels.ops.backend
-    before = {name: value.clone() for name, value in loop.network.state_dict().items()}
-    times = phases.phases(loop, 1, 1)
+    before = {name: value.clone() for name, value in training.network.state_dict().items()}
+    times = phases.phases(training, 1, 1)
     assert kernels.ops.backend is backend
     assert all(value > 0 for phase, value in times.items() if phase != "solve")
     assert (times["solve"] > 0) == (model != "stbp")
-    for name, value in loop.network.state_dict().items():
+    for name, value in training.network.state_dict().items():
         assert torch.equal(value, before[name])
 
 
 def test_a_training_that_diverges_is_told() -> None:
-    loop = loop_of(values())
+    training = training_of(values())
     with torch.no_grad():
-        loop.network.get_parameter("layers.0.weight").fill_(float("nan"))
-    loop.gradients = lambda *_: (float("nan"), 1.0, [])  # type: ignore[method-assign]
+        training.network.get_parameter("layers.0.weight").fill_(float("nan"))
+    training.gradients = lambda *_: Step(float("nan"), 1.0, [])  # type: ignore[method-assign]
     with pytest.raises(SnnrunError, match=r"diverged\. Lower train\.lr \(now 0\.02\)"):
-        measure._warm_up(loop, 8)
+        measure._warm_up(training, 8)
 
 
 def test_samples_are_repeated_where_a_corpus_has_too_few() -> None:
@@ -291,9 +295,9 @@ def test_a_batch_for_other_libraries_is_what_is_measured() -> None:
     spikes, labels = bench.batch("fashion", 10, TINY)
     assert (spikes.dtype, spikes.shape) == (np.uint8, (10, 20, 64))
     assert (labels.dtype, labels.shape) == (np.int64, (10,))
-    loop = loop_of(values())
-    assert np.array_equal(spikes, dense_of(loop)[:10].numpy())
-    assert labels.tolist() == loop.dataset.train.labels[:10].tolist()
+    training = training_of(values())
+    assert np.array_equal(spikes, dense_of(training)[:10].numpy())
+    assert labels.tolist() == training.dataset.train.labels[:10].tolist()
     spikes, _ = bench.batch("alpha", 2, ["data.samples=1", "data.classes=2"])
     assert spikes.shape == (2, 700, 78)
     assert spikes.max() == 1

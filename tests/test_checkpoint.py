@@ -113,14 +113,14 @@ def test_an_interrupt_in_the_middle_of_a_shuffle_keeps_the_snapshot_before(monke
     """Transpositions begin with the order that is there: made twice they give another one."""
     keeper = Collector()
     monkeypatch.setattr(Collector, "due", lambda _: False)
-    shuffle = engine._Loop.shuffle
+    shuffled = engine.shuffled
 
-    def interrupted(self: Any, epoch: int) -> None:
-        shuffle(self, epoch)
+    def interrupted(order: Any, how: str, seed: int, epoch: int) -> Any:
         if epoch == 1:
             raise KeyboardInterrupt
+        return shuffled(order, how, seed, epoch)
 
-    monkeypatch.setattr(engine._Loop, "shuffle", interrupted)
+    monkeypatch.setattr(engine, "shuffled", interrupted)
     network = Network(RULES["stbp"], inputs=6, topology="", outputs=3)
     encoder = encoders.build("bernoulli", seed=0, steps=10)
     options = Options(epochs=2, batch_size=16, shuffle="transpositions")

@@ -18,6 +18,7 @@ from snnrun.config import options
 from snnrun.record import run_lock
 from snnrun.run import experiment
 from snnrun.train import engine
+from snnrun.train.training import Step, Training
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # SQLAlchemy's pool keeps its sqlite connections
 
@@ -189,14 +190,14 @@ def test_a_folder_that_is_taken_stays_as_it_is(train: Any, tmp_path: Path) -> No
 
 
 def test_ctrl_c_keeps_what_was_reached(train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shuffle = engine._Loop.shuffle
+    shuffled = engine.shuffled
 
-    def interrupt(loop: Any, epoch: int) -> None:
+    def interrupt(order: Any, how: str, seed: int, epoch: int) -> Any:
         if epoch == 1:
             raise KeyboardInterrupt
-        shuffle(loop, epoch)
+        return shuffled(order, how, seed, epoch)
 
-    monkeypatch.setattr(engine._Loop, "shuffle", interrupt)
+    monkeypatch.setattr(engine, "shuffled", interrupt)
     code, out, err = train(*TINY)
     assert code == 130
     assert err == "snnrun: interrupted\n"
@@ -286,7 +287,7 @@ def test_a_missing_corpus_and_a_folder_that_cannot_be_made(train: Any, tmp_path:
 def test_a_diverged_training_is_a_failure_that_keeps_its_files(
     train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine._Loop, "gradients", lambda _, at, *__: (float("nan"), 1.0, counts(len(at))))
+    monkeypatch.setattr(Training, "gradients", lambda _, at, *__: Step(float("nan"), 1.0, counts(len(at))))
     code, _, err = train(*TINY)
     assert code == 1
     assert "Lower train.lr" in err

@@ -15,7 +15,9 @@ from snnrun.errors import UsageError
 from snnrun.network import Network
 from snnrun.rules import Hm2Bp, StbpRule, StRsbp
 from snnrun.train import boosting, engine, evaluation, hardware
+from snnrun.train.batches import shuffled
 from snnrun.train.engine import Options, Result
+from snnrun.train.training import Training
 
 CPU = torch.device("cpu")
 TARGETS = {"desired": 8.0, "undesired": 1.0, "margin": 1.0, "tau_m": 20.0}
@@ -174,19 +176,19 @@ def test_an_interrupt_in_the_first_epoch_keeps_the_weights():
 def test_a_divergence_ends_the_run_with_a_remedy(what, monkeypatch):
     """The update that would spoil the weights is not made."""
     notes = Notes()
-    real = engine._Loop.gradients
+    real = Training.gradients
 
     def gradients(self, *args):
-        loss, norm, trains = real(self, *args)
+        step = real(self, *args)
         if notes.batches < 23:  # the last of the second epoch
-            return loss, norm, trains
+            return step
         if what == "weights":  # a neuron that always or never fires: loss and gradient stay finite
             self.network.layers[0].weight.data[0] = math.inf
-            return loss, norm, trains
+            return step
         self.network.layers[0].weight.grad.fill_(math.nan)
-        return (math.nan, norm, trains) if what == "loss" else (loss, math.nan, trains)
+        return step._replace(**{"loss": math.nan} if what == "loss" else {"norm": math.nan})
 
-    monkeypatch.setattr(engine._Loop, "gradients", gradients)
+    monkeypatch.setattr(Training, "gradients", gradients)
     result = run("stbp", notes=notes)
     assert len(result.history) == 1
     if what != "weights":
@@ -250,16 +252,12 @@ def test_boosting_by_hand():
 @pytest.mark.parametrize(("shuffle", "in_place"), [("full", 0.01), ("transpositions", 0.85)])
 def test_shuffles(shuffle, in_place):
     """The authors' 5,000 transpositions leave 85 % of 60,000 samples where they were."""
-    dataset = toy(samples=60_000)
-    network = Network(RULES["strsbp"], inputs=6, topology="", outputs=3)
-    encoder = encoders.build("bernoulli", seed=0, steps=10)
-    loop = engine._Loop(network, dataset, encoder, Options(epochs=1, shuffle=shuffle), 0, CPU, Notes())
-    loop.shuffle(0)
-    assert sorted(loop.order) == list(range(60_000))
-    assert (loop.order == np.arange(60_000)).mean() == pytest.approx(in_place, abs=0.01)
-    before = loop.order.copy()
-    loop.shuffle(1)
-    assert not np.array_equal(before, loop.order)
+    start = np.arange(60_000)
+    first = shuffled(start, shuffle, 0, 0)
+    assert sorted(first) == list(range(60_000))
+    assert (first == start).mean() == pytest.approx(in_place, abs=0.01)
+    assert not np.array_equal(first, shuffled(first, shuffle, 0, 1))
+    assert np.array_equal(start, np.arange(60_000)), "the order before stays"
 
 
 def test_prediction_is_the_first_of_the_most_active():

@@ -84,16 +84,16 @@ def test_ctrl_c_that_ends_the_reader_too_is_an_interrupt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As with `| tee`, which the terminal's Ctrl-C reaches first."""
-    shuffle, stream = engine._Loop.shuffle, Broken(errno.EPIPE, after=1000)
+    shuffled, stream = engine.shuffled, Broken(errno.EPIPE, after=1000)
 
-    def interrupt(loop: Any, epoch: int) -> None:
+    def interrupt(order: Any, how: str, seed: int, epoch: int) -> Any:
         if epoch == 1:
             stream.left = 0
             raise KeyboardInterrupt
-        shuffle(loop, epoch)
+        return shuffled(order, how, seed, epoch)
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(engine._Loop, "shuffle", interrupt)
+    monkeypatch.setattr(engine, "shuffled", interrupt)
     monkeypatch.setattr(sys, "stdout", stream)
     assert cli.main(["train", *TINY, "hydra.run.dir=run"]) == 130
     assert capsys.readouterr().err == "snnrun: interrupted\n"

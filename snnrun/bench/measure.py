@@ -33,14 +33,14 @@ from torch import Tensor
 from snnrun import data, kernels
 from snnrun.bench.phases import in_turn, phases, wait
 from snnrun.compiled import parallel
-from snnrun.display import console
 from snnrun.errors import SnnrunError
 from snnrun.network import Layer, Network
 from snnrun.record import provenance
 from snnrun.rules import LayerKind
 from snnrun.run import build
 from snnrun.train import engine, hardware
-from snnrun.train.batches import batches
+from snnrun.train.batches import batches, shuffled
+from snnrun.train.training import Training
 
 # A repeat runs over so many samples, or over so many batches if these are more.
 SAMPLES, BATCHES = 256, 8
@@ -85,12 +85,11 @@ def run(
     device = hardware.set_up(values["hardware"]["device"], max(threads))
     backend = kernels.use(values["hardware"]["kernels"], device.type)
     dataset = build.load(values)
-    loop = _loop(values, dataset, device)
-    network = loop.network
-    batch = loop.options.batch_size
+    training = _training(values, dataset, device)
+    network, batch = training.network, training.options.batch_size
     if warm_up:
         note(f"training on {warm_up:,} samples ...")
-        _warm_up(loop, warm_up)
+        _warm_up(training, warm_up)
     cut = _measured(values, dataset, batch * max(BATCHES, math.ceil(SAMPLES / batch)))
     state = {name: value.detach().cpu() for name, value in network.state_dict().items()}
     entries = {}
@@ -127,33 +126,22 @@ def batch(values: Mapping[str, Any], size: int) -> tuple[NDArray[np.uint8], NDAr
 # ---- building -------------------------------------------------------------------------------------------------------
 
 
-def _loop(values: Mapping[str, Any], dataset: data.Dataset, device: torch.device) -> engine._Loop:
-    return engine._Loop(
-        build.network(values, dataset).to(device),
-        dataset,
-        build.encoder(values),
-        engine.Options(**values["train"]),
-        values["seed"],
-        device,
-        console.Display(quiet=True),
-    )
+def _training(values: Mapping[str, Any], dataset: data.Dataset, device: torch.device) -> Training:
+    network, encoder, options = build.network(values, dataset), build.encoder(values), engine.Options(**values["train"])
+    return Training(network, dataset, encoder, options, seed=values["seed"], device=device)
 
 
-def _warm_up(loop: engine._Loop, samples: int) -> None:
+def _warm_up(training: Training, samples: int) -> None:
     """Train on so many samples at the first learning rate of the schedule."""
-    split, left, epoch = loop.dataset.train, samples, EPOCH
+    size, options = len(training.dataset.train), training.options
+    order, left, epoch = np.arange(size), samples, EPOCH
     while left > 0:
-        loop.shuffle(epoch)
-        order, size = loop.order[:left], loop.options.batch_size
-        encoded = batches(split, order, loop.encoder, epoch, size, loop.device, loop.dataset.augment)
-        for positions, spikes, labels in encoded:
-            loss, norm, _ = loop.gradients(positions, spikes, labels)
-            if not (math.isfinite(loss) and math.isfinite(norm)):
-                raise SnnrunError(
-                    f"The training before the measurement diverged. Lower train.lr (now {loop.options.lr:g})."
-                )
-            loop.optimiser.step(loop.options.lr)
-        left, epoch = left - len(split), epoch + 1
+        order = shuffled(order, options.shuffle, training.seed, epoch)
+        for batch in training.batches(order[:left], epoch):
+            if not training.gradients(*batch).finite:
+                raise SnnrunError(f"The training before the measurement diverged. Lower train.lr (now {options.lr:g}).")
+            training.update(options.lr)
+        left, epoch = left - size, epoch + 1
 
 
 def _measured(values: Mapping[str, Any], dataset: data.Dataset, size: int) -> data.Dataset:
@@ -217,43 +205,44 @@ def measure(job: Job, device: torch.device, backend: str, imported: int | None) 
     """Measure in this process, which had `imported` bytes of resident memory when all was imported."""
     _load_code(job, device)
     loaded = memory("VmRSS")
-    loop = _loop(job.values, job.dataset, device)
-    loop.network.load_state_dict(job.state)
+    training = _training(job.values, job.dataset, device)
+    training.network.load_state_dict(job.state)
     order = np.arange(len(job.dataset.train))
 
-    whole = (job.dataset.train, order, loop.encoder, EPOCH, loop.options.batch_size, device)
-
     def train() -> None:
-        for positions, spikes, labels in batches(*whole, job.dataset.augment):
-            loop.gradients(positions, spikes, labels)
-            loop.optimiser.step(0.0)
+        for batch in training.batches(order, EPOCH):
+            training.gradients(*batch)
+            training.update(0.0)
 
     @torch.no_grad()
     def infer() -> None:
-        for _, spikes, _ in batches(*whole):
-            loop.network(spikes.to(device)).output.counts.argmax(dim=1).cpu()
+        size = training.options.batch_size
+        for _, spikes, _ in batches(job.dataset.train, order, training.encoder, EPOCH, size, device):
+            training.network(spikes.to(device)).output.counts.argmax(dim=1).cpu()
 
     knows_peak = _reset_peak(device)
     train()
-    training = _timed(train, job.repeats, device, len(order))
+    trained = _timed(train, job.repeats, device, len(order))
     peak = memory("VmHWM") if knows_peak else None
     on_device = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
     speed_up = _speed_up(train, job.threads, job.repeats) if job.threads > 1 and backend == "cpu" else None
     infer()
     inference = _timed(infer, job.repeats, device, len(order))
-    spikes, steps = _spikes(loop)
+    spikes, steps = _spikes(training)
     return {
         "steps": steps,
-        "training": training,
+        "training": trained,
         "inference": inference,
         "speed_up": speed_up,
         "peak_memory_mib": None if peak is None or loaded is None else (peak - loaded) / MIB,
         "compiled_code_mib": None if imported is None or loaded is None else (loaded - imported) / MIB,
         "peak_process_mib": peak and peak / MIB,
         "peak_device_memory_mib": on_device and on_device / MIB,
-        "phases": {phase: 1e3 * seconds / len(order) for phase, seconds in phases(loop, EPOCH, job.repeats).items()},
+        "phases": {
+            phase: 1e3 * seconds / len(order) for phase, seconds in phases(training, EPOCH, job.repeats).items()
+        },
         "spikes_per_sample": spikes,
-        "row_additions": _row_additions(loop.network, spikes, training["ms_per_sample"], job.threads, device),
+        "row_additions": _row_additions(training.network, spikes, trained["ms_per_sample"], job.threads, device),
     }
 
 
@@ -262,11 +251,12 @@ def _load_code(job: Job, device: torch.device) -> None:
     model = job.values["model"]
     network = "2C2-P2-2C1-4-R4" if set(model["network"]) & {"C", "P"} else "4-R4"
     tiny = {**job.values, "model": {**model, "network": network, "v_th": list(model["v_th"])[:1]}}
-    loop = _loop(tiny, job.dataset, device)
-    loop.encoder.encode(loop.dataset.train.samples[:1], loop.dataset.train.index[:1], EPOCH)
-    silent = torch.zeros(1, 2, kernels.words(loop.network.inputs), dtype=torch.int64)
-    loop.gradients(np.arange(1), silent, torch.zeros(1, dtype=torch.int64))
-    loop.optimiser.step(0.0)
+    training = _training(tiny, job.dataset, device)
+    split = job.dataset.train
+    training.encoder.encode(split.samples[:1], split.index[:1], EPOCH)
+    silent = torch.zeros(1, 2, kernels.words(training.network.inputs), dtype=torch.int64)
+    training.gradients(np.arange(1), silent, torch.zeros(1, dtype=torch.int64))
+    training.update(0.0)
 
 
 def memory(key: str) -> int | None:
@@ -328,16 +318,16 @@ def _speed_up(task: Callable[[], None], threads: int, repeats: int) -> float:
 # ---- spikes and the work they make ----------------------------------------------------------------------------------
 
 
-def _spikes(loop: engine._Loop) -> tuple[dict[str, float], int]:
+def _spikes(training: Training) -> tuple[dict[str, float], int]:
     """Mean number of spikes of a sample, by layer from the input on, and T."""
-    network = loop.network
+    network = training.network
     total = dict.fromkeys(["input", *network.layer_names], 0.0)
-    for positions, bits, labels in in_turn(loop, EPOCH):
+    for positions, bits, labels in in_turn(training, EPOCH):
         total["input"] += float(kernels.unpack(bits, network.inputs).sum())
-        _, _, trains = loop.gradients(positions, bits, labels)
-        for name, counts in zip(network.layer_names, trains, strict=True):
+        step = training.gradients(positions, bits, labels)
+        for name, counts in zip(network.layer_names, step.counts, strict=True):
             total[name] += counts.sum().item()
-    return {name: spikes / len(loop.dataset.train) for name, spikes in total.items()}, bits.shape[1]
+    return {name: spikes / len(training.dataset.train) for name, spikes in total.items()}, bits.shape[1]
 
 
 def _row_additions(

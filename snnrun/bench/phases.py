@@ -14,32 +14,32 @@ from torch import Tensor
 
 from snnrun import kernels
 from snnrun.train.batches import batches
-from snnrun.train.engine import _Loop
+from snnrun.train.training import Training
 
 
-def phases(loop: _Loop, epoch: int, repeats: int) -> dict[str, float]:
+def phases(training: Training, epoch: int, repeats: int) -> dict[str, float]:
     """Seconds that each phase takes of a pass over the training split, mean of the repeats; the weights stay.
 
     On a GPU each phase waits for its end, and the encoder for the phases that it runs beside of: there their sum is
     more than what a pass takes.
     """
-    timed = _TimedBackend(kernels.ops.backend, loop.network.layer_names, loop.device)
+    timed = _TimedBackend(kernels.ops.backend, training.network.layer_names, training.device)
     seconds = {"encode": 0.0, "gradients": 0.0, "optimiser": 0.0}
 
     def book(phase: str, task: Callable[[], Any]) -> Any:
         started = time.perf_counter()
         result = task()
-        wait(loop.device)
+        wait(training.device)
         seconds[phase] += time.perf_counter() - started
         return result
 
     kernels.ops.backend = timed
     try:
         for _ in range(repeats):
-            source = in_turn(loop, epoch)
+            source = in_turn(training, epoch)
             while batch := book("encode", partial(next, source, None)):
-                book("gradients", partial(loop.gradients, *batch))
-                book("optimiser", partial(loop.optimiser.step, 0.0))
+                book("gradients", partial(training.gradients, *batch))
+                book("optimiser", partial(training.update, 0.0))
     finally:
         kernels.ops.backend = timed.backend
     rest = seconds["gradients"] - sum(timed.seconds.values())
@@ -47,11 +47,11 @@ def phases(loop: _Loop, epoch: int, repeats: int) -> dict[str, float]:
     return {phase: total / repeats for phase, total in ordered.items()}
 
 
-def in_turn(loop: _Loop, epoch: int) -> Iterator[tuple[NDArray[np.int64], Tensor, Tensor]]:
+def in_turn(training: Training, epoch: int) -> Iterator[tuple[NDArray[np.int64], Tensor, Tensor]]:
     """The batches of the training split in the order of the split, each encoded when it is asked for."""
-    split, size = loop.dataset.train, loop.options.batch_size
+    split, size = training.dataset.train, training.options.batch_size
     order, here = np.arange(len(split)), torch.device("cpu")  # for a GPU they would be encoded ahead
-    return batches(split, order, loop.encoder, epoch, size, here, loop.dataset.augment, ahead=False)
+    return batches(split, order, training.encoder, epoch, size, here, training.dataset.augment, ahead=False)
 
 
 def wait(device: torch.device) -> None:

@@ -20,7 +20,7 @@ from safetensors.torch import save
 
 from snnrun.errors import SnnrunError
 from snnrun.record import atomic
-from snnrun.train.engine import Snapshot
+from snnrun.train.progress import Snapshot
 
 FILE, BEFORE = "state.safetensors", "state.before.safetensors"
 FORMAT = 1

@@ -18,7 +18,23 @@ from snnrun.encoders import Encoder, beginning
 # begun, and encoded where a thread would wait for another.
 PREFETCH = 2
 
+# The authors' shuffle: this many random transpositions an epoch.
+TRANSPOSITIONS = 5000
+# Stream of the run's seed for the order of the samples.
+ORDER_STREAM = 0x6F72646572
+
 Batch = tuple[NDArray[np.int64], Tensor, Tensor]
+
+
+def shuffled(order: NDArray[np.int64], how: str, seed: int, epoch: int) -> NDArray[np.int64]:
+    """The order (S,) of an epoch: a permutation of its own, or the authors' `transpositions` of the order before it."""
+    generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, ORDER_STREAM, epoch))))
+    if how == "full":
+        return generator.permutation(len(order))
+    order = order.copy()
+    for i, j in generator.integers(len(order), size=(TRANSPOSITIONS, 2)):
+        order[i], order[j] = order[j], order[i]
+    return order
 
 
 def batches(

@@ -1,0 +1,148 @@
+"""How far a training has come: what its next batch depends on, what it has reached, and both as a snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from snnrun.errors import SnnrunError
+from snnrun.train.boosting import boost_wrong
+from snnrun.train.means import Tally
+from snnrun.train.training import Training
+
+
+class Snapshot(NamedTuple):
+    """All that a training needs to go on as if it had not stopped: tensors on the CPU, and facts fit for JSON."""
+
+    tensors: dict[str, Tensor]
+    facts: dict[str, Any]
+
+
+@dataclass
+class Result:
+    """What a training left behind, also when it did not reach its end.
+
+    `history` has the metrics of each finished epoch; `confusion` (classes, classes), rows the truth, is of the last
+    finished epoch on the test samples, or None; the states are copies of the weights, on the CPU.
+    """
+
+    status: Literal["finished", "interrupted", "diverged"] = "finished"
+    message: str = ""
+    history: list[dict[str, float]] = field(default_factory=list)
+    confusion: NDArray[np.int64] | None = None
+    best_epoch: int | None = None
+    last_state: dict[str, Tensor] = field(default_factory=dict)
+    best_state: dict[str, Tensor] | None = None
+
+    @property
+    def summary(self) -> dict[str, float]:
+        """Final figures; accuracies are shares. The maximum over epochs is chosen on the test set, as in the papers."""
+        if not self.history:
+            return {}
+        test = [metrics["test/accuracy"] for metrics in self.history]
+        summary = {"test/accuracy_last": test[-1], "test/accuracy_max_over_epochs": max(test)}
+        if self.best_epoch is not None:
+            best = self.history[self.best_epoch - 1]
+            summary["test/accuracy_best_validation"] = best["test/accuracy"]
+            summary["validation/accuracy_best"] = best["validation/accuracy"]
+            summary["best_epoch"] = float(self.best_epoch)
+        return summary
+
+
+class Progress:
+    """Where a training stands.
+
+    Attributes:
+        result: What the epochs so far have left.
+        order: Positions of the training samples in the order of this epoch, (S,).
+        predictions: What each was last taken for, (S,); -1: it was not trained yet.
+        tally: Of the epoch that is under way.
+        seconds: Spent on that epoch.
+        lr: The last learning rate.
+        warned: Layers that were reported as silent.
+        consistent: Whether what is counted here is what the weights have learnt.
+    """
+
+    def __init__(self, training: Training) -> None:
+        self.training, self.result = training, Result()
+        self.order = np.arange(len(training.dataset.train))
+        self.predictions = np.full(len(training.dataset.train), -1, dtype=np.int64)
+        self.tally: Tally | None = None
+        self.seconds, self.lr = 0.0, training.options.lr
+        self.warned: set[str] = set()
+        self.consistent = True
+
+    def close_epoch(self, metrics: dict[str, float]) -> None:
+        """An epoch is evaluated: what the next one begins with, and whether this one is the best so far."""
+        training, result = self.training, self.result
+        self.consistent = False
+        if training.options.boosting:
+            labels = training.dataset.train.labels
+            boost_wrong(training.boost, labels, self.predictions != labels)
+        self.tally = None
+        best = 0.0 if result.best_epoch is None else result.history[result.best_epoch - 1]["validation/accuracy"]
+        result.history.append(metrics)
+        if metrics.get("validation/accuracy", -1.0) >= best:  # of equals the later, which is trained longer
+            result.best_epoch, result.best_state = len(result.history), copy_state(training)
+        self.consistent = True
+
+    def snapshot(self) -> Snapshot:
+        """Everything that the next step depends on, and what the epochs before it have left."""
+        training, result = self.training, self.result
+        tensors = {f"network/{key}": value for key, value in copy_state(training).items()}
+        tensors |= {f"optimiser/{key}": value.detach().cpu() for key, value in training.optimiser.state().items()}
+        tensors |= {f"best/{key}": value for key, value in (result.best_state or {}).items()}
+        arrays = {"order": self.order, "boost": training.boost, "predictions": self.predictions}
+        if result.confusion is not None:
+            arrays["confusion"] = result.confusion
+        tensors |= {key: torch.from_numpy(value) for key, value in arrays.items()}
+        facts = {
+            "history": result.history,
+            "best_epoch": result.best_epoch,
+            "tally": None if self.tally is None else self.tally.state(),
+            "seconds": self.seconds,
+            "lr": self.lr,
+            "warned": sorted(self.warned),
+        }
+        return Snapshot(tensors, facts)
+
+    def restore(self, start: Snapshot) -> None:
+        """Go on from a snapshot. Raises SnnrunError if it is of another training."""
+        tensors, facts, training, result = *start, self.training, self.result
+        try:
+            training.network.load_state_dict(_below("network/", tensors))
+            training.renew_optimiser()  # the mask of the recurrent synapses has come with the weights
+            training.optimiser.restore(_below("optimiser/", tensors))
+            self.order, training.boost, self.predictions = (
+                tensors[key].numpy().copy() for key in ("order", "boost", "predictions")
+            )
+            result.history, result.best_epoch = list(facts["history"]), facts["best_epoch"]
+            result.confusion = tensors["confusion"].numpy() if "confusion" in tensors else None
+            result.best_state = _below("best/", tensors) or None
+            if facts["tally"] is not None:
+                self.tally = Tally(training.network.layer_names, training.network.sizes)
+                self.tally.restore(facts["tally"])
+            self.seconds, self.lr, self.warned = facts["seconds"], facts["lr"], set(facts["warned"])
+        except (KeyError, IndexError, ValueError, TypeError, RuntimeError) as error:
+            reason = (str(error).splitlines() or [""])[0]
+            raise SnnrunError(f"the checkpoint is of another training ({type(error).__name__}: {reason})") from None
+        if len(self.order) != len(training.dataset.train):
+            raise SnnrunError(
+                f"the checkpoint is of another training: {len(self.order)} samples, not {len(training.dataset.train)}"
+            )
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin so, by the rest of their names."""
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+
+def copy_state(training: Training) -> dict[str, Tensor]:
+    """Copies of the weights, on the CPU."""
+    return {name: value.detach().cpu().clone() for name, value in training.network.state_dict().items()}
