@@ -37,11 +37,11 @@ def launches_are_marked(request: pytest.FixtureRequest, monkeypatch: pytest.Monk
     """A test that starts Python carries the marker `launches`, so that `scripts/test --quick` stays quick."""
     if request.node.get_closest_marker("launches") or request.node.get_closest_marker("long"):
         return
-    start = subprocess.Popen.__init__
+    python, start = sys.executable, subprocess.Popen.__init__
 
     def watched(self: Any, command: Any, *rest: Any, **more: Any) -> None:
         first = command if isinstance(command, str) else str(command[0])
-        assert first != sys.executable, "a test that starts Python is marked launches"
+        assert first != python, "a test that starts Python is marked launches"
         start(self, command, *rest, **more)
 
     monkeypatch.setattr(subprocess.Popen, "__init__", watched)
