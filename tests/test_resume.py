@@ -40,6 +40,7 @@ from snnrun import (
 from snnrun.errors import SnnrunError, UsageError
 
 pytestmark = [
+    pytest.mark.slow,  # whole trainings, stopped and resumed
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # SQLAlchemy's, of MLflow's tables
     pytest.mark.filterwarnings("ignore::ResourceWarning"),  # SQLAlchemy's pool keeps its sqlite connections
 ]

@@ -13,7 +13,10 @@ import pytest
 from snnrun import cli, engine, experiment, journal, lifecycle, points, sweeps, tracking, worker
 from snnrun.errors import SnnrunError
 
-pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # SQLAlchemy's pool keeps its sqlite connections
+pytestmark = [
+    pytest.mark.slow,  # whole sweeps
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),  # SQLAlchemy's pool keeps its sqlite connections
+]
 
 
 class Runs:
