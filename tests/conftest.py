@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,8 +17,9 @@ import pytest
 import torch
 from hypothesis import settings
 
-from snnrun import kernels
+from snnrun import kernels, tracking
 from snnrun.compiled import parallel
+from snnrun.display import plots
 
 # What a developer has set for runs of their own is not for those of the tests, nor of the processes that they start.
 for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "OMP_NUM_THREADS"):
@@ -45,6 +48,41 @@ def launches_are_marked(request: pytest.FixtureRequest, monkeypatch: pytest.Monk
         start(self, command, *rest, **more)
 
     monkeypatch.setattr(subprocess.Popen, "__init__", watched)
+
+
+@pytest.fixture(autouse=True)
+def figures_are_empty_files(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes longer than the tiny trainings do. A test that looks at figures is marked `figures`."""
+    if not request.node.get_closest_marker("figures"):
+        monkeypatch.setattr(plots, "_save", lambda _figure, path: path.write_bytes(b""))
+
+
+@pytest.fixture(scope="session")
+def made_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
+    """An MLflow store of sqlite without runs, made once a session: its tables take longer than many a test."""
+
+    @cache
+    def made() -> Path:
+        file = tmp_path_factory.mktemp("store") / "mlflow.db"
+        tracking.connect(f"sqlite:///{file}").search_experiments()
+        return file
+
+    return made
+
+
+@pytest.fixture(autouse=True)
+def stores_are_copies(made_store: Callable[[], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that is not there begins as a copy of the session's."""
+    probe = tracking._probe_sqlite
+
+    def copied(address: str) -> None:
+        file = Path(address.removeprefix("sqlite:///"))
+        if address.startswith("sqlite:///") and file.name == "mlflow.db" and not file.exists() and file.parent.is_dir():
+            with contextlib.suppress(OSError):  # a folder that is read-only or full is told as it is
+                shutil.copy(made_store(), file)
+        probe(address)
+
+    monkeypatch.setattr(tracking, "_probe_sqlite", copied)
 
 
 @pytest.fixture(scope="session")

@@ -384,6 +384,7 @@ def test_the_threads_are_one_and_all_unless_told() -> None:
         bench._threads(5, 4)
 
 
+@pytest.mark.launches
 def test_a_measuring_process_that_dies_is_told(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
     code, out, err = run(*TINY, *SHORT)

@@ -146,6 +146,7 @@ def test_hydras_own_flags_still_work(train: Any, tmp_path: Path) -> None:
 # ---- a run ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.figures
 def test_a_run_leaves_config_weights_figures_and_metrics(train: Any, tmp_path: Path) -> None:
     code, out, err = train(*TINY, "tracking=none")
     assert (code, err) == (0, "")
@@ -189,6 +190,7 @@ def test_a_folder_that_is_taken_stays_as_it_is(train: Any, tmp_path: Path) -> No
     assert not run_lock.at_work(mine)
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_was_reached(train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shuffled = engine.shuffled
 
@@ -305,6 +307,7 @@ def counts(samples: int) -> Any:
 # ---- sweeps ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_sweep_has_one_parent_and_a_failing_point_stops_no_other(
     train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -330,6 +333,7 @@ def test_a_sweep_has_one_parent_and_a_failing_point_stops_no_other(
     assert "SNNRUN_PARENT_RUN" not in os.environ
 
 
+@pytest.mark.slow
 def test_each_point_is_checked_before_it_starts(train: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     reached: list[int] = []
 

@@ -197,6 +197,7 @@ WRONG = {
     "model.undesired=35": ["model.undesired: 35 is not less than model.desired"],
     "model=hm2bp model.tau_m=8": ["model.tau_s: 8 equals model.tau_m"],
     "model.name=stbp": ["model.name: 'stbp'", "model=stbp"],
+    "hardware.threads=1000000000": ["hardware.threads: 1e+09 is out of range. Allowed: at least 1 and less than 1025."],
     "hardware.processes=0": ["hardware.processes: 0 is out of range. Allowed: at least 1."],
     "hardware.processes=9 train.batch_size=8": ["hardware.processes: 9 processes share every batch", "is 8."],
     "train.lr=[1": ["train.lr: the value '[1' cannot be read"],

@@ -94,6 +94,7 @@ def test_digest_sees_every_sample_and_label():
     assert digest() == digests[0]
 
 
+@pytest.mark.slow
 @reproducible
 @given(st.floats(0, 0.9), st.integers(0, 2**40), st.integers(1, 100))
 def test_cuts_are_disjoint_ordered_and_reproducible(validation, seed, limit):

@@ -272,6 +272,7 @@ def left_over(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, t
     return str(request.param)
 
 
+@pytest.mark.slow
 def test_who_waits_for_nobody_says_so_and_gives_up(
     left_over: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

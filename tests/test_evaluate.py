@@ -33,6 +33,7 @@ def recorded(run: Path) -> dict[str, float]:
     return {key: value for entry in entries for key, value in entry.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", ["strsbp", "hm2bp", "stbp"])
 def test_the_accuracy_and_the_cost_are_those_that_the_run_recorded(
     rule: str, digits_run: Runs, capsys: pytest.CaptureFixture[str]

@@ -189,6 +189,7 @@ def test_cut_short(tmp_path: Path) -> None:
     assert f"{path}: it is cut short; get it anew" in failure(tmp_path)
 
 
+@pytest.mark.slow
 def test_damaged_anywhere(tmp_path: Path) -> None:
     path = events_file(tmp_path)
     content, rng, refused = path.read_bytes(), np.random.default_rng(0), 0

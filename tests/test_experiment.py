@@ -42,6 +42,7 @@ def values(model: str = "strsbp", kernels: str = "reference", **train: Any) -> d
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 def test_a_run_leaves_its_files_and_the_backends_agree(model: str, tmp_path: Path) -> None:
     """Float32 sums in another order: losses agree to 1e-3, the weights' shapes exactly."""

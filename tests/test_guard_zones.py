@@ -269,6 +269,7 @@ def try_pool(number: int, out_columns: int) -> None:
         cpu.pool_backward(rule, lif, spikes_in, spikes, torch.ones(1, window.neurons), window)
 
 
+@pytest.mark.slow
 def test_layers_over_images_of_every_size_keep_to_their_arrays(guards):
     torch.manual_seed(0)
     tried = [*windows()]

@@ -118,6 +118,7 @@ def test_fewer_bits_in_sixteen_are_refused_unless_they_are_given(tmp_path: Path)
     assert dim in load(tmp_path, rows=4, columns=6, levels=[0, 65535]).notes
 
 
+@pytest.mark.slow
 def test_ink_in_the_transparency_is_told_and_has_a_background(tmp_path: Path, capsys: Any) -> None:
     for place, name in enumerate(("cat", "dog")):
         (tmp_path / name).mkdir()
@@ -298,6 +299,7 @@ def test_verify_and_list(tmp_path: Path, capsys: Any) -> None:
     assert "image_folder  at hand" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_run_learns_two_classes(tmp_path: Path, capsys: Any) -> None:
     picture_tree(tmp_path, count=20)
     options = ["tracking=none", f"outputs={tmp_path / 'out'}", "hardware=cpu", "hardware.kernels=reference"]

@@ -123,6 +123,7 @@ def test_other_libraries_are_measured_where_there_are_any(
     assert end.value.code == 7
 
 
+@pytest.mark.slow
 def test_what_is_measured_is_kept_until_it_is_named(performance: Any, calls: list[list[str]], tmp_path: Path) -> None:
     performance.main(["--only", "fashion"])
     assert [call[2] for call in calls] == ["fashion"]

@@ -10,6 +10,8 @@ from matplotlib.image import imread
 
 from snnrun.display import plots
 
+pytestmark = pytest.mark.figures
+
 BLUE = np.array([0x1F, 0x77, 0xB4]) / 255
 
 

@@ -64,6 +64,7 @@ def rules() -> list[Any]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("topology", ["7-R6", "4C3-P2-3C2s2p1-P2", "P3-5"])
 def test_a_float64_run_computes_nothing_in_float32(topology):
     """Forward, loss, backward and regulariser, from bits on, of every rule with every option."""
@@ -129,6 +130,7 @@ def cancelling(inputs: int, table: torch.Tensor, n: int) -> tuple[torch.Tensor, 
     return weight, n_in, torch.tensor([[float(n)]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inputs", [784, 65_536])
 @pytest.mark.parametrize("layer", ["dense", "convolution"])
 def test_the_slopes_of_a_layer_cancel_without_loss(inputs, layer):

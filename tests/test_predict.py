@@ -80,6 +80,7 @@ def test_a_silent_network_says_so(run: Path, tmp_path: Path) -> None:
     assert all(share == 0 for _, _, share in prediction.ranking())
 
 
+@pytest.mark.figures
 def test_the_raster_of_the_output_and_of_every_layer(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,6 +13,8 @@ from rich.console import Console
 
 from snnrun.display import console as report
 
+pytestmark = pytest.mark.figures
+
 METRICS = {
     "epoch": 1.0,
     "train/loss": 1.25,

@@ -32,6 +32,7 @@ from snnrun.sweep import points
 from snnrun.tracking import mlflow_run
 
 pytestmark = [
+    pytest.mark.slow,  # whole trainings, stopped and resumed
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # SQLAlchemy's, of MLflow's tables
     pytest.mark.filterwarnings("ignore::ResourceWarning"),  # SQLAlchemy's pool keeps its sqlite connections
 ]

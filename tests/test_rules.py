@@ -341,6 +341,7 @@ def test_slope_sum_equals_the_sum_over_pairs():
         assert slope_sum(table, lambda x: x @ weight.T, n_in, n)[0, i].item() == pytest.approx(float(total))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rows", "expected"), [(100, (0.317, 0.077, -0.052)), (50, (0.448, 0.024, -0.117))])
 def test_the_authors_table_is_reproduced(rows, expected):
     """Derivatives at n_in = 10 of the tables that the authors ship, within the error of 1,000 random draws."""

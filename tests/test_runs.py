@@ -135,6 +135,7 @@ def crowd(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return outputs
 
 
+@pytest.mark.slow
 def test_a_large_store_is_read_by_pages(crowd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runs, "PAGE", 64)
     found = collect(crowd, None, pytest.fail)
@@ -216,7 +217,7 @@ def test_filters(filters: list[str], names: str) -> None:
         ("lr=0.1", "Did you mean train.lr?"),
         ("model=strsbq", "no run has model.name=strsbq. There are hm2bp, strsbp. Did you mean strsbp?"),
         ("seed=7", "no run has seed=7. There are 0, 1, 2."),
-        ("status=done", "There are finished, interrupted, failed, running, unfinished."),
+        ("status=done", "There are finished, interrupted, failed, running, killed, unfinished."),
         ("seed>many", "'many' is not a number, which > needs"),
         ("model>3", "no run has a number under model.name"),
         ("model=", "a value is missing"),

@@ -60,6 +60,7 @@ def strict(text: str) -> Any:
 # ---- list, show -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_list_has_every_run_with_what_differs_and_its_figures(run: Any) -> None:
     code, out, err = run("runs", "list")
     assert (code, err) == (0, "")

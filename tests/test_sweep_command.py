@@ -18,7 +18,10 @@ from snnrun.sweep import lifecycle, points, worker
 from snnrun.tracking import sweep_run
 from snnrun.train import engine
 
-pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # SQLAlchemy's pool keeps its sqlite connections
+pytestmark = [
+    pytest.mark.slow,  # whole sweeps
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),  # SQLAlchemy's pool keeps its sqlite connections
+]
 
 
 class Runs:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-MARKS = [pytest.mark.gpu] if DEVICE == "cuda" else []
+MARKS = [pytest.mark.gpu] if DEVICE == "cuda" else [pytest.mark.slow]
 
 # Triton chooses between compiler and interpreter when it is imported and when a kernel is defined. Nothing imports it
 # before the tests run, and outside of the tests of the modules that import this the variable is as it was.

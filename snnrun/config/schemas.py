@@ -274,7 +274,7 @@ class Hardware:
     """`hardware=auto`, `cpu`, `gpu`."""
 
     device: str = _choice("auto", "cpu", "cuda")
-    threads: int | None = _number(low=1)
+    threads: int | None = _number(low=1, below=1025)
     processes: int = _number(low=1)
     wait_minutes: float = _number(above=0)
     kernels: str = _choice("auto", "reference", "cpu", "gpu")

@@ -118,7 +118,7 @@ def verify(
             notes += repeats.notes(corpus, corpus.recordings)
     except SnnrunError as error:
         return report | {"notes": [], "faults": [str(error)]}
-    lacking = lacks(name, corpus)
+    lacking = "" if found else lacks(name, corpus)  # what is lacking may be what is damaged
     report |= {
         "origin": corpus.origin,
         **_parts(corpus),
