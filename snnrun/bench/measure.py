@@ -1,6 +1,6 @@
 """What training and inference cost: time, memory, spikes and row additions. Takes plain values; knows no Hydra.
 
-A network is trained briefly first, for the firing rates of a trained network are what a run pays for. Then its weights
+A network is trained briefly first, since a run pays for the firing rates of a trained network. Then its weights
 stand still (the optimiser works at a learning rate of 0), so that every repeat does the same work. Each number of
 threads is measured in a fresh process, whose peak memory is its own.
 
@@ -68,7 +68,7 @@ def run(
     """Measure the training and the inference of one network.
 
     Args:
-        values: the config as `snnrun.config.plain` gives it.
+        values: the config as `snnrun.config.check.plain` gives it.
         threads: the numbers of threads to measure with.
         repeats: of each measurement; medians are reported.
         warm_up: samples to train on first.
@@ -301,7 +301,7 @@ def _timed(task: Callable[[], None], repeats: int, device: torch.device, samples
 def _speed_up(task: Callable[[], None], threads: int, repeats: int) -> float:
     """How many times faster a task is on so many threads than on one: median of pairs of runs, one after the other.
 
-    What else goes on on the machine slows the two of a pair alike, not so runs that are minutes apart.
+    Other work on the machine slows both of a pair alike, which it does not with runs that are minutes apart.
     """
     ratios = []
     for _ in range(repeats):

@@ -1,4 +1,4 @@
-"""Recordings on disk: one mono file each, in whatever libsndfile reads.
+"""Recordings on disk: one mono file each, in any format that libsndfile reads.
 
 A file is taken for what its first bytes say, never for its extension: the .wav files of TI46 are NIST SPHERE. What
 its header announces is compared with what is there, see `sound_headers`.

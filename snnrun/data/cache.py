@@ -1,7 +1,7 @@
 """Encoded spikes on disk: encoded once, then mapped into memory by every run that wants the same.
 
-What a file holds is told in `spikes_file.py`, how only one process makes it in `exclusive.py`. It gets its name,
-``NAME-HASH.spikes``, when it is whole and on disk, and what is opened is checked to the last bit.
+`spikes_file.py` says what a file holds, `exclusive.py` how only one process makes it. A file gets its name,
+``NAME-HASH.spikes``, when it is whole and on disk. Every file that is opened is checked to the last bit.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What corpora there are, what of them is here, and whether it is whole."""
+"""The corpora: which there are, what is here of each, and whether it is whole."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def survey(root: Path) -> list[dict[str, Any]]:
 
 
 class Ear(Protocol):
-    """What a run makes of recordings, see `recordings.Ear`."""
+    """What a run makes of recordings, see `run.recordings.Ear`."""
 
     def hear(self, wave: NDArray[np.float64], rate: int) -> Encoded:
         """The spikes of a recording, and how much of it is left out."""

@@ -1,4 +1,4 @@
-"""Corpora of one's own: a folder for each class, at will within folders for train, validation and test."""
+"""Corpora of one's own: a folder for each class, which may lie in folders for train, validation and test."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NO_CLASS = "_background_noise_"  # of Speech Commands: minutes of noise to mix 
 
 
 class Found(NamedTuple):
-    """The files to train and to test on, class by class, with their labels (S,) int64; see `Corpus` for the rest."""
+    """The files to train and to test on, class by class, with their labels (S,) int64. The rest: see `Corpus`."""
 
     classes: tuple[str, ...]
     train: list[Path]
@@ -66,8 +66,8 @@ def find(
     """The files of `root/<class>/`, or of `root/train/<class>/` and the same in `test` and `validation`.
 
     Classes are the names of the folders, in Unicode's composed form (NFC), sorted; a class has all files below its
-    folder that have a wanted extension. What parts may be called: see `parts.role`. Without them, the lists of Speech
-    Commands tell; what neither tells is chosen.
+    folder that have a wanted extension. `parts.role` says what parts may be called. Without such folders the lists of
+    Speech Commands decide. What neither decides is drawn.
 
     Args:
         root: The folder itself.
@@ -76,8 +76,8 @@ def find(
         suffixes: Extensions of theirs, in lower case.
         example: A name as it could be, such as "<name>.wav".
         forms: What the extensions are, for messages.
-        test_fraction: Share of the files to test on where nothing tells, the same in every class.
-        split_seed: Seeds their choice.
+        test_fraction: Share of the files to test on where nothing decides, the same in every class.
+        split_seed: Seeds the draw.
 
     Raises:
         MissingError: If there are no two classes with files.

@@ -1,4 +1,4 @@
-"""What a corpus is made of, and how its training samples are cut."""
+"""What a corpus and its parts are made of."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _AT_ONCE = 256  # samples in memory while all of a corpus are read
 
 @dataclass(frozen=True)
 class Mapped:
-    """Some samples of an array that lies in a file, read when they are asked for.
+    """Some samples of an array in a file, which are read when they are asked for.
 
     Attributes:
         array: All samples, mapped into memory.
@@ -50,7 +50,7 @@ class Mapped:
 
 @dataclass(frozen=True)
 class Unread:
-    """Some samples, each of a file of its own, which is read when the sample is asked for.
+    """Some samples that each have a file of their own, which is read when the sample is asked for.
 
     Attributes:
         read: Gives sample number k, its spikes (T, W), and how many of its events come after the last step; several

@@ -135,7 +135,7 @@ def _closed(place: Path, error: OSError) -> SnnrunError:
 
 
 def origin(*places: Path) -> str:
-    """The origin of a corpus, see `Corpus`: whether one of its folders has the marker of a surrogate."""
+    """The origin of a corpus, see `corpus.Corpus`: whether one of its folders has the marker of a surrogate."""
     return "surrogate" if any((place / MARKER).is_file() for place in places) else "recorded"
 
 

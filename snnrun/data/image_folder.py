@@ -1,4 +1,4 @@
-"""Pictures of one's own: a folder for each class, in whatever form Pillow reads."""
+"""Pictures of one's own: a folder for each class, in any format that Pillow reads."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def image_folder(
         rows, columns: Of the images.
         colour: Red, green and blue, one after the other; else grey.
         fit, background, levels: See `pictures.Form`.
-        test_fraction: Share of the pictures to test on where nothing tells, the same in every class.
-        split_seed: Seeds their choice; the run's seed does not move it.
+        test_fraction: Share of the pictures to test on where nothing decides, the same in every class.
+        split_seed: Seeds the draw; the run's seed does not move it.
 
     Raises:
         MissingError: If there are no two classes with pictures.

@@ -183,7 +183,7 @@ def _missing(name: str, folder: Path, stems: list[str], tried: list[str]) -> str
 def _read(name: str, path: Path, stem: str) -> NDArray[np.uint8]:
     """One IDX file: images (S, rows, columns) or labels (S,).
 
-    Whether the content is compressed is seen from its first bytes, for some programs unpack a file and keep its name.
+    The first bytes tell whether the content is compressed, since some programs unpack a file and keep its name.
     """
     try:
         content = path.read_bytes()

@@ -1,8 +1,8 @@
 """N-MNIST: the digits of MNIST as an event camera saw them while it moved in three saccades.
 
-A recording is a file of 5 bytes an event: column, row, then 24 bits, of which the first is the polarity (1: brighter)
-and 23 are the time in us, high byte first. An event of row 240 stands for 2^13 us more in all later times. The files
-lie in `Train/<digit>` and `Test/<digit>`, unpacked or in the two archives as they are downloaded.
+A recording is a file with 5 bytes for each event: column, row, then 24 bits, high byte first, which are the polarity
+(1: brighter) and 23 bits of the time in us. An event of row 240 adds 2^13 us to all later times. The files lie in
+`Train/<digit>` and `Test/<digit>`, unpacked or in the two archives as they are downloaded.
 
 Source: Orchard, Jayawant, Cohen, Thakor, Converting Static Image Datasets to Spiking Neuromorphic Datasets Using
 Saccades, Frontiers in Neuroscience 2015.

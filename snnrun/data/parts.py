@@ -1,4 +1,4 @@
-"""Which samples of a folder of one's own are to train on, to validate on and to test on: what folders and lists say."""
+"""The parts of a folder of one's own: which samples train, validate and test, by its folders and lists."""
 
 from __future__ import annotations
 

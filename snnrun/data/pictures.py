@@ -1,4 +1,4 @@
-"""A picture file as the pixels of a sample: the one way there is, for corpora made of files and for single ones."""
+"""From a picture file to the pixels of a sample: the same way for corpora of files and for single files."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class Form:
 
     Attributes:
         image: Channels (1: grey, 3: red, green and blue), rows, columns.
-        fit: "stretch" gives the proportions up; "pad" keeps them and fills up with the background, the picture in the
-            middle; "crop" keeps them and cuts off what is too much on both sides.
+        fit: "stretch" gives up the proportions. "pad" keeps them, puts the picture into the middle and fills the rest
+            with the background. "crop" keeps them and cuts both sides off.
         background: What lies behind transparent pixels and beside a padded picture, 0 (black) to 255.
         levels: The values of black and of white in pictures of more than 8 bits; None: 0 and 65,535 in those of 16
             bits, and others are refused.
@@ -93,8 +93,8 @@ class All(NamedTuple):
 def read(path: Path, form: Form) -> Picture:
     """One picture: turned as its camera says, on its background, grey (ITU-R 601) or in colours, brought to its size.
 
-    Sizes change by Pillow's bilinear filter, which averages over all pixels that one comes from. Of a moving picture,
-    the first counts. Of 16 bits the upper 8 do, unless the levels say otherwise.
+    Pillow's bilinear filter changes the size; it averages over all pixels that a new one comes from. The first frame of
+    a moving picture counts, and the upper 8 of 16 bits, unless the levels say otherwise.
 
     Raises:
         UnreadableError: If it cannot be read, or the range of its values is not known.

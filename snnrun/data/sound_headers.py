@@ -1,6 +1,6 @@
 """What the header of a sound file announces, compared with what is there.
 
-libsndfile reads a file that was cut short up to its end without a word, whatever its container.
+libsndfile says nothing about a file that was cut short: it reads up to the end, whatever the container.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ CONVERT = "make a WAV file of it (ffmpeg -i FILE NEW.wav)"
 _STREAMED = 0x7F00_0000  # a length from here up stands for "not known while writing": SoX's for AIFF is the smallest
 _SPHERE = b"NIST_1A\n"
 _OGG_PAGE = 65_307  # bytes of the largest page
-_FAR = 1 << 63  # what a header of 64 bits has for "not known" begins here, for it is negative
+_FAR = 1 << 63  # what a header of 64 bits has for "not known" begins here, since it is negative
 
 
 class Fault(Exception):
@@ -30,7 +30,7 @@ def check(file: IO[bytes], size: int) -> int | None:
         size: Of it, in bytes.
 
     Returns:
-        The number of samples that a SPHERE header announces, for padding may follow them; None of other containers,
+        The number of samples that a SPHERE header announces, since padding may follow them; None for other containers,
         where libsndfile knows.
 
     Raises:
@@ -213,7 +213,7 @@ def _check_sphere(file: IO[bytes], size: int) -> int | None:
 
 
 def _check_ogg(file: IO[bytes], size: int) -> None:
-    """See that the last page is there to its end and marked as the last, for Ogg has no length to compare."""
+    """See that the last page is there to its end and marked as the last, since Ogg has no length to compare."""
     file.seek(max(0, size - _OGG_PAGE))
     page = file.read().rpartition(b"OggS")[2]
     segments = page[23 : 23 + page[22]] if len(page) > 22 else b""

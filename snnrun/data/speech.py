@@ -157,8 +157,8 @@ def audio_folder(root: Path, _download: bool, *, test_fraction: float = 0.2, spl
 
     Args:
         root: The folder itself.
-        test_fraction: Share of the recordings to test on where nothing tells, the same in every class.
-        split_seed: Seeds their choice; the run's seed does not move it.
+        test_fraction: Share of the recordings to test on where nothing decides, the same in every class.
+        split_seed: Seeds the draw; the run's seed does not move it.
 
     Raises:
         MissingError: If there are no two classes with recordings.

@@ -1,4 +1,4 @@
-"""Synthetic spike trains with the density of encoded speech: made here, for want of a corpus that may be shipped.
+"""Synthetic spike trains with the density of encoded speech: made here, since no corpus of speech may be shipped.
 
 Nothing in them is speech. A class is a contour of firing rates over channels and time: a few ridges that move like
 formants, with an onset and an end each. A sample is the contour at its own pace, shifted and scaled, and drawn as
@@ -44,7 +44,7 @@ def utterances(
 
     Args:
         classes: Number of classes.
-        samples: Training samples of each class; of a quarter as many, rounded up, the test set consists.
+        samples: Training samples of each class; the test set has a quarter as many, rounded up.
         steps: T.
         variant: Another number gives another corpus.
 

@@ -1,7 +1,8 @@
-"""What a user reads: the header, the progress of the training, the summary, a sweep's table.
+"""What a user reads: the header, the progress of the training, the summary, the tables of sweeps and benchmarks.
 
-On a terminal the running epoch is two live lines and every finished epoch leaves one; elsewhere there are plain lines
-without control codes, one an epoch and at most one in thirty seconds within it. ``NO_COLOR`` is respected (rich).
+On a terminal two live lines show the running epoch, and every finished epoch leaves one line. Elsewhere there are plain
+lines without control codes: one for each epoch, and within an epoch at most one in thirty seconds. rich respects
+``NO_COLOR``.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ COLUMNS = (  # of the table that grows by a line an epoch: title, metric, width,
 class Display:
     """The engine's observer, and a context manager (on leaving, the live lines vanish).
 
-    ``quiet``, by default the command's, leaves warnings alone; its --verbose adds every metric of an epoch. Accuracies
+    ``quiet`` (by default what -q or -v say) shows warnings alone; --verbose adds every metric of an epoch. Accuracies
     come as fractions and are shown in percent; rates are spikes per neuron and sample.
     """
 

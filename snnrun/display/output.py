@@ -1,8 +1,8 @@
-"""What a command says, so that no failure to say it ends the command: a training above all.
+"""Standard output and standard error that never end a command, above all no training, when a text cannot be written.
 
-While `unfailing` is entered, standard output and standard error are `Stream`s, and everything goes through them,
-whoever prints: this package, rich, a library. A reader that has gone (`| head`), a full disk, a stream that was closed
-or an encoding without a character cost the text and nothing else.
+Within `unfailing` both are `Stream`s, and everything goes through them, whoever prints: this package, rich, a library.
+If a reader has gone (`| head`), the disk is full, a stream was closed or an encoding lacks a character, the text is
+lost and nothing else.
 """
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ class RecordingEncoder(Protocol):
 
 @runtime_checkable
 class CuttingEncoder(RecordingEncoder, Protocol):
-    """An encoder of sound that tells how much of a recording it cuts, of which users are told then."""
+    """An encoder of sound that says how much of a recording it cuts, so that users are told."""
 
     @property
     def step_s(self) -> float:

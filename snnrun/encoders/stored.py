@@ -1,4 +1,4 @@
-"""For corpora whose samples are spike trains already."""
+"""The encoder of corpora whose samples are spike trains already."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Stored:
     """The samples themselves; seed, epoch and index play no part.
 
     Attributes:
-        steps: T, which takes the beginning of longer trains; None: all steps that are stored.
+        steps: T; longer trains are cut there. None: all steps that are stored.
 
     Raises:
         UsageError: If `steps` is not positive.

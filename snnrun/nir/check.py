@@ -1,7 +1,7 @@
 """An exported graph in a reader that is not ours: its spikes beside those of the network it came from.
 
-The reader is SpikingJelly (2.0), an optional package: of those that load NIR, it takes loops of edges, a hard reset and
-any step, and refuses what it would simulate otherwise.
+The reader is SpikingJelly (2.0), an optional package. Among those that load NIR it takes loops of edges, a hard reset
+and any step, and it refuses what it would simulate in another way.
 """
 
 from __future__ import annotations

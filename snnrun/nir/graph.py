@@ -1,20 +1,21 @@
 """A network as an NIR graph (Neuromorphic Intermediate Representation, Pedersen et al. 2024), and what that cannot say.
 
-NIR's neurons are differential equations; whoever simulates them picks a step. With forward Euler at the step `dt` that
-the graph was written for, which is what the readers do, they are our recursions:
+NIR's neurons are differential equations, and a reader picks the step. The readers use forward Euler. At the step `dt`
+that the graph was written for, this gives our recursions:
 
     STBP             v <- (1 - dt/tau) v + I                   LIF: tau = dt / (1 - decay), r = tau / dt
     ST-RSBP, HM2-BP  a <- (1 - dt/tau_syn) a + s               CubaLIF: w_in = tau_syn / dt, r = tau_mem / dt,
                      v <- (1 - dt/tau_mem) v + a               weights divided by tau_s, so that v stays in mV
 
 A loop of edges passes spikes on at the next step, as our recurrent synapses do; the inhibition among the outputs of the
-spike-train rules is such a loop. Their feed-forward synapses wait one step too, and NIR's edges do not: layer k of the
-graph fires k steps earlier than ours and the same otherwise, so a reader that runs T - L steps (L layers) gives every
-output spike of our T steps. NIR fires above the threshold, STBP at it too: its threshold is the next smaller float32.
+spike-train rules is such a loop. Their feed-forward synapses wait one step too, and NIR's edges do not. So layer k of
+the graph fires k steps earlier than ours and the same otherwise, and a reader that runs T - L steps (L layers) gives every
+output spike of our T steps. NIR fires above the threshold, STBP also at it: STBP's threshold in the graph is the next
+smaller float32.
 
 Convolutions are `Conv2d`, spiking pools `SumPool2d` with neurons behind it, STBP's averages `AvgPool2d`.
 
-What NIR has no word for is refused by the name of its key, unless the caller allows it to be left out.
+A key that NIR cannot express is refused by name, unless the caller allows it to be left out.
 """
 
 from __future__ import annotations

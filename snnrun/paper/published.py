@@ -2,7 +2,7 @@
 
 Accuracies are in percent. "Best" is what the papers call so: the maximum over the epochs on the TEST set, of several
 runs where the paper has several. Epochs count from 1 (the ST-RSBP paper's tables count from 0). Seconds are those of
-training in one epoch, batch 1, on a Titan XP; the least is the hardware's, for several jobs shared it at times.
+training in one epoch, batch 1, on a Titan XP. The least counts for the hardware, since several jobs shared it at times.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Runs against one another: grouped by their settings over seeds, in one table for each corpus, ranked by validation.
 
-What is never mixed in one group: corpora, their origins, digests and splits. What is never counted twice: a seed; of
-runs with the same settings and seed the latest counts, for the others are repetitions. What never ranks by default: the
-test samples.
+A group never mixes corpora, their origins, digests or splits. A seed never counts twice: of runs with the same settings
+and seed the latest counts, since the others are repetitions. The test samples never rank by default.
 """
 
 from __future__ import annotations

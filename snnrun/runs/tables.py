@@ -1,4 +1,4 @@
-"""The tables of `snnrun runs` on a terminal, none of them wider than it; in a pipe plain text of any width."""
+"""The tables of `snnrun runs`: never wider than the terminal, and in a pipe plain text of any width."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Column:
 
 
 def console() -> Console:
-    """Names of runs and folders are shown as they are: neither markup nor emoji nor highlighting in them.
+    """The console of the tables. It shows names of runs and folders as they are: no markup, no emoji, no highlighting.
 
     A pipe has no width that a table would have to fit.
     """

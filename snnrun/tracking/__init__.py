@@ -2,13 +2,14 @@
 
 One training is one MLflow run. The store is ``<outputs>/mlflow.db`` (sqlite) with artifacts under
 ``<outputs>/mlartifacts``, or whatever ``tracking.uri`` names. A store that cannot be opened at the start ends the
-command with one message; one that fails later costs one warning and the training goes on, for everything is in the
+command with one message. If it fails later there is one warning, and the training goes on, since everything is in the
 run's folder too.
 
-MLflow is imported here alone, inside functions, for it takes more than a second. Before that import its telemetry is
-switched off (``MLFLOW_DISABLE_TELEMETRY=true``, ``DO_NOT_TRACK=true``), its patience with a dead server is cut from
-minutes to seconds (``MLFLOW_HTTP_REQUEST_*``), and it is told to print nothing: it prints a run's address before it
-records the run's end. Each unless the user's environment says otherwise.
+MLflow is imported in this room alone, inside functions, since that takes more than a second. Unless the user's
+environment says otherwise, variables are set before the import. They switch its telemetry off
+(``MLFLOW_DISABLE_TELEMETRY=true``, ``DO_NOT_TRACK=true``) and cut its patience with a dead server from minutes to
+seconds (``MLFLOW_HTTP_REQUEST_*``). MLflow is also told to print nothing: it prints a run's address before it records
+the run's end.
 """
 
 from __future__ import annotations
@@ -338,7 +339,7 @@ def quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _alone(outputs: Path) -> Iterator[None]:
-    """Hold a lock on the outputs folder, for two runs that start together on a fresh store would both create tables."""
+    """Hold a lock on the outputs folder: two runs that start together on a fresh store would both create tables."""
     import fcntl
 
     outputs.mkdir(parents=True, exist_ok=True)

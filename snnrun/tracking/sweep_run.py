@@ -22,7 +22,7 @@ def start_sweep(
 ) -> str:
     """Create store, experiment and the parent run of a sweep; its id is the children's ``parent_run_id``.
 
-    To be called before any worker starts: processes that create the same sqlite store at once destroy one another's
+    Call it before any worker starts: processes that create the same sqlite store at once destroy one another's
     tables. Raises SnnrunError when the store cannot be used.
     """
     _, run = create_run(outputs, uri, experiment, run_name, {"snnrun.sweep": "true"} | dict(tags or {}))
@@ -56,8 +56,8 @@ def close_sweep(
 ) -> None:
     """End the parent run with its table; ``killed`` and ``superseded`` are children.
 
-    A child whose process died says still that it runs: it becomes KILLED. One whose point was run again is tagged. A
-    store that fails costs one warning.
+    A child whose process died is still marked as running: it becomes KILLED. One whose point was run again is tagged.
+    If the store fails there is one warning.
     """
     try:
         with quiet():
@@ -94,7 +94,7 @@ def mark_point(
     status: Status | None = None,
     warn: Warn = to_stderr,
 ) -> None:
-    """Say of a child that is closed what came of it: tags, a file, another status."""
+    """Mark a closed child with what came of it: tags, a file, another status."""
     try:
         with quiet():
             client = connect(uri or store_uri(outputs))
