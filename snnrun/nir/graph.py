@@ -9,9 +9,9 @@ that the graph was written for, this gives our recursions:
 
 A loop of edges passes spikes on at the next step, as our recurrent synapses do; the inhibition among the outputs of the
 spike-train rules is such a loop. Their feed-forward synapses wait one step too, and NIR's edges do not. So layer k of
-the graph fires k steps earlier than ours and the same otherwise, and a reader that runs T - L steps (L layers) gives every
-output spike of our T steps. NIR fires above the threshold, STBP also at it: STBP's threshold in the graph is the next
-smaller float32.
+the graph fires k steps earlier than ours and the same otherwise, and a reader that runs T - L steps (L layers) gives
+every output spike of our T steps. NIR fires above the threshold, STBP also at it: STBP's threshold in the graph is the
+next smaller float32.
 
 Convolutions are `Conv2d`, spiking pools `SumPool2d` with neurons behind it, STBP's averages `AvgPool2d`.
 
