@@ -246,9 +246,9 @@ def test_kinds_that_are_not_read(tmp_path: Path) -> None:
     assert "it is a BW64 file, which is not read here; make a WAV file of it (ffmpeg" in fault(path)
     for form, subtype in ("VOC", "PCM_16"), ("IRCAM", "PCM_16"), ("PAF", "PCM_16"), ("XI", "DPCM_16"):
         soundfile.write(path, WAVE, 44_100, format=form, subtype=subtype)
-        assert f"it is a {form} file, of which nobody can tell whether it is whole; make a WAV file" in fault(path)
+        assert f"it is a {form} file, and nobody can tell whether such a file is whole; make a WAV file" in fault(path)
     soundfile.write(path, WAVE, 8000, format="AIFF", subtype="DWVW_16")
-    assert "coded as is not read here (AIFF, DWVW_16: " in fault(path)
+    assert "coded in a way that is not read here (AIFF, DWVW_16: " in fault(path)
 
 
 def test_a_flac_file_that_was_written_to_a_pipe(tmp_path: Path) -> None:

@@ -102,9 +102,9 @@ def test_a_part_that_is_not_used_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "words"),
     [
-        (["train", "bus", "car"], "train/ is by name a part, and beside lies bus, car, which is none"),
+        (["train", "bus", "car"], "train/ is a part by its name, and these beside are no parts: bus, car"),
         (["train", "Training"], "Training/ and train/ are both the train part by their names. Merge them"),
-        (["test", "val"], "test/ and val/ are each by name a part, and there is no train/ beside"),
+        (["test", "val"], "test/ and val/ are parts by their names, and there is no train/ beside"),
         (["train", "dev", "valid"], "dev/ and valid/ are both the validation part"),
     ],
 )
@@ -127,7 +127,7 @@ def test_parts_without_classes_and_classes_with_parts_are_refused(tmp_path: Path
     for name in "cat", "dog":
         touch(tmp_path / "inner" / name, ["train", "val"])
     message = refusal(tmp_path / "inner")
-    assert message.startswith(f"{tmp_path / 'inner' / 'cat'}: train/ in it is by name a part")
+    assert message.startswith(f"{tmp_path / 'inner' / 'cat'}: train/ in it is a part by its name")
     assert "Put the parts above the classes, as train/cat/" in message
 
 

@@ -148,7 +148,7 @@ def test_best_is_by_validation(run: Any, outputs: Path) -> None:
             assert chosen["metrics"][compare.VALIDATION] == highest
     assert ["local"] in [entry["not_comparable"] for entry in entries]
     _, out, _ = run("runs", "best")
-    assert "not comparable, for without validation samples only the test set could choose: local" in out
+    assert "not comparable, since without validation samples only the test set could choose: local" in out
     code, _, err = run("runs", "best", "seed=7")
     assert code == 1
     assert "no run with validation samples" in err

@@ -1,4 +1,4 @@
-"""`snnrun resume`: the command. What it does is in `resume`."""
+"""`snnrun resume`: the command. `run.resume` decides what may change."""
 
 from __future__ import annotations
 

@@ -182,7 +182,7 @@ def _read(path: Path, rate: int | None) -> tuple[NDArray[np.float64], int]:
         except soundfile.LibsndfileError as error:
             kind = f"{sound.format}, {sound.subtype}: {error.error_string.rstrip('.')}"
             raise Fault(
-                f"it is damaged or cut short, or coded as is not read here ({kind}); {ANEW}, or {CONVERT}"
+                f"it is damaged or cut short, or coded in a way that is not read here ({kind}); {ANEW}, or {CONVERT}"
             ) from None
         except MemoryError:
             raise Fault(
@@ -197,7 +197,7 @@ def _read(path: Path, rate: int | None) -> tuple[NDArray[np.float64], int]:
 
 def _check_form(sound: Any, rate: int | None) -> None:
     if sound.format not in _CHECKED:
-        raise Fault(f"it is a {sound.format} file, of which nobody can tell whether it is whole; {CONVERT}")
+        raise Fault(f"it is a {sound.format} file, and nobody can tell whether such a file is whole; {CONVERT}")
     if sound.frames >= _UNKNOWN:
         raise Fault(f"it does not say how long it is, as if written to a pipe; {CONVERT}")
     if sound.channels != 1:

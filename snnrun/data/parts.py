@@ -53,7 +53,7 @@ def assign(place: Path, names: Sequence[str]) -> list[tuple[str, str]]:
         found[part] = name
     if TRAIN not in found:
         raise SnnrunError(
-            f"{place}: {_folders(names)} by name a part, and there is no train/ beside. Name the part to train on "
+            f"{place}: {_folders(names)}, and there is no train/ beside. Name the part to train on "
             "train; if these are classes, put them into a folder train/"
         )
     return list(found.items())
@@ -67,8 +67,8 @@ def refuse_mixture(place: Path, parts: Sequence[str], others: Sequence[str]) -> 
     """
     if parts and others:
         raise SnnrunError(
-            f"{place}: {_folders(parts)} by name a part, and beside lies {folders.some(others)}, which is none. Move "
-            "away what does not belong there; if all of them are classes, put them into a folder train/"
+            f"{place}: {_folders(parts)}, and these beside are no parts: {folders.some(others)}. Move away what does "
+            "not belong there; if all of them are classes, put them into a folder train/"
         )
 
 
@@ -86,8 +86,8 @@ def refuse_parts_within(place: Path, files: Mapping[str, Sequence[Path]]) -> Non
         name, *inner = path.relative_to(place).parts[:-1]
         if inner and role(inner[0]):
             raise SnnrunError(
-                f"{place / name}: {inner[0]}/ in it is by name a part, which would count as one with the rest of the "
-                f"class. Put the parts above the classes, as {inner[0]}/{name}/; if it is none, rename it"
+                f"{place / name}: {inner[0]}/ in it is a part by its name, but would count together with the rest of "
+                f"the class. Put the parts above the classes, as {inner[0]}/{name}/; if it is no part, rename it"
             )
 
 
@@ -135,4 +135,5 @@ def _stem(name: str) -> str:
 
 
 def _folders(names: Sequence[str]) -> str:
-    return " and ".join(f"{name}/" for name in names) + (" is" if len(names) == 1 else " are each")
+    what = " is a part by its name" if len(names) == 1 else " are parts by their names"
+    return " and ".join(f"{name}/" for name in names) + what

@@ -129,7 +129,7 @@ def read_all(paths: Sequence[Path], form: Form) -> All:
         except UnreadableError as error:
             faults[item] = f"{paths[item]}: {error}"
 
-    with warnings.catch_warnings():  # here, for threads share what is ignored
+    with warnings.catch_warnings():  # here, since threads share what is ignored
         warnings.simplefilter("ignore")
         parallel.each(len(paths), task)
     found = [fault for fault in faults if fault]

@@ -59,7 +59,7 @@ def run(
     cannot be printed meanwhile is lost without harm.
 
     Args:
-        values: the config as `snnrun.config.plain` gives it, or dictionaries of the same keys.
+        values: the config as `snnrun.config.check.plain` gives it, or dictionaries of the same keys.
         run_dir: folder of this run, which exists; what lies in it already is recorded with the run.
         command: the command line, for the record.
         parent_run_id: MLflow run of the sweep that this run is a point of.

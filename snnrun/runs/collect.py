@@ -227,7 +227,7 @@ def _below(outputs: Path, warn: Warn) -> list[Run]:
             else:
                 _join(known, found, warn)
         except (SnnrunError, OSError, ValueError) as error:
-            warn(f"{found.path}: left out, for it is damaged: {error}")
+            warn(f"{found.path}: left out, since it is damaged: {error}")
     for run in stored.values():
         elsewhere = _folder_elsewhere(run)
         if elsewhere is not None:

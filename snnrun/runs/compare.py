@@ -192,7 +192,9 @@ def compare(runs: Sequence[Run], by: Sequence[str] | None, metrics: Sequence[str
         ranked = wanted[0] if metrics is not None or wanted[0] == VALIDATION else None
         notes = _notes(groups)
         if ranked is None:
-            notes.append("no validation samples (data.validation=0): nothing ranks these, for the test samples may not")
+            notes.append(
+                "no validation samples (data.validation=0): nothing ranks these, since the test samples must not"
+            )
         else:
             _rank(groups, ranked, wanted)
         sections.append(Section(title, corpus, groups, ranked, notes))

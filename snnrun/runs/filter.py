@@ -122,7 +122,7 @@ def _parse(text: str, runs: Sequence[Run]) -> Filter:
     if found is None:
         raise UsageError(
             f"{text}: not a filter. Write KEY=VALUE, or one of != > >= < <= ~ between them; a filter with < or > "
-            "needs quotes ('train.lr>0.001'), for the shell takes these signs for itself."
+            "needs quotes ('train.lr>0.001'), since the shell takes these signs for itself."
         )
     key, operator = key_named(found["key"], runs), found["operator"].replace("==", "=")
     values = tuple(part.strip() for part in re.split(r",(?![^\[]*\])", found["value"]))

@@ -214,7 +214,7 @@ def best(found: Sequence[Best], out: Console) -> None:
             say(out, f"  of {entry.candidates} compared")
         if entry.unvalidated:
             names = ", ".join(run.short for run in entry.unvalidated[:5]) + ", ..." * (len(entry.unvalidated) > 5)
-            say(out, f"  not comparable, for without validation samples only the test set could choose: {names}")
+            say(out, f"  not comparable, since without validation samples only the test set could choose: {names}")
     say(out, "")
     say(out, "Chosen by validation accuracy; the test accuracy is that of the same epoch and has chosen nothing.")
 

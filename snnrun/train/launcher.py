@@ -72,7 +72,7 @@ def check(found: Place, processes: int) -> None:
 
 
 class _Meeting:
-    """The processes of an outer launcher come together, in a thread, for PyTorch hears no signal while it waits."""
+    """The processes of an outer launcher come together, in a thread, since PyTorch hears no signal while it waits."""
 
     def __init__(self) -> None:
         self._store: Store | None = None
