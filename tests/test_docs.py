@@ -51,6 +51,7 @@ def test_trainings_can_be_composed(call: str) -> None:
     assert compose(STARTED[call])["model"]
 
 
+@pytest.mark.slow  # kernels are read or compiled
 def test_the_example_in_python_runs() -> None:
     code, names = "".join(re.findall(r"^```python\n(.*?)^```", TEXT["docs/python.md"], re.M | re.S)), dict[str, Any]()
     exec(compile(code, "docs/python.md", "exec"), names)
