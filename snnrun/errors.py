@@ -50,3 +50,9 @@ def unknown(what: str, word: str, allowed: Iterable[str]) -> str:
     names = list(allowed)
     near = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
     return f"{word}: no such {what}. Allowed: {', '.join(names)}." + (f" Did you mean {near[0]}?" if near else "")
+
+
+def did_you_mean(word: str, allowed: Iterable[str]) -> str:
+    """' Did you mean X?' for the nearest spelling of `word`, or nothing."""
+    near = difflib.get_close_matches(word, list(allowed), n=1, cutoff=0.6)
+    return f" Did you mean {near[0]}?" if near else ""

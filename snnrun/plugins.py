@@ -1,5 +1,6 @@
 """What a module of the user's own imports to register a rule, an encoder or a corpus: see docs/plugins.md."""
 
 from snnrun.config.plugins import register_dataset, register_encoder, register_rule
+from snnrun.declared import Range
 
-__all__ = ["register_dataset", "register_encoder", "register_rule"]
+__all__ = ["Range", "register_dataset", "register_encoder", "register_rule"]

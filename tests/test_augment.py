@@ -242,7 +242,7 @@ def test_what_cannot_be_is_said():
         data.load(name="digits", shift=8)
     for wrong in {"elastic": -1.0}, {"elastic": math.inf}, {"rotation": 181.0}, {"scale": math.nan}, {"scale": 1.5}:
         [(key, value)] = wrong.items()
-        with pytest.raises(UsageError, match=rf"data\.{key}={value}: a number from 0"):
+        with pytest.raises(UsageError, match=rf"data\.{key}: {value:g} is out of range. Allowed: at least 0"):
             data.load(name="digits", **wrong)
-    with pytest.raises(UsageError, match=r"data\.distortion=theirs: own or authors"):
+    with pytest.raises(UsageError, match=r"data\.distortion: 'theirs' is not allowed. Allowed: own, authors"):
         data.load(name="digits", distortion="theirs")

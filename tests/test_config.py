@@ -1,18 +1,19 @@
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
 from dataclasses import fields
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
 
-from snnrun import cli, data, kernels
+from snnrun import cli, data, declared, kernels
 from snnrun.commands import arguments
-from snnrun.config import check, options, paths, schemas
+from snnrun.config import check, options, paths, schemas, source
 from snnrun.config import overrides as config_overrides
 from snnrun.encoders import ENCODERS
 from snnrun.errors import UsageError
@@ -56,8 +57,7 @@ def test_every_option_composes_by_its_schema_with_a_value_for_each_key(choice: s
 
 
 @pytest.mark.parametrize(("model", "corpus"), PAIRS)
-def test_every_pair_has_tuned_settings_that_pass_the_checks(model: str, corpus: str) -> None:
-    assert f"{model}_{corpus}" in GROUPS["tuned"].options
+def test_every_pair_passes_the_checks_with_its_tuned_settings_or_without(model: str, corpus: str) -> None:
     cfg = composed(f"model={model}", f"data={corpus}")
     assert not OmegaConf.missing_keys(cfg)
     check.check(cfg)
@@ -80,19 +80,34 @@ def names(schema: type) -> set[str]:
     return {entry.name for entry in fields(schema)}
 
 
-def test_the_schemas_have_the_keys_that_the_code_takes() -> None:
-    for name, schema in schemas.SCHEMAS["model"].items():
-        assert names(schema) - {"name", "network"} == names(RULES[name])
-    for name, schema in schemas.SCHEMAS["encoder"].items():
-        factory: Any = ENCODERS[name]
-        assert names(schema) - {"name"} == names(factory) - {"seed"}
-    shared = set(inspect.signature(data.load).parameters) - {"seed", "options"}
-    for name, schema in schemas.SCHEMAS["data"].items():
-        parameters = inspect.signature(data.DATASETS[name]).parameters.values()
-        own = {option.name for option in parameters if option.kind is option.KEYWORD_ONLY}
-        assert names(schemas.Data) | own <= names(schema) <= shared | own
-    assert set(GROUPS["data"].options) == set(data.DATASETS)
-    assert names(schemas.Train) == names(Options)
+@pytest.mark.parametrize(
+    ("module", "name", "table"),
+    [("rules", "RULES", RULES), ("encoders", "ENCODERS", ENCODERS), ("data", "DATASETS", data.DATASETS)],
+)
+def test_what_is_read_from_the_source_is_what_the_code_declares(module: str, name: str, table: dict[str, Any]) -> None:
+    read = source.table(f"snnrun.{module}", name)
+    assert list(read) == list(table)
+    for entry, thing in table.items():
+        assert read[entry] == declared.options(thing), entry
+        assert list(read[entry]) == list(declared.options(thing)), entry
+    assert schemas.SHARED.items() <= declared.options(data.load).items()
+
+
+def test_every_option_s_file_has_every_key_with_the_default_that_the_code_has() -> None:
+    """But for what `data.load` has for all corpora: whether files may be downloaded is each corpus's own."""
+    for group, known in {"model": RULES, "encoder": ENCODERS, "data": data.DATASETS}.items():
+        for option, thing in known.items():
+            file = yaml.safe_load(options.text(f"{group}/{option}") or "")
+            schema = schemas.SCHEMAS[group][option]
+            assert {"name", *names(schema)} == set(file) - {"defaults"}, option
+            for key, entry in declared.options(thing).items():
+                default = list(entry.default) if isinstance(entry.default, tuple) else entry.default
+                assert key == "seed" or default in (declared.REQUIRED, file[key]), f"{group}/{option}: {key}"
+    train = yaml.safe_load(resources.files("snnrun.conf").joinpath("train.yaml").read_text("utf-8"))["train"]
+    assert {key: entry.default for key, entry in declared.options(Options).items()} | {
+        "epochs": train["epochs"],
+        "schedule_milestones": (40, 80),
+    } == train | {"schedule_milestones": tuple(train["schedule_milestones"])}
 
 
 def test_the_kernels_that_can_be_chosen_are_those_there_are() -> None:

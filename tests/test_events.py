@@ -293,11 +293,11 @@ def test_nothing_to_test_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"split": "both"}, "data.split=both: official or ab"),
-        ({"class_order": "z"}, "data.class_order=z: zero_first or oh_first"),
-        ({"bin_ms": 0}, "data.bin_ms=0: a length above 0"),
-        ({"bin_ms": float("nan")}, "data.bin_ms=nan"),
-        ({"steps": 0}, "data.steps=0: a whole number from 1 up"),
+        ({"split": "both"}, "data.split: 'both' is not allowed. Allowed: official, ab"),
+        ({"class_order": "z"}, "data.class_order: 'z' is not allowed. Allowed: zero_first, oh_first"),
+        ({"bin_ms": 0}, "data.bin_ms: 0 is out of range. Allowed: greater than 0"),
+        ({"bin_ms": float("nan")}, "data.bin_ms: nan"),
+        ({"steps": 0}, "data.steps: 0 is out of range"),
     ],
 )
 def test_options_out_of_range(tmp_path: Path, options: dict[str, Any], words: str) -> None:

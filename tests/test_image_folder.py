@@ -270,15 +270,15 @@ def test_a_picture_of_too_many_pixels(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"rows": 0}, "data.rows=0: a whole number from 1 to 4096"),
-        ({"columns": 5000}, "data.columns=5000"),
-        ({"test_fraction": 1.0}, "data.test_fraction=1.0"),
+        ({"rows": 0}, "data.rows: 0 is out of range. Allowed: at least 1 and at most 4096"),
+        ({"columns": 5000}, "data.columns: 5000"),
+        ({"test_fraction": 1.0}, "data.test_fraction: 1"),
         ({"test_fraction": 0.01}, "leaves 0 of 10 images to test on"),
-        ({"fit": "squeeze"}, "data.fit=squeeze: stretch, pad or crop"),
-        ({"background": 256}, "data.background=256: a whole number from 0 (black) to 255"),
+        ({"fit": "squeeze"}, "data.fit: 'squeeze' is not allowed. Allowed: stretch, pad, crop"),
+        ({"background": 256}, "data.background: 256 is out of range"),
         ({"levels": [5, 5]}, "data.levels=[5.0, 5.0]: the values of black and of white, the lower one first"),
         ({"levels": [0]}, "data.levels=[0]: two values are needed"),
-        ({"split_seed": -1}, "data.split_seed=-1"),
+        ({"split_seed": -1}, "data.split_seed: -1"),
         ({"shift": 32}, "data.shift=32: a number of pixels below the 32"),
     ],
 )

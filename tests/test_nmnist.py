@@ -64,7 +64,7 @@ def test_a_marker_of_row_240_puts_later_times_off() -> None:
 event = st.tuples(st.integers(0, 33), st.integers(0, 33), st.integers(0, 1), st.integers(0, 30_000))
 
 
-@given(st.lists(event, min_size=1, max_size=30), st.sampled_from([0.6, 1.0, 5.0]), st.sampled_from(nmnist.POLARITIES))
+@given(st.lists(event, min_size=1, max_size=30), st.sampled_from([0.6, 1.0, 5.0]), st.sampled_from(("kept", "merged")))
 @settings(max_examples=50)
 def test_bins_are_those_of_the_definition(events: Any, bin_ms: float, polarity: str) -> None:
     """Step floor(t / bin) + 1, channel (polarity * 34 + row) * 34 + column, at most one spike, late ones left out."""
@@ -279,10 +279,10 @@ def test_archives_are_downloaded_and_checked(tmp_path: Path, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"bin_ms": 0.0}, r"data.bin_ms=0.0: a length from 0.001 up"),
-        ({"bin_ms": float("nan")}, "data.bin_ms=nan"),
-        ({"steps": 1}, "data.steps=1: a whole number from 2 up"),
-        ({"polarity": "both"}, "data.polarity=both: kept or merged"),
+        ({"bin_ms": 0.0}, "data.bin_ms: 0 is out of range. Allowed: at least 0.001"),
+        ({"bin_ms": float("nan")}, "data.bin_ms: nan"),
+        ({"steps": 1}, "data.steps: 1 is out of range. Allowed: at least 2"),
+        ({"polarity": "both"}, "data.polarity: 'both' is not allowed. Allowed: kept, merged"),
         ({"shift": 1}, "data.shift: only images can be augmented"),
     ],
 )

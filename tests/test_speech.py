@@ -389,7 +389,9 @@ def test_speakers_that_are_held_out(tmp_path: Path) -> None:
     every = list(speech.FSDD_SPEAKERS)
     for wrong, words in (["georg"], "there is no speaker georg; there are george"), ([], "some of"), (every, "not all"):
         assert words in failure("fsdd", tmp_path, UsageError, split="speaker", held_out=wrong)
-    assert "data.split=both: official or speaker" in failure("fsdd", tmp_path, UsageError, split="both")
+    assert "data.split: 'both' is not allowed. Allowed: official, speaker" in failure(
+        "fsdd", tmp_path, UsageError, split="both"
+    )
 
 
 def test_fsdd_is_missing_or_foreign(tmp_path: Path) -> None:
@@ -487,7 +489,7 @@ def test_numbers_of_a_folder_out_of_range(tmp_path: Path) -> None:
     for fraction in (0, 1, -1, float("nan")):
         assert "data.test_fraction" in failure("audio_folder", tmp_path, UsageError, test_fraction=fraction)
     assert "leaves 0 of 30" in failure("audio_folder", tmp_path, UsageError, test_fraction=0.001)
-    assert "data.split_seed=-1" in failure("audio_folder", tmp_path, UsageError, split_seed=-1)
+    assert "data.split_seed: -1" in failure("audio_folder", tmp_path, UsageError, split_seed=-1)
 
 
 @pytest.mark.launches

@@ -99,10 +99,10 @@ def test_samples_of_a_class_resemble_each_other() -> None:
 @pytest.mark.parametrize(
     ("option", "words"),
     [
-        ({"classes": 1}, "data.classes=1: a whole number from 2 up"),
-        ({"samples": 0}, "data.samples=0: a whole number from 1 up"),
-        ({"steps": 1}, "data.steps=1: a whole number from 2 up"),
-        ({"variant": -1}, "data.variant=-1: a whole number from 0 up"),
+        ({"classes": 1}, "data.classes: 1 is out of range. Allowed: at least 2"),
+        ({"samples": 0}, "data.samples: 0 is out of range"),
+        ({"steps": 1}, "data.steps: 1 is out of range"),
+        ({"variant": -1}, "data.variant: -1 is out of range"),
     ],
 )
 def test_numbers_out_of_range(option: dict[str, int], words: str) -> None:
@@ -132,7 +132,7 @@ def test_more_steps_than_there_are() -> None:
     split = load().train
     with pytest.raises(UsageError, match=r"encoder\.steps=121: the stored spike trains have 120 steps"):
         encoders.build("stored", seed=0, steps=121).encode(split.samples, split.index, 1)
-    with pytest.raises(UsageError, match=r"encoder\.steps=0: at least 1"):
+    with pytest.raises(UsageError, match=r"encoder\.steps: 0 is out of range. Allowed: at least 1"):
         encoders.build("stored", seed=0, steps=0)
 
 

@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snnrun.commands import train
-from snnrun.config import check
-from snnrun.errors import UsageError
+from snnrun.errors import UsageError, did_you_mean
 
 DEFAULT = "fashion"
 # name: (what it is, overrides). Thresholds, time constants and learning rate are those tuned for model and corpus.
@@ -91,7 +90,7 @@ def compose(workload: str, overrides: Sequence[str]) -> dict[str, Any]:
     """
     if workload not in WORKLOADS:
         raise UsageError(
-            f"{workload}: no such workload. Allowed: {', '.join(WORKLOADS)}.{check.did_you_mean(workload, WORKLOADS)}"
+            f"{workload}: no such workload. Allowed: {', '.join(WORKLOADS)}.{did_you_mean(workload, WORKLOADS)}"
         )
     return train.compose([*WORKLOADS[workload][1], *overrides])
 

@@ -6,11 +6,9 @@ rest.
 
 from __future__ import annotations
 
-import difflib
-import math
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import Field, fields
+from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -18,7 +16,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from snnrun.config.paths import expanded
 from snnrun.config.schemas import PLUGINS, SCHEMAS, Config, Search, Sweep, Tracking, Train
-from snnrun.errors import UsageError, printable
+from snnrun.declared import check_value
+from snnrun.errors import UsageError, did_you_mean
 
 
 def register() -> None:
@@ -31,12 +30,6 @@ def register() -> None:
 
 
 # ---- checks ---------------------------------------------------------------------------------------------------------
-
-
-def did_you_mean(word: str, allowed: Iterable[str]) -> str:
-    """' Did you mean X?' for the nearest spelling of `word`, or nothing."""
-    near = difflib.get_close_matches(word, list(allowed), n=1, cutoff=0.6)
-    return f" Did you mean {near[0]}?" if near else ""
 
 
 def check(cfg: DictConfig) -> None:
@@ -113,36 +106,7 @@ def _check_section(prefix: str, section: DictConfig, schema: type) -> None:
         key = prefix + entry.name
         if OmegaConf.is_missing(section, entry.name):
             raise UsageError(f"{key}: has no value. Write {key}=VALUE")
-        check_value(key, section[entry.name], entry)
-
-
-def check_value(key: str, value: Any, entry: Field[Any]) -> None:
-    """Raise UsageError if a value is outside the range or the choices of its field."""
-    if value is None:
-        return
-    if isinstance(value, str) and printable(value) != value:
-        raise UsageError(
-            f"{key}={value}: only UTF-8 can be recorded. Give a folder by another name, such as a link to it, or that "
-            "of the data by the environment variable SNNRUN_DATA"
-        )
-    if "choices" in entry.metadata and value not in entry.metadata["choices"]:
-        allowed = entry.metadata["choices"]
-        raise UsageError(
-            f"{key}: {value!r} is not allowed. Allowed: {', '.join(allowed)}.{did_you_mean(value, allowed)}"
-        )
-    if "range" in entry.metadata:
-        for number in value if OmegaConf.is_list(value) else [value]:
-            _check_number(key, number, *entry.metadata["range"])
-
-
-def _check_number(key: str, value: Any, low: float | None, above: float | None, below: float | None) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise UsageError(f"{key}: {value!r} is not a number")
-    limits = {"at least": low, "greater than": above, "less than": below}
-    within = (low is None or value >= low) and (above is None or value > above) and (below is None or value < below)
-    if not (math.isfinite(value) and within):
-        allowed = " and ".join(f"{word} {limit}" for word, limit in limits.items() if limit is not None)
-        raise UsageError(f"{key}: {value:g} is out of range. Allowed: {allowed}.")
+        check_value(key, section[entry.name], entry.metadata)
 
 
 def _check_model(model: DictConfig) -> None:

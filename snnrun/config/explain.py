@@ -24,9 +24,9 @@ from omegaconf.errors import (
 )
 from yaml import MarkedYAMLError  # type: ignore[import-untyped]
 
-from snnrun.config.check import did_you_mean
 from snnrun.config.options import groups
 from snnrun.config.schemas import SCHEMAS, Train
+from snnrun.errors import did_you_mean
 
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 

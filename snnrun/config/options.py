@@ -30,13 +30,13 @@ def _root() -> Traversable:
 def groups(config_dir: Path | None = None) -> dict[str, Group]:
     """All groups in the order of the defaults list of `train.yaml`, with the options of `--config-dir` behind."""
     return {
-        name: Group(default, about, {option: _about(text) for option, text in _files(name, config_dir).items()})
+        name: Group(default, about, {option: _about(text) for option, text in files(name, config_dir).items()})
         for name, default, about in _DEFAULT.findall((_root() / "train.yaml").read_text("utf-8"))
     }
 
 
-def _files(group: str, config_dir: Path | None) -> dict[str, str]:
-    """The files of a group by option. Of two of one name Hydra takes snnrun's, and so does this."""
+def files(group: str, config_dir: Path | None = None) -> dict[str, str]:
+    """The texts of the files of a group by option. Of two of one name Hydra takes snnrun's, and so does this."""
     found: dict[str, str] = {}
     for folder in (_root() / group, *([] if config_dir is None else [config_dir / group])):
         files = sorted(folder.iterdir(), key=lambda file: file.name) if folder.is_dir() else []
@@ -55,7 +55,12 @@ def _about(text: str) -> str:
 def text(option: str, config_dir: Path | None = None) -> str | None:
     """The file of an option such as `model/strsbp`, or None if there is none."""
     group, _, name = option.partition("/")
-    return _files(group, config_dir).get(name) if group in groups() else None
+    return files(group, config_dir).get(name) if group in groups() else None
+
+
+def keys(text: str) -> list[str]:
+    """The keys that the text of an option's file sets."""
+    return re.findall(r"^(\w+):", text, re.MULTILINE)
 
 
 def overview() -> str:

@@ -11,10 +11,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from snnrun.config import plugins
-from snnrun.config.check import check_paths, check_value, did_you_mean
+from snnrun.config.check import check_paths
 from snnrun.config.paths import expanded
 from snnrun.config.schemas import SCHEMAS, Checkpoint, Train
-from snnrun.errors import UsageError
+from snnrun.declared import check_value
+from snnrun.errors import UsageError, did_you_mean
 
 PLACES = ("root", "uri")
 GROUPS = ("data", "encoder", "hardware")
@@ -65,6 +66,5 @@ def _value(group: str, name: str, section: Mapping[str, Any], key: str, text: st
     if name in PLACES and isinstance(value, str):
         value = expanded(value)
         check_paths({key: value})
-    entry = next(entry for entry in fields(schema) if entry.name == name)
-    check_value(key, value, entry)
+    check_value(key, value, next(entry.metadata for entry in fields(schema) if entry.name == name))
     return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value

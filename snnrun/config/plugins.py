@@ -7,8 +7,8 @@ A plugin is a module that registers what it brings when it is imported:
     class Mine(StbpRule): ...
 
 The options of the rule or encoder are the fields of its dataclass, those of a corpus the keyword-only parameters of its
-function; they are checked like snnrun's own: a type that YAML has, `Literal["a", "b"]` for choices, and for a range
-`field(metadata={"range": (at_least, greater_than, less_than)})`. The option itself is a file of the user's, such as
+function; they are checked like snnrun's own, see `declared`: a type that YAML has, `Literal["a", "b"]` for choices, and
+`Annotated[float, Range(at_least=0, below=1)]` for a range. The option itself is a file of the user's, such as
 `my_conf/model/mine.yaml`, found by `--config-dir my_conf`.
 """
 
@@ -18,15 +18,11 @@ import dataclasses
 import importlib
 import inspect
 import sys
-import types
-import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
-from omegaconf import MISSING
-
-from snnrun import data, encoders
+from snnrun import data, declared, encoders
 from snnrun.config import schemas
 from snnrun.errors import SnnrunError, UsageError
 from snnrun.rules import RULES, Rule
@@ -34,7 +30,6 @@ from snnrun.rules import RULES, Rule
 __all__ = ["load", "register_dataset", "register_encoder", "register_rule"]
 
 Thing = TypeVar("Thing")
-SCALARS = (str, int, float, bool)
 
 
 def register_rule(name: str) -> Callable[[type[Rule]], type[Rule]]:
@@ -47,9 +42,7 @@ def register_rule(name: str) -> Callable[[type[Rule]], type[Rule]]:
     def register(cls: type[Rule]) -> type[Rule]:
         if not (isinstance(cls, type) and issubclass(cls, Rule) and dataclasses.is_dataclass(cls)):
             raise UsageError(f"plugin: the rule {name!r}, {_called(cls)}, is not a dataclass that derives from Rule")
-        own = _of_dataclass(cls, skip=())
-        own["v_th"] = (Any, schemas._number(above=0))
-        return _put("model", name, cls, RULES, {"network": (str, MISSING)} | own)
+        return _put("model", name, cls, RULES, schemas.model(name, declared.options(cls)))
 
     return register
 
@@ -72,7 +65,7 @@ def register_encoder(name: str) -> Callable[[type[Any]], type[Any]]:
             raise UsageError(
                 f"plugin: the encoder {name!r}, {_called(cls)}, is not a dataclass with kinds, steps and encode{lack}"
             )
-        return _put("encoder", name, cls, encoders.ENCODERS, _of_dataclass(cls, skip=("seed",)))
+        return _put("encoder", name, cls, encoders.ENCODERS, schemas.encoder(name, declared.options(cls)))
 
     return register
 
@@ -85,21 +78,12 @@ def register_dataset(name: str) -> Callable[[Callable[..., data.Corpus]], Callab
     """
 
     def register(function: Callable[..., data.Corpus]) -> Callable[..., data.Corpus]:
-        if not callable(function) or len(_parameters(function, inspect.Parameter.POSITIONAL_OR_KEYWORD)) != 2:
+        parameters = inspect.signature(function).parameters.values() if callable(function) else ()
+        if [entry.kind for entry in parameters].count(inspect.Parameter.POSITIONAL_OR_KEYWORD) != 2:
             raise UsageError(
                 f"plugin: the corpus {name!r}, {_called(function)}, is not a function of (root, download, *, options)"
             )
-        shared = _parameters(data.load, inspect.Parameter.KEYWORD_ONLY)
-        fields: dict[str, Any] = {
-            entry.name: (kind, dataclasses.field(default=shared[entry.name].default, metadata=entry.metadata))
-            for entry, kind in _typed(schemas.Images)
-            if entry.name in shared and entry.name != "name"
-        }
-        hints = typing.get_type_hints(function)
-        for key, parameter in _parameters(function, inspect.Parameter.KEYWORD_ONLY).items():
-            default = MISSING if parameter.default is inspect.Parameter.empty else parameter.default
-            fields[key] = _field(hints.get(key, Any), default, {})
-        return _put("data", name, function, data.DATASETS, fields)
+        return _put("data", name, function, data.DATASETS, schemas.corpus(name, declared.options(function)))
 
     return register
 
@@ -140,54 +124,13 @@ def _listed(names: object) -> list[str]:
     return listed
 
 
-# ---- the schema ------------------------------------------------------------------------------------------------------
-
-
-def _put(group: str, name: str, thing: Thing, table: dict[str, Any], fields: dict[str, Any]) -> Thing:
+def _put(group: str, name: str, thing: Thing, table: dict[str, Any], schema: type) -> Thing:
     """Enter what is registered into its table, and its schema."""
     if name in table and _called(table[name]) != _called(thing):
         raise UsageError(f"plugin: the name {name!r} of {_called(thing)} is taken by {_called(table[name])}")
     table[name] = thing
-    entries = [("name", str, MISSING), *((key, kind, default) for key, (kind, default) in fields.items())]
-    schemas.SCHEMAS[group][name] = schemas.PLUGINS[group, name] = dataclasses.make_dataclass(f"{group}_{name}", entries)
+    schemas.SCHEMAS[group][name] = schemas.PLUGINS[group, name] = schema
     return thing
-
-
-def _of_dataclass(cls: type, skip: tuple[str, ...]) -> dict[str, Any]:
-    return {
-        entry.name: _field(kind, _default(entry), entry.metadata)
-        for entry, kind in _typed(cls)
-        if entry.name not in skip and entry.init
-    }
-
-
-def _typed(cls: type) -> list[tuple[dataclasses.Field[Any], Any]]:
-    hints = typing.get_type_hints(cls)
-    return [(entry, hints[entry.name]) for entry in dataclasses.fields(cls)]
-
-
-def _default(entry: dataclasses.Field[Any]) -> Any:
-    if entry.default_factory is not dataclasses.MISSING:
-        return entry.default_factory()
-    return MISSING if entry.default is dataclasses.MISSING else entry.default
-
-
-def _field(kind: Any, default: Any, metadata: Mapping[str, Any]) -> tuple[Any, Any]:
-    """Type and default of an option as OmegaConf takes them."""
-    if typing.get_origin(kind) is Literal:
-        return str, dataclasses.field(default=default, metadata={"choices": typing.get_args(kind), **metadata})
-    parts = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
-    simple = all(part in (*SCALARS, type(None)) for part in parts) and sum(part in SCALARS for part in parts) == 1
-    if isinstance(default, tuple):
-        default = list(default)
-    if isinstance(default, list):
-        kept = list(default)
-        return Any, dataclasses.field(default_factory=lambda: list(kept), metadata=dict(metadata))
-    return kind if simple else Any, dataclasses.field(default=default, metadata=dict(metadata))
-
-
-def _parameters(function: Callable[..., Any], kind: Any) -> dict[str, inspect.Parameter]:
-    return {name: entry for name, entry in inspect.signature(function).parameters.items() if entry.kind is kind}
 
 
 def _called(thing: Any) -> str:

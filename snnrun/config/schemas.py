@@ -1,328 +1,157 @@
 """The schema of every option of every config group: which keys exist, of which type and in which range.
 
-The default values stand in `conf/`, each beside the reason for it. `config` composes and checks.
+A key is declared where its value is used: a rule's, an encoder's or a corpus's in its own signature, those of a
+training in `train.options`, the others here. The default values that a run begins with stand in `conf/`, each beside
+the reason for it. `check` composes and checks.
 """
-
-# ruff: noqa: RUF009 - _number and _choice return dataclass fields
 
 from __future__ import annotations
 
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
 
 from omegaconf import MISSING
 
+from snnrun.config import options, source
+from snnrun.declared import REQUIRED, Option, Range
+from snnrun.declared import options as declared_options
+from snnrun.train.options import Options
 
-def _number(*, low: float | None = None, above: float | None = None, below: float | None = None) -> Any:
-    """A field with a range: at least `low`, greater than `above`, less than `below`."""
-    return field(default=MISSING, metadata={"range": (low, above, below)})
+Section = TypeVar("Section")
+SCALARS = (str, int, float, bool)
 
 
-def _choice(*allowed: str) -> Any:
-    """A field with a closed list of values."""
-    return field(default=MISSING, metadata={"choices": allowed})
+# ---- from options to schemas ----------------------------------------------------------------------------------------
 
 
-# ---- data, encoder --------------------------------------------------------------------------------------------------
+def schema(name: str, declared: Mapping[str, Option]) -> type:
+    """A dataclass of options as OmegaConf takes it; range and choices are the metadata of its fields."""
+    fields = [(key, _kind(entry.kind), _field(entry)) for key, entry in declared.items()]
+    return dataclasses.make_dataclass(name, fields)
 
 
-@dataclass
-class Data:
-    """A corpus."""
+def section(cls: type[Section]) -> type[Section]:
+    """The schema that a class of annotations declares."""
+    declared: Any = dataclass(frozen=True, kw_only=True)(cls)
+    return typing.cast("type[Section]", schema(cls.__name__, declared_options(declared)))
 
-    name: str = MISSING
-    root: str | None = MISSING
-    limit: int | None = _number(low=1)
-    validation: float = _number(low=0, below=1)
-    download: bool = MISSING
 
+def model(name: str, rule: Mapping[str, Option]) -> type:
+    """The schema of a rule: its options and the network's layers."""
+    thresholds = rule["v_th"]._replace(kind=Any)  # a number or a list of them: no OmegaConf type allows both
+    return schema(f"model_{name}", {"name": NAME, "network": Option(str, REQUIRED, {}), **rule, "v_th": thresholds})
 
-@dataclass
-class Images(Data):
-    """`data=digits`, `mnist`, `fashion_mnist`, `cifar10`."""
 
-    mirror: bool = MISSING
-    shift: int = _number(low=0)
-    elastic: float = _number(low=0)
-    rotation: float = _number(low=0)
-    scale: float = _number(low=0)
-    distortion: str = _choice("own", "authors")
+def encoder(name: str, own: Mapping[str, Option]) -> type:
+    """The schema of an encoder; its seed is the run's."""
+    return schema(f"encoder_{name}", {"name": NAME} | {key: entry for key, entry in own.items() if key != "seed"})
 
 
-@dataclass
-class Utterances(Data):
-    """`data=utterances`."""
+def corpus(name: str, own: Mapping[str, Option]) -> type:
+    """The schema of a corpus: its options and those of `data.load`, of which its file may leave some out."""
+    file = FILES.get(name)
+    shared = {key: entry for key, entry in SHARED.items() if file is None or key in options.keys(file)}
+    return schema(f"data_{name}", {"name": NAME, **shared, **own})
 
-    classes: int = _number(low=2)
-    samples: int = _number(low=1)
-    steps: int = _number(low=2)
-    variant: int = _number(low=0)
 
+def _kind(kind: Any) -> Any:
+    """The type of an option as OmegaConf takes it."""
+    if kind in SCALARS:
+        return kind
+    origin: Any = typing.get_origin(kind)
+    parts: tuple[Any, ...] = typing.get_args(kind)
+    if origin is Literal:
+        return str
+    if origin in (list, tuple, Sequence) and parts[0] in SCALARS:
+        return types.GenericAlias(list, parts[:1])
+    if origin is types.UnionType:  # None and one type beside it; in a config a path is a text
+        known: list[Any] = [_kind(part) for part in parts if part not in (Path, type(None))]
+        if len(known) == 1 and known != [Any]:
+            return known[0] | None if type(None) in parts else known[0]
+    return Any
 
-@dataclass
-class Ti46Alpha(Data):
-    """`data=ti46_alpha`."""
 
+def _field(entry: Option) -> Any:
+    default = MISSING if entry.default is REQUIRED else entry.default
+    if isinstance(default, list | tuple):
+        return field(default_factory=lambda: list(default), metadata=entry.allowed)
+    return field(default=default, metadata=entry.allowed)
 
-@dataclass
-class Ti46Digits(Data):
-    """`data=ti46_digits`."""
 
-    test_limit: int | None = _number(low=1)
+# ---- the sections that have one schema ------------------------------------------------------------------------------
 
 
-@dataclass
-class Fsdd(Data):
-    """`data=fsdd`."""
-
-    split: str = _choice("official", "speaker")
-    held_out: list[str] = MISSING
-
-
-@dataclass
-class AudioFolder(Data):
-    """`data=audio_folder`."""
-
-    test_fraction: float = _number(above=0, below=1)
-    split_seed: int = _number(low=0)
-
-
-@dataclass
-class Ntidigits(Data):
-    """`data=ntidigits`."""
-
-    split: str = _choice("official", "ab")
-    class_order: str = _choice("zero_first", "oh_first")
-    bin_ms: float = _number(above=0)
-    steps: int = _number(low=1)
-
-
-@dataclass
-class Nmnist(Data):
-    """`data=nmnist`."""
-
-    bin_ms: float = _number(low=0.001)
-    steps: int = _number(low=2)
-    polarity: str = _choice("kept", "merged")
-    stabilise: bool = MISSING
-
-
-@dataclass
-class ImageFolder(Images):
-    """`data=image_folder`."""
-
-    rows: int = _number(low=1)
-    columns: int = _number(low=1)
-    colour: bool = MISSING
-    fit: str = _choice("stretch", "pad", "crop")
-    background: int = _number(low=0, below=256)
-    levels: list[float] | None = MISSING
-    test_fraction: float = _number(above=0, below=1)
-    split_seed: int = _number(low=0)
-
-
-@dataclass
-class Poisson:
-    """`encoder=poisson`: a spike with probability pixel / 255 / attenuation in steps 1 to steps - 1."""
-
-    name: str = MISSING
-    steps: int = _number(low=2)
-    frozen: bool = MISSING
-    attenuation: float = _number(low=1)
-
-
-@dataclass
-class Bernoulli:
-    """`encoder=bernoulli`: a spike with probability pixel / 255 / attenuation in every step."""
-
-    name: str = MISSING
-    steps: int = _number(low=1)
-    frozen: bool = MISSING
-    attenuation: float = _number(low=1)
-
-
-@dataclass
-class Stored:
-    """`encoder=stored`: the samples are spikes."""
-
-    name: str = MISSING
-    steps: int | None = _number(low=1)
-
-
-@dataclass
-class LyonBsa:
-    """`encoder=lyon_bsa`: recordings through Lyon's passive ear and Ben's Spiker Algorithm."""
-
-    name: str = MISSING
-    steps: int = _number(low=2)
-    sample_rate: int = _number(low=1)
-    loudness: str = _choice("none", "rms")
-    loudness_rms: float = _number(above=0)
-    decimation: int = _number(low=1)
-    ear_q: float = _number(above=0.5)
-    step_factor: float = _number(above=0)
-    agc: bool = MISSING
-    difference: bool = MISSING
-    tau_factor: float = _number(above=0)
-    gain: float = _number(above=0)
-    hold: int = _number(low=1)
-    threshold: float = _number(low=0, below=1)
-
-
-# ---- model ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class SpikeTrainModel:
-    """What the two rules on spike trains, ST-RSBP and HM2-BP, share. Times in ms (steps), thresholds in mV."""
-
-    name: str = MISSING
-    network: str = MISSING
-    v_th: Any = _number(above=0)  # a number or a list of them: no OmegaConf type allows both
-    tau_m: float = _number(low=1)
-    tau_s: float = _number(low=1)
-    t_ref: int = _number(low=0)
-    desired: float = _number(above=0)
-    undesired: float = _number(low=0)
-    margin: float = _number(low=0)
-    revive: bool = MISSING
-    loss: str = _choice("count", "softmax")
-    lateral: float = _number(low=0)
-    lateral_factor: bool = MISSING
-    silent_ratio: float = _number(low=0)
-    regulariser: float = _number(low=0)
-    regulariser_beta: float = _number(above=0)
-    weight_limit: float = _number(above=0)
-    regulariser_fan_in: str = _choice("own", "authors")
-    init: str = _choice("uniform", "fixed")
-    init_scale: float = _number(above=0)
-    conv_init_scale: float = _number(above=0)
-    init_fixed_inputs: int = _number(low=1)
-    connectivity: str = _choice("two_sided", "one_sided", "full")
-    recurrent_init: str = _choice("uniform", "sign")
-
-
-@dataclass
-class StRsbp(SpikeTrainModel):
-    """`model=strsbp`."""
-
-    slope: str = _choice("none", "counts", "table")
-    slope_tables: str = _choice("own", "authors")
-    slope_rows: int = _number(low=5)
-    extrapolate_slope: bool = MISSING
-    solve: str = _choice("paper", "authors")
-    self_coupling: bool = MISSING
-    convolution: str = _choice("spsp", "authors")
-
-
-@dataclass
-class Hm2Bp(SpikeTrainModel):
-    """`model=hm2bp`."""
-
-    effect_ratio: bool = MISSING
-    silent_effect: float = _number(low=0)
-
-
-@dataclass
-class Stbp:
-    """`model=stbp`."""
-
-    name: str = MISSING
-    network: str = MISSING
-    v_th: Any = _number(above=0)
-    decay: float = _number(low=0, below=1)
-    surrogate: str = _choice("rectangle", "polynomial", "sigmoid", "gaussian")
-    surrogate_width: float = _number(above=0)
-    temporal_gradient: bool = MISSING
-    strict_threshold: bool = MISSING
-    reset: str = _choice("hard", "exponential")
-    bias: bool = MISSING
-    init: str = _choice("unit_norm", "torch")
-    connectivity: str = _choice("full", "two_sided", "one_sided")
-    loss: str = _choice("squared", "mean_squared")
-
-
-# ---- training, hardware, tracking, sweeps ---------------------------------------------------------------------------
-
-
-@dataclass
-class Train:
+@section
+class Train(Options):
     """The section `train`: the loop and the optimiser."""
 
-    epochs: int = _number(low=1)
-    batch_size: int = _number(low=1)
-    lr: float = _number(above=0)
-    schedule: str = _choice("constant", "cosine", "inverse_sqrt", "inverse_sqrt_late", "step")
-    schedule_milestones: list[int] = _number(low=1)
-    schedule_factor: float = _number(above=0)
-    optimizer: str = _choice("adam", "sgd")
-    momentum: float = _number(low=0, below=1)
-    clip_norm: float | None = _number(above=0)
-    shuffle: str = _choice("full", "transpositions")
-    boosting: bool = MISSING
 
-
-@dataclass
+@section
 class Checkpoint:
     """The section `checkpoint`."""
 
-    every_minutes: float | None = _number(low=0)
+    every_minutes: Annotated[float | None, Range(at_least=0)]
 
 
-@dataclass
+@section
 class Hardware:
     """`hardware=auto`, `cpu`, `gpu`."""
 
-    device: str = _choice("auto", "cpu", "cuda")
-    threads: int | None = _number(low=1, below=1025)
-    processes: int = _number(low=1)
-    wait_minutes: float = _number(above=0)
-    kernels: str = _choice("auto", "reference", "cpu", "gpu")
+    device: Literal["auto", "cpu", "cuda"]
+    threads: Annotated[int | None, Range(at_least=1, below=1025)]
+    processes: Annotated[int, Range(at_least=1)]
+    wait_minutes: Annotated[float, Range(above=0)]
+    kernels: Literal["auto", "reference", "cpu", "gpu"]
 
 
-@dataclass
+@section
 class Tracking:
     """`tracking=mlflow`, `none`."""
 
-    kind: str = _choice("mlflow", "none")
-    uri: str | None = MISSING
-    experiment: str = MISSING
-    run_name: str | None = MISSING
-    system_metrics: bool = MISSING
+    kind: Literal["mlflow", "none"]
+    uri: str | None
+    experiment: str
+    run_name: str | None
+    system_metrics: bool
 
 
-@dataclass
+@section
 class Search:
     """`search=grid`, `random`, `optuna`."""
 
-    method: str = _choice("grid", "random", "optuna")
-    trials: int = _number(low=1)
-    startup: int = _number(low=1)
-    parallel: int | None = _number(low=1)
-    prune: bool = MISSING
-    prune_after: int = _number(low=1)
-    space: Any = MISSING
+    method: Literal["grid", "random", "optuna"]
+    trials: Annotated[int, Range(at_least=1)]
+    startup: Annotated[int, Range(at_least=1)]
+    parallel: Annotated[int | None, Range(at_least=1)]
+    prune: bool
+    prune_after: Annotated[int, Range(at_least=1)]
+    space: Any
 
 
-@dataclass
+@section
 class Sweep:
     """The section `sweep`."""
 
-    resume: str | None = MISSING
-    fail_fast: bool = MISSING
+    resume: str | None
+    fail_fast: bool
 
 
 @dataclass
 class Config:
     """The whole, in the order in which a run uses it. The groups are typed by the option that is chosen."""
 
-    seed: int = _number(low=0, below=2**32)
+    seed: int = field(default=MISSING, metadata={"range": Range(at_least=0, below=2**32)})
     outputs: str = MISSING
     plugin: Any = None  # a name or a list of names
     data: Any = MISSING
     encoder: Any = MISSING
     model: Any = MISSING
-    train: Train = field(default_factory=Train)
+    train: Train = field(default_factory=typing.cast(Any, Train))
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     hardware: Any = MISSING
     tracking: Any = MISSING
@@ -330,26 +159,18 @@ class Config:
     sweep: Sweep = field(default_factory=Sweep)
 
 
+# ---- the groups -----------------------------------------------------------------------------------------------------
+
+NAME = Option(str, REQUIRED, {})
+SHARED = source.function("snnrun.data", "load", skip=("seed", "encode"))
+FILES = options.files("data")
 SCHEMAS: dict[str, dict[str, type]] = {
-    "data": {
-        "digits": Images,
-        "mnist": Images,
-        "fashion_mnist": Images,
-        "utterances": Utterances,
-        "ti46_alpha": Ti46Alpha,
-        "ti46_digits": Ti46Digits,
-        "fsdd": Fsdd,
-        "audio_folder": AudioFolder,
-        "ntidigits": Ntidigits,
-        "nmnist": Nmnist,
-        "cifar10": Images,
-        "image_folder": ImageFolder,
-    },
-    "encoder": {"poisson": Poisson, "bernoulli": Bernoulli, "stored": Stored, "lyon_bsa": LyonBsa},
-    "model": {"strsbp": StRsbp, "hm2bp": Hm2Bp, "stbp": Stbp},
-    "hardware": {"auto": Hardware, "cpu": Hardware, "gpu": Hardware},
-    "tracking": {"mlflow": Tracking, "none": Tracking},
-    "search": {"grid": Search, "random": Search, "optuna": Search},
+    "data": {name: corpus(name, own) for name, own in source.table("snnrun.data", "DATASETS").items()},
+    "encoder": {name: encoder(name, own) for name, own in source.table("snnrun.encoders", "ENCODERS").items()},
+    "model": {name: model(name, own) for name, own in source.table("snnrun.rules", "RULES").items()},
+    "hardware": dict.fromkeys(("auto", "cpu", "gpu"), Hardware),
+    "tracking": dict.fromkeys(("mlflow", "none"), Tracking),
+    "search": dict.fromkeys(("grid", "random", "optuna"), Search),
 }
 # Of these, what plugins have registered: an option's file need not name its schema.
 PLUGINS: dict[tuple[str, str], type] = {}

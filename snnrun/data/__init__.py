@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from snnrun import declared
 from snnrun.data import audio, blank, cifar, events, image_folder, images, nmnist, pictures, speech, ti46
 from snnrun.data.augment import Augment
 from snnrun.data.corpus import Corpus, Dataset, Split, UnfitError, listed, pick, scan, stratified
 from snnrun.data.spikes_file import Encoded
 from snnrun.data.utterances import utterances
+from snnrun.declared import Range
 from snnrun.errors import SnnrunError, UsageError, printable
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "Split",
     "data_root",
     "faults",
+    "found",
     "lacks",
     "load",
 ]
@@ -61,17 +64,17 @@ def load(
     name: str,
     *,
     root: str | Path | None = None,
-    limit: int | None = None,
-    validation: float = 0.1,
-    seed: int = 0,
+    limit: Annotated[int | None, Range(at_least=1)] = None,
+    validation: Annotated[float, Range(at_least=0, below=1)] = 0.1,
+    seed: Annotated[int, Range(at_least=0)] = 0,
     download: bool = True,
     encode: Callable[[Corpus], Corpus] | None = None,
     mirror: bool = False,
-    shift: int = 0,
-    elastic: float = 0.0,
-    rotation: float = 0.0,
-    scale: float = 0.0,
-    distortion: str = "own",
+    shift: Annotated[int, Range(at_least=0)] = 0,
+    elastic: Annotated[float, Range(at_least=0)] = 0.0,
+    rotation: Annotated[float, Range(at_least=0, at_most=180)] = 0.0,
+    scale: Annotated[float, Range(at_least=0, at_most=1)] = 0.0,
+    distortion: Literal["own", "authors"] = "own",
     **options: Any,
 ) -> Dataset:
     """Load a corpus and cut it; every part keeps the order of the corpus.
@@ -96,15 +99,11 @@ def load(
         UsageError: If there is no such corpus, or if an option is out of range.
         SnnrunError: If files are missing and cannot be had, or are damaged; of several the first few are named.
     """
+    given = dict(locals())
+    declared.check("data", load, locals())
     if name not in DATASETS:
         raise UsageError(f"data={name}: no such corpus; there are {', '.join(DATASETS)}")
-    if not 0 <= validation < 1:
-        raise UsageError(f"data.validation={validation}: a fraction from 0 to below 1 is needed")
-    if limit is not None and limit < 1:
-        raise UsageError(f"data.limit={limit}: a whole number from 1 up is needed, or null for all samples")
-    if seed < 0:
-        raise UsageError(f"seed={seed}: a whole number from 0 up is needed")
-    corpus = DATASETS[name](data_root(root), download, **options)
+    corpus = found(name, data_root(root), download, options)
     if encode is None or corpus.faults:
         _refuse(name, faults(corpus))
     lacking = lacks(name, corpus)
@@ -134,6 +133,17 @@ def load(
         augment=augment,
         image=corpus.image,
     )
+
+
+def found(name: str, root: Path, download: bool, options: Mapping[str, Any]) -> Corpus:
+    """A corpus, whole, from the options that it alone has.
+
+    Raises:
+        UsageError: If an option is out of range.
+        SnnrunError: If files are missing and cannot be had, or are damaged.
+    """
+    declared.check("data", DATASETS[name], options)
+    return DATASETS[name](root, download, **options)
 
 
 def data_root(root: str | Path | None) -> Path:

@@ -16,8 +16,6 @@ _STREAM = 0x6175676D656E74
 _MAP_STREAM = 0x656C6173746963
 _EVERY = -1  # in place of an image's number, where all images share a map
 
-DISTORTIONS = ("own", "authors")
-
 
 @dataclass(frozen=True)
 class Augment:
@@ -37,7 +35,7 @@ class Augment:
             elastic displacements along both axes, enlarging only.
 
     Raises:
-        UsageError: If an option is on and samples are not images, or if a value is out of range.
+        UsageError: If an option is on and samples are not images, or if the shift is larger than they are.
     """
 
     image: tuple[int, int, int] | None
@@ -59,12 +57,6 @@ class Augment:
         least = min(self.image[1:])
         if self.shift and not 0 < self.shift < least:
             raise UsageError(f"data.shift={self.shift}: a number of pixels below the {least} of an image")
-        for key, limit in ("elastic", math.inf), ("rotation", 180.0), ("scale", 1.0):
-            if not (0 <= given[key] < math.inf and given[key] <= limit):
-                most = "" if limit == math.inf else f" to {limit:g}"
-                raise UsageError(f"data.{key}={given[key]}: a number from 0{most or ' up'} is needed")
-        if self.distortion not in DISTORTIONS:
-            raise UsageError(f"data.distortion={self.distortion}: {' or '.join(DISTORTIONS)}")
 
     def __call__(self, samples: NDArray[np.uint8], index: NDArray[np.int64], epoch: int) -> NDArray[np.uint8]:
         """Samples (B, N) as they are shown in an epoch, from 1; epoch 0, the evaluation, leaves them as they are."""

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from snnrun import data
 from snnrun.data import DATASETS, audio, blank, events, lacks, nmnist, repeats, ti46
 from snnrun.data.corpus import Corpus, MissingError, late, scan
 from snnrun.data.spikes_file import Encoded
@@ -111,7 +112,7 @@ def verify(
     entry = CATALOGUE[name]
     report: dict[str, Any] = {"name": name, "root": printable(str(root.absolute())), "papers": entry.papers}
     try:
-        corpus = DATASETS[name](root, False, **options)
+        corpus = data.found(name, root, False, options)
         corpus, found, details = _samples(corpus, ear)
         notes = [*corpus.notes, *([] if found else blank.notes(corpus))]
         if corpus.kind == "audio" and not found:

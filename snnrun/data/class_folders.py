@@ -82,12 +82,8 @@ def find(
     Raises:
         MissingError: If there are no two classes with files.
         SnnrunError: If the folders or the lists contradict themselves, or a part has a class that is not trained on.
-        UsageError: If a number is out of range.
+        UsageError: If the fraction leaves too few or too many to test on.
     """
-    if not 0 < test_fraction < 1:
-        raise UsageError(f"data.test_fraction={test_fraction}: a fraction between 0 and 1 is needed")
-    if split_seed < 0:
-        raise UsageError(f"data.split_seed={split_seed}: a whole number from 0 up is needed")
     whole = _read(root, what, suffixes)
     places, notes = _places(whole, what, suffixes)
     classes = _classes(places, corpus, what, example, forms)

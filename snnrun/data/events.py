@@ -15,14 +15,15 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from snnrun.data import folders
 from snnrun.data.corpus import Corpus, MissingError, pack
-from snnrun.errors import SnnrunError, UsageError
+from snnrun.declared import Range
+from snnrun.errors import SnnrunError
 
 CHANNELS = 64
 MD5 = "360a2d11e5429555c9197381cf6b58e0"
@@ -55,10 +56,10 @@ def ntidigits(
     root: Path,
     _download: bool,
     *,
-    split: str = "official",
-    class_order: str = "zero_first",
-    bin_ms: float = 1.6,
-    steps: int = 700,
+    split: Literal["official", "ab"] = "official",
+    class_order: Literal["zero_first", "oh_first"] = "zero_first",
+    bin_ms: Annotated[float, Range(above=0)] = 1.6,
+    steps: Annotated[int, Range(at_least=1)] = 700,
 ) -> Corpus:
     """The single digits of N-TIDIGITS18, binned.
 
@@ -77,18 +78,9 @@ def ntidigits(
         Packed spikes, int64 (S, T, 1), channel n being bit n; in the order of the file.
 
     Raises:
-        UsageError: If an option is out of range.
         MissingError: If the file is not there.
         SnnrunError: If h5py is not installed, or the file is damaged or another one.
     """
-    given = {"split": (split, ("official", "ab")), "class_order": (class_order, tuple(CLASSES))}
-    for key, (value, allowed) in given.items():
-        if value not in allowed:
-            raise UsageError(f"data.{key}={value}: {' or '.join(allowed)}")
-    if not bin_ms > 0 or not np.isfinite(bin_ms):
-        raise UsageError(f"data.bin_ms={bin_ms}: a length above 0 is needed, in ms")
-    if steps < 1:
-        raise UsageError(f"data.steps={steps}: a whole number from 1 up is needed")
     path = find(root)
     if path is None:
         raise MissingError(_missing(root))

@@ -5,27 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from snnrun.data import class_folders, pictures, repeats
 from snnrun.data.corpus import Corpus
+from snnrun.declared import Range
 from snnrun.errors import UsageError
-
-_LARGEST = 4096  # rows or columns: more is a slip
 
 
 def image_folder(
     root: Path,
     _download: bool,
     *,
-    rows: int = 32,
-    columns: int = 32,
+    rows: Annotated[int, Range(at_least=1, at_most=4096)] = 32,
+    columns: Annotated[int, Range(at_least=1, at_most=4096)] = 32,  # more is a slip
     colour: bool = False,
-    fit: str = "stretch",
-    background: int = 0,
+    fit: Literal["stretch", "pad", "crop"] = "stretch",
+    background: Annotated[int, Range(at_least=0, below=256)] = 0,
     levels: Sequence[float] | None = None,
-    test_fraction: float = 0.2,
-    split_seed: int = 0,
+    test_fraction: Annotated[float, Range(above=0, below=1)] = 0.2,
+    split_seed: Annotated[int, Range(at_least=0)] = 0,
 ) -> Corpus:
     """Pictures in a folder for each class, all brought to one size; see `class_folders.find` and `pictures.read`.
 
@@ -89,9 +88,6 @@ def form(
     Raises:
         UsageError: If an option is out of range.
     """
-    for key, value in ("rows", rows), ("columns", columns):
-        if not 1 <= value <= _LARGEST:
-            raise UsageError(f"data.{key}={value}: a whole number from 1 to {_LARGEST} is needed")
     if levels is not None and len(levels) != 2:
         raise UsageError(f"data.levels={list(levels)}: two values are needed, that of black and that of white")
     ends = None if levels is None else (float(levels[0]), float(levels[1]))

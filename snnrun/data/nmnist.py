@@ -19,7 +19,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,12 +27,12 @@ from numpy.typing import NDArray
 from snnrun.data import fetch, folders
 from snnrun.data.corpus import Corpus, MissingError, UnfitError, Unread
 from snnrun.data.spikes_file import Encoded
-from snnrun.errors import SnnrunError, UsageError
+from snnrun.declared import Range
+from snnrun.errors import SnnrunError
 
 SIDE = 34  # rows and columns
 CLASSES = tuple("0123456789")
 SOURCE = "https://www.garrickorchard.com/datasets/n-mnist"
-POLARITIES = ("kept", "merged")
 SACCADE_US = 105_000
 _HOST = "https://data.mendeley.com/public-files/datasets/468j46mzdv/files/"
 _OVERFLOW_ROW, _OVERFLOW_US = 240, 1 << 13
@@ -65,22 +65,12 @@ PARTS = (
 
 @dataclass(frozen=True)
 class Binning:
-    """How events become spikes; see `nmnist` for the attributes, of which each may be out of range (UsageError)."""
+    """How events become spikes; see `nmnist` for the attributes."""
 
     bin_ms: float
     steps: int
     polarity: str
     stabilise: bool
-
-    def __post_init__(self) -> None:
-        if self.polarity not in POLARITIES:
-            raise UsageError(f"data.polarity={self.polarity}: {' or '.join(POLARITIES)}")
-        if not 1e-3 <= self.bin_ms < math.inf:
-            raise UsageError(f"data.bin_ms={self.bin_ms}: a length from 0.001 up is needed, in ms")
-        if self.steps < 2:
-            raise UsageError(
-                f"data.steps={self.steps}: a whole number from 2 up is needed (step 0 never carries a spike)"
-            )
 
     @property
     def image(self) -> tuple[int, int, int]:
@@ -121,9 +111,9 @@ def nmnist(
     root: Path,
     download: bool,
     *,
-    bin_ms: float = 1.0,
-    steps: int = 320,
-    polarity: str = "kept",
+    bin_ms: Annotated[float, Range(at_least=0.001)] = 1.0,
+    steps: Annotated[int, Range(at_least=2)] = 320,
+    polarity: Literal["kept", "merged"] = "kept",
     stabilise: bool = False,
 ) -> Corpus:
     """N-MNIST, binned; the digits in turn, and of each the files by name.
@@ -142,7 +132,6 @@ def nmnist(
         Samples that are read when they are asked for, bits int64 (S, T, W).
 
     Raises:
-        UsageError: If an option is out of range.
         MissingError: If a part is missing and cannot be had.
         SnnrunError: If an archive is damaged.
     """

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 
 from snnrun.data import audio, class_folders, folders
 from snnrun.data.corpus import Corpus, MissingError
+from snnrun.declared import Range
 from snnrun.errors import UsageError
 
 FSDD_RATE = 8_000  # Hz
@@ -35,7 +36,11 @@ class _Take(NamedTuple):
 
 
 def fsdd(
-    root: Path, _download: bool, *, split: str = "official", held_out: Sequence[str] = ("george", "jackson")
+    root: Path,
+    _download: bool,
+    *,
+    split: Literal["official", "speaker"] = "official",
+    held_out: Sequence[str] = ("george", "jackson"),
 ) -> Corpus:
     """The Free Spoken Digit Dataset (Jackson et al., CC BY-SA 4.0): 3,000 recordings of ten digits by six speakers.
 
@@ -50,10 +55,8 @@ def fsdd(
 
     Raises:
         MissingError: If there is no recording.
-        UsageError: If the split is unknown, or a speaker is; if nobody or everybody is held out.
+        UsageError: If a speaker is unknown; if nobody or everybody is held out.
     """
-    if split not in ("official", "speaker"):
-        raise UsageError(f"data.split={split}: official or speaker")
     places = _fsdd_places(root)
     found = folders.below(places[0], audio.suffixes()) if places else folders.Below()
     if not found.files:
@@ -150,7 +153,13 @@ def _missing_fsdd(root: Path) -> str:
 # ---- folders of one's own -------------------------------------------------------------------------------------------
 
 
-def audio_folder(root: Path, _download: bool, *, test_fraction: float = 0.2, split_seed: int = 0) -> Corpus:
+def audio_folder(
+    root: Path,
+    _download: bool,
+    *,
+    test_fraction: Annotated[float, Range(above=0, below=1)] = 0.2,
+    split_seed: Annotated[int, Range(at_least=0)] = 0,
+) -> Corpus:
     """Recordings in a folder for each class: `root/<class>/`, or `root/train/<class>/` and `root/test/<class>/`.
 
     See `class_folders.find`; a recording is what `audio.suffixes` has.
@@ -163,7 +172,6 @@ def audio_folder(root: Path, _download: bool, *, test_fraction: float = 0.2, spl
     Raises:
         MissingError: If there are no two classes with recordings.
         SnnrunError: If the folders contradict themselves, or a part has a class that is not trained on.
-        UsageError: If a number is out of range.
     """
     found = class_folders.find(
         root,

@@ -13,13 +13,14 @@ from __future__ import annotations
 import string
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from snnrun.data import audio, folders
 from snnrun.data.corpus import Corpus, MissingError
+from snnrun.declared import Range
 from snnrun.errors import UsageError
 
 RATE = 12_500  # Hz
@@ -81,7 +82,7 @@ def ti46_alpha(root: Path, _download: bool) -> Corpus:
     return load("ti46_alpha", ALPHA, root)
 
 
-def ti46_digits(root: Path, _download: bool, *, test_limit: int | None = None) -> Corpus:
+def ti46_digits(root: Path, _download: bool, *, test_limit: Annotated[int | None, Range(at_least=1)] = None) -> Corpus:
     """TI46-Digits: the ten digits, as recordings; see `load`.
 
     Args:

@@ -9,13 +9,13 @@ have behind the Lyon ear and BSA.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from snnrun.data.corpus import Corpus, pack
-from snnrun.errors import UsageError
+from snnrun.declared import Range
 
 CHANNELS = 78
 FRAME = 10  # steps for which the ear holds one value
@@ -38,7 +38,13 @@ class _Contour(NamedTuple):
 
 
 def utterances(
-    _root: Path, _download: bool, *, classes: int = 26, samples: int = 64, steps: int = 700, variant: int = 0
+    _root: Path,
+    _download: bool,
+    *,
+    classes: Annotated[int, Range(at_least=2)] = 26,
+    samples: Annotated[int, Range(at_least=1)] = 64,
+    steps: Annotated[int, Range(at_least=2)] = 700,
+    variant: Annotated[int, Range(at_least=0)] = 0,
 ) -> Corpus:
     """The synthetic corpus; needs neither folder nor download, and is the same whatever the run's seed.
 
@@ -50,14 +56,7 @@ def utterances(
 
     Returns:
         Packed spikes, int64 (S, T, W): bit n % 64 of word n // 64 is channel n. The classes take turns.
-
-    Raises:
-        UsageError: If a number is out of range.
     """
-    given = {"classes": (classes, 2), "samples": (samples, 1), "steps": (steps, 2), "variant": (variant, 0)}
-    for key, (value, least) in given.items():
-        if value < least:
-            raise UsageError(f"data.{key}={value}: a whole number from {least} up is needed")
     contours = [_contour(_generator(_CONTOUR, variant, label)) for label in range(classes)]
 
     def draw(stream: int, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from snnrun import declared
+from snnrun.declared import Range
 from snnrun.encoders.bsa import bsa_encode
 from snnrun.encoders.lyon import design, passive_ear
 from snnrun.errors import UsageError
@@ -39,37 +41,22 @@ class LyonBsa:
 
     kinds: ClassVar[tuple[str, ...]] = ("audio",)
 
-    steps: int = 700
-    sample_rate: int = 12500
-    loudness: str = "none"
-    loudness_rms: float = 0.05
-    decimation: int = 200
-    ear_q: float = 8.0
-    step_factor: float = 0.25
+    steps: Annotated[int, Range(at_least=2)] = 700
+    sample_rate: Annotated[int, Range(at_least=1)] = 12500
+    loudness: Literal["none", "rms"] = "none"
+    loudness_rms: Annotated[float, Range(above=0)] = 0.05
+    decimation: Annotated[int, Range(at_least=1)] = 200
+    ear_q: Annotated[float, Range(above=0.5)] = 8.0
+    step_factor: Annotated[float, Range(above=0)] = 0.25
     agc: bool = True
     difference: bool = True
-    tau_factor: float = 3.0
-    gain: float = 2000.0
-    hold: int = 10
-    threshold: float = 0.6
+    tau_factor: Annotated[float, Range(above=0)] = 3.0
+    gain: Annotated[float, Range(above=0)] = 2000.0
+    hold: Annotated[int, Range(at_least=1)] = 10
+    threshold: Annotated[float, Range(at_least=0, below=1)] = 0.6
 
     def __post_init__(self) -> None:
-        if self.loudness not in ("none", "rms"):
-            raise UsageError(f"encoder.loudness={self.loudness}: none or rms is needed")
-        if self.steps < 2:
-            raise UsageError(f"encoder.steps={self.steps}: at least 2 needed (step 0 never carries a spike)")
-        for option in ("sample_rate", "decimation", "hold"):
-            if getattr(self, option) < 1:
-                raise UsageError(f"encoder.{option}={getattr(self, option)}: a whole number from 1 up is needed")
-        for option in ("loudness_rms", "step_factor", "tau_factor", "gain"):
-            if not 0 < getattr(self, option) < math.inf:
-                raise UsageError(f"encoder.{option}={getattr(self, option)}: a number above 0 is needed")
-        if not 0.5 < self.ear_q < math.inf:
-            raise UsageError(f"encoder.ear_q={self.ear_q}: a number above 0.5 is needed")
-        if not 0 <= self.threshold < 1:
-            raise UsageError(
-                f"encoder.threshold={self.threshold}: a number from 0 to below 1 is needed (from 1 up nothing fires)"
-            )
+        declared.check("encoder", LyonBsa, vars(self))
         try:
             design(self.sample_rate, self.ear_q, self.step_factor)
         except ValueError as error:

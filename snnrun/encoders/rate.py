@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from snnrun import declared
 from snnrun.compiled import threads
+from snnrun.declared import Range
 from snnrun.encoders import draws
-from snnrun.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -36,23 +36,13 @@ class RateEncoder:
     kinds: ClassVar[tuple[str, ...]] = ("image",)
     first_step: ClassVar[int] = 0
 
-    seed: int
-    steps: int
+    seed: Annotated[int, Range(at_least=0)]
+    steps: Annotated[int, Range(at_least=1)]
     frozen: bool = False
-    attenuation: float = 1.0
+    attenuation: Annotated[float, Range(at_least=1)] = 1.0
 
     def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise UsageError(f"seed={self.seed}: a whole number from 0 up is needed")
-        least = self.first_step + 1
-        if self.steps < least:
-            why = " (step 0 never carries a spike)" if self.first_step else ""
-            raise UsageError(f"encoder.steps={self.steps}: at least {least} needed{why}")
-        if not 1 <= self.attenuation < math.inf:
-            raise UsageError(
-                f"encoder.attenuation={self.attenuation}: a number from 1 up is needed "
-                "(a white pixel fires with probability 1 / attenuation)"
-            )
+        declared.check("encoder", type(self), vars(self))
 
     def probabilities(self) -> NDArray[np.float64]:
         """Firing probability per step for each of the 256 pixel values, shape (256,)."""
@@ -111,8 +101,8 @@ class Poisson(RateEncoder):
 
     first_step: ClassVar[int] = 1
 
-    steps: int = 400
-    attenuation: float = 5.5
+    steps: Annotated[int, Range(at_least=2)] = 400  # step 0 never carries a spike
+    attenuation: Annotated[float, Range(at_least=1)] = 5.5
 
     def probabilities(self) -> NDArray[np.float64]:
         """Firing probability per step for each of the 256 pixel values, shape (256,)."""
@@ -124,4 +114,4 @@ class Poisson(RateEncoder):
 class Bernoulli(RateEncoder):
     """Bernoulli trains: p = pixel / 255 / attenuation at every step (attenuation 1: the STBP paper's input)."""
 
-    steps: int = 20
+    steps: Annotated[int, Range(at_least=1)] = 20

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from snnrun import declared
+from snnrun.declared import Range
 from snnrun.errors import UsageError
 
 
@@ -25,11 +27,10 @@ class Stored:
     kinds: ClassVar[tuple[str, ...]] = ("spikes",)
 
     seed: int
-    steps: int | None = None
+    steps: Annotated[int | None, Range(at_least=1)] = None
 
     def __post_init__(self) -> None:
-        if self.steps is not None and self.steps < 1:
-            raise UsageError(f"encoder.steps={self.steps}: at least 1 needed, or null for all that are stored")
+        declared.check("encoder", Stored, vars(self))
 
     def encode(self, samples: NDArray[Any], index: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
         """Hand on a batch of packed spikes, int64 (B, T', W), cut to (B, T, W).

@@ -5,11 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
 import torch
 from torch import Generator, Tensor
 
+from snnrun.declared import Range
 from snnrun.kernels import Synapses, Window
 
 
@@ -88,7 +89,7 @@ class Rule(ABC):
 
     state_variables: ClassVar[int] = 1  # of a neuron, which each step updates
 
-    v_th: Sequence[float]
+    v_th: Annotated[Sequence[float], Range(above=0)]
 
     def threshold(self, kind: LayerKind) -> float:
         """Threshold of a layer, mV."""

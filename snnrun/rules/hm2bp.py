@@ -31,11 +31,12 @@ and not by v_th: dE/dn_j = sum_i dE/dn_i / (height width) e_ij / n_j, the paper'
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
+from snnrun.declared import Range
 from snnrun.kernels import ops
 from snnrun.rules.base import LayerKind, LayerWeights
 from snnrun.rules.spike_train import Gradients, Pass, SpikeTrainRule
@@ -51,10 +52,10 @@ class Hm2Bp(SpikeTrainRule):
 
     spsp: ClassVar[str] = "hm2bp"
 
-    silent_ratio: float = 1.0
-    conv_init_scale: float = 0.5
+    silent_ratio: Annotated[float, Range(at_least=0)] = 1.0
+    conv_init_scale: Annotated[float, Range(above=0)] = 0.5
     effect_ratio: bool = True
-    silent_effect: float = 0.1
+    silent_effect: Annotated[float, Range(at_least=0)] = 0.1
 
     def first_read(self) -> int:
         """The closed form reads input spikes more than `t_ref` before, and none at step 0."""

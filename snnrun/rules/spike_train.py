@@ -11,11 +11,12 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Generator, Tensor
 
+from snnrun.declared import Range
 from snnrun.kernels import BITS, Lif, Synapses, ops
 from snnrun.rules.base import LayerKind, LayerWeights, Rule, SpikeTrain, synapse_index
 from snnrun.rules.connectivity import connect
@@ -69,27 +70,27 @@ class SpikeTrainRule(Rule):
     spsp: ClassVar[str]  # whose S-PSP the kernels compute
     state_variables: ClassVar[int] = 2  # synapse and membrane
 
-    tau_m: float = 64.0
-    tau_s: float = 8.0
-    t_ref: int = 2
-    desired: float = 35.0
-    undesired: float = 5.0
-    margin: float = 5.0
+    tau_m: Annotated[float, Range(at_least=1)] = 64.0
+    tau_s: Annotated[float, Range(at_least=1)] = 8.0
+    t_ref: Annotated[int, Range(at_least=0)] = 2
+    desired: Annotated[float, Range(above=0)] = 35.0
+    undesired: Annotated[float, Range(at_least=0)] = 5.0
+    margin: Annotated[float, Range(at_least=0)] = 5.0
     revive: bool = True
-    loss: str = "count"
-    lateral: float = 1.0
+    loss: Literal["count", "softmax"] = "count"
+    lateral: Annotated[float, Range(at_least=0)] = 1.0
     lateral_factor: bool = True
-    silent_ratio: float = 0.0
-    regulariser: float = 0.0
-    regulariser_beta: float = 0.04
-    weight_limit: float = 8.0
-    regulariser_fan_in: str = "own"
-    init: str = "uniform"
-    init_scale: float = 1.0
-    conv_init_scale: float = 1.0
-    init_fixed_inputs: int = 32
-    connectivity: str = "two_sided"
-    recurrent_init: str = "uniform"
+    silent_ratio: Annotated[float, Range(at_least=0)] = 0.0
+    regulariser: Annotated[float, Range(at_least=0)] = 0.0
+    regulariser_beta: Annotated[float, Range(above=0)] = 0.04
+    weight_limit: Annotated[float, Range(above=0)] = 8.0
+    regulariser_fan_in: Literal["own", "authors"] = "own"
+    init: Literal["uniform", "fixed"] = "uniform"
+    init_scale: Annotated[float, Range(above=0)] = 1.0
+    conv_init_scale: Annotated[float, Range(above=0)] = 1.0
+    init_fixed_inputs: Annotated[int, Range(at_least=1)] = 32
+    connectivity: Literal["two_sided", "one_sided", "full"] = "two_sided"
+    recurrent_init: Literal["uniform", "sign"] = "uniform"
 
     # -- forward ------------------------------------------------------------------------------------------------------
 

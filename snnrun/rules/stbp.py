@@ -21,11 +21,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Generator, Tensor
 
+from snnrun.declared import Range
 from snnrun.kernels import Stbp, Window, ops
 from snnrun.kernels.ops import images
 from snnrun.rules.base import LayerKind, LayerWeights, Rule, SpikeTrain
@@ -38,16 +39,16 @@ class StbpRule(Rule):
 
     average_pools: ClassVar[bool] = True
 
-    decay: float = 0.2
-    surrogate: str = "rectangle"
-    surrogate_width: float = 1.0
+    decay: Annotated[float, Range(at_least=0, below=1)] = 0.2
+    surrogate: Literal["rectangle", "polynomial", "sigmoid", "gaussian"] = "rectangle"
+    surrogate_width: Annotated[float, Range(above=0)] = 1.0
     temporal_gradient: bool = True
     strict_threshold: bool = False
-    reset: str = "hard"
+    reset: Literal["hard", "exponential"] = "hard"
     bias: bool = True
-    init: str = "unit_norm"
-    connectivity: str = "full"
-    loss: str = "squared"
+    init: Literal["unit_norm", "torch"] = "unit_norm"
+    connectivity: Literal["full", "two_sided", "one_sided"] = "full"
+    loss: Literal["squared", "mean_squared"] = "squared"
 
     def neuron(self, kind: LayerKind) -> Stbp:
         """Neuron of a layer."""

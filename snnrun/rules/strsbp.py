@@ -45,11 +45,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from snnrun.declared import Range
 from snnrun.kernels import ops, reference
 from snnrun.rules.base import LayerKind, LayerWeights
 from snnrun.rules.hm2bp import averaged_error, silent_gradient
@@ -70,13 +71,13 @@ class StRsbp(SpikeTrainRule):
 
     spsp: ClassVar[str] = "strsbp"
 
-    slope: str = "none"
-    slope_tables: str = "own"
-    slope_rows: int = 100
+    slope: Literal["none", "counts", "table"] = "none"
+    slope_tables: Literal["own", "authors"] = "own"
+    slope_rows: Annotated[int, Range(at_least=5)] = 100
     extrapolate_slope: bool = False
-    solve: str = "paper"
+    solve: Literal["paper", "authors"] = "paper"
     self_coupling: bool = True
-    convolution: str = "spsp"
+    convolution: Literal["spsp", "authors"] = "spsp"
 
     def gradients(self, p: Pass) -> Gradients:
         """Eq. 4-13 for one layer."""

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from snnrun.config import check as config
 from snnrun.config import failures
 from snnrun.config.paths import quoted
-from snnrun.errors import SnnrunError, UsageError
+from snnrun.errors import SnnrunError, UsageError, did_you_mean
 from snnrun.record import run_folder, run_lock
 from snnrun.sweep import points, study, sweeper
 from snnrun.sweep import table as sweep_table
@@ -146,7 +146,7 @@ def check_tuned(overrides: list[str]) -> None:
         key, _, names = override.partition("=")
         for name in names.split(",") if key == "tuned" else ():
             if name not in allowed:
-                nearest = config.did_you_mean(name, allowed)
+                nearest = did_you_mean(name, allowed)
                 raise UsageError(f"tuned: there is no {name!r}. Allowed: {', '.join(allowed)}.{nearest}")
 
 

@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
-from snnrun.errors import UsageError
+from snnrun import declared
+from snnrun.declared import Range
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How to train. `lr` follows `schedule`; `clip_norm` bounds the norm of the gradient; see `conf/train.yaml`."""
+    """How to train. `lr` follows `schedule`; `clip_norm` bounds the norm of the gradient; see `conf/train.yaml`.
 
-    epochs: int
-    batch_size: int = 16
-    lr: float = 0.004
-    schedule: str = "cosine"
-    schedule_milestones: tuple[int, ...] = (40, 80)
-    schedule_factor: float = 0.1
-    optimizer: str = "adam"
-    momentum: float = 0.0
-    clip_norm: float | None = None
-    shuffle: str = "full"
+    Raises:
+        UsageError: If an option is out of range.
+    """
+
+    epochs: Annotated[int, Range(at_least=1)]
+    batch_size: Annotated[int, Range(at_least=1)] = 16
+    lr: Annotated[float, Range(above=0)] = 0.004
+    schedule: Literal["constant", "cosine", "inverse_sqrt", "inverse_sqrt_late", "step"] = "cosine"
+    schedule_milestones: Annotated[Sequence[int], Range(at_least=1)] = (40, 80)
+    schedule_factor: Annotated[float, Range(above=0)] = 0.1
+    optimizer: Literal["adam", "sgd"] = "adam"
+    momentum: Annotated[float, Range(at_least=0, below=1)] = 0.0
+    clip_norm: Annotated[float | None, Range(above=0)] = None
+    shuffle: Literal["full", "transpositions"] = "full"
     boosting: bool = False
+
+    def __post_init__(self) -> None:
+        declared.check("train", Options, vars(self))
 
     def learning_rate(self, epoch: int, progress: float) -> float:
         """Learning rate in an epoch (from 0); `progress` is the share of the whole run that is done."""
@@ -37,6 +47,3 @@ class Options:
                 return self.lr * self.schedule_factor ** sum(epoch >= m for m in self.schedule_milestones)
             case "constant":
                 return self.lr
-        raise UsageError(
-            f"train.schedule: {self.schedule!r}. Allowed: constant, cosine, inverse_sqrt, inverse_sqrt_late, step."
-        )
