@@ -32,6 +32,12 @@ def printable(text: str) -> str:
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
+def first_line(error: BaseException, otherwise: str | None = None) -> str:
+    """The first line of what an error says; of one that says nothing, its type, or what is given for that."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__ if otherwise is None else otherwise
+
+
 def describe(error: Exception) -> str:
     """The one message for an error that may be of any kind."""
     if isinstance(error, SnnrunError):
@@ -39,10 +45,9 @@ def describe(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}. Runs go to another folder by outputs=FOLDER."
     if isinstance(error, MemoryError) or "memory" in type(error).__name__.lower() or _REFUSED in str(error):
-        what = (str(error).strip().splitlines() or ["no more is given"])[0].rpartition("DefaultCPUAllocator: ")[2]
+        what = first_line(error, "no more is given").rpartition(_REFUSED)[2]
         return f"out of memory ({what}). Lower train.batch_size, encoder.steps or model.network."
-    first = (str(error).strip().splitlines() or [""])[0]
-    return f"unexpected {type(error).__name__}: {first} (set HYDRA_FULL_ERROR=1 for the traceback)"
+    return f"unexpected {type(error).__name__}: {first_line(error, '')} (set HYDRA_FULL_ERROR=1 for the traceback)"
 
 
 def unknown(what: str, word: str, allowed: Iterable[str]) -> str:

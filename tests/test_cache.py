@@ -495,7 +495,7 @@ import hashlib, os, sys, time
 from pathlib import Path
 import numpy as np
 from rich.console import Console
-from snnrun import parallel
+from snnrun.compiled import parallel
 from snnrun.data import cache
 from snnrun.data.spikes_file import Encoded
 

@@ -13,7 +13,7 @@ from test_engine import CPU, RULES, Notes, toy
 from snnrun import encoders
 from snnrun.errors import SnnrunError, UsageError
 from snnrun.network import Network
-from snnrun.record import atomic, run_lock
+from snnrun.record import atomic, names, run_lock
 from snnrun.run import checkpoint
 from snnrun.train import engine
 from snnrun.train.engine import Options, Snapshot
@@ -75,7 +75,7 @@ def test_going_on_from_any_snapshot_gives_the_same_bits(rule, options, tmp_path)
     whole, files = train(rule, **options)
     assert len(files) == 15
     for number, content in enumerate(files):
-        (tmp_path / checkpoint.FILE).write_bytes(content)
+        (tmp_path / names.CHECKPOINT).write_bytes(content)
         loaded = checkpoint.load(tmp_path)
         assert loaded is not None
         rest, later = train(rule, start=loaded.snapshot, **options)
@@ -160,7 +160,7 @@ def test_a_file_comes_back_as_it_was(tmp_path):
     (tensors, facts), about, fault = found
     assert torch.equal(tensors["order"], torch.arange(3))
     assert (facts, about, fault) == ({"history": []}, {"digest": "d"}, "")
-    assert [path.name for path in tmp_path.iterdir()] == [checkpoint.FILE]
+    assert [path.name for path in tmp_path.iterdir()] == [names.CHECKPOINT]
 
 
 def test_no_file_is_no_checkpoint(tmp_path):
@@ -176,7 +176,7 @@ def test_how_often(tmp_path):
 @pytest.mark.parametrize("kind", ["cut", "empty", "text", "foreign", "version", "folder", "bit"])
 def test_a_damaged_file_is_one_message(kind, tmp_path):
     keep(tmp_path)
-    path = tmp_path / checkpoint.FILE
+    path = tmp_path / names.CHECKPOINT
     content = path.read_bytes()
     path.unlink()
     if kind == "folder":
@@ -196,7 +196,7 @@ def test_a_damaged_file_is_one_message(kind, tmp_path):
 
 def test_the_checkpoint_before_stands_in_for_a_damaged_one(tmp_path):
     keeper = keep(tmp_path)
-    path, before = tmp_path / checkpoint.FILE, tmp_path / checkpoint.BEFORE
+    path, before = tmp_path / names.CHECKPOINT, tmp_path / names.CHECKPOINT_BEFORE
     keeper.keep(Snapshot({"order": torch.arange(4)}, {}))
     assert len(checkpoint.load(tmp_path).snapshot.tensors["order"]) == 4
     content = path.read_bytes()
@@ -222,12 +222,12 @@ def test_a_file_system_without_second_names_keeps_one_checkpoint(tmp_path, monke
     monkeypatch.setattr(atomic.os, "link", refuse)
     keep(tmp_path).keep(Snapshot({"order": torch.arange(4)}, {}))
     assert len(checkpoint.load(tmp_path).snapshot.tensors["order"]) == 4
-    assert [path.name for path in tmp_path.iterdir()] == [checkpoint.FILE]
+    assert [path.name for path in tmp_path.iterdir()] == [names.CHECKPOINT]
 
 
 def test_the_first_versions_wrote_no_checksum(tmp_path):
     keep(tmp_path)
-    path = tmp_path / checkpoint.FILE
+    path = tmp_path / names.CHECKPOINT
     content = path.read_bytes()
     assert b'\\"checksum\\": ' in content
     path.write_bytes(content.replace(b'\\"checksum\\"', b'\\"kcehcmus\\"'))
@@ -245,7 +245,7 @@ def test_the_snapshot_of_another_network_is_refused():
 def test_a_full_disk_keeps_the_file_before_and_warns_once(tmp_path, monkeypatch):
     warnings: list[str] = []
     keeper = keep(tmp_path, warnings.append)
-    before = (tmp_path / checkpoint.FILE).read_bytes()
+    before = (tmp_path / names.CHECKPOINT).read_bytes()
 
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -253,8 +253,8 @@ def test_a_full_disk_keeps_the_file_before_and_warns_once(tmp_path, monkeypatch)
     monkeypatch.setattr(atomic.os, "fsync", full)
     for _ in range(2):
         keeper.keep(Snapshot({"order": torch.arange(9)}, {}))
-    assert (tmp_path / checkpoint.FILE).read_bytes() == before
-    assert [path.name for path in tmp_path.iterdir()] == [checkpoint.FILE]
+    assert (tmp_path / names.CHECKPOINT).read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == [names.CHECKPOINT]
     (warning,) = warnings
     assert "No space left on device" in warning
     assert keeper.fault

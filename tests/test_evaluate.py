@@ -17,7 +17,7 @@ from snnrun import cli
 from snnrun.commands import evaluate
 from snnrun.config import overrides
 from snnrun.errors import SnnrunError, UsageError
-from snnrun.record import description, run_folder
+from snnrun.record import names, run_folder
 from snnrun.run import build, trained
 
 Runs = Callable[[str], Path]
@@ -159,7 +159,7 @@ def test_a_network_comes_back_without_its_corpus(digits_run: Runs, monkeypatch: 
 
 def test_a_run_without_description_asks_its_corpus(digits_run: Runs, tmp_path: Path) -> None:
     run = trained_runs.copied(digits_run("strsbp"), tmp_path)
-    (run / description.FILE).unlink()
+    (run / names.NETWORK).unlink()
     assert loaded(run).about == loaded(digits_run("strsbp")).about
 
 
@@ -214,18 +214,18 @@ def test_damaged_files_are_one_message(digits_run: Runs, tmp_path: Path) -> None
             loaded(run)
     (run / "best.safetensors").write_bytes(whole)
     for text in ("{", "[]", '{"format": 1}', '{"format": 2}', '{"format": 1, "layers": 3}'):
-        (run / description.FILE).write_text(text)
+        (run / names.NETWORK).write_text(text)
         with pytest.raises(SnnrunError, match=r"network.json: the description of the network"):
             loaded(run)
 
 
 def test_other_classes_than_at_the_training_are_refused(digits_run: Runs, tmp_path: Path) -> None:
     run = trained_runs.copied(digits_run("stbp"), tmp_path)
-    about = json.loads((run / description.FILE).read_text())
-    (run / description.FILE).write_text(json.dumps(about | {"classes": list("abcdefghij")}))
+    about = json.loads((run / names.NETWORK).read_text())
+    (run / names.NETWORK).write_text(json.dumps(about | {"classes": list("abcdefghij")}))
     with pytest.raises(
         UsageError, match=r"its network has 64 inputs and 10 classes, and these data have 64 and 10, or"
     ):
         evaluate.evaluate(run, trained_runs.values("stbp"))
-    (run / description.FILE).write_text(json.dumps(about | {"digest": "other"}))
+    (run / names.NETWORK).write_text(json.dumps(about | {"digest": "other"}))
     assert "the corpus has changed" in evaluate.evaluate(run, trained_runs.values("stbp")).notes[0]

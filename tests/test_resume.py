@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 
 from snnrun import cli, tracking
 from snnrun.errors import SnnrunError, UsageError
-from snnrun.record import atomic, journal, run_folder, run_lock
+from snnrun.record import atomic, journal, names, run_folder, run_lock
 from snnrun.run import build, checkpoint, experiment
 from snnrun.sweep import points
 from snnrun.tracking import mlflow_run
@@ -198,9 +198,9 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
     whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = stopped(tmp_path / "o", checkpoint={"every_minutes": 0})
-    content = bytearray((folder / checkpoint.FILE).read_bytes())
+    content = bytearray((folder / names.CHECKPOINT).read_bytes())
     content[-1] ^= 64
-    (folder / checkpoint.FILE).write_bytes(content)
+    (folder / names.CHECKPOINT).write_bytes(content)
     code, _, err = resume(capsys, str(folder))
     assert code == 0
     assert "its content is not what was written" in err
@@ -239,8 +239,8 @@ def test_a_run_goes_on_in_its_mlflow_run_from_wherever_it_is_asked_for(
 
 def test_a_run_without_a_checkpoint_begins_again(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     folder = stopped(tmp_path / "o")
-    (folder / checkpoint.FILE).unlink()
-    (folder / tracking.RUN_ID_FILE).unlink()  # killed right after the run was made
+    (folder / names.CHECKPOINT).unlink()
+    (folder / names.RUN_ID).unlink()  # killed right after the run was made
     assert resume(capsys, "r", "--outputs", str(tmp_path / "o"))[0] == 0
     assert without_times(folder) == without_times(whole)
     client = MlflowClient(tracking.store_uri(tmp_path / "o"))
@@ -252,8 +252,8 @@ def test_a_kill_after_the_training_leaves_only_files_to_make(
     whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = shutil.copytree(whole, tmp_path / "o" / "runs" / "r")
-    entries = (folder / journal.FILE).read_text().splitlines()
-    (folder / journal.FILE).write_text("\n".join(entries[:-1]) + '\n{"step": 2, "test/accu')
+    entries = (folder / names.METRICS).read_text().splitlines()
+    (folder / names.METRICS).write_text("\n".join(entries[:-1]) + '\n{"step": 2, "test/accu')
     (folder / "last.safetensors").unlink()
     code, out, _ = resume(capsys, str(folder), "tracking.kind=none")
     assert code == 0
@@ -314,10 +314,10 @@ def test_an_edited_config_is_refused(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 def test_other_data_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = stopped(tmp_path)
-    content = (folder / checkpoint.FILE).read_bytes()
+    content = (folder / names.CHECKPOINT).read_bytes()
     digest = re.search(rb'\\"digest\\": \\"([0-9a-f]+)', content)
     assert digest is not None
-    (folder / checkpoint.FILE).write_bytes(content.replace(digest[1], b"f" * len(digest[1])))
+    (folder / names.CHECKPOINT).write_bytes(content.replace(digest[1], b"f" * len(digest[1])))
     code, _, err = resume(capsys, str(folder))
     assert code == 1
     assert "no longer those that this run was trained on" in err
@@ -335,7 +335,7 @@ def test_a_second_process_is_refused(tmp_path: Path, capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize("damage", ["cut", "config"])
 def test_a_damaged_run_is_one_message(damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = stopped(tmp_path)
-    path = folder / {"cut": checkpoint.FILE, "config": "config.yaml"}[damage]
+    path = folder / {"cut": names.CHECKPOINT, "config": "config.yaml"}[damage]
     path.write_bytes(path.read_bytes()[:40] + b"{")
     code, _, err = resume(capsys, str(folder))
     assert code == 1
@@ -396,14 +396,14 @@ def delete_in_mlflow(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def damage_checkpoints(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (checkpoint.FILE, checkpoint.BEFORE):
+    for name in (names.CHECKPOINT, names.CHECKPOINT_BEFORE):
         (folder / name).write_bytes(b"no checkpoint")
 
 
 def change_corpus(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = checkpoint.load(folder)
     assert found is not None
-    (folder / checkpoint.FILE).write_bytes(checkpoint.encode(found.snapshot, found.about | {"digest": "f" * 64}))
+    (folder / names.CHECKPOINT).write_bytes(checkpoint.encode(found.snapshot, found.about | {"digest": "f" * 64}))
 
 
 def lose_corpus(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -521,7 +521,7 @@ def test_a_killed_run_is_not_running_whatever_the_store_says(tmp_path: Path, cap
 
     alone = ("--uri", tracking.store_uri(tmp_path))
     assert (status(), status(*alone)) == ("killed", "killed")
-    (folder / run_lock.FILE).write_text("process 1 on another-machine")
+    (folder / names.RUNNING).write_text("process 1 on another-machine")
     assert status() == "unfinished"
     assert cli.main(["runs", "show", str(folder), "--outputs", str(tmp_path)]) == 0
     assert "whether process 1 on another-machine works on it still cannot be seen from here" in capsys.readouterr().out
@@ -701,7 +701,7 @@ def test_a_full_file_system_is_told_and_the_run_goes_on_after_space_is_made(
 def test_the_journal_forgets_what_the_checkpoint_does_not_know(tmp_path: Path) -> None:
     lines = [{"step": 0, "time/data_s": 1.0}, {"step": 1, "epoch": 1.0}, {"step": 2, "epoch": 2.0}]
     lines += [{"step": 2, "test/accuracy_last": 0.5}]
-    (tmp_path / journal.FILE).write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 3, "ep')
+    (tmp_path / names.METRICS).write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 3, "ep')
     journal.cut_back(tmp_path, [{"epoch": 1.0}])
     assert journal.read(tmp_path) == lines[:2]
     journal.cut_back(tmp_path, [{"epoch": 1.0}, {"epoch": 2.0}])

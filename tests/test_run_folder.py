@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+from pathlib import Path
+
 import pytest
 
+import snnrun
 from snnrun.errors import SnnrunError, UsageError
-from snnrun.record import run_folder
+from snnrun.record import names, run_folder
 
 
 @pytest.fixture
@@ -56,3 +60,16 @@ def test_a_damaged_config_is_said(outputs, text):
     (outputs / "runs/2026-01-01_a/config.yaml").write_text(text)
     with pytest.raises(SnnrunError, match=r"config.yaml"):
         run_folder.find("abc", outputs).values()
+
+
+def test_what_lies_in_a_runs_folder_is_named_in_one_place():
+    known = {value for key, value in vars(names).items() if key.isupper()}
+    assert {"config.yaml", "metrics.jsonl", "error.txt"} <= known
+    said = {
+        (path.name, node.value)
+        for path in Path(snnrun.__file__).parent.rglob("*.py")
+        if path != Path(names.__file__)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and node.value in known
+    }
+    assert said == set()

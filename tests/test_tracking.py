@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from snnrun import tracking
 from snnrun.errors import SnnrunError, UsageError
-from snnrun.tracking import mlflow_run, sweep_run
-from snnrun.tracking import ui as ui_module
+from snnrun.record import journal
+from snnrun.tracking import mlflow_run, server, sweep_run
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # SQLAlchemy's pool keeps its sqlite connections
 
@@ -228,9 +228,9 @@ def test_tracking_none_writes_to_the_folder_alone(tmp_path: Path) -> None:
     assert tracker.run_id is None
     assert [(line["step"], line["train/loss"]) for line in lines(tmp_path / "run")] == [(1, 0.25)]
     assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["metrics.jsonl", "tags.json"]
-    assert tracking.read_tags(tmp_path / "run") == {"a": "b", "data.digest": "d"}
+    assert journal.read_tags(tmp_path / "run") == {"a": "b", "data.digest": "d"}
     (tmp_path / "run" / "tags.json").write_text("{")
-    assert tracking.read_tags(tmp_path / "run") == {}
+    assert journal.read_tags(tmp_path / "run") == {}
 
 
 def test_a_lost_journal_does_not_end_the_training(tmp_path: Path) -> None:
@@ -378,14 +378,14 @@ def test_two_runs_that_start_together_on_a_fresh_store(tmp_path: Path) -> None:
 
 def test_ui_refuses_without_store_and_on_a_taken_port(store: Store, tmp_path: Path) -> None:
     with pytest.raises(SnnrunError, match="snnrun train"):
-        tracking.ui(tmp_path)
+        tracking.serve(tmp_path)
     with pytest.raises(SnnrunError, match="browser"):
-        tracking.ui(tmp_path, uri="http://127.0.0.1:1")
+        tracking.serve(tmp_path, uri="http://127.0.0.1:1")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         with pytest.raises(SnnrunError, match="--port"):
-            tracking.ui(store.outputs, port=taken.getsockname()[1])
+            tracking.serve(store.outputs, port=taken.getsockname()[1])
 
 
 @pytest.mark.launches
@@ -402,8 +402,8 @@ def test_ui_serves_the_store_and_ends_on_an_interrupt(
                 raise KeyboardInterrupt
             return super().wait(timeout)
 
-    monkeypatch.setattr(ui_module.subprocess, "Popen", Interrupted)
-    assert tracking.ui(store.outputs, port=port) == 0
+    monkeypatch.setattr(server.subprocess, "Popen", Interrupted)
+    assert tracking.serve(store.outputs, port=port) == 0
     assert seen == [200]
     assert f"http://127.0.0.1:{port}" in capsys.readouterr().out
     with pytest.raises(OSError, match="refused"):

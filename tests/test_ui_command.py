@@ -53,7 +53,7 @@ def ui(outputs: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str, display:
         tell("http://127.0.0.1:5000")
         return 0
 
-    monkeypatch.setattr(tracking, "ui", serve)
+    monkeypatch.setattr(tracking, "serve", serve)
     monkeypatch.setattr(webbrowser, "open", opened.append)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     monkeypatch.setenv("DISPLAY", display)

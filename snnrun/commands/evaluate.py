@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from snnrun.config.paths import folder
 from snnrun.errors import SnnrunError, UsageError
+from snnrun.record import journal, names
 
 if TYPE_CHECKING:
     from snnrun.run.trained import Trained
@@ -161,9 +162,9 @@ def write(evaluation: Evaluation, folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(evaluation.as_dict(), indent=2) + "\n"
-        (folder / "evaluation.json").write_text(text, encoding="utf-8")
+        (folder / names.EVALUATION).write_text(text, encoding="utf-8")
         classes = evaluation.trained.about.classes
-        console.plot_confusion(evaluation.confusion, classes, folder / "confusion.png", f"{evaluation.split} set")
+        console.plot_confusion(evaluation.confusion, classes, folder / names.CONFUSION, f"{evaluation.split} set")
         artifacts.activity_figures(evaluation.firing, evaluation.cost, label, folder)
     except OSError as error:
         raise SnnrunError(f"--out {folder}: cannot be written ({error.strerror or error}).") from None
@@ -172,23 +173,15 @@ def write(evaluation: Evaluation, folder: Path) -> None:
 def _compare_with_record(evaluation: Evaluation) -> None:
     """Warn on the standard error where the run recorded another accuracy."""
     key = RECORDED.get((evaluation.trained.weights, evaluation.split))
-    said = _recorded(evaluation.trained.folder / "metrics.jsonl", key) if key else None
-    if said is not None and abs(said - evaluation.accuracy) > 1e-9:
+    if key is None:
+        return
+    entries = journal.read(evaluation.trained.folder)
+    said = [entry[key] for entry in entries if isinstance(entry.get(key), int | float)]
+    if said and abs(said[-1] - evaluation.accuracy) > 1e-9:
         print(
-            f"warning: the run recorded {100 * said:.2f} % here ({key}); data, kernels or versions have changed",
+            f"warning: the run recorded {100 * said[-1]:.2f} % here ({key}); data, kernels or versions have changed",
             file=sys.stderr,
         )
-
-
-def _recorded(journal: Path, key: str) -> float | None:
-    found = None
-    try:
-        for line in journal.read_text(encoding="utf-8").splitlines():
-            entry = json.loads(line)
-            found = entry.get(key, found) if isinstance(entry, dict) else found
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, float | int) else None
 
 
 def _lines(evaluation: Evaluation) -> list[str]:

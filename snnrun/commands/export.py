@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from snnrun.config.paths import expanded, folder
-from snnrun.errors import SnnrunError, UsageError
+from snnrun.errors import SnnrunError, UsageError, first_line
+from snnrun.record import names
 
 if TYPE_CHECKING:
     from snnrun.nir.check import Agreement
@@ -175,7 +176,7 @@ def check(own: Trained, path: Path, *, dt: float, samples: int = CHECKED) -> Agr
 
 def _write(own: Trained, path: Path, write: Any) -> None:
     """Write to a temporary name and rename: no half of a file is left behind, and no weights of the run are lost."""
-    kept = [own.folder / f"{name}.safetensors" for name in ("best", "last")]
+    kept = [own.folder / name for name in (names.BEST, names.LAST)]
     if path.resolve() in [weights.resolve() for weights in kept]:
         raise UsageError(f"--out {path}: this file has the run's own weights. Choose another name.")
     if path.is_dir():
@@ -188,5 +189,5 @@ def _write(own: Trained, path: Path, write: Any) -> None:
     except Exception as error:  # SafetensorError and h5py's own beside OSError
         with contextlib.suppress(OSError):  # a read-only file system refuses this, too
             temporary.unlink(missing_ok=True)
-        first = str(error).strip().splitlines()[0]
-        raise SnnrunError(f"{path}: it cannot be written ({first}). Write elsewhere by --out FILE.") from None
+        reason = first_line(error)
+        raise SnnrunError(f"{path}: it cannot be written ({reason}). Write elsewhere by --out FILE.") from None

@@ -39,6 +39,7 @@ def main(arguments: list[str]) -> int:
 def _go_on(found: RunFolder, overrides: list[str], command: list[str]) -> None:
     """Until nothing refuses it any more the run stays as it is: config, journal, and what it failed of."""
     from snnrun.config import failures
+    from snnrun.record import names
     from snnrun.run import experiment, resume
     from snnrun.sweep import worker
 
@@ -49,7 +50,7 @@ def _go_on(found: RunFolder, overrides: list[str], command: list[str]) -> None:
         nonlocal began
         if values != found.values():
             found.save(values)
-        (found.path / failures.ERROR_FILE).unlink(missing_ok=True)
+        (found.path / names.ERROR).unlink(missing_ok=True)
         began = True
 
     try:

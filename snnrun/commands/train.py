@@ -25,7 +25,7 @@ from snnrun.config.failures import TRACEBACKS, PointFailed
 from snnrun.display import output
 from snnrun.display.verbosity import verbosity
 from snnrun.errors import UsageError
-from snnrun.record import run_folder
+from snnrun.record import names
 from snnrun.sweep import lifecycle, points, sweeper
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def _train(
     if workers > 1 and values["hardware"]["threads"] is None:
         values["hardware"]["threads"] = hardware.share(workers * values["hardware"]["processes"])
     text = OmegaConf.to_yaml(OmegaConf.create(values))
-    write = partial((run_dir / run_folder.CONFIG_FILE).write_text, text, encoding="utf-8")
+    write = partial((run_dir / names.CONFIG).write_text, text, encoding="utf-8")
     if resumed:
         resume.warn_of(checkpoint.load(run_dir))
     else:

@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> int:
         print(f"MLflow UI: {uri}", flush=True)
         tell(uri.rstrip("/"))
         return 0
-    return tracking.ui(options.outputs, host=options.host, port=options.port, uri=uri, tell=tell)
+    return tracking.serve(options.outputs, host=options.host, port=options.port, uri=uri, tell=tell)
 
 
 def _parser() -> argparse.ArgumentParser:

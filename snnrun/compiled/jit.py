@@ -6,16 +6,15 @@ after a change to a part it calls, remove the folder `__pycache__` beside it.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from snnrun import locks
 from snnrun.compiled.vector import FAST
 
 Counts = NDArray[np.int64]
@@ -42,8 +41,8 @@ def jit(function: Callable[..., Any], *, memory: bool = False, exact: bool = Fal
         return njit(**options)(function)
     file = compiled._cache._cache_file
     file._load_data = _forgiving(file._load_data)
-    file.load = _alone(file.load, file._cache_path, fcntl.LOCK_SH)
-    file.save = _alone(file.save, file._cache_path, fcntl.LOCK_EX)
+    file.load = _alone(file.load, Path(file._cache_path), shared=True)
+    file.save = _alone(file.save, Path(file._cache_path), shared=False)
     return compiled
 
 
@@ -52,7 +51,7 @@ def part(function: Callable[..., Any]) -> Any:
     return njit(forceinline=True, _nrt=False, **_OPTIONS)(function)
 
 
-def _alone(action: Callable[..., Any], folder: str, lock: int) -> Callable[..., Any]:
+def _alone(action: Callable[..., Any], folder: Path, *, shared: bool) -> Callable[..., Any]:
     """Let no other process write to the cache meanwhile.
 
     Numba reads its index, adds the next free number and writes it: two processes that first meet different types would
@@ -60,11 +59,7 @@ def _alone(action: Callable[..., Any], folder: str, lock: int) -> Callable[..., 
     """
 
     def attempt(*arguments: Any) -> Any:
-        with contextlib.ExitStack() as stack:
-            with contextlib.suppress(OSError):  # not there yet, or on a network mount that cannot lock a folder
-                handle = os.open(folder, os.O_RDONLY)
-                stack.callback(os.close, handle)
-                fcntl.flock(handle, lock)
+        with locks.of_folder(folder, shared=shared):
             return action(*arguments)
 
     return attempt

@@ -26,7 +26,7 @@ from yaml import MarkedYAMLError  # type: ignore[import-untyped]
 
 from snnrun.config.options import groups
 from snnrun.config.schemas import SCHEMAS, Train
-from snnrun.errors import did_you_mean
+from snnrun.errors import did_you_mean, first_line
 
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 
@@ -73,10 +73,6 @@ def _file(error: BaseException) -> str:
     return f" (In the file {found[1]}.yaml.)" if found and not re.match("train$|hydra/", found[1]) else ""
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0]
-
-
 # ---- one error each -------------------------------------------------------------------------------------------------
 
 
@@ -99,7 +95,7 @@ def _no_such_option(error: MissingConfigException) -> str:
     group, _, option = (error.missing_cfg_file or "").rpartition("/")
     options = [name for name in error.options or () if not name.endswith("_schema")]
     if not group or not options:
-        return _first_line(error) + _file(error)
+        return first_line(error) + _file(error)
     extras = "joblib by snnrun[sweep], submitit_slurm and submitit_local by snnrun[slurm], ray by snnrun[ray]"
     more = f" Others are installed with an extra: {extras}." if group == "hydra/launcher" else ""
     nearest = did_you_mean(option, options)
@@ -143,12 +139,12 @@ def _of_key(error: OmegaConfBaseException) -> str:
     if "does not support deletion" in str(error):
         return f"{key}: a key cannot be taken out with ~. Set it, such as {key}=null, or leave it as it is."
     if isinstance(error, InterpolationKeyError):
-        return f"{key}: {_first_line(error)}"
+        return f"{key}: {first_line(error)}"
     if isinstance(error, ConfigAttributeError | ConfigKeyError):
         return _unknown_key(key, error.parent_node)
     if isinstance(error, ValidationError):
         return _wrong_type(key, error)
-    return f"{key}: {_first_line(error)}"
+    return f"{key}: {first_line(error)}"
 
 
 def _unknown_key(key: str, section: Any) -> str:
@@ -201,7 +197,7 @@ def _wrong_type(key: str, error: ValidationError) -> str:
     if error.value == {}:
         return f"{key}: is one value, not a section. Write {key}=VALUE"
     value = "null" if error.value is None else repr(error.value)
-    return f"{key}: {value} is not allowed. Allowed: {_in_words(kind)}." if kind else f"{key}: {_first_line(error)}"
+    return f"{key}: {value} is not allowed. Allowed: {_in_words(kind)}." if kind else f"{key}: {first_line(error)}"
 
 
 def _in_words(kind: Any) -> str:

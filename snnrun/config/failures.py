@@ -10,9 +10,9 @@ from pathlib import Path
 
 from snnrun.config import explain
 from snnrun.errors import SnnrunError, UsageError, describe
+from snnrun.record import names
 
 TRACEBACKS = "SNNRUN_TRACEBACKS"  # whether the user set HYDRA_FULL_ERROR=1: for the points of a sweep too
-ERROR_FILE = "error.txt"  # what a failed run leaves in its folder
 
 
 class PointFailed(SnnrunError):
@@ -45,7 +45,7 @@ def warn(text: str) -> None:
 
 def keep(error: Exception, overrides: list[str], folder: Path) -> Path:
     """Write the traceback, under the overrides of the run, to its folder."""
-    file = folder / ERROR_FILE
+    file = folder / names.ERROR
     text = f"{' '.join(overrides)}\n\n{''.join(traceback.format_exception(error))}"
     with contextlib.suppress(OSError):  # the disk may be what it failed of
         file.write_text(text, encoding="utf-8")

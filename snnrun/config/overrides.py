@@ -15,7 +15,7 @@ from snnrun.config.check import check_paths
 from snnrun.config.paths import expanded
 from snnrun.config.schemas import SCHEMAS, Checkpoint, Train
 from snnrun.declared import check_value
-from snnrun.errors import UsageError, did_you_mean
+from snnrun.errors import UsageError, did_you_mean, first_line
 
 PLACES = ("root", "uri")
 GROUPS = ("data", "encoder", "hardware")
@@ -62,7 +62,7 @@ def _value(group: str, name: str, section: Mapping[str, Any], key: str, text: st
         assert isinstance(typed, DictConfig)
         value = typed[name]
     except (OmegaConfBaseException, ValueError) as error:
-        raise UsageError(f"{key}: {text!r} does not fit ({str(error).splitlines()[0]}).") from None
+        raise UsageError(f"{key}: {text!r} does not fit ({first_line(error)}).") from None
     if name in PLACES and isinstance(value, str):
         value = expanded(value)
         check_paths({key: value})

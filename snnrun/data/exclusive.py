@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
 
+from snnrun import locks
 from snnrun.errors import SnnrunError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a disk says that has no room
@@ -37,11 +38,11 @@ def alone(path: Path, say: Callable[[str], None]) -> Iterator[None]:
             file = lock.open("a+b", buffering=0)
         with file:
             with contextlib.suppress(OSError):
-                if not _lock(file):
+                if not locks.take(file.fileno()):
                     if not told:
                         say(f"waiting for {_holder(file)} to make {path}")
                         told = True
-                    _lock(file, wait=True)
+                    locks.take(file.fileno(), wait=True)
             if not os.fstat(file.fileno()).st_nlink:
                 continue  # whoever held it has removed it: others may hold a new one
             with writing(path):
@@ -68,7 +69,7 @@ def partial(path: Path) -> Iterator[FileIO]:
     try:
         with file:
             with contextlib.suppress(OSError):
-                _lock(file)  # until it is closed: a sign of life
+                locks.take(file.fileno())  # until it is closed: a sign of life
             yield file
             with writing(path):
                 work.replace(path)
@@ -105,19 +106,6 @@ def _holder(lock: FileIO) -> str:
     return lock.read(200).decode(errors="replace") or "another process"
 
 
-def _lock(file: FileIO, *, wait: bool = False) -> bool:
-    """Lock a file until it is closed; False if another holds it. OSError where files cannot be locked."""
-    try:
-        import fcntl
-    except ImportError:
-        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP)) from None
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
 def _remove_leftovers(path: Path) -> None:
     for work in path.parent.glob(f".{path.name}.*.part"):
         with contextlib.suppress(OSError):
@@ -130,6 +118,6 @@ def _abandoned(work: Path) -> bool:
     silent = time.time() - work.stat().st_mtime > _SILENCE_S
     with work.open("r+b", buffering=0) as file:
         try:
-            return _lock(file) and (silent or work.name.endswith(f"@{platform.node()}.part"))
+            return locks.take(file.fileno()) and (silent or work.name.endswith(f"@{platform.node()}.part"))
         except OSError:
             return silent

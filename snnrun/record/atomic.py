@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 
 def write(path: Path, content: bytes, before: Path | None = None) -> None:
@@ -32,6 +35,11 @@ def write(path: Path, content: bytes, before: Path | None = None) -> None:
             work.unlink()
         raise
     _sync(path.parent)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Give a file its content as JSON, as `write` does."""
+    write(path, json.dumps(value, indent=1).encode())
 
 
 def _name(path: Path, other: Path) -> None:

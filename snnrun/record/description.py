@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from snnrun.errors import SnnrunError
+from snnrun.record import names
 
-FILE = "network.json"
 FORMAT = 1
 
 
@@ -44,7 +44,7 @@ class Description:
 
     def save(self, folder: Path) -> Path:
         """Write `network.json` into a run's folder."""
-        path = folder / FILE
+        path = folder / names.NETWORK
         content = {"format": FORMAT, **asdict(self)}
         path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         return path
@@ -56,7 +56,7 @@ def load(folder: Path) -> Description | None:
     Raises:
         SnnrunError: it is damaged.
     """
-    path = folder / FILE
+    path = folder / names.NETWORK
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from snnrun.errors import SnnrunError
-from snnrun.record import atomic
+from snnrun.record import atomic, names
 
-FILE, TAGS_FILE = "metrics.jsonl", "tags.json"
 # What an entry has beside its metrics.
 OWN_KEYS = ("step", "time")
 
@@ -31,7 +30,7 @@ class Journal:
     """The two files of one run. Raises SnnrunError if its folder cannot be written to."""
 
     def __init__(self, run_dir: Path, warn: Warn) -> None:
-        self.path = run_dir / FILE
+        self.path = run_dir / names.METRICS
         self._warn: Warn | None = warn
         self._unwritten: list[str] = []
         try:
@@ -63,7 +62,7 @@ class Journal:
         """Facts about the run go to `tags.json`, so that they are known without MLflow."""
         known = read_tags(self.path.parent) | dict(values)
         with contextlib.suppress(OSError):  # a full disk is told of by the metrics
-            atomic.write(self.path.with_name(TAGS_FILE), json.dumps(known, indent=1).encode())
+            atomic.write_json(self.path.with_name(names.TAGS), known)
 
 
 def cut_back(run_dir: Path, history: Sequence[Mapping[str, float]]) -> None:
@@ -77,27 +76,22 @@ def cut_back(run_dir: Path, history: Sequence[Mapping[str, float]]) -> None:
     found = {entry["step"] for entry in kept if entry["step"]}
     lines = [json.dumps(entry) + "\n" for entry in kept]
     lines += [_line(metrics, step) for step, metrics in enumerate(history, 1) if step not in found]
-    atomic.write(run_dir / FILE, "".join(lines).encode())
+    atomic.write(run_dir / names.METRICS, "".join(lines).encode())
 
 
 def read(run_dir: Path) -> list[dict[str, Any]]:
     """The entries of a run, in order; a line that a kill has cut short is left out, and none where there is no file."""
-    try:
-        lines = (run_dir / FILE).read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return []
-    entries = []
-    for line in lines:
-        with contextlib.suppress(ValueError):
-            entry = json.loads(line)
-            if isinstance(entry, dict) and isinstance(entry.get("step"), int):
-                entries.append(entry)
-    return entries
+    with contextlib.suppress(OSError):
+        return _entries(run_dir / names.METRICS)
+    return []
 
 
 def began(run_dir: Path) -> float | None:
     """When the first entry was written, in seconds since 1970; None where there is none."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError), (run_dir / FILE).open(encoding="utf-8") as file:
+    with (
+        contextlib.suppress(OSError, ValueError, KeyError, TypeError),
+        (run_dir / names.METRICS).open(encoding="utf-8") as file,
+    ):
         return float(json.loads(file.readline())["time"])
     return None
 
@@ -107,24 +101,32 @@ def figures(run_dir: Path, warn: Warn | None = None) -> tuple[list[dict[str, flo
 
     A last line that was cut short is passed over in silence, as a killed process leaves it; any other is warned of.
     """
-    path = run_dir / FILE
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    path = run_dir / names.METRICS
     epochs: dict[int, dict[str, float]] = {}
     latest: dict[str, float] = {}
+    for entry in _entries(path, warn) if path.exists() else []:
+        values = {
+            key: float(value) for key, value in entry.items() if key not in OWN_KEYS and isinstance(value, int | float)
+        }
+        latest |= values
+        if "epoch" in values or "train/loss" in values:
+            epochs[entry["step"]] = values
+    return [epochs[step] for step in sorted(epochs)], latest
+
+
+def _entries(path: Path, warn: Warn | None = None) -> list[dict[str, Any]]:
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    entries = []
     for number, line in enumerate(lines, 1):
         try:
             entry = json.loads(line)
-            values = {key: float(value) for key, value in entry.items() if isinstance(value, int | float)}
-            step = int(values.pop("step"))
-        except (ValueError, KeyError, AttributeError):
-            if warn is not None and number < len(lines):
-                warn(f"{path}, line {number}: not a line of metrics; it is passed over")
-            continue
-        values.pop("time", None)
-        latest |= values
-        if "epoch" in values or "train/loss" in values:
-            epochs[step] = values
-    return [epochs[step] for step in sorted(epochs)], latest
+        except ValueError:
+            entry = None
+        if isinstance(entry, dict) and isinstance(entry.get("step"), int):
+            entries.append(entry)
+        elif warn is not None and number < len(lines):
+            warn(f"{path}, line {number}: not a line of metrics; it is passed over")
+    return entries
 
 
 def points(entries: Sequence[Mapping[str, Any]]) -> list[tuple[str, float, int, int]]:
@@ -140,7 +142,7 @@ def points(entries: Sequence[Mapping[str, Any]]) -> list[tuple[str, float, int, 
 def read_tags(run_dir: Path) -> dict[str, str]:
     """The tags that a run left in its folder; none where there is no such file or it is damaged."""
     with contextlib.suppress(OSError, ValueError):
-        found = json.loads((run_dir / TAGS_FILE).read_text(encoding="utf-8"))
+        found = json.loads((run_dir / names.TAGS).read_text(encoding="utf-8"))
         if isinstance(found, dict):
             return {str(key): str(value) for key, value in found.items()}
     return {}

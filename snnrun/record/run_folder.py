@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from snnrun.errors import SnnrunError, UsageError
-from snnrun.record import atomic, journal
+from snnrun.errors import SnnrunError, UsageError, first_line
+from snnrun.record import atomic, journal, names
 
-CONFIG_FILE = "config.yaml"
-RUN_ID_FILE = "mlflow_run_id"
+Item = TypeVar("Item")
+
 NAME_TAG = "mlflow.runName"  # MLflow's own tag for the name of a run
 # Where `conf/train.yaml` puts the folders of single runs and of the points of sweeps.
 PATTERNS = ("runs/*", "sweeps/*/*")
@@ -31,19 +31,24 @@ class RunFolder:
     @property
     def run_id(self) -> str | None:
         """Its MLflow run, if it has one."""
-        file = self.path / RUN_ID_FILE
+        file = self.path / names.RUN_ID
         return file.read_text(encoding="utf-8").strip() if file.is_file() else None
 
     @property
     def started(self) -> float:
         """When it began, in seconds since 1970: its journal knows, else the age of its config tells."""
-        return journal.began(self.path) or (self.path / CONFIG_FILE).stat().st_mtime
+        return journal.began(self.path) or (self.path / names.CONFIG).stat().st_mtime
+
+    @property
+    def name(self) -> str:
+        """Its folder's, and as a point of a sweep, which are called 0, 1, 2, ..., with the sweep's before it."""
+        sweep = f"{self.path.parent.name}/" if self.path.parent.parent.name == "sweeps" else ""
+        return sweep + self.path.name
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What it is known by: its folder, as a point of a sweep with the sweep's before it, and its MLflow id."""
-        point = [f"{self.path.parent.name}/{self.path.name}"] if self.path.parent.parent.name == "sweeps" else []
-        return (self.path.name, *point, *filter(None, [self.run_id]))
+        """What it is known by: its folder, its name and its MLflow id."""
+        return (self.path.name, self.name, *filter(None, [self.run_id]))
 
     @property
     def outputs(self) -> Path | None:
@@ -54,12 +59,16 @@ class RunFolder:
                 return self.path.resolve().parents[depth]
         return None
 
+    def save_run_id(self, run_id: str) -> None:
+        """Note its MLflow run. Raises OSError if the folder cannot be written to."""
+        (self.path / names.RUN_ID).write_text(f"{run_id}\n", encoding="utf-8")
+
     def save(self, values: Mapping[str, Any]) -> None:
         """Replace its config. Raises SnnrunError if the folder cannot be written to."""
         try:
-            atomic.write(self.path / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(dict(values))).encode())
+            atomic.write(self.path / names.CONFIG, OmegaConf.to_yaml(OmegaConf.create(dict(values))).encode())
         except OSError as error:
-            raise SnnrunError(f"{self.path / CONFIG_FILE}: cannot be written ({error}).") from None
+            raise SnnrunError(f"{self.path / names.CONFIG}: cannot be written ({error}).") from None
 
     def values(self) -> dict[str, Any]:
         """The config that it ran with, as plain values.
@@ -67,13 +76,13 @@ class RunFolder:
         Raises:
             SnnrunError: the file is missing or damaged.
         """
-        file = self.path / CONFIG_FILE
+        file = self.path / names.CONFIG
         try:
             values = OmegaConf.to_container(OmegaConf.load(file), resolve=True)
         except (OSError, OmegaConfBaseException, ValueError) as error:
-            raise SnnrunError(f"{file}: the run's config cannot be read ({_first_line(error)}).") from None
+            raise SnnrunError(f"{file}: the run's config cannot be read ({first_line(error)}).") from None
         except Exception as error:  # the YAML parser's own errors, which no package of ours declares
-            raise SnnrunError(f"{file}: the run's config is damaged ({_first_line(error)}).") from None
+            raise SnnrunError(f"{file}: the run's config is damaged ({first_line(error)}).") from None
         if not isinstance(values, dict):
             raise SnnrunError(f"{file}: the run's config is damaged (no keys in it).")
         return {str(key): value for key, value in values.items()}
@@ -81,7 +90,7 @@ class RunFolder:
 
 def folders(outputs: Path) -> list[RunFolder]:
     """Every run's folder below `outputs`, the oldest first."""
-    found = [path for pattern in PATTERNS for path in outputs.glob(pattern) if (path / CONFIG_FILE).is_file()]
+    found = [path for pattern in PATTERNS for path in outputs.glob(pattern) if (path / names.CONFIG).is_file()]
     return sorted(map(RunFolder, found), key=lambda run: run.started)
 
 
@@ -102,16 +111,16 @@ def find(name: str, outputs: Path) -> RunFolder:
         UsageError: there is no such run, or several.
     """
     path = Path(name)
-    if (path / CONFIG_FILE).is_file():
+    if (path / names.CONFIG).is_file():
         return RunFolder(path)
     known = folders(outputs)
     if name == "last" and known:
         return known[-1]
     if path.is_dir():
-        raise UsageError(f"{name}: this folder has no {CONFIG_FILE}, so it is not a run's.")
-    matches = _matching(name, {run: run.names for run in known})
+        raise UsageError(f"{name}: this folder has no {names.CONFIG}, so it is not a run's.")
+    matches = matching(name, known, lambda run: run.names)
     if not matches:
-        matches = _matching(name, {run: (journal.read_tags(run.path).get(NAME_TAG, ""),) for run in known})
+        matches = matching(name, known, lambda run: [journal.read_tags(run.path).get(NAME_TAG, "")])
     if not matches:
         latest = ", ".join(run.path.name for run in known[-NAMED:]) or "none"
         raise UsageError(
@@ -119,16 +128,13 @@ def find(name: str, outputs: Path) -> RunFolder:
             "Runs elsewhere are found by --outputs FOLDER."
         )
     if len(matches) > 1:
-        names = ", ".join(str(run.path) for run in matches[:NAMED])
-        raise UsageError(f"{name}: {len(matches)} runs begin so: {names}{', ...' * (len(matches) > NAMED)}.")
+        some = ", ".join(str(run.path) for run in matches[:NAMED])
+        raise UsageError(f"{name}: {len(matches)} runs begin so: {some}{', ...' * (len(matches) > NAMED)}.")
     return matches[0]
 
 
-def _matching(name: str, names: Mapping[RunFolder, tuple[str, ...]]) -> list[RunFolder]:
-    matches = [run for run, known in names.items() if name and any(word.startswith(name) for word in known)]
-    exact = [run for run in matches if name in names[run]]
+def matching(name: str, known: Iterable[Item], names_of: Callable[[Item], Sequence[str]]) -> list[Item]:
+    """Those with a name that begins with `name`; if it is the whole name of one alone, that one."""
+    matches = [item for item in known if name and any(word.startswith(name) for word in names_of(item))]
+    exact = [item for item in matches if name in names_of(item)]
     return exact if len(exact) == 1 else matches
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -6,16 +6,16 @@ the name stays.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from snnrun import locks
 from snnrun.errors import SnnrunError, UsageError
+from snnrun.record import names
 
-FILE = ".running"
 # Whoever asks for the state of a run holds its lock for an instant.
 TRIES, PAUSE_S = 5, 0.05
 
@@ -28,7 +28,7 @@ def alone(folder: Path) -> Iterator[None]:
         UsageError: another process does.
         SnnrunError: the folder cannot be written to.
     """
-    lock = folder / FILE
+    lock = folder / names.RUNNING
     try:
         handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
@@ -52,16 +52,15 @@ def at_work(folder: Path) -> bool | None:
     process of another machine that left without a word, whose lock may not reach this one.
     """
     try:
-        handle = os.open(folder / FILE, os.O_RDONLY)
+        handle = os.open(folder / names.RUNNING, os.O_RDONLY)
     except FileNotFoundError:
         return False
     except OSError:
         return None
     try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        if not locks.take(handle, shared=True):
+            return True
         holder = _read(handle).decode(errors="replace")
-    except BlockingIOError:
-        return True
     except OSError:
         return None
     finally:
@@ -72,24 +71,19 @@ def at_work(folder: Path) -> bool | None:
 def holder_of(folder: Path) -> str:
     """`process 123 on host`, of the one at work or of the last that was killed; empty where neither is known."""
     try:
-        return (folder / FILE).read_text(encoding="utf-8", errors="replace").strip()
+        return (folder / names.RUNNING).read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
         return ""
 
 
 def _take(handle: int, folder: Path) -> None:
-    for last in (*[False] * (TRIES - 1), True):
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if last:
-                holder = _read(handle).decode(errors="replace").strip() or "another process"
-                raise UsageError(f"{folder}: {holder} is working on this run. Wait for it, or stop it first.") from None
+    with suppress(OSError):  # some network mounts cannot lock
+        for _ in range(TRIES):
+            if locks.take(handle):
+                return
             time.sleep(PAUSE_S)
-        except OSError:
-            return  # some network mounts cannot lock
-        else:
-            return
+        holder = _read(handle).decode(errors="replace").strip() or "another process"
+        raise UsageError(f"{folder}: {holder} is working on this run. Wait for it, or stop it first.")
 
 
 def _read(handle: int) -> bytes:

@@ -13,7 +13,7 @@ from safetensors.torch import save
 from snnrun import data, encoders, tracking
 from snnrun.display import console
 from snnrun.network import Network
-from snnrun.record import atomic
+from snnrun.record import atomic, names
 from snnrun.run import build
 from snnrun.train import cost, engine, evaluation, firing
 
@@ -35,15 +35,15 @@ def write(
 
     Returns what an inference costs, of a training that finished an epoch; the network has the chosen weights then.
     """
-    for name, state in (("last", result.last_state), ("best", result.best_state)):
+    for name, state in ((names.LAST, result.last_state), (names.BEST, result.best_state)):
         if state:
-            path = run_dir / f"{name}.safetensors"
+            path = run_dir / name
             atomic.write(path, save({key: value.contiguous() for key, value in state.items()}))
             tracker.artifact(path, "weights")
     figures = [_raster(network, dataset, encoder, device, run_dir)]
     spent = None
     if result.history and result.confusion is not None:
-        figures += [run_dir / "curves.png", run_dir / "confusion.png"]
+        figures += [run_dir / names.CURVES, run_dir / names.CONFUSION]
         console.plot_curves(result.history, figures[1])
         console.plot_confusion(result.confusion, dataset.classes, figures[2])
         network.load_state_dict(result.best_state or result.last_state)
@@ -51,10 +51,10 @@ def write(
         fired = firing.record(network, dataset.test, encoder, device, positions=firing.spread(dataset.test, MEASURED))
         spent = cost.cost(network, fired)
         figures += activity_figures(fired, spent, dataset.label, run_dir)
-        (run_dir / "cost.json").write_text(json.dumps(spent.as_dict(), indent=2) + "\n", encoding="utf-8")
-        tracker.artifact(run_dir / "cost.json")
+        (run_dir / names.COST).write_text(json.dumps(spent.as_dict(), indent=2) + "\n", encoding="utf-8")
+        tracker.artifact(run_dir / names.COST)
         tracker.metrics(result.summary | spent.metrics(), step=len(result.history))
-    for path in (*figures, run_dir / "metrics.jsonl"):
+    for path in (*figures, run_dir / names.METRICS):
         tracker.artifact(path, "figures" if path.suffix == ".png" else "")
     return spent
 
@@ -62,7 +62,7 @@ def write(
 def activity_figures(fired: firing.Firing, spent: cost.Cost, label: str, folder: Path) -> list[Path]:
     """`rates.png` and `cost.png`; returns their paths."""
     what = f"{label}, {fired.samples:,} samples, {fired.steps} steps"
-    rates, costs = folder / "rates.png", folder / "cost.png"
+    rates, costs = folder / names.RATES, folder / names.COST_FIGURE
     console.plot_rates({name: spikes / fired.samples for name, spikes in fired.spikes.items()}, what, rates)
     layers = {"input": (spent.input_spikes, 0.0)}
     layers |= {name: (layer.spikes, layer.operations) for name, layer in spent.layers.items()}
@@ -78,7 +78,7 @@ def activity_figures(fired: firing.Firing, spent: cost.Cost, label: str, folder:
 def _raster(
     network: Network, dataset: data.Dataset, encoder: encoders.Encoder, device: torch.device, run_dir: Path
 ) -> Path:
-    path, classes = run_dir / "raster.png", dataset.classes
+    path, classes = run_dir / names.RASTER, dataset.classes
     layers, label, predicted = evaluation.record_raster(network, dataset.test, encoder, device)
     title = f"{dataset.label}, test sample 0: {classes[label]}, taken for {classes[predicted]}"
     console.plot_raster(layers, title, path)
@@ -96,5 +96,5 @@ def _weights(initial: Network, trained: Network, run_dir: Path) -> Path:
             pair = [tensor[mask] for tensor in pair]
         name = f"{trained.layer_names[int(number)]} {kind.replace('_', ' ')}"
         panels[name] = [tensor.flatten().numpy() for tensor in pair]
-    console.plot_weights(panels, run_dir / "weights.png")
-    return run_dir / "weights.png"
+    console.plot_weights(panels, run_dir / names.HISTOGRAMS)
+    return run_dir / names.HISTOGRAMS

@@ -19,10 +19,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from snnrun.errors import SnnrunError
-from snnrun.record import atomic
+from snnrun.record import atomic, names
 from snnrun.train.progress import Snapshot
 
-FILE, BEFORE = "state.safetensors", "state.before.safetensors"
 FORMAT = 1
 # What reading a file that is damaged, or of another program, may raise.
 _DAMAGES = (OSError, SafetensorError, KeyError, TypeError, ValueError)
@@ -46,7 +45,7 @@ class Keeper:
     def __init__(
         self, folder: Path, every_minutes: float | None, about: Mapping[str, Any], warn: Callable[[str], None]
     ) -> None:
-        self.path, self.fault = folder / FILE, ""
+        self.path, self.fault = folder / names.CHECKPOINT, ""
         self._every, self._about, self._warn = every_minutes, dict(about), warn
         self._kept_at = time.monotonic()
         self._best_epoch: int | None = None
@@ -63,9 +62,9 @@ class Keeper:
         try:
             atomic.write(self.path, encode(snapshot, self._about), self._before())
             self._sound = True
-            self._weights("last", "network/", snapshot)
+            self._weights(names.LAST, "network/", snapshot)
             if best != self._best_epoch:
-                self._weights("best", "best/", snapshot)
+                self._weights(names.BEST, "best/", snapshot)
                 self._best_epoch = best
         except (OSError, SafetensorError) as error:
             if not self.fault:
@@ -83,7 +82,7 @@ class Keeper:
             with suppress(*_DAMAGES):
                 _read(self.path)
                 self._sound = True
-        return self.path.with_name(BEFORE) if self._sound else None
+        return self.path.with_name(names.CHECKPOINT_BEFORE) if self._sound else None
 
     def _weights(self, name: str, prefix: str, snapshot: Snapshot) -> None:
         weights = {
@@ -92,7 +91,7 @@ class Keeper:
             if key.startswith(prefix)
         }
         if weights:
-            atomic.write(self.path.with_name(f"{name}.safetensors"), save(weights))
+            atomic.write(self.path.with_name(name), save(weights))
 
 
 def encode(snapshot: Snapshot, about: Mapping[str, Any]) -> bytes:
@@ -109,7 +108,7 @@ def load(folder: Path) -> Kept | None:
     Raises:
         SnnrunError: all there is is damaged, or of another program or version.
     """
-    path, before = folder / FILE, folder / BEFORE
+    path, before = folder / names.CHECKPOINT, folder / names.CHECKPOINT_BEFORE
     if not path.exists():
         return None
     try:

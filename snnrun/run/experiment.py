@@ -16,7 +16,7 @@ from snnrun.compiled import parallel
 from snnrun.display import console, output
 from snnrun.errors import SnnrunError, UsageError
 from snnrun.network import Network
-from snnrun.record import journal, run_folder, run_lock
+from snnrun.record import journal, names, run_folder, run_lock
 from snnrun.run import artifacts, build, checkpoint
 from snnrun.train import distributed, engine, hardware, memory
 from snnrun.train.cost import Cost
@@ -268,7 +268,7 @@ def _record_what_runs(
         tracker.tags({run_folder.NAME_TAG: tracker.run_name})
     tracker.dataset(dataset.label, dataset.digest, _sizes(dataset))
     tracker.tags({"data.origin": dataset.origin, "data.notes": "; ".join(dataset.notes) or "none"})
-    for path in (run_dir / "config.yaml", run_dir / ".hydra" / "overrides.yaml"):
+    for path in (run_dir / names.CONFIG, run_dir / names.OVERRIDES):
         if path.exists():
             tracker.artifact(path, "config")
     tracker.artifact(build.describe(parts.network, dataset, parts.encoder).save(run_dir))
@@ -335,7 +335,7 @@ def _say_what_came_out(
         interrupted=result.status == "interrupted",
         go_on=f"snnrun resume {run_dir}" if result.status == "interrupted" else None,
         cost=None if spent is None else str(spent),
-        weights=run_dir / ("best.safetensors" if result.best_state else "last.safetensors"),
+        weights=run_dir / (names.BEST if result.best_state else names.LAST),
         figures=run_dir,
         tracking=tracker.run_name,
         ui_command=_ui_command(outputs, values["tracking"]["uri"]) if tracker.run_id else None,

@@ -14,14 +14,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from snnrun.errors import SnnrunError, UsageError
+from snnrun.errors import SnnrunError, UsageError, first_line
 from snnrun.kernels import unpack
 from snnrun.network import Network
-from snnrun.record import description
+from snnrun.record import description, names
 from snnrun.record.description import Description
 from snnrun.run import build
 
-WEIGHTS = ("best", "last")
+WEIGHTS = {"best": names.BEST, "last": names.LAST}
 
 
 @dataclass(frozen=True)
@@ -68,14 +68,14 @@ def load(folder: Path, values: Mapping[str, Any], weights: str | None = None) ->
 
 
 def _choose(folder: Path, weights: str | None) -> tuple[str, Path]:
-    there = [name for name in WEIGHTS if (folder / f"{name}.safetensors").is_file()]
+    there = [name for name, file in WEIGHTS.items() if (folder / file).is_file()]
     if not there:
         raise UsageError(f"{folder}: this run has no weights yet (neither best nor last.safetensors is there).")
     name = weights or there[0]
     if name not in there:
         why = "it had no validation samples to choose by" if name == "best" else "it did not end"
         raise UsageError(f"{folder}: this run has no {name}.safetensors; {why}. Use --weights {there[0]}.")
-    return name, folder / f"{name}.safetensors"
+    return name, folder / WEIGHTS[name]
 
 
 def _from_corpus(values: Mapping[str, Any]) -> Description:
@@ -87,9 +87,8 @@ def _read(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise SnnrunError(
-            f"{path}: the weights cannot be read ({reason}); the file is damaged or none of ours."
+            f"{path}: the weights cannot be read ({first_line(error)}); the file is damaged or none of ours."
         ) from None
 
 

@@ -19,8 +19,8 @@ from typing import Any
 
 from snnrun import tracking
 from snnrun.errors import SnnrunError, UsageError
-from snnrun.record import journal, run_lock
-from snnrun.record.run_folder import CONFIG_FILE, RunFolder, folders
+from snnrun.record import journal, names, run_lock
+from snnrun.record.run_folder import NAMED, RunFolder, folders, matching
 
 Warn = Callable[[str], None]
 
@@ -31,7 +31,6 @@ PAGE = 1000  # runs of one answer of the store
 CURVES = ("train/loss", "train/accuracy", "validation/accuracy", "test/accuracy", "time/epoch_s")
 # Corpora whose origin their name tells; of the others it is known from the record alone.
 ORIGINS = {"utterances": "synthetic", "digits": "recorded", "mnist": "recorded", "fashion_mnist": "recorded"}
-NAMED = 5  # candidates in a message
 
 
 @dataclass
@@ -138,9 +137,7 @@ def find(runs: Sequence[Run], name: str) -> Run:
         return max(runs, key=lambda run: run.started)
     matches = [run for run in runs if _lies_in(run, Path(name))]
     if not matches:
-        matches = [run for run in runs if name and any(word.startswith(name) for word in _names(run))]
-        exact = [run for run in matches if name in _names(run)]
-        matches = exact if len(exact) == 1 else matches
+        matches = matching(name, runs, _names)
     if len(matches) == 1:
         return matches[0]
     if not matches:
@@ -149,9 +146,9 @@ def find(runs: Sequence[Run], name: str) -> Run:
             f"{name}: no run of this folder, name or MLflow id. The latest: {latest}. `snnrun runs list` has all; "
             "runs elsewhere are found by --outputs FOLDER or --uri ADDRESS."
         )
-    names = ", ".join(f"{run.short} ({run.name})" if run.run_id else run.name for run in matches[:NAMED])
+    some = ", ".join(f"{run.short} ({run.name})" if run.run_id else run.name for run in matches[:NAMED])
     more = ", ..." if len(matches) > NAMED else ""
-    raise UsageError(f"{name}: {len(matches)} runs begin so: {names}{more}. Give more of one.")
+    raise UsageError(f"{name}: {len(matches)} runs begin so: {some}{more}. Give more of one.")
 
 
 def one(name: str, outputs: Path, uri: str | None, warn: Warn) -> Run:
@@ -162,7 +159,7 @@ def one(name: str, outputs: Path, uri: str | None, warn: Warn) -> Run:
         SnnrunError: there are no runs at all, or the store `uri` cannot be read.
     """
     path = Path(name)
-    if uri is not None or not (path / CONFIG_FILE).is_file():
+    if uri is not None or not (path / names.CONFIG).is_file():
         return find(collect(outputs, uri, warn), name)
     there = RunFolder(path)
     known = next((run for run in _below(there.outputs or outputs, warn) if _lies_in(run, path)), None)
@@ -239,7 +236,7 @@ def _below(outputs: Path, warn: Warn) -> list[Run]:
 def _folder_elsewhere(run: Run) -> RunFolder | None:
     """The folder that a run of the store names, if it is on this machine and says so too."""
     there = RunFolder(Path(run.tags.get(tracking.RUN_DIR_TAG, "")))
-    if run.folder is not None or not (there.path / CONFIG_FILE).is_file() or there.run_id != run.run_id:
+    if run.folder is not None or not (there.path / names.CONFIG).is_file() or there.run_id != run.run_id:
         return None
     return there
 
@@ -250,7 +247,7 @@ def _join(run: Run, found: RunFolder, warn: Warn) -> None:
     if not run.params:
         run.params = tracking.flatten(found.values())
     if "data.origin" not in run.tags:
-        run.tags = tracking.read_tags(found.path) | run.tags
+        run.tags = journal.read_tags(found.path) | run.tags
     _, metrics = journal.figures(found.path, warn)
     further = _reached(metrics) > _reached(run.metrics)
     if further:
@@ -278,13 +275,10 @@ def _go_by(run: Run, params: Mapping[str, str]) -> None:
 
 def _of_folder(found: RunFolder, warn: Warn) -> Run:
     path = found.path.resolve()
-    run = Run(
-        path.name, "unfinished", found.started, found.run_id, folder=path, params=tracking.flatten(found.values())
-    )
-    if path.parent.parent.name == "sweeps":  # the points of a sweep are called 0, 1, 2, ...
-        run.name = f"{path.parent.name}/{path.name}"
+    name, params = RunFolder(path).name, tracking.flatten(found.values())
+    run = Run(name, "unfinished", found.started, found.run_id, folder=path, params=params)
     _, run.metrics = journal.figures(path, warn)
-    run.tags = tracking.read_tags(path)
+    run.tags = journal.read_tags(path)
     run.status = _status(path, run, run_lock.at_work(path))
     return run
 
@@ -298,7 +292,7 @@ def _status(folder: Path, run: Run, at_work: bool | None) -> str:
     """What a folder tells without its store; `at_work` is what its lock tells."""
     if at_work:
         return "running"
-    if (folder / "error.txt").exists():
+    if (folder / names.ERROR).exists():
         return "failed"
     if journal.SUMMARY not in run.metrics:
         return "unfinished" if at_work is None else "killed"
@@ -343,7 +337,9 @@ def _stored(uri: str) -> list[Run]:
         experiments = [experiment.experiment_id for experiment in client.search_experiments()]
         token = None
         while experiments:
-            page = client.search_runs(experiments, "tags.`snnrun.run_dir` LIKE '%'", max_results=PAGE, page_token=token)
+            page = client.search_runs(
+                experiments, f"tags.`{tracking.RUN_DIR_TAG}` LIKE '%'", max_results=PAGE, page_token=token
+            )
             found += page
             token = page.token
             if not token:

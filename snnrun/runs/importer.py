@@ -7,25 +7,24 @@ from pathlib import Path
 
 from snnrun import tracking
 from snnrun.errors import SnnrunError
-from snnrun.record import run_folder, run_lock
-from snnrun.run import checkpoint
+from snnrun.record import journal, names, run_folder, run_lock
 from snnrun.runs import collect
 
 STATUS: dict[str, tracking.Status] = {"finished": "FINISHED", "failed": "FAILED"}  # any other: KILLED
 # Where the record keeps the files of a run's folder, by their endings.
 PLACES = {".safetensors": "weights", ".png": "figures", ".yaml": "config"}
 # Of use to `snnrun resume` alone.
-LEFT_OUT = (checkpoint.FILE, checkpoint.BEFORE)
+LEFT_OUT = (names.CHECKPOINT, names.CHECKPOINT_BEFORE)
 
 
-def import_runs(names: Sequence[str], outputs: Path, uri: str | None) -> None:
+def import_runs(wanted: Sequence[str], outputs: Path, uri: str | None) -> None:
     """Send each run to the store below `outputs` or at `uri`: to its own MLflow run there, or to a new one.
 
     Raises:
         UsageError: there is no such run, or another process works on it.
         SnnrunError: a run's folder is damaged, or the store cannot be used.
     """
-    for found in [run_folder.find(name, outputs) for name in names]:
+    for found in [run_folder.find(name, outputs) for name in wanted]:
         with run_lock.alone(found.path):
             print(f"{found.path}: MLflow run {import_run(found, outputs, uri)}")
 
@@ -45,7 +44,7 @@ def import_run(found: run_folder.RunFolder, outputs: Path, uri: str | None) -> s
         warn=problems.append,
     )
     tracker.params(values)
-    tracker.tags(tracking.read_tags(found.path))
+    tracker.tags(journal.read_tags(found.path))
     tracker.catch_up()
     for path in sorted(found.path.iterdir()):
         if path.is_file() and path.name not in LEFT_OUT and not path.name.startswith("."):

@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from snnrun import tracking
 from snnrun.record import run_lock
 from snnrun.runs.collect import CURVES, Run
 from snnrun.runs.compare import LAST, TEST, VALIDATION
@@ -44,7 +45,7 @@ def show(run: Run, epochs: Sequence[dict[str, float]], link: str | None, out: Co
     if run.folder is not None:
         rows += [("folder", str(run.folder)), ("files", ", ".join(_files(run.folder)))]
     else:
-        where = run.tags.get("snnrun.run_dir", "?")
+        where = run.tags.get(tracking.RUN_DIR_TAG, "?")
         rows.append(("folder", where if Path(where).is_dir() else f"{where} (not on this machine now)"))
     rows.append(("MLflow", _mlflow(run, link)))
     out.print(Text(f"{run.name}" + (f"  ({run.short})" if run.run_id else ""), style="bold cyan"), soft_wrap=True)

@@ -21,7 +21,7 @@ from snnrun.config import check as config
 from snnrun.config import failures
 from snnrun.config.paths import quoted
 from snnrun.errors import SnnrunError, UsageError, did_you_mean
-from snnrun.record import run_folder, run_lock
+from snnrun.record import names, run_folder, run_lock
 from snnrun.sweep import points, study, sweeper
 from snnrun.sweep import table as sweep_table
 from snnrun.sweep.points import Point, Sweep
@@ -143,8 +143,8 @@ def check_tuned(overrides: list[str]) -> None:
     """The group is optional for Hydra, which takes a mistyped name for a pair without settings."""
     allowed = GlobalHydra.instance().config_loader().get_group_options("tuned")
     for override in overrides:
-        key, _, names = override.partition("=")
-        for name in names.split(",") if key == "tuned" else ():
+        key, _, options = override.partition("=")
+        for name in options.split(",") if key == "tuned" else ():
             if name not in allowed:
                 nearest = did_you_mean(name, allowed)
                 raise UsageError(f"tuned: there is no {name!r}. Allowed: {', '.join(allowed)}.{nearest}")
@@ -243,7 +243,7 @@ def _check(cfg: DictConfig, folder: Path) -> None:
     if cfg.search.method == "optuna":
         study.require_optuna()
     sweeper.workers(cfg.hydra.launcher)
-    there = (folder / points.SWEEP_FILE).exists()
+    there = (folder / names.SWEEP).exists()
     if cfg.sweep.resume is None and there:
         raise UsageError(
             f"hydra.sweep.dir: {folder} has a sweep. Go on with it by sweep.resume, or name another folder."
@@ -252,9 +252,9 @@ def _check(cfg: DictConfig, folder: Path) -> None:
         raise UsageError("sweep.resume: belongs on the command line, not into a file.")
     active = [point for point in points.attempts(folder) if points.busy(point.folder(folder))]
     if active:
-        names = ", ".join(str(point.number) for point in active)
+        numbers = ", ".join(str(point.number) for point in active)
         raise UsageError(
-            f"sweep.resume: points of {folder.name} are at work still: {names}. Wait for them, or end them."
+            f"sweep.resume: points of {folder.name} are at work still: {numbers}. Wait for them, or end them."
         )
     if cfg.tracking.kind == "mlflow":
         _check_place(cfg)
@@ -289,7 +289,7 @@ def _open_parent(cfg: DictConfig, folder: Path, record: Sweep, where: dict[str, 
         **where,
         experiment=cfg.tracking.experiment,
         run_name=cfg.tracking.run_name or folder.name,
-        tags=tracking.provenance(["snnrun", "train", "-m", *_arguments()]) | {"snnrun.run_dir": str(folder)},
+        tags=tracking.provenance(["snnrun", "train", "-m", *_arguments()]) | {tracking.RUN_DIR_TAG: str(folder)},
     )
 
 
@@ -385,9 +385,9 @@ def _configs(last: list[Point], folder: Path) -> dict[int, dict[str, str]]:
 
 def _say_what_failed(failed: list[Point], folder: Path) -> None:
     if failed:
-        names = [f"{point.number} ({' '.join(point.swept)})" for point in failed]
+        told = [f"{point.number} ({' '.join(point.swept)})" for point in failed]
         print(
-            f"snnrun: {len(failed)} of the points failed: {', '.join(names)}. "
-            f"Each folder under {shlex.quote(str(folder))} has the reason in {failures.ERROR_FILE}.",
+            f"snnrun: {len(failed)} of the points failed: {', '.join(told)}. "
+            f"Each folder under {shlex.quote(str(folder))} has the reason in {names.ERROR}.",
             file=sys.stderr,
         )

@@ -8,7 +8,6 @@ which machine of a shared file system, and what is left after a power cut is eno
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -19,17 +18,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from snnrun import locks
 from snnrun.errors import SnnrunError, UsageError
-from snnrun.record import atomic
+from snnrun.record import atomic, names
+from snnrun.record.run_folder import NAMED, matching
 
-SWEEP_FILE, POINT_FILE = "sweep.json", "point.json"
 DONE = ("FINISHED", "PRUNED")  # these are never run again
 # What a point computes does not depend on these: where it is recorded, and how many work on it.
 SECTIONS_APART = ("outputs", "tracking", "sweep", "search", "checkpoint")
 KEYS_APART = {"hardware": ("threads", "processes", "wait_minutes"), "data": ("download",)}
 # A point lags only behind so many others; below, a median says nothing.
 RIVALS = 5
-NAMED = 5  # candidates named in a message
 
 
 @dataclass
@@ -55,7 +54,9 @@ class Point:
 
     def save(self, sweep: Path) -> None:
         """Write it to its folder in the sweep's, at once or not at all."""
-        write_json(self.folder(sweep) / POINT_FILE, asdict(self))
+        folder = self.folder(sweep)
+        folder.mkdir(parents=True, exist_ok=True)
+        atomic.write_json(folder / names.POINT, asdict(self))
 
     @property
     def name(self) -> str:
@@ -94,13 +95,8 @@ class Sweep:
 
     def save(self, folder: Path) -> None:
         """Write it to the sweep's folder."""
-        write_json(folder / SWEEP_FILE, asdict(self))
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Replace a file whole, so that no reader and no power cut finds half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    atomic.write(path, json.dumps(value, indent=1).encode())
+        folder.mkdir(parents=True, exist_ok=True)
+        atomic.write_json(folder / names.SWEEP, asdict(self))
 
 
 def _read(path: Path, kind: type[Any]) -> Any:
@@ -114,19 +110,19 @@ def _read(path: Path, kind: type[Any]) -> Any:
 
 def read_point(folder: Path) -> Point | None:
     """The record in a point's folder, or None if there is none."""
-    point: Point | None = _read(folder / POINT_FILE, Point)
+    point: Point | None = _read(folder / names.POINT, Point)
     return point
 
 
 def read_sweep(folder: Path) -> Sweep | None:
     """The record in a sweep's folder, or None if there is none."""
-    sweep: Sweep | None = _read(folder / SWEEP_FILE, Sweep)
+    sweep: Sweep | None = _read(folder / names.SWEEP, Sweep)
     return sweep
 
 
 def attempts(folder: Path) -> list[Point]:
     """Every attempt of a sweep, by number."""
-    found = (read_point(file.parent) for file in folder.glob(f"*/{POINT_FILE}"))
+    found = (read_point(file.parent) for file in folder.glob(f"*/{names.POINT}"))
     return sorted((point for point in found if point is not None), key=lambda point: point.number)
 
 
@@ -176,26 +172,16 @@ def hold(folder: Path) -> Iterator[None]:
         UsageError: another process holds the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(f"{folder}: another process is at work on it. Wait for its end, or end it.") from None
-        except OSError:  # some network mounts cannot lock a folder
-            pass
+    with locks.of_folder(folder, wait=False) as free:
+        if not free:
+            raise UsageError(f"{folder}: another process is at work on it. Wait for its end, or end it.")
         yield
-    finally:
-        os.close(handle)
 
 
 def busy(folder: Path) -> bool:
     """Whether a process holds the folder."""
-    try:
-        with hold(folder):
-            return False
-    except UsageError:
-        return True
+    with locks.of_folder(folder, wait=False) as free:
+        return not free
 
 
 # ---- finding a sweep -------------------------------------------------------------------------------------------------
@@ -210,27 +196,23 @@ def find_sweep(name: str, outputs: Path) -> Path:
         UsageError: there is no such sweep, or several.
     """
     path = Path(name)
-    if (path / SWEEP_FILE).is_file():
+    if (path / names.SWEEP).is_file():
         return path.resolve()
-    known = sorted((file.parent for file in outputs.glob(f"sweeps/*/{SWEEP_FILE}")), key=lambda folder: folder.name)
+    known = sorted((file.parent for file in outputs.glob(f"sweeps/*/{names.SWEEP}")), key=lambda folder: folder.name)
     if name == "last" and known:
         return known[-1].resolve()
-    matches = [
-        folder
-        for folder in known
-        if name and (folder.name.startswith(name) or ((sweep := read_sweep(folder)) and _is(sweep, name)))
-    ]
+    matches = matching(name, known, lambda folder: [folder.name]) or matching(name, known, _parents)
     if not matches:
-        names = ", ".join(folder.name for folder in known[-NAMED:]) or "none"
+        latest = ", ".join(folder.name for folder in known[-NAMED:]) or "none"
         raise UsageError(
-            f"sweep.resume: {name!r} is no sweep's folder, name or MLflow run below {outputs}. The latest: {names}."
+            f"sweep.resume: {name!r} is no sweep's folder, name or MLflow run below {outputs}. The latest: {latest}."
         )
-    exact = [folder for folder in matches if folder.name == name]
-    if len(matches) > 1 and not exact:
-        names = ", ".join(folder.name for folder in matches[:NAMED])
-        raise UsageError(f"sweep.resume: {len(matches)} sweeps begin with {name!r}: {names}. Write more of its name.")
-    return (exact or matches)[0].resolve()
+    if len(matches) > 1:
+        some = ", ".join(folder.name for folder in matches[:NAMED])
+        raise UsageError(f"sweep.resume: {len(matches)} sweeps begin with {name!r}: {some}. Write more of its name.")
+    return matches[0].resolve()
 
 
-def _is(sweep: Sweep, name: str) -> bool:
-    return (sweep.parent_run_id or "").startswith(name)
+def _parents(folder: Path) -> list[str]:
+    sweep = read_sweep(folder)
+    return [sweep.parent_run_id] if sweep and sweep.parent_run_id else []

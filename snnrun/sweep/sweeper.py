@@ -24,8 +24,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from snnrun.config import check as configs
 from snnrun.config import schemas
-from snnrun.config.failures import ERROR_FILE, PointFailed, warn
-from snnrun.errors import SnnrunError, UsageError
+from snnrun.config.failures import PointFailed, warn
+from snnrun.errors import SnnrunError, UsageError, first_line
+from snnrun.record import names
 from snnrun.sweep import points, space, study
 from snnrun.sweep.points import Point
 
@@ -165,7 +166,7 @@ class Search(Sweeper):
             old = known.get(point.id)
             if point.id in todo or (old is not None and old.status in points.DONE):
                 continue
-            if old is not None and not (old.folder(self.folder) / ERROR_FILE).exists():
+            if old is not None and not (old.folder(self.folder) / names.ERROR).exists():
                 old.take_over(point)
             else:
                 point.number, number = number, number + 1
@@ -222,10 +223,9 @@ class Search(Sweeper):
         now = [points.read_point(point.folder(self.folder)) or point for point in part]
         died = [point for point in now if point.status == "RUNNING"]
         if kind != JOBLIB or not died:  # others may have processes at work still
-            first = (str(error).strip().splitlines() or [""])[0]
             raise SnnrunError(
-                f"the launcher failed ({type(error).__name__}: {first}). What is finished is kept: go on by "
-                f"snnrun train -m sweep.resume={self.folder.name}"
+                f"the launcher failed ({type(error).__name__}: {first_line(error, '')}). What is finished is kept: go "
+                f"on by snnrun train -m sweep.resume={self.folder.name}"
             ) from error
         for point in died:
             point.status, point.error = "FAILED", "its process died (out of memory?)"

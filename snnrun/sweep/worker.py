@@ -13,13 +13,14 @@ from snnrun import tracking
 from snnrun.config import failures
 from snnrun.display import output
 from snnrun.errors import SnnrunError
+from snnrun.record import names
+from snnrun.record.run_folder import RunFolder
 from snnrun.run.experiment import objective
 from snnrun.sweep import points
 from snnrun.sweep.points import Point
 from snnrun.tracking import sweep_run
 from snnrun.train import engine
 
-OUTPUT_FILE = "output.txt"  # what a point says while others share the terminal
 OnEpoch = Callable[[Mapping[str, float]], None]
 
 
@@ -117,7 +118,7 @@ def run(
             raise failures.PointFailed(point.error) from None
         finally:
             point.seconds = before + time.monotonic() - started
-            point.run_id = _run_id(folder)
+            point.run_id = RunFolder(folder).run_id
             point.save(sweep)
         if watch.pruned and point.run_id:
             text = f"after epoch {len(point.history)} of {point.epochs}"
@@ -160,14 +161,14 @@ def _fail(
     parent = getattr(points.read_sweep(folder.parent), "parent_run_id", None)
     if store["kind"] != "mlflow" or parent is None:
         return
-    if _run_id(folder) is None:
+    if RunFolder(folder).run_id is None:
         with contextlib.suppress(SnnrunError):  # the store may be what it failed of
-            tags = {sweep_run.POINT_TAG: point.id, "mlflow.parentRunId": parent, "snnrun.run_dir": str(folder)}
+            tags = {sweep_run.POINT_TAG: point.id, "mlflow.parentRunId": parent, tracking.RUN_DIR_TAG: str(folder)}
             run_id = sweep_run.new_failure(
                 tags, **_where(settings), experiment=store["experiment"], run_name=f"{point.number}", params=params()
             )
-            (folder / tracking.RUN_ID_FILE).write_text(f"{run_id}\n", encoding="utf-8")
-    point.run_id = _run_id(folder)
+            RunFolder(folder).save_run_id(run_id)
+    point.run_id = RunFolder(folder).run_id
     _mark(point, settings, {sweep_run.ERROR_TAG: point.error}, file=file, status="FAILED")
 
 
@@ -178,11 +179,6 @@ def _mark(point: Point, settings: Mapping[str, Any], tags: Mapping[str, str], **
 
 def _where(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {"outputs": Path(settings["outputs"]), "uri": settings["tracking"]["uri"]}
-
-
-def _run_id(folder: Path) -> str | None:
-    file = folder / tracking.RUN_ID_FILE
-    return file.read_text(encoding="utf-8").strip() if file.is_file() else None
 
 
 def _say(point: Point) -> None:
@@ -198,7 +194,7 @@ def _apart(folder: Path, workers: int) -> Iterator[None]:
         yield
         return
     with (
-        (folder / OUTPUT_FILE).open("a", encoding="utf-8", buffering=1) as file,
+        (folder / names.OUTPUT).open("a", encoding="utf-8", buffering=1) as file,
         contextlib.redirect_stdout(file),
         contextlib.redirect_stderr(file),
         output.unfailing(),

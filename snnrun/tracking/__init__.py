@@ -27,11 +27,13 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
+from snnrun import locks
 from snnrun.errors import SnnrunError, UsageError
-from snnrun.record.journal import Journal, read_tags
+from snnrun.record.journal import Journal
 from snnrun.record.provenance import provenance, version
+from snnrun.record.run_folder import RunFolder
 from snnrun.tracking.mlflow_run import Mlflow, Status, changed, data_tags, flatten, reason
-from snnrun.tracking.ui import ui
+from snnrun.tracking.server import serve
 
 __all__ = [
     "Status",
@@ -42,10 +44,9 @@ __all__ = [
     "place_of",
     "provenance",
     "reach",
-    "read_tags",
     "reason",
+    "serve",
     "store_uri",
-    "ui",
     "usual_uri",
     "version",
 ]
@@ -64,7 +65,6 @@ ENVIRONMENT = {
 # MLflow's pages begin with what language models need, unless an experiment says what it is.
 KIND = {"mlflow.experimentKind": "custom_model_development"}
 REACH_SECONDS = 3.0  # that a store may take to answer
-RUN_ID_FILE = "mlflow_run_id"
 RUN_DIR_TAG = "snnrun.run_dir"
 
 
@@ -166,7 +166,7 @@ def open_tracker(
     else:
         with _usable(uri or store_uri(outputs), outputs):
             client.update_run(run.info.run_id, status="RUNNING")
-    (journal_at / RUN_ID_FILE).write_text(f"{run.info.run_id}\n", encoding="utf-8")
+    RunFolder(journal_at).save_run_id(run.info.run_id)
     monitor = _system_monitor(run.info.run_id, uri or store_uri(outputs)) if system_metrics else None
     return Mlflow(client, run, kept, warn, fresh=found[1] is None, monitor=monitor)
 
@@ -208,15 +208,15 @@ def reopen(outputs: Path, uri: str | None, experiment: str, run_dir: Path, *, an
     Raises:
         SnnrunError: the store cannot be used; or, unless `anew`, it does not have the run that the folder had.
     """
-    address, file = uri or store_uri(outputs), run_dir / RUN_ID_FILE
+    address = uri or store_uri(outputs)
     with _usable(address, outputs), _alone(outputs):
         _probe_sqlite(address)
         client = connect(address)
-        run_id = file.read_text(encoding="utf-8").strip() if file.exists() else ""
+        run_id = RunFolder(run_dir).run_id
         known = client.get_experiment_by_name(experiment)
         if not run_id and known is not None:
             mine = client.search_runs([known.experiment_id], f"tags.`{RUN_DIR_TAG}` = '{run_dir}'", max_results=1)
-            run_id = mine[0].info.run_id if mine else ""
+            run_id = mine[0].info.run_id if mine else None
         run = _existing(client, run_id) if run_id else None
         deleted = run is not None and run.info.lifecycle_stage == "deleted"
         if run is not None and not deleted:
@@ -340,16 +340,9 @@ def quiet() -> Iterator[None]:
 @contextlib.contextmanager
 def _alone(outputs: Path) -> Iterator[None]:
     """Hold a lock on the outputs folder: two runs that start together on a fresh store would both create tables."""
-    import fcntl
-
     outputs.mkdir(parents=True, exist_ok=True)
-    handle = os.open(outputs, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # some network mounts cannot lock a folder
-            fcntl.flock(handle, fcntl.LOCK_EX)
+    with locks.of_folder(outputs):
         yield
-    finally:
-        os.close(handle)
 
 
 def _probe_sqlite(address: str) -> None:

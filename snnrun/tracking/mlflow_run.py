@@ -13,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from snnrun.errors import first_line
 from snnrun.record import journal
 from snnrun.record.journal import Journal, Warn
 
@@ -70,8 +71,8 @@ def data_tags(digest: str, sizes: Mapping[str, int]) -> dict[str, str]:
 
 def reason(error: Exception) -> str:
     """The first line of an error, short enough for a message."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0] if len(lines[0]) <= 160 else f"{lines[0][:157]}..."
+    said = first_line(error)
+    return said if len(said) <= 160 else f"{said[:157]}..."
 
 
 def is_refused(error: Exception) -> bool:

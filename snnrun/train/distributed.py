@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
-from snnrun.errors import SnnrunError, UsageError, describe
+from snnrun.errors import SnnrunError, UsageError, describe, first_line
 from snnrun.signals import ENDING
 from snnrun.train import launcher
 from snnrun.train.launcher import LEADER, PATIENCE, POLL_S, WAIT_MINUTES, Place
@@ -254,7 +254,7 @@ def _reason(store: Store, followers: Sequence[Follower], lost: _Lost) -> SnnrunE
             f"process {rank + 1} of {len(followers) + 1} {how}. If memory is short, set fewer hardware.processes: each "
             "holds the corpus and a network."
         )
-    error = SnnrunError(f"another process of this run has ended without a word ({str(lost).splitlines()[0][:160]})")
+    error = SnnrunError(f"another process of this run has ended without a word ({first_line(lost)[:160]})")
     error.add_note(str(lost))
     return error
 

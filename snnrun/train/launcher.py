@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from torch.distributed import Store, rendezvous  # type: ignore[attr-defined]
 
-from snnrun.errors import SnnrunError, UsageError
+from snnrun.errors import SnnrunError, UsageError, first_line
 
 # Minutes until all have come, see `hardware.wait_minutes`.
 WAIT_MINUTES = 5.0
@@ -108,8 +108,8 @@ class _Meeting:
             if waited > 60 * minutes:
                 raise SnnrunError(f"waited {minutes:g} minutes for the other processes of {read}. {remedy}")
         if self._store is None:
-            reason = (str(self._error).strip().splitlines() or [""])[0]
-            raise SnnrunError(f"the processes of {read} cannot meet ({reason}). {remedy}")
+            assert self._error is not None
+            raise SnnrunError(f"the processes of {read} cannot meet ({first_line(self._error, '')}). {remedy}")
         return self._store
 
 

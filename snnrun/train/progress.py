@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from snnrun.errors import SnnrunError
+from snnrun.errors import SnnrunError, first_line
 from snnrun.train.boosting import boost_wrong
 from snnrun.train.means import Tally
 from snnrun.train.training import Training
@@ -130,8 +130,8 @@ class Progress:
                 self.tally.restore(facts["tally"])
             self.seconds, self.lr, self.warned = facts["seconds"], facts["lr"], set(facts["warned"])
         except (KeyError, IndexError, ValueError, TypeError, RuntimeError) as error:
-            reason = (str(error).splitlines() or [""])[0]
-            raise SnnrunError(f"the checkpoint is of another training ({type(error).__name__}: {reason})") from None
+            reason = f"{type(error).__name__}: {first_line(error, '')}"
+            raise SnnrunError(f"the checkpoint is of another training ({reason})") from None
         if len(self.order) != len(training.dataset.train):
             raise SnnrunError(
                 f"the checkpoint is of another training: {len(self.order)} samples, not {len(training.dataset.train)}"

@@ -24,7 +24,7 @@ ENVIRONMENT = {
 }
 
 
-def ui(
+def serve(
     outputs: Path,
     host: str = "127.0.0.1",
     port: int = 5000,

@@ -1,0 +1,41 @@
+"""Locks on files and folders. Each ends with the process that holds it, however that ends."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+
+def take(handle: int, *, shared: bool = False, wait: bool = False) -> bool:
+    """Lock an open file or folder until it is closed; False if another process holds it and is not waited for.
+
+    Raises OSError where it cannot be locked, as on some network mounts.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP)) from None
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    try:
+        fcntl.flock(handle, kind if wait else kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextmanager
+def of_folder(folder: Path, *, shared: bool = False, wait: bool = True) -> Iterator[bool]:
+    """Hold the lock of a folder, once it is free; without `wait`, False says that another process holds it.
+
+    A folder that is not there or cannot be locked is taken for free.
+    """
+    free = True
+    with ExitStack() as stack:
+        with suppress(OSError):
+            handle = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, handle)
+            free = take(handle, shared=shared, wait=wait)
+        yield free
