@@ -319,17 +319,27 @@ def test_arrays_that_do_not_fit(samples, index, epoch):
 
 def test_an_encoder_that_inherits_and_encodes_in_its_own_way_is_asked_for_that():
     class Own(encoders.Poisson):
+        def begin(self, samples, index, epoch):
+            begun.append(index)
+            return super().begin(samples, index, epoch)
+
+    class Other(Own):
         def probabilities(self):
             return np.ones(256) / 2
 
-    class Silent(encoders.Poisson):
+    class Silent(Own):
         def encode(self, samples, index, epoch):
             return np.zeros((len(samples), self.steps, 1), np.int64)
 
-    assert encoders.beginning(encoders.Poisson(seed=0)) is not None
-    assert encoders.beginning(Own(seed=0)) is not None
-    assert encoders.beginning(Silent(seed=0)) is None
-    assert encoders.beginning(encoders.Stored(seed=0)) is None
+    def encoded(encoder):
+        return encoders.encode_ahead(encoder, np.full((2, 3), 255, np.uint8), np.arange(2), 1)()
+
+    begun = []
+    assert (encoded(Own(seed=0)) == encoded(encoders.Poisson(seed=0))).all()
+    assert (encoded(Other(seed=0)) != encoded(Own(seed=0))).any()
+    assert len(begun) == 3
+    assert not encoded(Silent(seed=0)).any()
+    assert len(begun) == 3
 
 
 @pytest.mark.parametrize("threads", [1, 3])

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from snnrun.compiled import parallel
-from snnrun.compiled import threads as team
 from snnrun.compiled.jit import Counts, jit
+from snnrun.compiled.threads import Ahead, share
 from snnrun.compiled.turns import NONE, Turn, take
 from snnrun.train import hardware
 
@@ -212,7 +212,7 @@ def test_every_item_of_a_loop_is_taken_once(threads):
     parallel.set_threads(threads)
     for count in (0, 1, 2, 7, 500):
         visits = np.zeros(count, np.int64)
-        team.share(count, lambda turn, visits=visits: mark(visits, turn))
+        share(count, lambda turn, visits=visits: mark(visits, turn))
         assert (visits == 1).all()
 
 
@@ -228,7 +228,7 @@ def test_all_threads_work_on_a_loop(pause):
                 meeting.wait(timeout=30)
                 names.append(threading.current_thread().name)
 
-        team.share(3, task)
+        share(3, task)
         assert len(set(names)) == 3
         assert threading.main_thread().name in names
         time.sleep(pause)
@@ -239,7 +239,7 @@ def test_one_loop_after_another():
     parallel.set_threads(4)
     visits = np.zeros((3000, 5), np.int64)
     for row in visits:
-        team.share(5, lambda turn, row=row: mark(row[:], turn))
+        share(5, lambda turn, row=row: mark(row[:], turn))
     assert (visits == 1).all()
 
 
@@ -257,13 +257,13 @@ def test_what_a_loop_of_the_caller_raises_is_raised_after_the_helpers_are_done()
         mark(visits, turn)
 
     with pytest.raises(LookupError):
-        team.share(len(visits), task)
+        share(len(visits), task)
     after = visits.copy()
     time.sleep(0.05)
     assert (visits == after).all(), "nobody works any more"
     assert 0 < after.sum() < len(visits) - 1, "and nobody took what was left"
-    team.share(500, lambda turn: mark(visits, turn))
-    assert (visits[:500] == after[:500] + 1).all(), "the team still works"
+    share(500, lambda turn: mark(visits, turn))
+    assert (visits[:500] == after[:500] + 1).all(), "the helpers still work"
 
 
 def test_what_a_helper_raises_is_raised():
@@ -279,7 +279,7 @@ def test_what_a_helper_raises_is_raised():
         mark(visits, turn)
 
     with pytest.raises(LookupError, match="helper"):
-        team.share(len(visits), task)
+        share(len(visits), task)
     assert (visits == 1).all(), "by the caller"
 
 
@@ -294,7 +294,7 @@ def test_ctrl_c_in_a_loop_passes_on_when_the_helpers_are_done():
         mark(visits, turn)
 
     with pytest.raises(KeyboardInterrupt):
-        team.share(len(visits), task)
+        share(len(visits), task)
     after = visits.copy()
     time.sleep(0.05)
     assert (visits == after).all()
@@ -307,9 +307,9 @@ def test_a_loop_may_share_inside_another():
 
     def outer(turn: Turn) -> None:
         while (k := take(turn)) != NONE:
-            team.share(50, lambda inner, k=k: mark(visits[k], inner))
+            share(50, lambda inner, k=k: mark(visits[k], inner))
 
-    team.share(20, outer)
+    share(20, outer)
     assert (visits == 1).all()
 
 
@@ -320,7 +320,7 @@ def test_callers_of_several_threads_do_not_disturb_one_another():
 
     def call(k: int) -> None:
         for _ in range(20):
-            team.share(50, lambda turn: mark(visits[k], turn))
+            share(50, lambda turn: mark(visits[k], turn))
 
     callers = [threading.Thread(target=call, args=(k,)) for k in range(3)]
     for caller in callers:
@@ -339,10 +339,10 @@ def test_all_of_what_was_begun_is_done_when_it_is_finished(threads, count):
     """With other loops in between, and one that is begun before the last is finished."""
     parallel.set_threads(threads)
     visits, others = np.zeros((2, count), np.int64), np.zeros(300, np.int64)
-    begun = [team.Begun(count, lambda turn, row=row: mark(row, turn)) for row in visits]
+    works = [Ahead(count, lambda turn, row=row: mark(row, turn)) for row in visits]
     for _ in range(3):
-        team.share(300, lambda turn: mark(others, turn))
-    for each in begun:
+        share(300, lambda turn: mark(others, turn))
+    for each in works:
         each.finish()
     assert (visits == 1).all()
     assert (others == 3).all()
@@ -351,7 +351,7 @@ def test_all_of_what_was_begun_is_done_when_it_is_finished(threads, count):
 def test_a_helper_works_ahead_but_leaves_for_what_is_urgent():
     parallel.set_threads(2)
     ahead, urgent, seen = np.zeros(300_000, np.int64), np.zeros(2, np.int64), threading.Event()
-    begun = team.Begun(len(ahead), lambda turn: mark(ahead, turn))
+    work = Ahead(len(ahead), lambda turn: mark(ahead, turn))
     while not ahead.any():
         time.sleep(0.001)
 
@@ -363,34 +363,34 @@ def test_a_helper_works_ahead_but_leaves_for_what_is_urgent():
             seen.set()
         urgent[item] += 1
 
-    team.share(2, task)
+    share(2, task)
     assert (urgent == 1).all(), "one by the helper"
     assert 0 < ahead.sum() < len(ahead)
-    begun.finish()
+    work.finish()
     assert (ahead == 1).all()
 
 
 def test_what_was_begun_is_finished_by_other_threads_if_these_are_others_by_then():
     parallel.set_threads(2)
     visits, others = np.zeros(100_000, np.int64), np.zeros(10, np.int64)
-    begun = team.Begun(len(visits), lambda turn: mark(visits, turn))
+    work = Ahead(len(visits), lambda turn: mark(visits, turn))
     while not visits.any():
         time.sleep(0.001)
     parallel.set_threads(3)
-    team.share(10, lambda turn: mark(others, turn))
-    begun.finish()
+    share(10, lambda turn: mark(others, turn))
+    work.finish()
     assert (visits == 1).all()
 
 
 def test_what_was_begun_and_forgotten_is_in_nobodys_way():
     parallel.set_threads(2)
     dropped, visits = np.zeros(50_000, np.int64), np.zeros(500, np.int64)
-    team.Begun(len(dropped), lambda turn: mark(dropped, turn))
+    Ahead(len(dropped), lambda turn: mark(dropped, turn))
     gc.collect()
-    begun = team.Begun(len(visits), lambda turn: mark(visits, turn))
+    work = Ahead(len(visits), lambda turn: mark(visits, turn))
     while not visits.any():
         time.sleep(0.001)
-    begun.finish()
+    work.finish()
     assert (visits == 1).all()
     assert (dropped <= 1).all()
 
@@ -405,10 +405,10 @@ def test_what_the_caller_raises_in_finishing_is_raised():
             time.sleep(0.01)
 
     with pytest.raises(LookupError):
-        team.Begun(200, task).finish()
+        Ahead(200, task).finish()
     visits = np.zeros(100, np.int64)
-    team.share(100, lambda turn: mark(visits, turn))
-    assert (visits == 1).all(), "the team still works"
+    share(100, lambda turn: mark(visits, turn))
+    assert (visits == 1).all(), "the helpers still work"
 
 
 def test_helpers_that_are_no_longer_wanted_end_with_the_next_loop():
@@ -417,10 +417,10 @@ def test_helpers_that_are_no_longer_wanted_end_with_the_next_loop():
 
     parallel.set_threads(4)
     visits = np.zeros(10, np.int64)
-    team.share(10, lambda turn: mark(visits, turn))
+    share(10, lambda turn: mark(visits, turn))
     assert ours() == 3
     parallel.set_threads(1)
-    team.share(10, lambda turn: mark(visits, turn))
+    share(10, lambda turn: mark(visits, turn))
     assert ours() == 0
     assert (visits == 2).all()
 
@@ -428,13 +428,13 @@ def test_helpers_that_are_no_longer_wanted_end_with_the_next_loop():
 def test_a_forked_process_has_helpers_of_its_own():
     parallel.set_threads(2)
     visits = np.zeros(100, np.int64)
-    team.share(100, lambda turn: mark(visits, turn))
+    share(100, lambda turn: mark(visits, turn))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # that a process with threads forks
         child = os.fork()
     if child == 0:
         signal.alarm(30)
-        team.share(100, lambda turn: mark(visits, turn))
+        share(100, lambda turn: mark(visits, turn))
         os._exit(0 if (visits == 2).all() else 1)
     assert os.waitpid(child, 0)[1] == 0
 
@@ -448,5 +448,5 @@ def test_helpers_do_not_work_on_denormal_numbers():
         meeting.wait(timeout=30)
         products[item] = np.float32(1e-37) * np.full(1, 1e-4, np.float32)[0]
 
-    team.share(2, multiply)
+    share(2, multiply)
     assert not products.any()

@@ -20,11 +20,11 @@ from snnrun.compiled import parallel
 from snnrun.compiled.jit import Counts
 from snnrun.compiled.turns import (
     AHEAD,
-    BOARD,
     COUNT,
     NEXT,
     NONE,
     NOTHING,
+    PLACES,
     TICKET,
     Turn,
     alone,
@@ -40,7 +40,7 @@ PATIENCE = 5000
 
 Task = Callable[[Turn], None]
 
-_team: _Team | None = None
+_helpers: _Helpers | None = None
 _sharing = threading.Lock()
 
 
@@ -50,31 +50,31 @@ def share(count: int, task: Task) -> None:
     It may run on one thread alone, where there is no more to share or another call has the helpers. Once it raises, or
     the caller is interrupted, no further item is taken; the first error is raised when those taken are done.
     """
-    if (parallel.threads() == 1 and _team is None) or count < 2 or not _sharing.acquire(blocking=False):
+    if (parallel.threads() == 1 and _helpers is None) or count < 2 or not _sharing.acquire(blocking=False):
         task(alone(count))
         return
     try:
-        team = _team_of(parallel.threads() - 1)
-        if team is None:
+        helpers = _helpers_of(parallel.threads() - 1)
+        if helpers is None:
             task(alone(count))
         else:
-            team.run(count, task)
+            helpers.run(count, task)
     finally:
         _sharing.release()
 
 
-def _team_of(helpers: int) -> _Team | None:
-    """The team of so many; one of another size ends."""
-    global _team
-    if _team is not None and len(_team.members) != helpers:
-        _team.dissolve()
-        _team = None
-    if _team is None and helpers:
-        _team = _Team(helpers)
-    return _team
+def _helpers_of(count: int) -> _Helpers | None:
+    """So many helpers; where there are others, these end."""
+    global _helpers
+    if _helpers is not None and len(_helpers.threads) != count:
+        _helpers.end()
+        _helpers = None
+    if _helpers is None and count:
+        _helpers = _Helpers(count)
+    return _helpers
 
 
-class Begun:
+class Ahead:
     """A loop like those of `share` that is needed later: a helper works on it while there is nothing else to do."""
 
     def __init__(self, count: int, task: Task) -> None:
@@ -82,8 +82,8 @@ class Begun:
         self._task, self._turn = task, alone(count)
         if count > 1 and parallel.threads() > 1 and _sharing.acquire(blocking=False):
             try:
-                team = _team_of(parallel.threads() - 1)
-                turn = team and team.begin(self, count, task)
+                helpers = _helpers_of(parallel.threads() - 1)
+                turn = helpers and helpers.start_ahead(self, count, task)
                 self._turn = turn or self._turn
             finally:
                 _sharing.release()
@@ -97,7 +97,7 @@ class Begun:
             task(rest)
 
         try:
-            if has_items(rest.board, rest.items):
+            if has_items(rest.queue, rest.items):
                 share(parallel.threads() + 1, join)  # an item for each thread, and one that is left
         finally:
             finish(self._turn)
@@ -106,11 +106,11 @@ class Begun:
 
 def _run(turn: Turn, task: Task, errors: list[BaseException]) -> None:
     """Run the task of a turn and wait for those that help, whatever happens; raise the first of the errors."""
-    begun = False
+    started = False
     while True:
         try:
-            if not begun:
-                begun = True
+            if not started:
+                started = True
                 task(turn)
             finish(turn)
             break
@@ -122,29 +122,29 @@ def _run(turn: Turn, task: Task, errors: list[BaseException]) -> None:
         raise next((error for error in found if not isinstance(error, Exception)), found[0])
 
 
-class _Team:
+class _Helpers:
     """Threads that help with compiled loops, one loop after another."""
 
-    def __init__(self, helpers: int) -> None:
-        self._board, self._ahead = np.zeros((2, BOARD), np.int64)
+    def __init__(self, count: int) -> None:
+        self._queue, self._ahead = np.zeros((2, PLACES), np.int64)
         self._ticket = 0
         self._job: tuple[Task, Turn] | None = None
-        self._begun: weakref.ref[Begun] | None = None
+        self._last: weakref.ref[Ahead] | None = None
         self._job_ahead: tuple[Task, Turn] | None = None
         self._errors: list[BaseException] = []
         self._over = False
-        self._asleep = [False] * helpers
-        self._bells = [threading.Event() for _ in range(helpers)]
-        self.members = [
+        self._asleep = [False] * count
+        self._bells = [threading.Event() for _ in range(count)]
+        self.threads = [
             threading.Thread(target=self._help, args=(number,), name=f"snnrun-{number}", daemon=True)
-            for number in range(helpers)
+            for number in range(count)
         ]
-        for member in self.members:
-            member.start()
+        for thread in self.threads:
+            thread.start()
 
     def run(self, count: int, task: Task) -> None:
         """Run a task with all helpers that come in time; none begins before this thread does."""
-        turn = self._turn(self._board, count, NOTHING)
+        turn = self._turn(self._queue, count, NOTHING)
         self._job = task, turn
         self._publish(turn)
         try:
@@ -152,31 +152,31 @@ class _Team:
         finally:
             self._job = None
 
-    def begin(self, begun: Begun, count: int, task: Task) -> Turn | None:
+    def start_ahead(self, work: Ahead, count: int, task: Task) -> Turn | None:
         """Let the first helper work on it when it has nothing else to do; None while it has one that is not over."""
-        last = None if self._begun is None else self._begun()
+        last = None if self._last is None else self._last()
         if last is not None and not last.over:
             return None
-        turn = self._turn(self._ahead, count, self._board)
-        self._begun, self._job_ahead = weakref.ref(begun), (task, turn)
+        turn = self._turn(self._ahead, count, self._queue)
+        self._last, self._job_ahead = weakref.ref(work), (task, turn)
         self._publish(turn)
         return turn
 
-    def dissolve(self) -> None:
+    def end(self) -> None:
         """Let the threads end, and wait until they have."""
         self._over = True
-        self._publish(self._turn(self._board, 2, NOTHING))
-        self._board[NEXT] += 1  # as if somebody had begun
-        for member in self.members:
-            member.join()
+        self._publish(self._turn(self._queue, 2, NOTHING))
+        self._queue[NEXT] += 1  # as if somebody had begun
+        for thread in self.threads:
+            thread.join()
 
-    def _turn(self, board: Counts, count: int, urgent: Counts) -> Turn:
+    def _turn(self, queue: Counts, count: int, urgent: Counts) -> Turn:
         self._ticket += 1
-        return Turn(board, count, self._ticket, urgent)
+        return Turn(queue, count, self._ticket, urgent)
 
     def _publish(self, turn: Turn) -> None:
-        turn.board[COUNT] = turn.items
-        turn.board[NEXT] = turn.ticket << TICKET
+        turn.queue[COUNT] = turn.items
+        turn.queue[NEXT] = turn.ticket << TICKET
         for number, asleep in enumerate(self._asleep):
             if asleep:
                 self._bells[number].set()
@@ -185,7 +185,7 @@ class _Team:
         known, found = 0, NONE
         ahead = NOTHING if number else self._ahead  # more than one would only get in the way of the caller
         while not self._over:
-            found = watch(self._board, ahead, known, found, PATIENCE)
+            found = watch(self._queue, ahead, known, found, PATIENCE)
             if found == NONE:
                 self._sleep(number, known)
             elif found == AHEAD:
@@ -193,7 +193,7 @@ class _Team:
             else:
                 known = found
                 self._work(self._job)
-        watch(self._board, ahead, known, found, 0)  # back, and gone
+        watch(self._queue, ahead, known, found, 0)  # back, and gone
 
     def _work(self, job: tuple[Task, Turn] | None) -> None:
         if job is None:  # it is over already
@@ -209,21 +209,21 @@ class _Team:
         self._bells[number].clear()
         self._asleep[number] = True
         # Looked at after it is said that somebody must ring. One that was begun is never so urgent.
-        if not is_open(self._board, known):
+        if not is_open(self._queue, known):
             self._bells[number].wait()
         self._asleep[number] = False
 
 
-def _dissolve() -> None:
+def _end() -> None:
     with _sharing:
-        _team_of(0)
+        _helpers_of(0)
 
 
 def _forget() -> None:
     """A process that is forked off has none of the threads."""
-    global _team, _sharing
-    _team, _sharing = None, threading.Lock()
+    global _helpers, _sharing
+    _helpers, _sharing = None, threading.Lock()
 
 
 os.register_at_fork(after_in_child=_forget)
-atexit.register(_dissolve)
+atexit.register(_end)

@@ -25,46 +25,46 @@ from snnrun.compiled.jit import Counts, jit, part
 
 NONE, AHEAD = -1, -2
 
-# Places of a board, in cache lines (or pairs of lines that are fetched together) of their own: the ticket and, below
-# it, the next item; how many items there are; how many helpers have been called and are not back.
+# Places of a queue of items, in cache lines (or pairs of lines that are fetched together) of their own: the ticket and,
+# below it, the next item; how many items there are; how many helpers have been called and are not back.
 NEXT, COUNT, AWAY = 0, 16, 32
-BOARD = 48
+PLACES = 48  # of a queue
 TICKET, CLOSED = 32, 1 << 31  # bits of the ticket begin at; what closes a turn
 ITEMS = CLOSED - 1
 
 
 class Turn(NamedTuple):
-    """Items 0 ... items - 1 of one call, which its `ticket` tells from others on the same `board` (BOARD,).
+    """Items 0 ... items - 1 of one call, which its `ticket` tells from others on the same `queue` (PLACES,).
 
-    `urgent` is the board of what goes first: while it has items for helpers, there is none here.
+    `urgent` is the queue of what goes first: while it has items for helpers, there is none here.
     """
 
-    board: Counts
+    queue: Counts
     items: int
     ticket: int
     urgent: Counts
 
 
-# The board of a turn that nothing goes before.
-NOTHING = np.zeros(BOARD, np.int64)
+# The queue of a turn that nothing goes before.
+NOTHING = np.zeros(PLACES, np.int64)
 
 
 def alone(count: int) -> Turn:
     """The turn of a thread that shares with no other."""
-    return Turn(np.zeros(BOARD, np.int64), count, 0, NOTHING)
+    return Turn(np.zeros(PLACES, np.int64), count, 0, NOTHING)
 
 
 @part
-def wants_help(board: Counts) -> bool:
-    """Whether somebody has taken an item of the board's turn and others are left."""
-    seen: int = _read(board, NEXT)
-    return not seen & CLOSED and 0 < seen & ITEMS < board[COUNT]
+def wants_help(queue: Counts) -> bool:
+    """Whether somebody has taken an item of the queue's turn and others are left."""
+    seen: int = _read(queue, NEXT)
+    return not seen & CLOSED and 0 < seen & ITEMS < queue[COUNT]
 
 
 @jit
-def has_items(board: Counts, items: int) -> bool:
-    """Whether the board's turn, of so many items, has some left."""
-    seen: int = _read(board, NEXT)
+def has_items(queue: Counts, items: int) -> bool:
+    """Whether the queue's turn, of so many items, has some left."""
+    seen: int = _read(queue, NEXT)
     return not seen & CLOSED and seen & ITEMS < items
 
 
@@ -74,11 +74,11 @@ def take(turn: Turn) -> int:
     while True:
         if wants_help(turn.urgent):
             return NONE
-        seen: int = _read(turn.board, NEXT)
+        seen: int = _read(turn.queue, NEXT)
         item = seen & ITEMS
         if seen >> TICKET != turn.ticket or seen & CLOSED or item >= turn.items:
             return NONE
-        if _swap_if(turn.board, NEXT, seen, seen + 1):
+        if _swap_if(turn.queue, NEXT, seen, seen + 1):
             return item
 
 
@@ -92,27 +92,27 @@ def enter(turn: Turn) -> None:
 def finish(turn: Turn) -> None:
     """Let nobody take an item any more, and wait until all helpers are back: they need the interpreter no more."""
     while True:
-        seen: int = _read(turn.board, NEXT)
-        if _swap_if(turn.board, NEXT, seen, seen | CLOSED):
+        seen: int = _read(turn.queue, NEXT)
+        if _swap_if(turn.queue, NEXT, seen, seen | CLOSED):
             break
-    while _read(turn.board, AWAY):
+    while _read(turn.queue, AWAY):
         _pass_on()
 
 
 @jit
-def watch(board: Counts, ahead: Counts, known: int, found: int, patience: int) -> int:
+def watch(queue: Counts, ahead: Counts, known: int, found: int, patience: int) -> int:
     """Wait until there is something to help with: what a helper found the last time is over.
 
-    Returns the ticket of a turn on `board`, newer than `known`, of which somebody has taken an item and others are
+    Returns the ticket of a turn on `queue`, newer than `known`, of which somebody has taken an item and others are
     left; otherwise AHEAD if `ahead` has a turn with items left; NONE after so many looks. A helper that found something
     is away until it watches again.
     """
     if found != NONE:
-        _add(ahead if found == AHEAD else board, AWAY, -1)
+        _add(ahead if found == AHEAD else queue, AWAY, -1)
     for _ in range(patience):
-        ticket: int = _read(board, NEXT) >> TICKET
-        if ticket > known and wants_help(board):
-            _add(board, AWAY, 1)
+        ticket: int = _read(queue, NEXT) >> TICKET
+        if ticket > known and wants_help(queue):
+            _add(queue, AWAY, 1)
             return ticket
         if has_items(ahead, ahead[COUNT]):
             _add(ahead, AWAY, 1)
@@ -121,13 +121,13 @@ def watch(board: Counts, ahead: Counts, known: int, found: int, patience: int) -
     return NONE
 
 
-def is_open(board: Counts, known: int) -> bool:
-    """Whether the board has a newer turn than `known` that may yet have items left."""
-    seen = int(board[NEXT])
+def is_open(queue: Counts, known: int) -> bool:
+    """Whether the queue has a newer turn than `known` that may yet have items left."""
+    seen = int(queue[NEXT])
     return seen >> TICKET > known and not seen & CLOSED
 
 
-# ---- atomic operations on board[place] ------------------------------------------------------------------------------
+# ---- atomic operations on queue[place] ------------------------------------------------------------------------------
 
 
 def _address(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -135,34 +135,34 @@ def _address(context: Any, builder: Any, signature: Any, args: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def _read(_: Any, board: Any, place: Any) -> Any:  # noqa: ARG001
+def _read(_: Any, queue: Any, place: Any) -> Any:  # noqa: ARG001
     """The value, and with it all that was written before it."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.load_atomic(_address(context, builder, signature, args), "acquire", 8)
 
-    return types.int64(board, types.intp), codegen
+    return types.int64(queue, types.intp), codegen
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def _add(_: Any, board: Any, place: Any, value: Any) -> Any:  # noqa: ARG001
+def _add(_: Any, queue: Any, place: Any, value: Any) -> Any:  # noqa: ARG001
     """Add to the value; returns what it was."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.atomic_rmw("add", _address(context, builder, signature, args), args[2], "seq_cst")
 
-    return types.int64(board, types.intp, types.int64), codegen
+    return types.int64(queue, types.intp, types.int64), codegen
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def _swap_if(_: Any, board: Any, place: Any, old: Any, new: Any) -> Any:  # noqa: ARG001
+def _swap_if(_: Any, queue: Any, place: Any, old: Any, new: Any) -> Any:  # noqa: ARG001
     """Set the value to `new` if it is `old`; returns whether it was."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         address = _address(context, builder, signature, args)
         return builder.extract_value(builder.cmpxchg(address, *args[2:], "seq_cst", "seq_cst"), 1)
 
-    return types.boolean(board, types.intp, types.int64, types.int64), codegen
+    return types.boolean(queue, types.intp, types.int64, types.int64), codegen
 
 
 @intrinsic  # type: ignore[untyped-decorator]

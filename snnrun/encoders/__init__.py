@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields
-from typing import Any, Protocol, cast, runtime_checkable
+from functools import partial
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,13 +17,12 @@ from snnrun.errors import UsageError
 
 __all__ = [
     "ENCODERS",
-    "BeginningEncoder",
     "CuttingEncoder",
     "Encoder",
     "RecordingEncoder",
     "Stored",
-    "beginning",
     "build",
+    "encode_ahead",
 ]
 
 
@@ -42,13 +42,6 @@ class Encoder(Protocol):
 
         Neuron n of a step is bit n % 64 of word n // 64, see `kernels.packed`.
         """
-
-
-class BeginningEncoder(Encoder, Protocol):
-    """An encoder that can begin a batch and go on with it while threads of the training wait for one another."""
-
-    def begin(self, samples: NDArray[Any], index: NDArray[np.int64], epoch: int) -> Callable[[], NDArray[np.int64]]:
-        """Begin what `encode` does; returns what to call, once, for its result."""
 
 
 @runtime_checkable
@@ -99,14 +92,21 @@ ENCODERS: dict[str, Callable[..., Encoder | RecordingEncoder]] = {
 }
 
 
-def beginning(encoder: Encoder) -> BeginningEncoder | None:
-    """The encoder, if it can begin a batch; one that only inherits this and encodes in a way of its own cannot."""
+def encode_ahead(
+    encoder: Encoder, samples: NDArray[Any], index: NDArray[np.int64], epoch: int
+) -> Callable[[], NDArray[np.int64]]:
+    """Begin to encode a batch, if the encoder can; returns what to call, once, for what `encode` gives.
+
+    One that can has a method `begin`, of the arguments of `encode`, which returns that: it goes on with the batch while
+    threads of the training wait for one another. One that only inherits it and encodes in a way of its own cannot.
+    """
     for kind in type(encoder).__mro__:
         if "begin" in vars(kind):
-            return cast(BeginningEncoder, encoder)
+            begun: Callable[[], NDArray[np.int64]] = encoder.begin(samples, index, epoch)  # type: ignore[attr-defined]
+            return begun
         if "encode" in vars(kind):
-            return None
-    return None
+            break
+    return partial(encoder.encode, samples, index, epoch)
 
 
 def build(name: str, *, seed: int, **options: Any) -> Encoder | RecordingEncoder:

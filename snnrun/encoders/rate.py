@@ -82,10 +82,10 @@ class RateEncoder:
         spikes = np.empty((len(samples), self.steps, -(-samples.shape[1] // 64)), np.int64)
         words = spikes.view(np.uint64)
         task = partial(draws.draw, samples, levels, keys, self.first_step, words)
-        begun = threads.Begun(len(samples), task)
+        work = threads.Ahead(len(samples), task)
 
         def spikes_drawn() -> NDArray[np.int64]:
-            begun.finish()
+            work.finish()
             return spikes
 
         return spikes_drawn

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 
 import numpy as np
 import torch
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from snnrun.data import Augment, Split
-from snnrun.encoders import Encoder, beginning
+from snnrun.encoders import Encoder, encode_ahead
 
 # Encoded batches that wait for a GPU while it computes. On a CPU the encoder has the same cores: the next batch is
 # begun, and encoded where a thread would wait for another.
@@ -53,26 +52,22 @@ def batches(
     Spikes and labels are of the positions that `share` takes; where it takes none, both are empty (0,). With `ahead` a
     batch is begun before it is asked for.
     """
-    beginner = beginning(encoder)
 
-    def begin(positions: NDArray[np.int64]) -> Callable[[], Batch]:
+    def start(positions: NDArray[np.int64]) -> Callable[[], Batch]:
         mine = share(positions)
         if not len(mine):
             return lambda: (positions, torch.empty(0), torch.empty(0))
         samples, index, labels = split.samples[mine], split.index[mine], split.labels[mine]
         shown = samples if augment is None else augment(samples, index, epoch)
-        if beginner is None:
-            encode: Callable[[], NDArray[np.int64]] = partial(encoder.encode, shown, index, epoch)
-        else:
-            encode = beginner.begin(shown, index, epoch)
-        return lambda: (positions, torch.from_numpy(encode()), torch.from_numpy(labels))
+        bits = encode_ahead(encoder, shown, index, epoch)
+        return lambda: (positions, torch.from_numpy(bits()), torch.from_numpy(labels))
 
     def encode(positions: NDArray[np.int64]) -> Batch:
-        return begin(positions)()
+        return start(positions)()
 
     chunks = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     if device.type == "cpu":
-        yield from _begun(begin, chunks) if ahead else map(encode, chunks)
+        yield from _one_ahead(start, chunks) if ahead else map(encode, chunks)
         return
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="encode") as pool:
         waiting: list[Future[Batch]] = []
@@ -87,13 +82,13 @@ def batches(
             pool.shutdown(cancel_futures=True)
 
 
-def _begun(
-    begin: Callable[[NDArray[np.int64]], Callable[[], Batch]], chunks: Sequence[NDArray[np.int64]]
+def _one_ahead(
+    start: Callable[[NDArray[np.int64]], Callable[[], Batch]], chunks: Sequence[NDArray[np.int64]]
 ) -> Iterator[Batch]:
     """Each batch, when the one after it is begun."""
     waiting: Callable[[], Batch] | None = None
     for chunk in (*chunks, None):
         batch = None if waiting is None else waiting()
-        waiting = None if chunk is None else begin(chunk)
+        waiting = None if chunk is None else start(chunk)
         if batch is not None:
             yield batch
