@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from snnrun import cli, data, declared, kernels
 from snnrun.commands import arguments
 from snnrun.config import check, options, paths, schemas, source
-from snnrun.config import overrides as config_overrides
+from snnrun.config.overrides import overridden
 from snnrun.encoders import ENCODERS
 from snnrun.errors import UsageError
 from snnrun.rules import RULES
@@ -327,7 +327,7 @@ def test_a_home_folder_that_no_shell_has_put_in_is(monkeypatch: pytest.MonkeyPat
     assert paths.at_home("data.root=~/a,~/b") == "data.root='/home/o\\'neil/a','/home/o\\'neil/b'"
     assert paths.folder("~/runs") == Path("/home/o'neil/runs")
     assert paths.folder("~no_such_user/runs") == Path("~no_such_user/runs")
-    values = config_overrides.apply(check.plain(cfg), ["data.root=~/other"])
+    values = overridden(check.plain(cfg), ["data.root=~/other"])
     assert values["data"]["root"] == "/home/o'neil/other"
     with pytest.raises(UsageError, match=r"data\.root: 'a/~/b' would be a folder of this very name"):
-        config_overrides.apply(check.plain(cfg), ["data.root=a/~/b"])
+        overridden(check.plain(cfg), ["data.root=a/~/b"])

@@ -11,7 +11,7 @@ from made_runs import values
 from snnrun import cli, tracking
 from snnrun.commands import train
 from snnrun.run import experiment
-from snnrun.runs import collect as runs
+from snnrun.runs.collect import collect
 from snnrun.train import hardware
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # SQLAlchemy's pool keeps its sqlite connections
@@ -38,7 +38,7 @@ def test_a_run_says_its_store_and_who_reads_stores_looks_there(
     experiment.run(plain, tmp_path / "run", command=["test"])
     assert f") in {uri}" in capsys.readouterr().out
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    [run] = runs.collect(tmp_path / "outputs", None, print)
+    [run] = collect(tmp_path / "outputs", None, print)
     assert run.uri == uri
     cli.main(["doctor", "--json"])
     assert f'"uri": "{uri}"' in capsys.readouterr().out
@@ -56,7 +56,7 @@ def test_a_store_that_the_environment_names_and_cannot_be_read_hides_no_folder(
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text("seed: 0\n")
     warnings: list[str] = []
-    assert [run.name for run in runs.collect(tmp_path, None, warnings.append)] == ["a"]
+    assert [run.name for run in collect(tmp_path, None, warnings.append)] == ["a"]
     assert "none.db" in warnings[0]
 
 

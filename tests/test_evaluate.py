@@ -117,13 +117,13 @@ def test_a_wrong_override_is_one_message(
 
 def test_overrides_leave_the_values_alone() -> None:
     before = trained_runs.values("strsbp")
-    after = overrides.apply(before, ["data.root=/corpora", "hardware.threads=null", "encoder.frozen=true"])
+    after = overrides.overridden(before, ["data.root=/corpora", "hardware.threads=null", "encoder.frozen=true"])
     assert (after["data"]["root"], after["hardware"]["threads"], after["encoder"]["frozen"]) == ("/corpora", None, True)
     assert before == trained_runs.values("strsbp")
 
 
 def test_no_validation_samples(digits_run: Runs, tmp_path: Path) -> None:
-    values = overrides.apply(trained_runs.values("stbp"), ["data.validation=0"])
+    values = overrides.overridden(trained_runs.values("stbp"), ["data.validation=0"])
     with pytest.raises(UsageError, match=r"--split validation: the run had none \(data.validation=0\)"):
         evaluate.evaluate(digits_run("stbp"), values, split="validation")
 

@@ -20,7 +20,8 @@ from snnrun.commands import export
 from snnrun.errors import SnnrunError, UsageError
 from snnrun.network import Network
 from snnrun.nir import check
-from snnrun.nir import graph as nir_graph
+from snnrun.nir.graph import delay as delay_of
+from snnrun.nir.graph import graph_of
 from snnrun.record import run_folder
 from snnrun.record.description import Description
 from snnrun.rules import Hm2Bp, Rule, StbpRule, StRsbp
@@ -93,11 +94,11 @@ def test_nirs_own_equations_give_our_spikes(case: str, topology: str, dt: float,
     rule = type(rule)(**{**vars(rule), "v_th": list(rule.v_th)[-2:] if topology == "9" else rule.v_th})
     network = Network(rule, inputs=20, topology=topology, outputs=3, seed=2)
     spikes = spikes_of(20)
-    graph, warnings = nir_graph.graph(network, ABOUT, dt=dt)
+    graph, warnings = graph_of(network, ABOUT, dt=dt)
     assert warnings == []
     nir.write(str(tmp_path / "n.nir"), graph)
     back = nir.read(str(tmp_path / "n.nir"))
-    delay = nir_graph.delay(network)
+    delay = delay_of(network)
     ours = kernels.unpack(network(kernels.pack(spikes)).output.spikes, 3).numpy().astype(bool)
     theirs = np.zeros_like(ours)
     theirs[:, delay:] = euler(back, spikes[:, : 40 - delay].numpy(), dt)
@@ -110,9 +111,7 @@ def test_nirs_own_equations_give_our_spikes(case: str, topology: str, dt: float,
 
 def test_what_reaches_a_high_threshold_fires_in_nir_too() -> None:
     """NIR's neurons fire above a float32, which has no number 1e-6 below 33."""
-    graph, _ = nir_graph.graph(
-        Network(StRsbp(v_th=[33.0], t_ref=0), inputs=20, topology="6", outputs=3), ABOUT, dt=1e-3
-    )
+    graph, _ = graph_of(Network(StRsbp(v_th=[33.0], t_ref=0), inputs=20, topology="6", outputs=3), ABOUT, dt=1e-3)
     thresholds = [node.v_threshold for node in graph.nodes.values() if hasattr(node, "v_threshold")]
     assert len(thresholds) == 2
     assert all((np.nextafter(np.float32(33), np.float32(0)) == each).all() for each in thresholds)
@@ -121,23 +120,23 @@ def test_what_reaches_a_high_threshold_fires_in_nir_too() -> None:
 def test_what_nir_cannot_express_is_refused_by_name_or_left_out_with_a_warning() -> None:
     hold = Network(StRsbp(v_th=[5.0]), inputs=20, topology="6", outputs=3)
     with pytest.raises(UsageError, match=r"model.t_ref=2: NIR's neurons have no refractory period.*--allow t_ref"):
-        nir_graph.graph(hold, ABOUT, dt=1e-3)
-    graph, [warning] = nir_graph.graph(hold, ABOUT, dt=1e-3, allow=["t_ref"])
+        graph_of(hold, ABOUT, dt=1e-3)
+    graph, [warning] = graph_of(hold, ABOUT, dt=1e-3, allow=["t_ref"])
     assert warning.startswith("model.t_ref=2 is left out")
     assert graph.metadata["left_out"] == warning
     soft = Network(StbpRule(v_th=[0.5], reset="exponential"), inputs=20, topology="6", outputs=3)
     with pytest.raises(UsageError, match=r"model.reset=exponential: .*--allow reset"):
-        nir_graph.graph(soft, ABOUT, dt=1e-3, allow=["t_ref"])
-    assert len(nir_graph.graph(soft, ABOUT, dt=1e-3, allow=["reset"])[1]) == 1
+        graph_of(soft, ABOUT, dt=1e-3, allow=["t_ref"])
+    assert len(graph_of(soft, ABOUT, dt=1e-3, allow=["reset"])[1]) == 1
     with pytest.raises(UsageError, match=r"--allow bias: nothing of this name can be left out. Allowed: t_ref, reset"):
-        nir_graph.graph(soft, ABOUT, dt=1e-3, allow=["bias"])
+        graph_of(soft, ABOUT, dt=1e-3, allow=["bias"])
 
 
 def test_a_layer_that_is_not_mapped_is_refused_by_its_name() -> None:
     network = Network(StbpRule(v_th=[0.5]), inputs=20, topology="6", outputs=3)
     network.layers[0] = torch.nn.Identity()
     with pytest.raises(UsageError, match="layer hidden1: it is not mapped to NIR"):
-        nir_graph.graph(network, ABOUT, dt=1e-3)
+        graph_of(network, ABOUT, dt=1e-3)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -146,10 +145,10 @@ def test_a_layer_that_is_not_mapped_is_refused_by_its_name() -> None:
 def test_convolutions_and_pools_fire_the_same_in_spikingjelly(rule: Rule, topology: str, tmp_path: Path) -> None:
     pytest.importorskip("spikingjelly.activation_based.nir_exchange")
     network = Network(rule, inputs=81, topology=topology, outputs=3, seed=1, image=(1, 9, 9))
-    nir.write(str(tmp_path / "n.nir"), nir_graph.graph(network, ABOUT, dt=1e-3)[0])
+    nir.write(str(tmp_path / "n.nir"), graph_of(network, ABOUT, dt=1e-3)[0])
     bits = kernels.pack(spikes_of(81, steps=60))
-    delay = nir_graph.delay(network)
-    found = check.check(network, tmp_path / "n.nir", bits, torch.zeros(16), dt=1e-3, delay=delay)
+    delay = delay_of(network)
+    found = check.agreement(network, tmp_path / "n.nir", bits, torch.zeros(16), dt=1e-3, delay=delay)
     assert found.spikes > 10
     assert found.same_spikes > 0.99
     assert found.same_counts > 0.99

@@ -11,9 +11,7 @@ import yaml
 from made_runs import invented
 
 import snnrun
-from snnrun.paper import compare
-from snnrun.paper import figures as paper_figures
-from snnrun.paper import pages as paper_pages
+from snnrun.paper import compare, figures, pages
 from snnrun.paper.pages import Frame
 from snnrun.paper.published import ROWS, others_of, row_of
 from snnrun.runs.collect import Run
@@ -31,14 +29,14 @@ def parts_of(*runs: Run) -> list[compare.Part]:
     return compare.build(runs, lambda run: HISTORY)
 
 
-def pages(parts: list[compare.Part], notes: tuple[str, ...] = ()) -> tuple[str, str]:
+def written(parts: list[compare.Part], notes: tuple[str, ...] = ()) -> tuple[str, str]:
     """Markdown and HTML."""
     frame, out = Frame(["facts"], notes), Path("/tmp")
 
-    def link(run: Run) -> paper_pages.Link:
-        return paper_pages.link_of(run, None, out)
+    def link(run: Run) -> pages.Link:
+        return pages.link_of(run, None, out)
 
-    return paper_pages.markdown(frame, parts, {}, link), paper_pages.page(frame, parts, {}, link)
+    return pages.markdown(frame, parts, {}, link), pages.page(frame, parts, {}, link)
 
 
 # ---- the table ------------------------------------------------------------------------------------------------------
@@ -85,7 +83,7 @@ def test_ours_stands_beside_the_published_row() -> None:
     assert ours.maximum == (pytest.approx(92.0), pytest.approx(0.0))
     assert (ours.epochs, ours.seconds) == ("20", 51.0)
     assert ours.curve == [pytest.approx((80.0, 80.0, 80.0)), pytest.approx((90.0, 90.0, 90.0))]
-    for text in pages([part]):
+    for text in written([part]):
         assert "90.13, best of 5 runs; mean 90.00" in text
         assert "91.00 ± 1.41" in text
         assert "best epoch on the test set" in text
@@ -105,7 +103,7 @@ def test_what_is_not_the_whole_real_corpus_stands_beside_no_published_figure(mor
     assert part.warning is not None
     assert warning in part.warning
     assert part.entries[0].published is None
-    for text in pages([part]):
+    for text in written([part]):
         assert warning in text
         assert "90.13" not in text
         assert "91.85" not in text
@@ -122,7 +120,7 @@ def test_settings_are_rows_of_their_own_the_best_validation_first_and_not_too_ma
     [entry] = part.entries
     assert [ours.label for ours in entry.ours] == [f"train.lr={rate}" for rate in range(13, 3, -1)]
     assert entry.more == 3
-    assert "the 10 best settings by validation accuracy are shown, 3 more are not" in pages([part])[0]
+    assert "the 10 best settings by validation accuracy are shown, 3 more are not" in written([part])[0]
 
 
 def test_runs_without_validation_are_told_and_have_no_chosen_epoch() -> None:
@@ -130,7 +128,7 @@ def test_runs_without_validation_are_told_and_have_no_chosen_epoch() -> None:
     del run.metrics["validation/accuracy_best"], run.metrics["test/accuracy_best_validation"]
     [part] = parts_of(run)
     assert part.entries[0].ours[0].chosen is None
-    assert "without validation samples no epoch could be chosen" in pages([part])[1]
+    assert "without validation samples no epoch could be chosen" in written([part])[1]
 
 
 # ---- pages ----------------------------------------------------------------------------------------------------------
@@ -138,7 +136,7 @@ def test_runs_without_validation_are_told_and_have_no_chosen_epoch() -> None:
 
 def test_what_others_wrote_is_escaped() -> None:
     run = fashion("<script>alert(1)</script>", model_network="<b>|400`")
-    markdown, html = pages(parts_of(run), notes=("<i>left</i>",))
+    markdown, html = written(parts_of(run), notes=("<i>left</i>",))
     assert "<script>" not in html
     assert "<b>" not in html
     assert "<i>" not in html
@@ -148,17 +146,17 @@ def test_what_others_wrote_is_escaped() -> None:
 
 def test_curves_are_the_same_svg_every_time_and_hold_the_authors_points() -> None:
     [part] = parts_of(fashion(seed=0), fashion(seed=1))
-    first, again = paper_figures.curves(part), paper_figures.curves(part)
+    first, again = figures.curves(part), figures.curves(part)
     assert first is not None
     assert first == again
     text = first.decode()
     ElementTree.fromstring(text)
     assert "published best" in text
     assert "ST-RSBP, 400-R400 (n 2)" in text
-    assert paper_figures.curves(compare.build([fashion()], lambda run: [])[0]) is None
+    assert figures.curves(compare.build([fashion()], lambda run: [])[0]) is None
 
 
 def test_labels_are_text_and_no_formulas() -> None:
     """Dollar signs are matplotlib's own notation."""
     [part] = parts_of(fashion(model_network="$x^$"))
-    assert "$x^$" in (paper_figures.curves(part) or b"").decode()
+    assert "$x^$" in (figures.curves(part) or b"").decode()

@@ -16,9 +16,9 @@ from made_runs import invented
 from snnrun import tracking
 from snnrun.errors import SnnrunError, UsageError
 from snnrun.runs import collect as runs
-from snnrun.runs import filter as runs_filter
+from snnrun.runs import filters
 from snnrun.runs.collect import Run, collect, find, history
-from snnrun.runs.filter import ordered, select
+from snnrun.runs.filters import ordered, select
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # SQLAlchemy's pool keeps its sqlite connections
 
@@ -241,5 +241,5 @@ def test_order() -> None:
 
 
 def test_facts_can_be_asked_for_by_name() -> None:
-    assert set(runs_filter.FACTS) <= set(runs_filter.keys(KNOWN))
-    assert runs_filter.key_named("data", KNOWN) == "data.name"
+    assert set(filters.FACTS) <= set(filters.keys(KNOWN))
+    assert filters.key_named("data", KNOWN) == "data.name"

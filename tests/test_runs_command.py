@@ -15,9 +15,8 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from snnrun import cli
-from snnrun.runs import collect as runs
-from snnrun.runs import compare, show
-from snnrun.runs import tables as runs_tables
+from snnrun.runs import compare, show, tables
+from snnrun.runs.collect import collect
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # SQLAlchemy's pool keeps its sqlite connections
 
@@ -129,7 +128,7 @@ def test_compare_over_seeds(run: Any, outputs: Path) -> None:
     _, text, _ = run("runs", "compare", "--json", "data.validation=0.1")
     [section] = strict(text)["sections"]
     by_model = {group["settings"]["model.name"]: group for group in section["groups"]}
-    known = {entry.name: entry for entry in runs.collect(outputs, None, pytest.fail)}
+    known = {entry.name: entry for entry in collect(outputs, None, pytest.fail)}
     for model, group in by_model.items():
         figures = [known[f"{model}_digits_{seed}"].metrics[compare.TEST] for seed in (0, 1)]
         assert group["metrics"][compare.TEST]["mean"] == pytest.approx(sum(figures) / 2)
@@ -140,7 +139,7 @@ def test_compare_over_seeds(run: Any, outputs: Path) -> None:
 def test_best_is_by_validation(run: Any, outputs: Path) -> None:
     _, out, _ = run("runs", "best", "--json", "--by", "model")
     entries = strict(out)["best"]
-    known = [entry for entry in runs.collect(outputs, None, pytest.fail) if compare.VALIDATION in entry.metrics]
+    known = [entry for entry in collect(outputs, None, pytest.fail) if compare.VALIDATION in entry.metrics]
     for entry in entries:
         for chosen in entry["runs"]:
             rivals = [other for other in known if other.params["model.name"] == entry["settings"]["model.name"]]
@@ -274,15 +273,15 @@ CROWD = [
 @pytest.mark.parametrize("width", [40, 80, 120])
 def test_nothing_is_wider_than_the_terminal(width: int) -> None:
     out = on_terminal(width)
-    runs_tables.listing(CROWD, None, out)
-    runs_tables.comparison(compare.compare(CROWD, None, None), out)
-    runs_tables.best(compare.best(CROWD, []), out)
+    tables.listing(CROWD, None, out)
+    tables.comparison(compare.compare(CROWD, None, None), out)
+    tables.best(compare.best(CROWD, []), out)
     assert max(cell_len(line.rstrip()) for line in lines_of(out)) <= width
 
 
 def test_columns_without_room_are_named() -> None:
     out = on_terminal(80)
-    runs_tables.listing(CROWD, None, out)
+    tables.listing(CROWD, None, out)
     text = "\n".join(lines_of(out))
     assert "No room for model.v_th" in text
     assert "[bold]run0[/bold]" in text  # a name is no markup
@@ -292,8 +291,8 @@ def test_no_color_is_heeded() -> None:
     plain, coloured = on_terminal(120, NO_COLOR="1", TERM="xterm"), on_terminal(120, TERM="xterm-256color")
     failed = [invented("a", status="failed"), invented("b", validation=0.9, test=0.9)]
     for out in (plain, coloured):
-        runs_tables.listing(failed, None, out)
-        runs_tables.comparison(compare.compare(failed, None, None), out)
+        tables.listing(failed, None, out)
+        tables.comparison(compare.compare(failed, None, None), out)
     assert re.search(r"\x1b\[[0-9;]*3[1-6]m", coloured.file.getvalue())  # type: ignore[attr-defined]
     assert not re.search(r"\x1b\[[0-9;]*3[1-6]m", plain.file.getvalue())  # type: ignore[attr-defined]
 

@@ -12,9 +12,9 @@ import pytest
 from made_runs import invented
 
 from snnrun import cli, tracking
-from snnrun.commands import ui as ui_command
+from snnrun.commands.ui import comparison, newest
 from snnrun.errors import SnnrunError
-from snnrun.runs import collect as runs
+from snnrun.runs.collect import collect
 from snnrun.tracking import sweep_run
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # SQLAlchemy's pool keeps its sqlite connections
@@ -91,7 +91,7 @@ def test_without_a_display_the_address_is_printed_alone(outputs: Path, monkeypat
 
 def test_the_runs_that_filters_leave_are_compared(outputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, [address] = ui(outputs, monkeypatch, "compare", "model=hm2bp")
-    known = runs.collect(outputs, None, print)
+    known = collect(outputs, None, print)
     wanted = {run.run_id for run in known if run.params["model.name"] == "hm2bp"}
     asked = parse_qs(unquote(address).partition("?")[2])
     assert set(json.loads(asked["runs"][0])) == wanted
@@ -101,15 +101,15 @@ def test_the_runs_that_filters_leave_are_compared(outputs: Path, monkeypatch: py
 def test_a_store_that_takes_no_view_gets_an_address_that_holds_it(monkeypatch: pytest.MonkeyPatch) -> None:
     run = invented("a")
     run.run_id, run.experiment_id, run.uri, run.tags = "1" * 32, "7", "foo://bar", {"mlflow.parentRunId": "p" * 32}
-    page = parse_qs(ui_command.newest([run])["newest sweep"].partition("?")[2])
+    page = parse_qs(newest([run])["newest sweep"].partition("?")[2])
     assert page["searchFilter"] == [f"tags.`mlflow.parentRunId` = '{'p' * 32}'"]
     assert page["orderByKey"] == ["metrics.`validation/accuracy_best`"]
 
 
 def test_what_cannot_be_shown_is_told(outputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SnnrunError, match="two are needed"):
-        ui_command.comparison([invented()])
-    assert ui_command.newest([]) == {}
+        comparison([invented()])
+    assert newest([]) == {}
     for arguments, message in (
         (["last"], "no runs yet"),
         (["lsat"], "ui lsat: allowed are last and compare"),
@@ -122,7 +122,7 @@ def test_what_cannot_be_shown_is_told(outputs: Path, tmp_path: Path, capsys: pyt
 def test_a_run_alone_is_shown_by_its_page() -> None:
     run = invented()
     run.run_id, run.experiment_id, run.uri = "1" * 32, "7", "foo://bar"
-    assert f"/#/experiments/7/runs/{run.run_id}?" in ui_command.newest([run])["newest run"]
+    assert f"/#/experiments/7/runs/{run.run_id}?" in newest([run])["newest run"]
 
 
 def test_an_experiment_is_one_of_machine_learning(outputs: Path) -> None:

@@ -109,12 +109,12 @@ def _prepare(options: argparse.Namespace) -> int:
 
 def _composed(options: argparse.Namespace) -> dict[str, Any]:
     """The config of a run on the corpus, as plain values."""
-    from snnrun.commands import train as app
+    from snnrun.commands.train import compose
 
     if options.config_dir is None:
         _check_name(options.name)
     root = [f"data.root={json.dumps(options.root, ensure_ascii=False)}"] if options.root is not None else []
-    return app.compose([f"data={options.name}", *root, *options.overrides], options.config_dir)
+    return compose([f"data={options.name}", *root, *options.overrides], options.config_dir)
 
 
 def _check_name(name: str) -> None:

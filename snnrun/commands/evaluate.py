@@ -84,7 +84,7 @@ def main(arguments: list[str]) -> int:
     from snnrun.record import run_folder
 
     run = run_folder.find(options.run, options.outputs)
-    values = overrides.apply(run.values(), options.overrides)
+    values = overrides.overridden(run.values(), options.overrides)
     evaluation = evaluate(run.path, values, weights=options.weights, split=options.split)
     if not options.overrides:
         _compare_with_record(evaluation)

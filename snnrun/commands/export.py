@@ -98,9 +98,9 @@ def write_nir(own: Trained, path: Path, *, dt: float = STEP_S, allow: Collection
         UsageError: the network has what NIR cannot express, see `nir.graph`.
         SnnrunError: the package `nir` is missing, or the file cannot be written.
     """
-    from snnrun.nir import graph as nir_graph
+    from snnrun.nir.graph import graph_of
 
-    graph, warnings = nir_graph.graph(own.network, own.about, dt=dt, allow=allow)
+    graph, warnings = graph_of(own.network, own.about, dt=dt, allow=allow)
     import nir
 
     _write(own, path, lambda temporary: nir.write(str(temporary), graph))
@@ -159,8 +159,8 @@ def check(own: Trained, path: Path, *, dt: float, samples: int = CHECKED) -> Agr
     import torch
 
     from snnrun import kernels
-    from snnrun.nir import check as nir_check
-    from snnrun.nir import graph as nir_graph
+    from snnrun.nir.check import agreement
+    from snnrun.nir.graph import delay
     from snnrun.run import build
     from snnrun.train import firing, hardware
 
@@ -169,9 +169,7 @@ def check(own: Trained, path: Path, *, dt: float, samples: int = CHECKED) -> Agr
     split = build.load(own.values).test
     at = firing.spread(split, samples)
     bits = torch.from_numpy(build.encoder(own.values).encode(split.samples[at], split.index[at], 0))
-    return nir_check.check(
-        own.network, path, bits, torch.from_numpy(split.labels[at]), dt=dt, delay=nir_graph.delay(own.network)
-    )
+    return agreement(own.network, path, bits, torch.from_numpy(split.labels[at]), dt=dt, delay=delay(own.network))
 
 
 def _write(own: Trained, path: Path, write: Any) -> None:

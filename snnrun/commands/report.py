@@ -65,14 +65,14 @@ def _facts(arguments: Sequence[str], found: Sequence[Any]) -> list[str]:
 def _write(
     out: Path, options: argparse.Namespace, parts: Sequence[Any], facts: list[str], notes: list[str]
 ) -> list[Path]:
-    from snnrun.paper import figures as paper_figures
     from snnrun.paper import pages
+    from snnrun.paper.figures import curves
 
     def link(run: Any) -> pages.Link:
         ui = options.ui or (run.uri if run.uri is not None and run.uri.startswith("http") else None)
         return pages.link_of(run, page(run, ui) if ui is not None and run.experiment_id is not None else None, out)
 
-    figures = {part.title: svg for part in parts if (svg := paper_figures.curves(part)) is not None}
+    figures = {part.title: svg for part in parts if (svg := curves(part)) is not None}
     frame = pages.Frame(facts, notes)
     written = []
     if options.format in ("md", "both"):

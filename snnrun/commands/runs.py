@@ -108,15 +108,14 @@ def _count(text: str) -> int:
 
 
 def _list(options: argparse.Namespace) -> int:
-    from snnrun.runs import collect as runs
-    from snnrun.runs import filter as runs_filter
-    from snnrun.runs import tables
+    from snnrun.runs import filters, tables
+    from snnrun.runs.collect import collect
 
-    known = runs.collect(options.outputs, options.uri, warn)
-    found, _ = runs_filter.select(known, options.filters)
-    columns = None if options.columns is None else [runs_filter.key_named(word, known) for word in options.columns]
+    known = collect(options.outputs, options.uri, warn)
+    found, _ = filters.select(known, options.filters)
+    columns = None if options.columns is None else [filters.key_named(word, known) for word in options.columns]
     if options.sort is not None:
-        found = runs_filter.ordered(found, runs_filter.key_named(options.sort, known), reverse=options.reverse)
+        found = filters.ordered(found, filters.key_named(options.sort, known), reverse=options.reverse)
     elif options.reverse:
         found.reverse()
     found = found[: options.limit]
@@ -137,29 +136,27 @@ def _import(options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
-    from snnrun.runs import collect as runs
-    from snnrun.runs import show as runs_show
     from snnrun.runs import tables
+    from snnrun.runs.collect import history, one
+    from snnrun.runs.show import show
 
-    run = runs.one(options.name, options.outputs, options.uri, warn)
-    epochs = runs.history(run)
+    run = one(options.name, options.outputs, options.uri, warn)
+    epochs = history(run)
     if options.json:
         files = sorted(path.name for path in run.folder.iterdir() if path.is_file()) if run.folder else []
         _print_json(as_json(run) | {"tags": run.tags, "epochs": epochs, "files": files, "link": link(run)})
     else:
-        runs_show.show(run, epochs, link(run), tables.console())
+        show(run, epochs, link(run), tables.console())
     return 0
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from snnrun.runs import compare as runs_compare
-    from snnrun.runs import filter as runs_filter
-    from snnrun.runs import tables
+    from snnrun.runs import compare, filters, tables
 
     known, found, notes = chosen(options)
-    by = None if options.by is None else [runs_filter.key_named(word, known) for word in options.by]
+    by = None if options.by is None else [filters.key_named(word, known) for word in options.by]
     metrics = options.metric and [_metric(word, known) for word in options.metric]
-    sections = runs_compare.compare(found, by, metrics)
+    sections = compare.compare(found, by, metrics)
     if options.json:
         _print_json({"sections": [_section(section) for section in sections], "notes": notes})
         return 0
@@ -171,12 +168,10 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _best(options: argparse.Namespace) -> int:
-    from snnrun.runs import compare as runs_compare
-    from snnrun.runs import filter as runs_filter
-    from snnrun.runs import tables
+    from snnrun.runs import compare, filters, tables
 
     known, found, notes = chosen(options)
-    entries = runs_compare.best(found, [runs_filter.key_named(word, known) for word in options.by])
+    entries = compare.best(found, [filters.key_named(word, known) for word in options.by])
     if options.json:
         _print_json({"best": [_best_json(entry) for entry in entries], "notes": notes})
     else:
@@ -198,15 +193,14 @@ def chosen(options: argparse.Namespace) -> tuple[Sequence[Any], Sequence[Any], l
     Raises:
         SnnrunError: there is nothing to compare.
     """
-    from snnrun.runs import collect as runs
-    from snnrun.runs import compare as runs_compare
-    from snnrun.runs import filter as runs_filter
+    from snnrun.runs import compare, filters
+    from snnrun.runs.collect import collect
 
-    known = runs.collect(options.outputs, options.uri, warn)
-    found, filters = runs_filter.select(known, options.filters)
+    known = collect(options.outputs, options.uri, warn)
+    found, asked = filters.select(known, options.filters)
     notes: list[str] = []
-    if not any(entry.key == "status" for entry in filters):
-        found, notes = runs_compare.finished(found)
+    if not any(entry.key == "status" for entry in asked):
+        found, notes = compare.finished(found)
     if not found:
         told = f" ({'; '.join(notes)})" if notes else ""
         raise SnnrunError(f"nothing to compare: none of {len(known)} runs is finished and fits the filters{told}.")

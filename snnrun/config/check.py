@@ -124,18 +124,18 @@ def _check_model(model: DictConfig) -> None:
 
 def _check_hardware(hardware: DictConfig, batch_size: int) -> None:
     from snnrun import kernels
-    from snnrun.train import hardware as machine
+    from snnrun.train.hardware import check_gpus, choose
 
     # In this order a wrong pair of settings is told as such on a machine without the device, too.
-    kernels.choose(hardware.kernels, machine.choose("auto") if hardware.device == "auto" else hardware.device)
-    device = machine.choose(hardware.device)
+    kernels.choose(hardware.kernels, choose("auto") if hardware.device == "auto" else hardware.device)
+    device = choose(hardware.device)
     if hardware.processes > batch_size:
         raise UsageError(
             f"hardware.processes: {hardware.processes} processes share every batch, and train.batch_size is "
             f"{batch_size}. Set fewer processes or larger batches."
         )
     if device == "cuda" and hardware.processes > 1:
-        machine.check_gpus(hardware.processes)
+        check_gpus(hardware.processes)
 
 
 # ---- to plain values ------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ GROUPS = ("data", "encoder", "hardware")
 SECTIONS: dict[str, dict[str, type]] = SCHEMAS | {"train": {"train": Train}, "checkpoint": {"checkpoint": Checkpoint}}
 
 
-def apply(values: Mapping[str, Any], overrides: Sequence[str], groups: Sequence[str] = GROUPS) -> dict[str, Any]:
+def overridden(values: Mapping[str, Any], overrides: Sequence[str], groups: Sequence[str] = GROUPS) -> dict[str, Any]:
     """The values with overrides such as `encoder.steps=100`, of the keys of some groups.
 
     Raises:

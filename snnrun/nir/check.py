@@ -55,7 +55,7 @@ class Agreement:
 
 
 @torch.no_grad()
-def check(network: Network, path: Path, bits: Tensor, labels: Tensor, *, dt: float, delay: int) -> Agreement:
+def agreement(network: Network, path: Path, bits: Tensor, labels: Tensor, *, dt: float, delay: int) -> Agreement:
     """Run the graph of a file in SpikingJelly and compare.
 
     Args:

@@ -43,7 +43,7 @@ LOSSES = {
 }
 
 
-def graph(
+def graph_of(
     network: Network, description: Description, *, dt: float, allow: Collection[str] = ()
 ) -> tuple[Any, list[str]]:
     """The graph, and a warning for each thing that was left out.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from snnrun import tracking
-from snnrun.config import overrides as config_overrides
+from snnrun.config.overrides import overridden
 from snnrun.errors import UsageError
 from snnrun.record import journal, run_folder
 from snnrun.run import checkpoint
@@ -30,7 +30,7 @@ def prepare(found: run_folder.RunFolder, overrides: Sequence[str] = ()) -> dict[
     moved = found.outputs
     if moved is not None and moved != Path(own["outputs"]).resolve():  # also where the command is given elsewhere
         own["outputs"] = str(moved)
-    values = config_overrides.apply(own, overrides, GROUPS)
+    values = overridden(own, overrides, GROUPS)
     kept = checkpoint.load(found.path)
     before = kept.about.get("values", own) if kept else own
     history = kept.snapshot.facts["history"] if kept else []

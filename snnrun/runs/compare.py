@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from snnrun.runs.collect import Run
-from snnrun.runs.filter import value_of
+from snnrun.runs.filters import value_of
 from snnrun.runs.significance import holm, mean_std, paired, welch
 
 VALIDATION = "validation/accuracy_best"

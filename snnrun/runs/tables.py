@@ -13,7 +13,7 @@ from rich.text import Text
 
 from snnrun.runs.collect import Run, keys_of
 from snnrun.runs.compare import BOOKKEEPING, LAST, TEST, VALIDATION, Best, Group, Section, changes
-from snnrun.runs.filter import value_of
+from snnrun.runs.filters import value_of
 
 CELL = 28  # characters of a setting; lists of thresholds can be long
 TITLES = {VALIDATION: "validation %", TEST: "test %", LAST: "last %", "test/accuracy_max_over_epochs": "max %"}

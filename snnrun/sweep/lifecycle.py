@@ -17,13 +17,12 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from snnrun.config import check as config
 from snnrun.config import failures
+from snnrun.config.check import check, check_paths, check_sweep, did_you_mean
 from snnrun.config.paths import quoted
 from snnrun.errors import SnnrunError, UsageError, did_you_mean
 from snnrun.record import names, run_folder, run_lock
-from snnrun.sweep import points, study, sweeper
-from snnrun.sweep import table as sweep_table
+from snnrun.sweep import points, study, sweeper, table
 from snnrun.sweep.points import Point, Sweep
 
 FLAGS = ("-m", "--multirun")
@@ -65,8 +64,8 @@ def _checked(cfg: DictConfig, *, sweep: bool) -> None:
             _meet(cfg)
             _start(cfg)
             return
-        config.check(cfg)
-        config.check_paths({"hydra.run.dir": cfg.hydra.run.dir})
+        check(cfg)
+        check_paths({"hydra.run.dir": cfg.hydra.run.dir})
         for key, wanted in (("search", cfg.search.method != "grid"), ("sweep.resume", cfg.sweep.resume is not None)):
             if wanted:
                 raise UsageError(f"{key}: is for sweeps. Write snnrun train -m ...")
@@ -236,8 +235,8 @@ def _arguments() -> list[str]:
 
 
 def _check(cfg: DictConfig, folder: Path) -> None:
-    config.check_sweep(cfg)
-    config.check_paths({"hydra.sweep.dir": cfg.hydra.sweep.dir})
+    check_sweep(cfg)
+    check_paths({"hydra.sweep.dir": cfg.hydra.sweep.dir})
     if cfg.hydra.sweeper._target_ != sweeper.TARGET:
         raise UsageError("hydra/sweeper: snnrun sweeps by its own. Choose by search=grid, random or optuna.")
     if cfg.search.method == "optuna":
@@ -319,9 +318,9 @@ def _close(running: _Running, status: Literal["FINISHED", "FAILED", "KILLED"]) -
         return 0
     last = points.latest(every)
     failed = [point for point in last if point.status == "FAILED"]
-    table = sweep_table.rows(last, _configs(last, folder))
-    keys = sweep_table.swept(last, table)
-    files = sweep_table.write(table, keys, folder) if table else []
+    rows = table.rows(last, _configs(last, folder))
+    keys = table.swept(last, rows)
+    files = table.write(rows, keys, folder) if rows else []
     best = max((point.objective for point in last if point.objective is not None), default=None)
     if running.tracked and running.record.parent_run_id is not None:
         sweep_run.close_sweep(
@@ -334,7 +333,7 @@ def _close(running: _Running, status: Literal["FINISHED", "FAILED", "KILLED"]) -
             superseded=[point.run_id for point in every if point not in last and point.run_id],
             warn=failures.warn,
         )
-    console.sweep_table(table, keys)
+    console.sweep_table(rows, keys)
     _say_what_failed(failed, folder)
     missing = [point for point in last if point.status not in (*points.DONE, "FAILED")]
     if missing or status == "KILLED":

@@ -22,8 +22,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from snnrun.config import check as configs
-from snnrun.config import schemas
+from snnrun.config import check, schemas
 from snnrun.config.failures import PointFailed, warn
 from snnrun.errors import SnnrunError, UsageError, first_line
 from snnrun.record import names
@@ -198,7 +197,7 @@ class Search(Sweeper):
         assert isinstance(with_hydra, dict)
         cfg = OmegaConf.masked_copy(cfg, [str(key) for key in with_hydra if key != "hydra"])
         try:
-            values = configs.plain(cfg)
+            values = check.plain(cfg)
             return Point(-1, points.identity(values), overrides, epochs=values["train"]["epochs"])
         except (ValueError, TypeError, KeyError):  # what is wrong is said when it is run
             return Point(-1, points.identity({"overrides": overrides}), overrides)
