@@ -15,7 +15,6 @@ from made_runs import invented
 
 from snnrun import tracking
 from snnrun.errors import SnnrunError, UsageError
-from snnrun.runs import collect as runs
 from snnrun.runs import filters
 from snnrun.runs.collect import Run, collect, find, history
 from snnrun.runs.filters import ordered, select
@@ -137,7 +136,7 @@ def crowd(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_a_large_store_is_read_by_pages(crowd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "PAGE", 64)
+    monkeypatch.setattr("snnrun.runs.collect.PAGE", 64)
     found = collect(crowd, None, pytest.fail)
     assert sorted(int(run.params["seed"]) for run in found) == list(range(300))
     assert {run.status for run in found} == {"finished"}
