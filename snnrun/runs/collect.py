@@ -209,7 +209,7 @@ def history(run: Run) -> list[dict[str, float]]:
 def _below(outputs: Path, warn: Warn) -> list[Run]:
     """The runs of the folders below `outputs`, joined with the store there and the one that the environment names."""
     stored: dict[str | None, Run] = {}
-    own = [tracking.store_uri(outputs)] if (outputs / "mlflow.db").exists() else []
+    own = [tracking.store_uri(outputs)] if tracking.store_file(outputs).exists() else []
     for uri in [*filter(None, [tracking.usual_uri()]), *own]:
         try:
             stored |= {run.run_id: run for run in _stored(uri)}
@@ -321,9 +321,9 @@ def _reading(uri: str) -> Iterator[Any]:
 
 def _probe(uri: str) -> None:
     """Raise at once for a sqlite file that is not there, which MLflow would create, or that is no database."""
-    if not uri.startswith("sqlite:///"):
+    path = tracking.file_of(uri)
+    if path is None:
         return
-    path = Path(uri.removeprefix("sqlite:///").partition("?")[0])
     if not path.exists():
         raise SnnrunError(f"the MLflow store {uri} cannot be read: there is no file {path}.")
     with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:

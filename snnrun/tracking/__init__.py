@@ -18,7 +18,6 @@ import contextlib
 import importlib.util
 import logging
 import os
-import re
 import sqlite3
 import sys
 import urllib.request
@@ -32,6 +31,7 @@ from snnrun.errors import SnnrunError, UsageError
 from snnrun.record.journal import Journal
 from snnrun.record.provenance import provenance, version
 from snnrun.record.run_folder import RunFolder
+from snnrun.tracking.address import file_of, place_of, store_file, store_uri, usual_uri
 from snnrun.tracking.mlflow_run import Mlflow, Status, changed, data_tags, flatten, reason
 from snnrun.tracking.server import serve
 
@@ -39,6 +39,7 @@ __all__ = [
     "Status",
     "Tracker",
     "changed",
+    "file_of",
     "flatten",
     "open_tracker",
     "place_of",
@@ -46,6 +47,7 @@ __all__ = [
     "reach",
     "reason",
     "serve",
+    "store_file",
     "store_uri",
     "usual_uri",
     "version",
@@ -187,9 +189,9 @@ def _look_at(address: str) -> str:
     if address.startswith(("http://", "https://")):
         with urllib.request.urlopen(f"{address.rstrip('/')}/health", timeout=REACH_SECONDS):
             return "the server answers"
-    if not address.startswith("sqlite:///"):
+    path = file_of(address)
+    if path is None:
         return "not a kind that can be tried"
-    path = Path(address.removeprefix("sqlite:///").partition("?")[0])
     if not path.exists():
         return "not there yet: the first run makes it"
     with contextlib.closing(sqlite3.connect(path, timeout=REACH_SECONDS)) as connection:
@@ -249,21 +251,6 @@ def _existing(client: Any, run_id: str) -> Any:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
             return None
         raise
-
-
-def usual_uri() -> str | None:
-    """The store that MLFLOW_TRACKING_URI names, which `tracking.uri` is by default; None without it."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or None
-
-
-def place_of(uri: str | None, outputs: Path) -> str:
-    """How a store is named to the user: without a password that its address may hold."""
-    return re.sub(r"//[^/@]*@", "//", uri) if uri else str(outputs / "mlflow.db")
-
-
-def store_uri(outputs: Path) -> str:
-    """The address of the sqlite store under ``outputs``."""
-    return f"sqlite:///{outputs.resolve() / 'mlflow.db'}"
 
 
 def create_run(
@@ -347,9 +334,9 @@ def _alone(outputs: Path) -> Iterator[None]:
 
 def _probe_sqlite(address: str) -> None:
     """Raise at once where MLflow would try for two minutes: a folder, another file, no permission to write."""
-    if not address.startswith("sqlite:///"):
+    path = file_of(address)
+    if path is None:
         return
-    path = Path(address.removeprefix("sqlite:///").partition("?")[0])
     path.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.closing(sqlite3.connect(path, timeout=30)) as connection:
         connection.execute("BEGIN IMMEDIATE")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from snnrun.errors import SnnrunError
+from snnrun.tracking.address import store_file, store_uri
 
 START_SECONDS = 60.0
 ENVIRONMENT = {
@@ -37,15 +38,14 @@ def serve(
     taken, and when the server does not start.
     """
     folder = outputs.resolve()
-    if uri is None and not (folder / "mlflow.db").exists():
-        raise SnnrunError(
-            f"no runs yet: there is no {folder / 'mlflow.db'}; run snnrun train first, or give --outputs FOLDER"
-        )
+    file = store_file(folder)
+    if uri is None and not file.exists():
+        raise SnnrunError(f"no runs yet: there is no {file}; run snnrun train first, or give --outputs FOLDER")
     if uri is not None and uri.startswith(("http://", "https://")):
         raise SnnrunError(f"{uri} is a server already: open it in a browser")
     _check_port(host, port)
     command = [sys.executable, "-m", "mlflow", "ui", "--workers", "1", "--host", host, "--port", str(port)]
-    command += ["--backend-store-uri", uri or f"sqlite:///{folder / 'mlflow.db'}"]
+    command += ["--backend-store-uri", uri or store_uri(folder)]
     command += ["--default-artifact-root", (folder / "mlartifacts").as_uri()]
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as log:
         # A session of its own: Ctrl-C reaches us alone, and we end the server with all its workers.
