@@ -43,7 +43,7 @@ def test_a_run_says_its_store_and_who_reads_stores_looks_there(
     cli.main(["doctor", "--json"])
     assert f'"uri": "{uri}"' in capsys.readouterr().out
     calls: list[Any] = []
-    monkeypatch.setattr(tracking, "ui", lambda *_, uri, **__: calls.append(uri) or 0)
+    monkeypatch.setattr(tracking, "serve", lambda *_, uri, **__: calls.append(uri) or 0)
     assert cli.main(["ui"]) == 0
     assert calls == [uri]
 
