@@ -18,7 +18,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from snnrun.config import failures
-from snnrun.config.check import check, check_paths, check_sweep, did_you_mean
+from snnrun.config.check import check, check_paths, check_sweep
 from snnrun.config.paths import quoted
 from snnrun.errors import SnnrunError, UsageError, did_you_mean
 from snnrun.record import names, run_folder, run_lock
