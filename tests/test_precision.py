@@ -14,8 +14,9 @@ from torch.utils._pytree import tree_leaves
 from snnrun.kernels import Lif, Window, pack, reference
 from snnrun.network import Network
 from snnrun.rules import Hm2Bp, StbpRule, StRsbp
+from snnrun.rules.passes import Pass
 from snnrun.rules.slope_table import slope_table
-from snnrun.rules.spike_train import Pass, away_from_zero
+from snnrun.rules.spike_train import away_from_zero
 from snnrun.rules.views import Convolution, Dense
 
 STEPS, IMAGE, CLASSES = 24, (2, 9, 9), 4
@@ -133,7 +134,7 @@ def cancelling(inputs: int, table: torch.Tensor, n: int) -> tuple[torch.Tensor, 
 @pytest.mark.slow
 @pytest.mark.parametrize("inputs", [784, 65_536])
 @pytest.mark.parametrize("layer", ["dense", "convolution"])
-def test_the_slopes_of_a_layer_cancel_without_loss(inputs, layer):
+def test_the_slopes_of_a_layer_cancel_without_loss(inputs, layer, monkeypatch):
     table = slope_table(64.0, 8.0, 2, 400)
     n = 20
     weight, n_in, counts = cancelling(inputs, table, n)
@@ -145,5 +146,6 @@ def test_the_slopes_of_a_layer_cancel_without_loss(inputs, layer):
         weight = weight.reshape(1, 1, side, side)
         view = Convolution(Window(1, side, side, 1, side, side))
     spikes_in, spikes, lif = pack(n_in[:, None]), pack(counts[:, None]), Lif(64.0, 8.0, 2, 1.0)
-    p = Pass(spikes_in, n_in, spikes, counts, weight, None, None, lif, counts, None, False, view)
-    assert rule.denominator(p, table).item() == pytest.approx(expected, rel=1e-6)
+    p = Pass("strsbp", 0.0, lif, view, weight, spikes_in, n_in, spikes, counts, delta=counts)
+    monkeypatch.setattr(StRsbp, "table", lambda *_: table)
+    assert rule.diagonal(p).item() == pytest.approx(expected, rel=1e-6)

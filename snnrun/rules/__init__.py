@@ -4,10 +4,10 @@ A rule is a frozen dataclass of plain options. A network asks it for the neuron 
 (`layer`) and for the loss of an output (`sample_loss`); everything else is its own business.
 """
 
+from snnrun.rules.authors import StRsbp
 from snnrun.rules.base import LayerKind, LayerWeights, Rule, SpikeTrain
 from snnrun.rules.hm2bp import Hm2Bp
 from snnrun.rules.stbp import StbpRule
-from snnrun.rules.strsbp import StRsbp
 
 RULES: dict[str, type[Rule]] = {"strsbp": StRsbp, "hm2bp": Hm2Bp, "stbp": StbpRule}
 

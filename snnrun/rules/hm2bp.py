@@ -37,9 +37,8 @@ import torch
 from torch import Tensor
 
 from snnrun.declared import Range
-from snnrun.kernels import ops
-from snnrun.rules.base import LayerKind, LayerWeights
-from snnrun.rules.spike_train import Gradients, Pass, SpikeTrainRule
+from snnrun.rules.passes import Gradients, Pass
+from snnrun.rules.spike_train import SpikeTrainRule
 from snnrun.rules.views import Pool
 
 # e_ij / n_i of a silent post-neuron in sigma.
@@ -64,61 +63,34 @@ class Hm2Bp(SpikeTrainRule):
     def gradients(self, p: Pass) -> Gradients:
         """The module's equations for one layer."""
         if isinstance(p.view, Pool):
-            return Gradients(None, None, self.pool_error(p, p.view) if p.wants_error else None)
-        gain = p.delta * (1.0 + self.sigma(p))
-        if p.factor is not None:
-            gain = gain * p.factor
-        credit = self.credit(p) if p.wants_error else None
-        through_effect = credit if self.effect_ratio else None
-        grad_weight, weighted = p.view.backward(self.spsp, p.lif, p.spikes_in, p.spikes, gain, through_effect, p.weight)
-        assert grad_weight is not None
-        grad_weight = grad_weight + silent_gradient(self.silent_effect, gain, p)
-        error = None
-        if credit is not None:
-            error = self.error_below(weighted, credit, p) if self.effect_ratio else p.view.down(credit, p.weight)
-        grad_recurrent = None
-        if p.recurrent is not None and p.e_recurrent is not None:
-            grad_recurrent = ops.recurrent_gradient(p.e_recurrent, gain, p.recurrent)
-            pre, post = p.recurrent.pre, p.recurrent.post
+            return self.handed_back(p, p.delta, p.averaged_delta(p.view))
+        gain = p.delta * (1.0 + self.sigma(p)) * p.factor
+        result = self.handed_back(p, gain, self.credit(p) if p.wants_error else p.delta)
+        assert result.weight is not None
+        result = result._replace(weight=result.weight + p.silent_gradient(self.silent_effect * gain))
+        if p.loop is not None and result.recurrent is not None:
+            pre, post = p.loop.synapses.pre, p.loop.synapses.post
             silent = (gain * (p.counts == 0))[:, post] * (p.counts > 0)[:, pre]
-            grad_recurrent = grad_recurrent + self.silent_effect * silent.sum(dim=0)
-        return Gradients(grad_weight, grad_recurrent, error)
+            result = result._replace(recurrent=result.recurrent + self.silent_effect * silent.sum(dim=0))
+        return result
 
     def sigma(self, p: Pass) -> Tensor:
         """(1 / v_th) sum_j w_ij e_ij / n_i over all synapses of each neuron, (B, N)."""
         silent = p.view.drive(torch.ones_like(p.counts_in[:1]), p.weight)
-        if p.recurrent is not None:
-            silent = silent.index_add(1, p.recurrent.post, p.recurrent.weight[None])
-        ratio = torch.where(p.counts > 0, self.activation(p) / p.counts.clamp(min=1.0), SILENT_SIGMA_RATIO * silent)
+        if p.loop is not None:
+            silent = silent.index_add(1, p.loop.synapses.post, p.loop.synapses.weight[None])
+        ratio = torch.where(p.counts > 0, p.activation() / p.counts.clamp(min=1.0), SILENT_SIGMA_RATIO * silent)
         return ratio / p.lif.v_th
 
     def credit(self, p: Pass) -> Tensor:
         """lambda = delta + Theta^T delta of a recurrent layer, delta of another, (B, N)."""
-        if p.recurrent is None or p.e_recurrent is None:
+        if p.loop is None:
             return p.delta
-        theta = ops.coupling(p.e_recurrent, p.counts, p.recurrent, p.lif.v_th, self.silent_ratio)
-        pre, post = p.recurrent.pre, p.recurrent.post
-        return p.delta.index_add(1, pre, theta * p.delta[:, post])
+        pre, post = p.loop.synapses.pre, p.loop.synapses.post
+        return p.delta.index_add(1, pre, p.theta(p.loop) * p.delta[:, post])
 
-    def pool_error(self, p: Pass, pool: Pool) -> Tensor:
-        """dE/dn of the layer below a spiking pool, (B, I)."""
-        credit = averaged_error(p, pool)
-        if not self.effect_ratio:
-            return pool.down(credit, p.weight)
-        _, weighted = pool.backward(self.spsp, p.lif, p.spikes_in, p.spikes, credit, credit, p.weight)
-        return self.error_below(weighted, credit, p)
-
-    def authors_fan_in(self, kind: LayerKind, weights: LayerWeights) -> int:
-        """The number of feed-forward inputs."""
-        del kind
-        return weights.weight.shape[1]
-
-
-def silent_gradient(effect: float, gain: Tensor, p: Pass) -> Tensor:
-    """What the pairs of a silent post-neuron and a firing pre-neuron, whose effect is `effect`, add to the gradient."""
-    return p.view.outer(effect * gain * (p.counts == 0), (p.counts_in > 0).to(gain.dtype), p.weight)
-
-
-def averaged_error(p: Pass, pool: Pool) -> Tensor:
-    """dE/dn of a spiking pool as the authors hand it back, divided by the size of its window, (B, N)."""
-    return p.delta * p.lif.v_th / (pool.window.height * pool.window.width)
+    def handed_back(self, p: Pass, gain: Tensor, credit: Tensor) -> Gradients:
+        """Gradients whose error reaches the layer below through w_ij e_ij / n_j, or through w_ij alone."""
+        if self.effect_ratio or not p.wants_error:
+            return p.gradients(gain, credit if p.wants_error else None)
+        return p.gradients(gain, None)._replace(counts_in=p.view.down(credit, p.weight))

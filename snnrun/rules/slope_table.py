@@ -24,11 +24,6 @@ DRAWS = 1000
 CHUNK = 100
 DEGREE = 4
 
-# The speech and Fashion-MNIST runs of the paper read these tables, whatever their own tau_m and steps.
-PUBLISHED_TAU_M = 64.0
-PUBLISHED_STEPS = {"feedforward": 400, "recurrent": 600}
-PUBLISHED_ROWS = 50
-
 
 @lru_cache(maxsize=16)
 def slope_table(
@@ -60,12 +55,6 @@ def slope_table(
     powers = torch.arange(DEGREE, -1, -1)
     fit: Tensor = torch.linalg.lstsq(scale[:, None] ** powers, mean.T).solution  # (5, n_in)
     return (fit / (float(rows) ** powers.double())[:, None]).T.contiguous()
-
-
-def published_table(recurrent: bool, tau_s: float, t_ref: int) -> Tensor:
-    """The table that a feed-forward or a recurrent layer read in the paper's speech and Fashion-MNIST runs."""
-    steps = PUBLISHED_STEPS["recurrent" if recurrent else "feedforward"]
-    return slope_table(PUBLISHED_TAU_M, tau_s, t_ref, steps, PUBLISHED_ROWS, authors_clock=True)
 
 
 def random_trains(likelihood: Tensor, spikes: int, t_ref: int, generator: torch.Generator) -> Tensor:

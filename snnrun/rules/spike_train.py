@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Generator, Tensor
@@ -20,41 +20,12 @@ from snnrun.declared import Range
 from snnrun.kernels import BITS, Lif, Synapses, ops
 from snnrun.rules.base import LayerKind, LayerWeights, Rule, SpikeTrain, synapse_index
 from snnrun.rules.connectivity import connect
+from snnrun.rules.passes import Gradients, Loop, Pass
 from snnrun.rules.views import Convolution, Dense, Pool, View
 
 # The guard of the ST-RSBP authors' recurrent layers, here of every denominator. Their feed-forward layers and lateral
 # factors have none.
 SMALLEST_DENOMINATOR = 1e-4
-
-
-class Pass(NamedTuple):
-    """One layer's forward pass as its backward pass needs it, and the error that came back.
-
-    `spikes_in` and `spikes` are bits (B, T, W), `counts_in` (B, I) and `counts` (B, N) their counts; `recurrent` are
-    the layer's own synapses and `e_recurrent` (B, S) their S-PSPs; `delta` (B, N) is dE/dn / v_th (ST-RSBP eq. 5);
-    `factor` (B, N) multiplies the weight gradient only; `view` has the sums over the layer's synapses.
-    """
-
-    spikes_in: Tensor
-    counts_in: Tensor
-    spikes: Tensor
-    counts: Tensor
-    weight: Tensor
-    recurrent: Synapses | None
-    e_recurrent: Tensor | None
-    lif: Lif
-    delta: Tensor
-    factor: Tensor | None
-    wants_error: bool
-    view: View = Dense()
-
-
-class Gradients(NamedTuple):
-    """dE/dw or None, dE/dw_rec by synapse (S,) or None, and dE/dn of the layer below (B, I) or None."""
-
-    weight: Tensor | None
-    recurrent: Tensor | None
-    counts_in: Tensor | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,6 +132,15 @@ class SpikeTrainRule(Rule):
     def gradients(self, p: Pass) -> Gradients:
         """The rule proper: from a layer's error to its gradients and the error of the layer below."""
 
+    def taught(self, p: Pass, labels: Tensor, inhibition: Synapses | None) -> Pass:
+        """The pass of the output layer with the factor of its inhibition and then with its silent labels revived."""
+        factor, spikes, counts = p.factor, p.spikes, p.counts
+        if inhibition is not None and self.lateral_factor:
+            factor = self.lateral_share(spikes, counts, labels, p.lif, inhibition)
+        if self.revive:
+            spikes, counts = self.revived(spikes, counts, labels)
+        return p._replace(factor=factor, spikes=spikes, counts=counts)
+
     def revived(self, spikes: Tensor, counts: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Spikes and counts in which a silent label neuron fires at D, 2 D, ... < T with D = floor(T / desired).
 
@@ -201,31 +181,11 @@ class SpikeTrainRule(Rule):
         both = (counts > 0)[:, :, None] & (counts_in > 0)[:, None, :]
         return torch.where(both, e / counts_in.clamp(min=1.0)[:, None, :], self.silent_ratio)
 
-    def activation(self, p: Pass) -> Tensor:
-        """a_i = sum_j w_ij e_ij over all synapses of each neuron (ST-RSBP eq. 1), (B, N)."""
-        activation = p.view.activation(self.spsp, p.lif, p.spikes_in, p.spikes, p.weight)
-        if p.recurrent is not None and p.e_recurrent is not None:
-            activation = activation.index_add(1, p.recurrent.post, p.e_recurrent * p.recurrent.weight)
-        return activation
-
-    def error_below(self, weighted: Tensor, credit: Tensor, p: Pass, silent_ratio: float | None = None) -> Tensor:
-        """dE/dn of the layer below, sum_i credit_i w_ij ratio_ij, from weighted = sum_i credit_i w_ij e_ij. (B, I).
-
-        `silent_ratio`: in place of the rule's own.
-        """
-        silent_ratio = self.silent_ratio if silent_ratio is None else silent_ratio
-        error = weighted / p.counts_in.clamp(min=1.0)
-        if silent_ratio:
-            silent_post = p.view.down(credit * (p.counts == 0), p.weight)
-            silent_pair = torch.where(p.counts_in > 0, silent_post, p.view.down(credit, p.weight))
-            error = error + silent_ratio * silent_pair
-        return error
-
     # -- regulariser --------------------------------------------------------------------------------------------------
 
-    @abstractmethod
-    def authors_fan_in(self, kind: LayerKind, weights: LayerWeights) -> int:
-        """The normaliser Z of the exponential regulariser of a dense layer as the rule's authors coded it."""
+    def authors_fan_in(self, weights: LayerWeights) -> int:
+        """The normaliser Z of a dense layer's regulariser as the rule's authors coded it: its inputs."""
+        return weights.weight.shape[1]
 
     def weight_penalty(self, kind: LayerKind, weights: LayerWeights) -> tuple[Tensor, Tensor | None] | None:
         """Exponential regulariser: G_ij += L b (w_ij / W) exp(b (q_i - 1)), q_i = (1/Z) sum_j (w_ij / W)^2.
@@ -242,7 +202,7 @@ class SpikeTrainRule(Rule):
             q = q + (recurrent / self.weight_limit).square().sum(dim=1)
             size = size + weights.recurrent_mask.sum(dim=1)
         if self.regulariser_fan_in == "authors":
-            size = torch.full_like(q, weight.shape[1] if kind.window else self.authors_fan_in(kind, weights))
+            size = torch.full_like(q, weight.shape[1] if kind.window else self.authors_fan_in(weights))
         beta = self.regulariser_beta
         scale = self.regulariser * beta / self.weight_limit * torch.exp(beta * (q / size - 1.0))[:, None]
         penalty = (scale * weight).reshape(weights.weight.shape)
@@ -295,20 +255,16 @@ class _Layer(torch.autograd.Function):
         rule: SpikeTrainRule = ctx.rule
         lif = rule.lif(ctx.kind)
         recurrent = None if synapses[0] is None else Synapses(*synapses)
-        factor = None
-        if ctx.kind.output:
-            if recurrent is not None and rule.lateral_factor:
-                factor = rule.lateral_share(spikes, counts, labels, lif, recurrent)
-            if rule.revive:
-                spikes, counts = rule.revived(spikes, counts, labels)
-            recurrent = None  # the inhibition is not learnt
-        e = None if recurrent is None else ops.recurrent_spsp(rule.spsp, lif, spikes, recurrent, len(weight))
-        result = rule.gradients(
-            Pass(
-                spikes_in, counts_in, spikes, counts, weight, recurrent, e, lif,
-                error / lif.v_th, factor, ctx.needs_input_grad[0], view_of(ctx.kind),
-            )
+        p = Pass(
+            rule.spsp, rule.silent_ratio, lif, view_of(ctx.kind), weight, spikes_in, counts_in, spikes, counts,
+            delta=error / lif.v_th, wants_error=ctx.needs_input_grad[0],
         )  # fmt: skip
+        if ctx.kind.output:
+            p, recurrent = rule.taught(p, labels, recurrent), None  # the inhibition is not learnt
+        if recurrent is not None:
+            e = ops.recurrent_spsp(rule.spsp, lif, spikes, recurrent, len(weight))
+            p = p._replace(loop=Loop(recurrent, e))
+        result = rule.gradients(p)
         grad_recurrent = None
         if recurrent is not None and result.recurrent is not None:
             grad_recurrent = recurrent._replace(weight=result.recurrent).dense(len(weight))

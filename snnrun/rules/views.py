@@ -1,18 +1,22 @@
 """What each neuron of a layer sees of the layer below: all of it, or a window of an image.
 
-The spike-train-level rules write their equations in terms of these classes, which have the same methods: the kernels of
-a layer, and three products of its weights with counts, those of the inputs (B, I) or of the neurons (B, N). `weight` is
-(N, I) in a dense layer and (K, C, height, width) in a convolution.
+These classes have the same methods: the kernels of a layer, which take its backward pass where they are part of that,
+and three products of its weights with counts, those of the inputs (B, I) or of the neurons (B, N). `weight` is (N, I)
+in a dense layer and (K, C, height, width) in a convolution.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from snnrun.kernels import Lif, Synapses, Window, ops, reference
 from snnrun.kernels.ops import images
+
+if TYPE_CHECKING:
+    from snnrun.rules.passes import Pass
 
 
 @dataclass(frozen=True)
@@ -23,22 +27,13 @@ class Dense:
         """Bits of the spikes (B, T, W) and counts (B, N); only dense layers have recurrent synapses."""
         return ops.lif_forward(spikes_in, weight, recurrent, lif)
 
-    def activation(self, rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, weight: Tensor) -> Tensor:
+    def activation(self, p: Pass) -> Tensor:
         """a_i = sum_j w_ij e_ij (ST-RSBP eq. 1), (B, N)."""
-        return ops.spsp_activation(rule, lif, spikes_in, spikes, weight)
+        return ops.spsp_activation(p.spsp, p.lif, p.spikes_in, p.spikes, p.weight)
 
-    def backward(
-        self,
-        rule: str,
-        lif: Lif,
-        spikes_in: Tensor,
-        spikes: Tensor,
-        gain: Tensor,
-        credit: Tensor | None,
-        weight: Tensor,
-    ) -> tuple[Tensor | None, Tensor]:
+    def backward(self, p: Pass, gain: Tensor, credit: Tensor | None) -> tuple[Tensor | None, Tensor]:
         """Sums of gain_i e_ij by weight, None in a pool, and of credit_i w_ij e_ij by input, (B, 0) without credit."""
-        return ops.spsp_backward(rule, lif, spikes_in, spikes, gain, credit, weight)
+        return ops.spsp_backward(p.spsp, p.lif, p.spikes_in, p.spikes, gain, credit, p.weight)
 
     def drive(self, x: Tensor, weight: Tensor) -> Tensor:
         """sum_j w_ij x_j, (B, N)."""
@@ -65,22 +60,13 @@ class Convolution:
         assert recurrent is None
         return images.conv_forward(spikes_in, weight, self.window, lif)
 
-    def activation(self, rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, weight: Tensor) -> Tensor:
+    def activation(self, p: Pass) -> Tensor:
         """See `Dense`."""
-        return images.conv_activation(rule, lif, spikes_in, spikes, weight, self.window)
+        return images.conv_activation(p.spsp, p.lif, p.spikes_in, p.spikes, p.weight, self.window)
 
-    def backward(
-        self,
-        rule: str,
-        lif: Lif,
-        spikes_in: Tensor,
-        spikes: Tensor,
-        gain: Tensor,
-        credit: Tensor | None,
-        weight: Tensor,
-    ) -> tuple[Tensor | None, Tensor]:
+    def backward(self, p: Pass, gain: Tensor, credit: Tensor | None) -> tuple[Tensor | None, Tensor]:
         """See `Dense`."""
-        return images.conv_backward(rule, lif, spikes_in, spikes, gain, credit, weight, self.window)
+        return images.conv_backward(p.spsp, p.lif, p.spikes_in, p.spikes, gain, credit, p.weight, self.window)
 
     def drive(self, x: Tensor, weight: Tensor) -> Tensor:
         """See `Dense`."""
@@ -104,25 +90,15 @@ class Pool(Convolution):
         del recurrent
         return images.pool_forward(spikes_in, self.window, lif, weight.dtype)
 
-    def activation(self, rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, weight: Tensor) -> Tensor:
+    def activation(self, p: Pass) -> Tensor:
         """See `Dense`; by the reference, for no backend has it."""
-        return reference.conv_activation(rule, lif, spikes_in, spikes, weight, self.window)
+        return reference.conv_activation(p.spsp, p.lif, p.spikes_in, p.spikes, p.weight, self.window)
 
-    def backward(
-        self,
-        rule: str,
-        lif: Lif,
-        spikes_in: Tensor,
-        spikes: Tensor,
-        gain: Tensor,
-        credit: Tensor | None,
-        weight: Tensor,
-    ) -> tuple[Tensor | None, Tensor]:
+    def backward(self, p: Pass, gain: Tensor, credit: Tensor | None) -> tuple[Tensor | None, Tensor]:
         """See `Dense`."""
-        del weight
         if credit is None:
             return None, gain.new_zeros(len(gain), 0)
-        return None, images.pool_backward(rule, lif, spikes_in, spikes, credit, self.window)
+        return None, images.pool_backward(p.spsp, p.lif, p.spikes_in, p.spikes, credit, self.window)
 
 
 View = Dense | Convolution

@@ -16,32 +16,58 @@ from snnrun.kernels.packed import unpack
 
 
 def lif_scan(drive: Tensor, loop: Tensor | None, lif: Lif, theta: float) -> Tensor:
-    """The recursion of the leaky integrate-and-fire neuron: spikes (B, T, N) of 0 and 1, uint8, none at step 0.
+    """The recursion of the leaky integrate-and-fire neuron, from a(0) = u(0) = s(0) = 0, for t = 1 ... T - 1:
 
-    `drive` (B, T, N), the weighted input spikes of each step, acts a step later; so do the layer's own spikes through
-    `loop` (N, N), to row from column. A neuron fires above `theta`, mV, which stands for `lif.v_th`.
+        drift      a(t) = decay_s a(t-1) + sum_j w_ij s_j(t-1) + sum_p w_ip s_p(t-1)      synapse
+                   u(t) = decay_m u(t-1) + a(t) / tau_s                                   membrane
+                   u(t) = 0 in the t_ref steps after a spike                              hold
+        threshold  s(t) = 1 if u(t) > theta, else 0
+        reset      u(t) = 0 if s(t) = 1
+
+    `drive` (B, T, N) is sum_j w_ij s_j; `loop` (N, N) holds w_ip, to row from column; `theta`, mV, stands for
+    `lif.v_th`. Returns s, (B, T, N) uint8.
     """
     batch, steps, neurons = drive.shape
-    spikes = torch.zeros(drive.shape, dtype=torch.uint8, device=drive.device)
+    s = torch.zeros(drive.shape, dtype=torch.uint8, device=drive.device)
     u, a = drive.new_zeros(2, batch, neurons).unbind()
     silent = torch.zeros(batch, neurons, dtype=torch.bool, device=drive.device)
     recent = [silent] * max(1, lif.t_ref)  # who fired in the last steps, the latest first
     for t in range(1, steps):
+        # drift
         a.mul_(lif.decay_s).add_(drive[:, t - 1])
         if loop is not None:
             a.addmm_(recent[0].to(a.dtype), loop.T)
         u.mul_(lif.decay_m).add_(a, alpha=1.0 / lif.tau_s)
         for held in recent[: lif.t_ref]:
             u.masked_fill_(held, 0.0)
+        # threshold
         fired = u > theta
+        s[:, t] = fired
+        # reset
         u.masked_fill_(fired, 0.0)
-        spikes[:, t] = fired
         recent = [fired, *recent[:-1]]
-    return spikes
+    return s
 
 
 def strsbp_readout(spikes: Tensor, lif: Lif, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Readout of ST-RSBP's S-PSP: backwards filter that is 1 at each spike and 0 in the hold after the previous one.
+    """Readout of ST-RSBP's S-PSP (Zhang & Li 2019, eq. 7): e_ij = sum_t readout_i(t) s_j(t).
+
+    e_ij is what a single input j of weight 1 brings to the membrane of neuron i, whose spikes are imposed. From
+    p(0) = q(0) = 0, for t = 1 ... T - 1:
+
+        p(t) = decay_s p(t-1) + s_j(t-1)                  synapse
+        q(t) = decay_m q(t-1) + p(t) / tau_s              membrane
+        q(t) = 0 in the t_ref steps after a spike of i    hold
+        e_ij += q(t), then q(t) = 0, at a spike of i      readout and reset
+
+    This is linear in s_j. Its adjoint, with dp and dq the derivatives of e_ij by p(t) and q(t), runs the same lines
+    backwards, for t = T - 1 ... 1:
+
+        dq = 1 at a spike of i                            readout and reset
+        dq = 0 in the hold                                hold
+        dp += dq / tau_s                                  membrane
+        readout(t-1) = dp                                 synapse
+        dp *= decay_s,  dq *= decay_m                     to step t - 1
 
     Args:
         spikes: (B, T, N) of 0 and 1, the post-neurons' spikes.
@@ -49,7 +75,7 @@ def strsbp_readout(spikes: Tensor, lif: Lif, dtype: torch.dtype = torch.float32)
         dtype: of the result.
 
     Returns:
-        readout (B, T, N) with e_ij = sum_t readout_i(t) s_j(t) (ST-RSBP, Zhang & Li 2019, eq. 7 and its S-PSP).
+        readout (B, T, N).
     """
     steps = spikes.shape[1]
     fired = spikes.bool()
@@ -57,12 +83,14 @@ def strsbp_readout(spikes: Tensor, lif: Lif, dtype: torch.dtype = torch.float32)
     for lag in range(1, min(lif.t_ref, steps - 1) + 1):
         held[:, lag:] |= fired[:, :-lag]
     readout = torch.zeros(spikes.shape, dtype=dtype, device=spikes.device)
-    q, p = readout.new_zeros(2, spikes.shape[0], spikes.shape[2]).unbind()  # adjoints of membrane and synapse
+    dq, dp = readout.new_zeros(2, spikes.shape[0], spikes.shape[2]).unbind()
     for t in range(steps - 1, 0, -1):
-        q.masked_fill_(fired[:, t], 1.0).masked_fill_(held[:, t], 0.0)
-        p.mul_(lif.decay_s).add_(q, alpha=1.0 / lif.tau_s)
-        readout[:, t - 1] = p  # a spike arrives one step after it was fired
-        q.mul_(lif.decay_m)
+        dq.masked_fill_(fired[:, t], 1.0)
+        dq.masked_fill_(held[:, t], 0.0)
+        dp.add_(dq, alpha=1.0 / lif.tau_s)
+        readout[:, t - 1] = dp
+        dp.mul_(lif.decay_s)
+        dq.mul_(lif.decay_m)
     return readout
 
 
@@ -128,7 +156,13 @@ def readout(rule: str, spikes: Tensor, neurons: int, lif: Lif, dtype: torch.dtyp
 
 
 def stbp_scan(drive: Tensor, recurrent_weight: Tensor | None, neuron: Stbp) -> tuple[Tensor, Tensor]:
-    """The recursion through time: spikes (B, T, N) of 0.0 and 1.0 and membranes from W o + b of every step."""
+    """The recursion of STBP's neuron (Wu et al. 2018, eq. 3-5), from u = o = 0 before the first step:
+
+        u^t = u^{t-1} f(o^{t-1}) + W o^{t, n-1} + b + W_rec o^{t-1}
+        o^t = 1 if u^t >= v_th (`strict`: >), else 0
+
+    `drive` (B, T, N) is W o^{t, n-1} + b. f(0) is `decay`, f(1) `decay_after_spike`. Returns o, 0.0 or 1.0, and u.
+    """
     spikes, membrane = torch.empty_like(drive), torch.empty_like(drive)
     u, o = drive.new_zeros(2, drive.shape[0], drive.shape[2]).unbind()
     after_spike = neuron.decay_after_spike - neuron.decay

@@ -1,0 +1,88 @@
+"""The backward pass of one layer at a spike-train-level rule: what it has, and the sums over synapses that it needs."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from snnrun.kernels import Lif, Synapses, ops
+from snnrun.rules.views import Pool, View
+
+
+class Loop(NamedTuple):
+    """The recurrent synapses of a layer, and the S-PSP (B, S) of each."""
+
+    synapses: Synapses
+    e: Tensor
+
+
+class Gradients(NamedTuple):
+    """dE/dw or None, dE/dw_rec by synapse (S,) or None, and dE/dn of the layer below (B, I) or None."""
+
+    weight: Tensor | None
+    recurrent: Tensor | None
+    counts_in: Tensor | None
+
+
+class Pass(NamedTuple):
+    """One layer's forward pass as its backward pass needs it, and the error that came back.
+
+    `spsp` says whose S-PSP e_ij is; `silent_ratio` stands for e_ij / n_j where either neuron is silent. `spikes_in` and
+    `spikes` are bits (B, T, W), `counts_in` (B, I) and `counts` (B, N) their counts; `delta` (B, N) is dE/dn / v_th
+    (ST-RSBP eq. 5). `factor`, (B, N) or 1, multiplies the weight gradient only; `wants_error` unless nothing below
+    learns; `view` is what the neurons see.
+    """
+
+    spsp: str
+    silent_ratio: float
+    lif: Lif
+    view: View
+    weight: Tensor
+    spikes_in: Tensor
+    counts_in: Tensor
+    spikes: Tensor
+    counts: Tensor
+    delta: Tensor
+    factor: Tensor | float = 1.0
+    wants_error: bool = True
+    loop: Loop | None = None
+
+    def activation(self) -> Tensor:
+        """a_i = sum_j w_ij e_ij + sum_p w_ip e_ip (ST-RSBP eq. 1 and 2), (B, N)."""
+        a = self.view.activation(self)
+        if self.loop is not None:
+            a = a.index_add(1, self.loop.synapses.post, self.loop.e * self.loop.synapses.weight)
+        return a
+
+    def theta(self, loop: Loop) -> Tensor:
+        """Theta_lp = w_lp (1 / v_th) e_lp / n_p by recurrent synapse (ST-RSBP eq. 11), (B, S)."""
+        return ops.coupling(loop.e, self.counts, loop.synapses, self.lif.v_th, self.silent_ratio)
+
+    def gradients(self, gain: Tensor, credit: Tensor | None) -> Gradients:
+        """What a gain and a credit (B, N) of the neurons come to.
+
+        sum_b gain_i e_ij by weight and by recurrent synapse, and, with a credit, Phi^T credit: by input
+        sum_i credit_i w_ij e_ij / n_j.
+        """
+        weight, weighted = self.view.backward(self, gain, credit)
+        recurrent = None if self.loop is None else ops.recurrent_gradient(self.loop.e, gain, self.loop.synapses)
+        return Gradients(weight, recurrent, None if credit is None else self._by_count(weighted, credit))
+
+    def _by_count(self, weighted: Tensor, credit: Tensor) -> Tensor:
+        """sum_i credit_i w_ij e_ij / n_j, (B, I), from weighted = sum_i credit_i w_ij e_ij."""
+        error = weighted / self.counts_in.clamp(min=1.0)
+        if self.silent_ratio:
+            silent_post = self.view.down(credit * (self.counts == 0), self.weight)
+            silent_pair = torch.where(self.counts_in > 0, silent_post, self.view.down(credit, self.weight))
+            error = error + self.silent_ratio * silent_pair
+        return error
+
+    def silent_gradient(self, gain: Tensor) -> Tensor:
+        """Sum of gain_i, by weight, over the pairs of a silent post-neuron i and a pre-neuron that fires."""
+        return self.view.outer(gain * (self.counts == 0), (self.counts_in > 0).to(gain.dtype), self.weight)
+
+    def averaged_delta(self, pool: Pool) -> Tensor:
+        """dE/dn of a spiking pool as HM2-BP hands it back, divided by the size of its window, (B, N)."""
+        return self.delta * self.lif.v_th / (pool.window.height * pool.window.width)
