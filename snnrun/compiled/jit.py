@@ -15,7 +15,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from snnrun import locks
-from snnrun.compiled.vector import FAST
+from snnrun.compiled.vector import FAST, zeros16, zeros32, zeros64
 
 Counts = NDArray[np.int64]
 Flags = NDArray[np.bool_]
@@ -49,6 +49,31 @@ def jit(function: Callable[..., Any], *, memory: bool = False, exact: bool = Fal
 def part(function: Callable[..., Any]) -> Any:
     """Compile as a part of the loops that call it."""
     return njit(forceinline=True, _nrt=False, **_OPTIONS)(function)
+
+
+def in_64_or_32(block: Any) -> Any:
+    """A part whose first argument is a vector of zeros as one that takes the number of lanes there: 64, or else 32."""
+
+    @part
+    def at_width(width: int, *arguments: Any) -> Any:
+        if width == 64:
+            return block(zeros64(), *arguments)
+        return block(zeros32(), *arguments)
+
+    return at_width
+
+
+def in_64_32_or_16(block: Any) -> Any:
+    """`in_64_or_32`, or 16 lanes."""
+    wide = in_64_or_32(block)
+
+    @part
+    def at_width(width: int, *arguments: Any) -> Any:
+        if width == 16:
+            return block(zeros16(), *arguments)
+        return wide(width, *arguments)
+
+    return at_width
 
 
 def _alone(action: Callable[..., Any], folder: Path, *, shared: bool) -> Callable[..., Any]:

@@ -71,6 +71,16 @@ zeros16, zeros32, zeros64 = (_constant(lanes) for lanes in (16, 32, 64))
 
 
 @intrinsic  # type: ignore[untyped-decorator]
+def lanes(_: Any, like: Any) -> Any:
+    """Number of lanes of a vector, a constant."""
+
+    def codegen(_context: Any, _builder: Any, _signature: Any, _args: Any) -> Any:
+        return ir.Constant(ir.IntType(64), like.lanes)
+
+    return types.int64(like), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
 def load(_: Any, array: Any, index: Any, like: Any) -> Any:  # noqa: ARG001
     """The lanes that begin at array[index]."""
 

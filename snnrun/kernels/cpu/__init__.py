@@ -29,24 +29,21 @@ from snnrun.kernels import reference
 from snnrun.kernels.cpu import forward_loops, pair_loops, recurrent_loops, spike_loops
 from snnrun.kernels.cpu.active_loops import room_for_active
 from snnrun.kernels.cpu.arrays import (
-    NO_FLOATS,
     as_floats,
     as_rows,
     as_words,
     check_type,
     groups_of,
     in_fours,
-    lif_constants,
     pad,
     padded_size,
     pieces_of,
-    room_for_readout,
     room_for_spikes,
-    rule_constants,
     unpadded,
 )
+from snnrun.kernels.cpu.constants import NO_FLOATS, lif_constants, rule_constants
 from snnrun.kernels.cpu.images import conv_activation, conv_backward, conv_forward, pool_backward, pool_forward
-from snnrun.kernels.cpu.readout_loops import RULES
+from snnrun.kernels.cpu.readout_loops import room_for_readout
 from snnrun.kernels.cpu.spike_loops import ROOM
 from snnrun.kernels.cpu.stbp import stbp_backward, stbp_forward
 from snnrun.kernels.cpu.stbp_images import stbp_conv_backward, stbp_conv_forward
@@ -92,23 +89,19 @@ def lif_forward(spikes_in: Tensor, weight: Tensor, recurrent: Synapses | None, l
     """See `reference.lif_forward`."""
     batch, steps, _ = spikes_in.shape
     neurons, padded = len(weight), padded_size(len(weight))
-    inputs, rows = as_words(spikes_in), as_rows(weight)
+    inputs, layer = as_words(spikes_in), forward_loops.Layer(as_rows(weight), padded, neurons, lif_constants(lif))
     spikes = torch.empty(batch, steps, words(neurons), dtype=torch.int64)
     counts = torch.empty(batch, padded)
-    out, n, constants = as_words(spikes), counts.numpy(), lif_constants(lif)
-    quads = None if recurrent is None else in_fours(recurrent, neurons)
+    out, n = as_words(spikes), counts.numpy()
+    fours = None if recurrent is None else in_fours(recurrent, neurons)
 
     def some(turn: Turn) -> None:
-        if quads is None:
+        if fours is None:
             listed = np.empty(64 * inputs.shape[2] * steps + ROOM, np.uint16)  # as much is touched as there are spikes
-            begin = np.empty(steps + 1, np.int32)
-            forward_loops.lif_forward(inputs, rows, padded, constants, neurons, out, n, listed, begin, turn)
+            forward_loops.lif_forward(inputs, layer, out, n, listed, np.empty(steps + 1, np.int32), turn)
             return
-        state, own = np.empty((2, padded), np.float32), np.empty(64 * out.shape[2] + ROOM, np.int32)
-        forward_loops.coupled_forward(
-            inputs, rows, padded, *quads, constants, neurons, out, n, *state, np.zeros(padded + 1, np.float32),
-            room_for_spikes(inputs), np.empty(out.shape[2], np.int32), own, np.empty(64, np.uint64), turn,
-        )  # fmt: skip
+        room = forward_loops.room_for_coupled(padded, inputs.shape[2], out.shape[2])
+        forward_loops.coupled_forward(inputs, layer, fours, out, n, room, turn)
 
     threads.share(batch, some)
     return spikes, counts[:, :neurons].contiguous()
@@ -146,15 +139,13 @@ def spsp_activation(rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, weig
     batch, steps, _ = spikes_in.shape
     padded = padded_size(len(weight))
     inputs, own, rows = as_words(spikes_in), as_words(spikes), as_rows(weight)
-    constants, kernel = rule_constants(rule, lif, steps)
+    constants = rule_constants(rule, lif, steps)
     activation = torch.zeros(batch, padded)
     out = activation.numpy()
 
     def some(turn: Turn) -> None:
-        pair_loops.spsp_activation(
-            RULES[rule], inputs, own, rows, padded, constants, kernel, *room_for_readout(steps, padded),
-            room_for_spikes(inputs), out, turn,
-        )  # fmt: skip
+        readout = room_for_readout(constants, steps, padded)
+        pair_loops.spsp_activation(inputs, own, rows, padded, readout, room_for_spikes(inputs), out, turn)
 
     threads.share(batch, some)
     return activation[:, : len(weight)].contiguous()
@@ -169,17 +160,15 @@ def spsp_backward(
     padded, trains, own = padded_size(neurons), as_words(spikes_in), as_words(spikes)
     gains, credits = pad(gain), pad(credit) if credit is not None else np.zeros((batch, 0), np.float32)
     rows = NO_FLOATS if credit is None else as_rows(weight)
-    constants, kernel = rule_constants(rule, lif, steps)
+    constants = rule_constants(rule, lif, steps)
     pieces, parts = pieces_of(np.logical_or(gains.any(axis=1), credits.any(axis=1)), trains.shape[2])
     gradient, others = torch.empty(inputs, padded), np.empty((parts - 1, inputs * padded), np.float32)
     below = torch.zeros(batch, 0 if credit is None else inputs)
-    total, error = gradient.numpy().reshape(-1), below.numpy()
+    total, errors = gradient.numpy().reshape(-1), pair_loops.Errors(gains, credits, below.numpy())
 
     def some(turn: Turn) -> None:
-        pair_loops.spsp_backward(
-            RULES[rule], trains, own, gains, credits, rows, padded, constants, kernel,
-            pair_loops.room_for_backward(steps, own.shape[2], inputs), pieces, total, others, error, turn,
-        )  # fmt: skip
+        room = pair_loops.room_for_backward(constants, steps, own.shape[2], inputs)
+        pair_loops.spsp_backward(trains, own, errors, rows, padded, room, pieces, total, others, turn)
 
     threads.share(len(pieces), some)
     threads.share(-(-total.size // pair_loops.STRIP), lambda turn: pair_loops.add_parts(total, others, turn))
@@ -193,13 +182,13 @@ def recurrent_spsp(
     check_type(dtype)
     batch, steps, _ = spikes.shape
     own, (first, post, *_) = as_words(spikes), groups_of(recurrent, neurons)
-    constants, kernel = rule_constants(rule, lif, steps)
+    constants = rule_constants(rule, lif, steps)
     e = torch.empty(batch, len(post))
     out = e.numpy()
 
     def some(turn: Turn) -> None:
         recurrent_loops.recurrent_spsp(
-            RULES[rule], own, first, post, constants, kernel, *room_for_readout(steps, 64 * own.shape[2]),
+            own, first, post, room_for_readout(constants, steps, 64 * own.shape[2]),
             room_for_active(steps, own.shape[2]), recurrent_loops.room_to_keep(neurons, len(post)),
             np.empty(steps + ROOM, np.uint16), out, turn,
         )  # fmt: skip
@@ -230,9 +219,8 @@ def coupling_solve(
 
     def some(turn: Turn) -> None:
         own, kept = np.empty(rights.shape[1], np.float32), recurrent_loops.room_to_keep(rights.shape[1], len(post))
-        recurrent_loops.coupling_solve(
-            values, first, post, diagonals, rights, self_coupling, solution, solved, own, kept, turn
-        )
+        systems = recurrent_loops.Systems(values, first, post, diagonals, rights, self_coupling, solution, own, kept)
+        recurrent_loops.coupling_solve(systems, solved, turn)
 
     threads.share(len(rights), some)
     for b in np.flatnonzero(~solved):

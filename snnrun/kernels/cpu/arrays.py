@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -15,10 +13,10 @@ from torch.utils.weak import WeakIdKeyDictionary
 from snnrun.compiled import parallel, threads
 from snnrun.compiled.jit import Counts, Flags, Floats, Indices, Places, Times, Words
 from snnrun.compiled.turns import Turn
-from snnrun.kernels import reference
 from snnrun.kernels.cpu import spike_loops
-from snnrun.kernels.cpu.spike_loops import ROOM
-from snnrun.kernels.neuron import Lif, Synapses, slack_threshold
+from snnrun.kernels.cpu.forward_loops import Fours
+from snnrun.kernels.cpu.spike_loops import ROOM, Trains
+from snnrun.kernels.neuron import Synapses
 from snnrun.kernels.packed import BITS, words
 
 # A batch's gradient is added up in parts, with these shares of the samples, whatever the number of threads: of a large
@@ -26,14 +24,6 @@ from snnrun.kernels.packed import BITS, words
 SHARES, SHARES_OF_LARGE, LARGE = (1, 1), (6, 6, 2, 2, 1, 1), 64
 # Steps and neurons are listed as 16-bit numbers, those of images and the spikes of a batch as 32-bit ones.
 MOST, MOST_OF_IMAGES = 2**16, 2**31 - 64
-NO_FLOATS = np.zeros(0, np.float32)
-
-
-class Trains(NamedTuple):
-    """Spike times of the inputs, see `spike_loops.sort_by_neuron`: `times` (spikes,), `first` (B, I + 1)."""
-
-    times: Times
-    first: Indices
 
 
 def sort_by_neuron(spikes: Tensor, neurons: int) -> Trains:
@@ -71,11 +61,6 @@ def padded_size(neurons: int) -> int:
 def room_for_spikes(words: Words) -> Times:
     """Room for the neurons that fire in a step."""
     return np.empty(64 * words.shape[2] + ROOM, np.uint16)
-
-
-def room_for_readout(steps: int, width: int) -> tuple[Indices, Floats]:
-    """What the readout of `width` neurons needs: the last spike of each of a block, and the readout itself."""
-    return np.empty(64, np.int32), np.empty(steps * width, np.float32)
 
 
 def as_words(spikes: Tensor, most: int = MOST) -> Words:
@@ -154,35 +139,12 @@ def _group(recurrent: Synapses, neurons: int) -> Groups:
     return Groups(first, post, first_of_fours, post_of_fours, place)
 
 
-def in_fours(recurrent: Synapses, neurons: int) -> tuple[Indices, Places, Floats]:
-    """The groups filled up to whole fours: where they begin, post-neurons, and weights, 0 of those that fill."""
+def in_fours(recurrent: Synapses, neurons: int) -> Fours:
+    """The groups filled up to whole fours, with their weights."""
     groups = groups_of(recurrent, neurons)
     weights = np.zeros(len(groups.post_of_fours), np.float32)
     weights[groups.place] = as_floats(recurrent.weight)
-    return groups.first_of_fours, groups.post_of_fours, weights
-
-
-@lru_cache
-def lif_constants(lif: Lif, slack: bool = True) -> Floats:
-    """What the loops need of a neuron: both decays, 1 / tau_s, threshold, less its `slack` if it has one, t_ref."""
-    theta = slack_threshold(lif.v_th) if slack else lif.v_th
-    values = (lif.decay_m, lif.decay_s, 1.0 / lif.tau_s, theta, lif.t_ref)
-    return np.array(values, np.float32)
-
-
-@lru_cache
-def rule_constants(rule: str, lif: Lif, steps: int) -> tuple[Floats, Floats]:
-    """Constants of a readout, and HM2-BP's kernel; see `readout_loops.hm2bp_readout`."""
-    if rule == "strsbp":
-        return lif_constants(lif), NO_FLOATS
-    kernel, window, decay_s = reference.hm2bp_kernel(steps, lif)
-    reach, decay_m = math.ceil(window), math.exp(-1.0 / lif.tau_m)
-    values = (
-        *(reach, decay_m, decay_s, kernel[1].item()),
-        *(math.exp((lif.t_ref - 1) / lif.tau_m), math.exp((lif.t_ref - 1) / lif.tau_s)),
-        *((decay_m - decay_s) / (1.0 - lif.tau_s / lif.tau_m), math.exp((lif.t_ref - reach - 0.5) / lif.tau_m)),
-    )
-    return np.append(lif_constants(lif), values).astype(np.float32), kernel.float().numpy()
+    return Fours(groups.first_of_fours, groups.post_of_fours, weights)
 
 
 def pieces_of(wanted: Flags, words: int) -> tuple[Indices, int]:

@@ -2,18 +2,76 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from snnrun.compiled.jit import Floats, Indices, Places, Times, Words, jit, part
+from snnrun.compiled.jit import Floats, Indices, Places, Times, Words, in_64_32_or_16, jit, part
 from snnrun.compiled.turns import NONE, Turn, take
-from snnrun.compiled.vector import above, choose, load, splat, store, zeros16, zeros32, zeros64
-from snnrun.kernels.cpu.spike_loops import count_sample, held_bits, last_step, list_sparse, list_spikes, valid_bits
+from snnrun.compiled.vector import above, choose, load, splat, store, zeros64
+from snnrun.kernels.cpu.constants import LifConstants
+from snnrun.kernels.cpu.spike_loops import (
+    ROOM,
+    Listed,
+    count_sample,
+    held_bits,
+    last_step,
+    list_sparse,
+    list_spikes,
+    room_to_list,
+    valid_bits,
+)
 
 # Steps between two looks whether any neuron can still fire: a current a adds at most a to a membrane in all, and the
 # margin covers the rounding of either side.
 LOOK, MARGIN = 8, 1.0001
+
+
+class Layer(NamedTuple):
+    """A dense layer: weights by input, `rows` (I * P,), in rows of P `padded` for N `neurons`, which are `lif`."""
+
+    rows: Floats
+    padded: int
+    neurons: int
+    lif: LifConstants
+
+
+class Fours(NamedTuple):
+    """Recurrent synapses by pre-neuron, each group of whole fours, see `arrays.in_fours`.
+
+    Where the groups begin, (N + 1,); post-neurons, P where none is; weights, 0 there.
+    """
+
+    first: Indices
+    post: Places
+    weight: Floats
+
+
+class Coupled(NamedTuple):
+    """The state of a sample of a recurrent layer, and room for a step.
+
+    Membranes `u` (P,), currents `a` (P,), what the synapses bring, `loop` (P + 1,); `inputs` and `own` for the spikes
+    of a step; `block` (64,) is scratch.
+    """
+
+    u: Floats
+    a: Floats
+    loop: Floats
+    inputs: Times
+    own: Listed
+    block: Words
+
+
+def room_for_coupled(padded: int, words_in: int, words: int) -> Coupled:
+    """Room for a layer of P neurons; of its inputs and its neurons as many words as they have."""
+    return Coupled(
+        u=np.empty(padded, np.float32),
+        a=np.empty(padded, np.float32),
+        loop=np.empty(padded + 1, np.float32),
+        inputs=np.empty(64 * words_in + ROOM, np.uint16),
+        own=room_to_list(words),
+        block=np.empty(64, np.uint64),
+    )
 
 
 @part
@@ -40,80 +98,47 @@ def add_row_pairs(
 
 @part
 def lif_step(
-    like: Any,
-    drive: Any,
-    offset: int,
-    held: np.uint64,
-    valid: np.uint64,
-    constants: Floats,
-    u: Floats,
-    a: Floats,
+    like: Any, drive: Any, offset: int, held: np.uint64, valid: np.uint64, lif: LifConstants, u: Floats, a: Floats
 ) -> Any:
     """Advance a block by one step with its synaptic input `drive`; returns the bits of those that fire."""
-    current = load(a, offset, like) * splat(constants[1], like) + drive
+    current = load(a, offset, like) * splat(lif.decay_s, like) + drive
     store(a, offset, current)
-    x = load(u, offset, like) * splat(constants[0], like) + current * splat(constants[2], like)
+    x = load(u, offset, like) * splat(lif.decay_m, like) + current * splat(lif.rise, like)
     x = choose(held, like, x)
-    fired = above(x, splat(constants[3], like)) & valid
+    fired = above(x, splat(lif.threshold, like)) & valid
     store(u, offset, choose(fired, like, x))
     return fired
 
 
+@in_64_32_or_16
 @part
 def advance(
-    like: Any,
-    b: int,
-    t: int,
-    offset: int,
-    rows: Floats,
-    padded: int,
-    inputs: Times,
-    count: int,
-    looped: int,
-    loop: Floats,
-    constants: Floats,
-    neurons: int,
-    words: Words,
-    u: Floats,
-    a: Floats,
+    like: Any, b: int, t: int, offset: int, layer: Layer, room: Coupled, count: int, looped: int, words: Words
 ) -> Any:
     """Advance a block by one step, with the input spikes inputs[:count]; returns the bits of those that fire."""
-    drive = add_rows(like, rows, padded, offset, inputs, 0, count)
+    drive = add_rows(like, layer.rows, layer.padded, offset, room.inputs, 0, count)
     if looped:
-        drive = drive + load(loop, offset, like)
-    held = held_bits(words, b, t, offset // 64, int(constants[4]))
-    fired = lif_step(like, drive, offset, held, valid_bits(neurons - offset), constants, u, a)
+        drive = drive + load(room.loop, offset, like)
+    held, valid = held_bits(words, b, t, offset // 64, layer.lif.t_ref), valid_bits(layer.neurons - offset)
+    fired = lif_step(like, drive, offset, held, valid, layer.lif, room.u, room.a)
     words[b, t, offset // 64] = fired
     return fired
 
 
 @part
 def advance_pair(
-    b: int,
-    t: int,
-    offset: int,
-    rows: Floats,
-    padded: int,
-    inputs: Times,
-    count: int,
-    looped: int,
-    loop: Floats,
-    constants: Floats,
-    neurons: int,
-    words: Words,
-    u: Floats,
-    a: Floats,
+    b: int, t: int, offset: int, layer: Layer, room: Coupled, count: int, looped: int, words: Words
 ) -> Any:
     """`advance` for a block of 64 and the one after it; returns whether any fires."""
-    drive, second = add_row_pairs(zeros64(), rows, padded, offset, inputs, 0, count)
+    drive, second = add_row_pairs(zeros64(), layer.rows, layer.padded, offset, room.inputs, 0, count)
     if looped:
-        drive = drive + load(loop, offset, zeros64())
-        second = second + load(loop, offset + 64, zeros64())
-    w, t_ref = offset // 64, int(constants[4])
+        drive = drive + load(room.loop, offset, zeros64())
+        second = second + load(room.loop, offset + 64, zeros64())
+    w, t_ref = offset // 64, layer.lif.t_ref
     held, held_after = held_bits(words, b, t, w, t_ref), held_bits(words, b, t, w + 1, t_ref)
-    valid = valid_bits(neurons - offset - 64)
-    fired = lif_step(zeros64(), drive, offset, held, ~np.uint64(0), constants, u, a)
-    after = lif_step(zeros64(), second, offset + 64, held_after, valid, constants, u, a)
+    valid = valid_bits(layer.neurons - offset - 64)
+    fired = lif_step(zeros64(), drive, offset, held, ~np.uint64(0), layer.lif, room.u, room.a)
+    after = lif_step(zeros64(), second, offset + 64, held_after, valid, layer.lif, room.u, room.a)
     words[b, t, w], words[b, t, w + 1] = fired, after
     return fired | after
 
@@ -127,31 +152,29 @@ def can_fire(u: Floats, a: Floats, threshold: float) -> Any:
     return highest * np.float32(MARGIN) > threshold
 
 
+@in_64_32_or_16
 @part
 def run_block(
     like: Any,
     b: int,
     offset: int,
-    rows: Floats,
-    padded: int,
+    layer: Layer,
     inputs: Times,
     begin: Indices,
     last: int,
-    constants: Floats,
-    neurons: int,
     words: Words,
     counts: Floats,
 ) -> None:
     """All steps of a block of neurons that no synapse couples, with the input spikes inputs[begin[t]:begin[t + 1]]."""
-    decay_m, decay_s, rise = splat(constants[0], like), splat(constants[1], like), splat(constants[2], like)
-    theta, t_ref, one = splat(constants[3], like), int(constants[4]), splat(np.float32(1), like)
-    margin = splat(np.float32(MARGIN), like)
-    valid, w = valid_bits(neurons - offset), offset // 64
+    lif = layer.lif
+    decay_m, decay_s, rise = splat(lif.decay_m, like), splat(lif.decay_s, like), splat(lif.rise, like)
+    theta, one, margin = splat(lif.threshold, like), splat(np.float32(1), like), splat(np.float32(MARGIN), like)
+    valid, w = valid_bits(layer.neurons - offset), offset // 64
     u, a, n = like, like, like
     for t in range(1, words.shape[1]):
-        a = a * decay_s + add_rows(like, rows, padded, offset, inputs, begin[t - 1], begin[t])
+        a = a * decay_s + add_rows(like, layer.rows, layer.padded, offset, inputs, begin[t - 1], begin[t])
         u = u * decay_m + a * rise
-        u = choose(held_bits(words, b, t, w, t_ref), like, u)
+        u = choose(held_bits(words, b, t, w, lif.t_ref), like, u)
         fired = above(u, theta) & valid
         u = choose(fired, like, u)
         n = choose(fired, n + one, n)
@@ -160,28 +183,18 @@ def run_block(
             highest = choose(above(u, like), u, like) + choose(above(a, like), a, like)
             if above(highest * margin, theta) & valid == np.uint64(0):
                 break
-    store(counts, b * padded + offset, n)
+    store(counts, b * layer.padded + offset, n)
 
 
 @jit
 def lif_forward(
-    words_in: Words,
-    rows: Floats,
-    padded: int,
-    constants: Floats,
-    neurons: int,
-    words: Words,
-    counts: Floats,
-    inputs: Times,
-    begin: Indices,
-    turn: Turn,
+    words_in: Words, layer: Layer, words: Words, counts: Floats, inputs: Times, begin: Indices, turn: Turn
 ) -> None:
     """The samples of a turn of `reference.lif_forward` without recurrent synapses, block by block.
 
     So the state of a block stays in registers and its weights in the nearest cache. `words` (B, T, W) and `counts`
-    (B, P) are written; `constants`: decay_m, decay_s, 1 / tau_s, threshold, t_ref. Scratch: `inputs` with room for a
-    sample's spikes, `begin` (T + 1,). Once the input is over, the simulation ends when no membrane can reach the
-    threshold any more.
+    (B, P) are written. Scratch: `inputs` with room for a sample's spikes, `begin` (T + 1,). Once the input is over, the
+    simulation ends when no membrane can reach the threshold any more.
     """
     steps = words_in.shape[1]
     while True:
@@ -194,92 +207,59 @@ def lif_forward(
             for w in range(words.shape[2]):
                 words[b, t, w] = np.uint64(0)
         last = last_step(words_in, b)
-        offset = 0
-        while padded - offset >= 64:
-            run_block(zeros64(), b, offset, rows, padded, inputs, begin, last, constants, neurons, words, counts)
-            offset += 64
-        if padded - offset == 32:
-            run_block(zeros32(), b, offset, rows, padded, inputs, begin, last, constants, neurons, words, counts)
-        elif padded - offset == 16:
-            run_block(zeros16(), b, offset, rows, padded, inputs, begin, last, constants, neurons, words, counts)
+        for offset in range(0, layer.padded, 64):
+            run_block(min(64, layer.padded - offset), b, offset, layer, inputs, begin, last, words, counts)
 
 
 @part
-def add_recurrent(own: Indices, fired: int, first: Indices, post: Places, recurrent: Floats, loop: Floats) -> None:
-    """Add to `loop` what the synapses of the neurons own[:fired] bring, four at a time, see `arrays.in_fours`."""
+def add_recurrent(fired: int, fours: Fours, room: Coupled) -> None:
+    """Add to `loop` what the synapses of the neurons own.neurons[:fired] bring, four at a time."""
+    post, weight, loop = fours.post, fours.weight, room.loop
     for k in range(fired):
-        s, stop = np.uint64(first[own[k]]), np.uint64(first[own[k] + 1])
+        n = room.own.neurons[k]
+        s, stop = np.uint64(fours.first[n]), np.uint64(fours.first[n + 1])
         while s < stop:
             for _ in range(4):
-                loop[post[s]] += recurrent[s]
+                loop[post[s]] += weight[s]
                 s += np.uint64(1)
+
+
+@part
+def coupled_step(words_in: Words, b: int, t: int, layer: Layer, fours: Fours, room: Coupled, words: Words) -> bool:
+    """Advance a sample by one step; returns whether any neuron fires."""
+    count = list_spikes(words_in, b, t - 1, room.inputs)
+    looped = list_sparse(words, b, t - 1, room.own)
+    add_recurrent(looped, fours, room)
+    fired, pairs = np.uint64(0), layer.padded // 128 * 128
+    for offset in range(0, pairs, 128):
+        fired |= advance_pair(b, t, offset, layer, room, count, looped, words)
+    for offset in range(pairs, layer.padded, 64):
+        fired |= advance(min(64, layer.padded - offset), b, t, offset, layer, room, count, looped, words)
+    if looped:
+        for i in range(layer.padded):
+            room.loop[i] = np.float32(0)
+    return bool(fired != np.uint64(0))
 
 
 @jit
 def coupled_forward(
-    words_in: Words,
-    rows: Floats,
-    padded: int,
-    first: Indices,
-    post: Places,
-    recurrent: Floats,
-    constants: Floats,
-    neurons: int,
-    words: Words,
-    counts: Floats,
-    u: Floats,
-    a: Floats,
-    loop: Floats,
-    inputs: Times,
-    busy: Indices,
-    own: Indices,
-    block: Words,
-    turn: Turn,
+    words_in: Words, layer: Layer, fours: Fours, words: Words, counts: Floats, room: Coupled, turn: Turn
 ) -> None:
-    """`lif_forward` of a layer with recurrent synapses, grouped as by `arrays.in_fours`: step by step.
-
-    Scratch: `u`, `a` (P,), `loop` (P + 1,), `inputs` and `own` with room for a step's spikes, `busy` (W,), `block`
-    (64,).
-    """
+    """`lif_forward` of a layer with recurrent synapses: step by step."""
     steps = words_in.shape[1]
     while True:
         b = take(turn)
         if b == NONE:
             return
-        for i in range(padded):
-            u[i] = a[i] = loop[i] = np.float32(0)
+        for i in range(layer.padded):
+            room.u[i] = room.a[i] = room.loop[i] = np.float32(0)
         for t in range(steps):
             for w in range(words.shape[2]):
                 words[b, t, w] = np.uint64(0)
         last = last_step(words_in, b)
         for t in range(1, steps):
-            count = list_spikes(words_in, b, t - 1, inputs)
-            looped = list_sparse(words, b, t - 1, busy, own)
-            add_recurrent(own, looped, first, post, recurrent, loop)
-            fired = np.uint64(0)
-            offset = 0
-            while padded - offset >= 128:
-                fired |= advance_pair(
-                    b, t, offset, rows, padded, inputs, count, looped, loop, constants, neurons, words, u, a
-                )
-                offset += 128
-            if padded - offset >= 64:
-                fired |= advance(
-                    zeros64(), b, t, offset, rows, padded, inputs, count, looped, loop, constants, neurons, words, u, a
-                )
-                offset += 64
-            if padded - offset == 32:
-                fired |= advance(
-                    zeros32(), b, t, offset, rows, padded, inputs, count, looped, loop, constants, neurons, words, u, a
-                )
-            elif padded - offset == 16:
-                fired |= advance(
-                    zeros16(), b, t, offset, rows, padded, inputs, count, looped, loop, constants, neurons, words, u, a
-                )
-            if looped:
-                for i in range(padded):
-                    loop[i] = np.float32(0)
-            over = t > last and fired == np.uint64(0)
-            if over and t % LOOK == 0 and not can_fire(u, a, constants[3]):
+            fires = coupled_step(words_in, b, t, layer, fours, room, words)
+            over = t > last and not fires
+            if over and t % LOOK == 0 and not can_fire(room.u, room.a, layer.lif.threshold):
                 break
-        count_sample(words, b, block, counts, neurons)
+        count_sample(words, b, room.block, counts, layer.neurons)

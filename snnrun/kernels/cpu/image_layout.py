@@ -72,6 +72,14 @@ class Tables(NamedTuple):
     lane: Indices
 
 
+class Convolution(NamedTuple):
+    """A layer as its loops see it; `taps` in runs, see `runs_of`."""
+
+    layout: Layout
+    tables: Tables
+    taps: Floats
+
+
 def block_width(lanes: int) -> int:
     """How many lanes the loops compute at once where so many are left of a strip; the layout has room for as many."""
     return 64 if lanes > 32 else 32
@@ -148,6 +156,12 @@ def runs_of(weight: Tensor, layout: Layout, scale: float = 1.0) -> Floats:
     ordered = taps.transpose(2, 3).flip(3).flatten(3)
     view[..., : layout.reach * layout.kernels] = ordered if scale == 1.0 else ordered * scale
     return as_floats(runs)
+
+
+def convolution(weight: Tensor, window: Window, scale: float = 1.0) -> Convolution:
+    """A layer with its weights (K, C, height, width), times `scale`; ValueError as by `layout_of` and `runs_of`."""
+    layout, tables = layout_of(window)
+    return Convolution(layout, tables, runs_of(weight, layout, scale))
 
 
 def taps_of(runs: Tensor, layout: Layout) -> Tensor:

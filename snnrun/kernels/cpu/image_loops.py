@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from snnrun.compiled.jit import Floats, Indices, Words, jit, part
+from snnrun.compiled.jit import Floats, Indices, Words, in_64_or_32, jit, part
 from snnrun.compiled.turns import NONE, Turn, take
-from snnrun.compiled.vector import above, choose, load, lowest_bit, splat, store, zeros32, zeros64
+from snnrun.compiled.vector import above, choose, lanes, load, lowest_bit, splat, store
+from snnrun.kernels.cpu.constants import LifConstants
 from snnrun.kernels.cpu.forward_loops import LOOK, MARGIN
-from snnrun.kernels.cpu.image_layout import Layout, Tables, block_width
-from snnrun.kernels.cpu.readout_loops import read
-from snnrun.kernels.cpu.spike_loops import held_bits, list_sparse, valid_bits
+from snnrun.kernels.cpu.image_layout import Convolution, Layout, block_width
+from snnrun.kernels.cpu.readout_loops import Readout, read_wide_block
+from snnrun.kernels.cpu.spike_loops import Listed, held_bits, list_sparse, valid_bits
 
 # The layout's own, compiled: a loop that computed more lanes than it pads to would write beyond its arrays.
 width_at = part(block_width)
+
+
+class Events(NamedTuple):
+    """The input spikes of a sample for each strip that they reach, step by step, see `list_events`.
+
+    Those of strip u at step t are address[begin[u, t]:begin[u, t + 1]], each the address of lane 0's tap. `seen`
+    (pixels,): spikes of a pixel over all channels. Scratch: `listed` for the sample's spikes, `ends` (T,), `fill`
+    (strips,).
+    """
+
+    listed: Listed
+    ends: Indices
+    seen: Indices
+    fill: Indices
+    begin: Indices
+    address: Indices
 
 
 @part
@@ -25,28 +42,14 @@ def channel_of(n: int, plane: int) -> int:
 
 
 @part
-def list_events(
-    words_in: Words,
-    b: int,
-    layout: Layout,
-    tables: Tables,
-    busy: Indices,
-    listed: Indices,
-    ends: Indices,
-    seen: Indices,
-    fill: Indices,
-    begin: Indices,
-    events: Indices,
-) -> None:
-    """List the input spikes of sample b for each strip that they reach, step by step.
-
-    Those of strip u at step t are events[begin[u, t]:begin[u, t + 1]], each the address of lane 0's tap. `seen`
-    (pixels,): spikes of a pixel over all channels. Scratch: `busy` (W,), `listed` with room for the sample's spikes,
-    `ends` (T,), `fill` (strips,).
-    """
+def list_events(words_in: Words, b: int, convolution: Convolution, events: Events) -> None:
+    """List the input spikes of sample b."""
+    layout, tables = convolution.layout, convolution.tables
+    listed, ends, seen = events.listed.neurons, events.ends, events.seen
+    fill, begin, address = events.fill, events.begin, events.address
     steps, plane, count = words_in.shape[1], layout.plane, 0
     for t in range(steps):
-        count = list_sparse(words_in, b, t, busy, listed, count)
+        count = list_sparse(words_in, b, t, events.listed, count)
         ends[t] = count
     for pixel in range(plane):
         seen[pixel] = 0
@@ -72,7 +75,7 @@ def list_events(
             shift = channel * channel_step
             for r in range(tables.first[pixel], tables.first[pixel + 1]):
                 u = tables.unit[r]
-                events[fill[u]] = tables.address[r] + shift
+                address[fill[u]] = tables.address[r] + shift
                 fill[u] += 1
             k += 1
         for u in range(fill.shape[0]):
@@ -118,27 +121,24 @@ def sees_spikes(layout: Layout, u: int, offset: int, stop: int, seen: Indices) -
 
 
 @part
-def add_taps(like: Any, taps: Floats, offset: int, events: Indices, start: int, stop: int) -> Any:
-    """Sum of the taps that the events add to the lanes from `offset` on."""
+def add_taps(like: Any, taps: Floats, offset: int, events: Events, u: int, t: int) -> Any:
+    """Sum of the taps that the events of step t add to the lanes of strip u from `offset` on."""
     sum_ = like
-    for k in range(start, stop):
-        sum_ = sum_ + load(taps, np.int64(events[k]) + offset, like)
+    for k in range(events.begin[u, t], events.begin[u, t + 1]):
+        sum_ = sum_ + load(taps, np.int64(events.address[k]) + offset, like)
     return sum_
 
 
+@in_64_or_32
 @part
 def run_lanes(
     like: Any,
     b: int,
     u: int,
     offset: int,
-    lanes: int,
-    layout: Layout,
-    place: Indices,
-    taps: Floats,
-    events: Indices,
-    begin: Indices,
-    constants: Floats,
+    convolution: Convolution,
+    events: Events,
+    lif: LifConstants,
     own: Words,
     when: Indices,
     words: Words,
@@ -148,10 +148,10 @@ def run_lanes(
 
     The spikes are written down at the end: a branch for each in between would be guessed wrong too often.
     """
-    decay_m, decay_s, rise = splat(constants[0], like), splat(constants[1], like), splat(constants[2], like)
-    theta, t_ref = splat(constants[3], like), int(constants[4])
-    margin = splat(np.float32(MARGIN), like)
-    valid, shift, steps = valid_bits(lanes - offset), shift_of(layout, u), words.shape[1]
+    decay_m, decay_s, rise = splat(lif.decay_m, like), splat(lif.decay_s, like), splat(lif.rise, like)
+    theta, margin, place = splat(lif.threshold, like), splat(np.float32(MARGIN), like), convolution.tables.place
+    valid, shift = valid_bits(lanes_of(convolution.layout, u) - offset), shift_of(convolution.layout, u)
+    begin, steps = events.begin, words.shape[1]
     first, last = 0, steps - 1
     while begin[u, first + 1] == begin[u, 0] and first + 1 < steps:
         own[0, first, 0] = np.uint64(0)
@@ -161,9 +161,9 @@ def run_lanes(
     own[0, first, 0] = np.uint64(0)
     v, a, number = like, like, 0
     for t in range(first + 1, steps):
-        a = a * decay_s + add_taps(like, taps, offset, events, begin[u, t - 1], begin[u, t])
+        a = a * decay_s + add_taps(like, convolution.taps, offset, events, u, t - 1)
         v = v * decay_m + a * rise
-        v = choose(held_bits(own, 0, t, 0, t_ref), like, v)
+        v = choose(held_bits(own, 0, t, 0, lif.t_ref), like, v)
         fired = above(v, theta) & valid
         v = choose(fired, like, v)
         own[0, t, 0] = fired
@@ -188,29 +188,21 @@ def run_lanes(
 @jit
 def conv_forward(
     words_in: Words,
-    taps: Floats,
-    layout: Layout,
-    tables: Tables,
-    constants: Floats,
+    convolution: Convolution,
+    lif: LifConstants,
     words: Words,
     counts: Floats,
-    busy: Indices,
-    listed: Indices,
-    ends: Indices,
-    seen: Indices,
-    fill: Indices,
-    begin: Indices,
-    events: Indices,
+    events: Events,
     own: Words,
     when: Indices,
     turn: Turn,
 ) -> None:
     """The samples of a turn of `reference.images.conv_forward`.
 
-    `words` (B, T, W) and `counts` (B, N) are written; `constants`: decay_m, decay_s, 1 / tau_s, threshold, t_ref.
-    Scratch as in `list_events` and `run_lanes`. The state of a block of lanes stays in registers through all steps;
-    where no spike is seen nothing is done.
+    `words` (B, T, W) and `counts` (B, N) are written; scratch `own` and `when` as in `run_lanes`. The state of a block
+    of lanes stays in registers through all steps; where no spike is seen nothing is done.
     """
+    layout = convolution.layout
     while True:
         b = take(turn)
         if b == NONE:
@@ -220,36 +212,27 @@ def conv_forward(
                 words[b, t, w] = np.uint64(0)
         for n in range(counts.shape[1]):
             counts[b, n] = np.float32(0)
-        list_events(words_in, b, layout, tables, busy, listed, ends, seen, fill, begin, events)
-        for u in range(fill.shape[0]):
-            lanes = lanes_of(layout, u)
-            for offset in range(0, lanes, 64):
-                if not sees_spikes(layout, u, offset, min(lanes, offset + 64), seen):
-                    continue
-                if width_at(lanes - offset) == 64:
-                    run_lanes(
-                        zeros64(), b, u, offset, lanes, layout, tables.place, taps, events, begin, constants, own,
-                        when, words, counts,
-                    )  # fmt: skip
-                else:
-                    run_lanes(
-                        zeros32(), b, u, offset, lanes, layout, tables.place, taps, events, begin, constants, own,
-                        when, words, counts,
-                    )  # fmt: skip
+        list_events(words_in, b, convolution, events)
+        for u in range(events.fill.shape[0]):
+            stop = lanes_of(layout, u)
+            for offset in range(0, stop, 64):
+                if sees_spikes(layout, u, offset, min(stop, offset + 64), events.seen):
+                    width = width_at(stop - offset)
+                    run_lanes(width, b, u, offset, convolution, events, lif, own, when, words, counts)
 
 
 @part
-def gather_own(words: Words, b: int, lane: Indices, busy: Indices, listed: Indices, own: Words) -> None:
+def gather_own(words: Words, b: int, lane: Indices, listed: Listed, own: Words) -> None:
     """The layer's spikes of sample b as bits of lanes, `own` (strips * blocks, T, 1).
 
-    Scratch: `busy` (W,), `listed` with room for a step's spikes.
+    Scratch: `listed` for a step's spikes.
     """
     for block in range(own.shape[0]):
         for t in range(own.shape[1]):
             own[block, t, 0] = np.uint64(0)
     for t in range(own.shape[1]):
-        for k in range(list_sparse(words, b, t, busy, listed)):
-            bit = lane[listed[k]]
+        for k in range(list_sparse(words, b, t, listed)):
+            bit = lane[listed.neurons[k]]
             own[bit >> 6, t, 0] |= np.uint64(1) << np.uint64(bit & 63)
 
 
@@ -262,64 +245,48 @@ def is_silent(own: Words, block: int) -> bool:
     return bool(fired == np.uint64(0))
 
 
+@in_64_or_32
 @part
-def activate_lanes(
-    like: Any, u: int, offset: int, width: int, taps: Floats, events: Indices, begin: Indices, readout: Floats
-) -> None:
+def activate_lanes(like: Any, u: int, offset: int, taps: Floats, events: Events, values: Floats) -> None:
     """Sum of readout times drive of a block of lanes, which becomes row 0 of the readout."""
     sum_ = like
-    for t in range(begin.shape[1] - 1):
-        if begin[u, t] < begin[u, t + 1]:
-            drive = add_taps(like, taps, offset, events, begin[u, t], begin[u, t + 1])
-            sum_ = sum_ + drive * load(readout, t * width, like)
-    store(readout, 0, sum_)
+    for t in range(events.begin.shape[1] - 1):
+        if events.begin[u, t] < events.begin[u, t + 1]:
+            drive = add_taps(like, taps, offset, events, u, t)
+            sum_ = sum_ + drive * load(values, t * lanes(like), like)
+    store(values, 0, sum_)
 
 
 @jit
 def conv_activation(
-    rule: int,
     words_in: Words,
     words: Words,
-    taps: Floats,
-    layout: Layout,
-    tables: Tables,
-    constants: Floats,
-    kernel: Floats,
-    previous: Indices,
-    readout: Floats,
+    convolution: Convolution,
+    readout: Readout,
     activation: Floats,
-    busy: Indices,
-    listed: Indices,
-    ends: Indices,
-    seen: Indices,
-    fill: Indices,
-    begin: Indices,
-    events: Indices,
+    events: Events,
     own: Words,
     turn: Turn,
 ) -> None:
-    """The samples of a turn of `reference.images.conv_activation`; `activation` (B, N) zero, `readout` (T * 64,).
+    """The samples of a turn of `reference.images.conv_activation`; `activation` (B, N) zero.
 
-    Scratch as in `list_events` and `gather_own`.
+    `readout` of 64 neurons; `events` has room for the layer's own spikes too; scratch `own` as in `gather_own`.
     """
+    layout, tables, begin = convolution.layout, convolution.tables, events.begin
     while True:
         b = take(turn)
         if b == NONE:
             return
-        list_events(words_in, b, layout, tables, busy, listed, ends, seen, fill, begin, events)
-        gather_own(words, b, tables.lane, busy, listed, own)
-        for u in range(fill.shape[0]):
-            lanes, shift = lanes_of(layout, u), shift_of(layout, u)
-            for offset in range(0, lanes, 64):
+        list_events(words_in, b, convolution, events)
+        gather_own(words, b, tables.lane, events.listed, own)
+        for u in range(events.fill.shape[0]):
+            stop, shift = lanes_of(layout, u), shift_of(layout, u)
+            for offset in range(0, stop, 64):
                 block = u * layout.blocks + offset // 64
                 if is_silent(own, block) or begin[u, 0] == begin[u, begin.shape[1] - 1]:
                     continue
-                width = width_at(lanes - offset)
-                if width == 64:
-                    read(zeros64(), rule, own, block, 0, constants, kernel, previous, readout, 0, 64)
-                    activate_lanes(zeros64(), u, offset, width, taps, events, begin, readout)
-                else:
-                    read(zeros32(), rule, own, block, 0, constants, kernel, previous, readout, 0, 32)
-                    activate_lanes(zeros32(), u, offset, width, taps, events, begin, readout)
-                for i in range(min(width, lanes - offset)):
-                    activation[b, tables.place[offset + i] + shift] = readout[i]
+                width = width_at(stop - offset)
+                read_wide_block(width, readout, own, block, 0, 0, width)
+                activate_lanes(width, u, offset, convolution.taps, events, readout.values)
+                for i in range(min(width, stop - offset)):
+                    activation[b, tables.place[offset + i] + shift] = readout.values[i]

@@ -6,48 +6,47 @@ from typing import Any
 
 import numpy as np
 
-from snnrun.compiled.jit import Floats, Indices, Times, Words, jit, part
+from snnrun.compiled.jit import Floats, Indices, Words, in_64_or_32, jit, part
 from snnrun.compiled.turns import NONE, Turn, take
-from snnrun.compiled.vector import above, choose, load, lowest_bit, splat, store, zeros32, zeros64
-from snnrun.kernels.cpu.image_layout import Layout, Tables
-from snnrun.kernels.cpu.image_loops import add_taps, lanes_of, list_events, shift_of, width_at
+from snnrun.compiled.vector import above, choose, load, lowest_bit, splat, store
+from snnrun.kernels.cpu.constants import StbpConstants
+from snnrun.kernels.cpu.image_layout import Convolution
+from snnrun.kernels.cpu.image_loops import Events, add_taps, lanes_of, list_events, shift_of, width_at
 from snnrun.kernels.cpu.image_pair_loops import add_windows
-from snnrun.kernels.cpu.spike_loops import valid_bits
+from snnrun.kernels.cpu.spike_loops import Trains, valid_bits
 
 
+@in_64_or_32
 @part
 def stbp_lanes(
     like: Any,
     b: int,
     u: int,
     offset: int,
-    lanes: int,
-    layout: Layout,
-    place: Indices,
-    taps: Floats,
+    convolution: Convolution,
     bias: Floats,
-    events: Indices,
-    begin: Indices,
-    constants: Floats,
-    strict: bool,
+    events: Events,
+    constants: StbpConstants,
     room: Floats,
     words: Words,
     counts: Floats,
     membrane: Floats,
 ) -> None:
     """All steps of a block of strip u's lanes; `room` (64,) is scratch."""
-    neurons, steps, shift = counts.shape[1], words.shape[1], shift_of(layout, u)
-    valid, offsets = valid_bits(lanes - offset), load(bias, offset, like)
-    v_th, decay, after_spike = splat(constants[0], like), splat(constants[1], like), splat(constants[2], like)
+    place, stop = convolution.tables.place, lanes_of(convolution.layout, u)
+    neurons, steps, shift = counts.shape[1], words.shape[1], shift_of(convolution.layout, u)
+    valid, offsets = valid_bits(stop - offset), load(bias, offset, like)
+    v_th, decay = splat(constants.v_th, like), splat(constants.decays[0], like)
+    after_spike = splat(constants.decays[1], like)
     v, fired = like, np.uint64(0)
     for t in range(steps):
-        drive = offsets + add_taps(like, taps, offset, events, begin[u, t], begin[u, t + 1])
+        drive = offsets + add_taps(like, convolution.taps, offset, events, u, t)
         v = drive + choose(fired, after_spike, decay) * v
         store(room, 0, v)
         base = (b * steps + t) * neurons + shift
-        for i in range(min(64, lanes - offset)):
+        for i in range(min(64, stop - offset)):
             membrane[base + place[offset + i]] = room[i]
-        fired = (above(v, v_th) if strict else ~above(v_th, v)) & valid
+        fired = (above(v, v_th) if constants.strict else ~above(v_th, v)) & valid
         rest = fired
         while rest != np.uint64(0):
             n = place[offset + lowest_bit(rest)] + shift
@@ -59,48 +58,33 @@ def stbp_lanes(
 @jit
 def stbp_conv_forward(
     words_in: Words,
-    taps: Floats,
+    convolution: Convolution,
     bias: Floats,
-    layout: Layout,
-    tables: Tables,
-    constants: Floats,
-    strict: bool,
+    constants: StbpConstants,
     words: Words,
     counts: Floats,
     membrane: Floats,
-    busy: Indices,
-    listed: Indices,
-    ends: Indices,
-    seen: Indices,
-    fill: Indices,
-    begin: Indices,
-    events: Indices,
+    events: Events,
     room: Floats,
     turn: Turn,
 ) -> None:
     """The samples of a turn of `reference.images.stbp_conv_forward`.
 
-    `bias` of a strip's lanes; `constants`: threshold, decay, decay after a spike; `words` (B, T, W) and `counts` (B, N)
-    come in as zeros, `membrane` (B * T * N,) is written. Scratch as in `list_events` and `stbp_lanes`.
+    `bias` of a strip's lanes; `words` (B, T, W) and `counts` (B, N) come in as zeros, `membrane` (B * T * N,) is
+    written. Scratch `room` as in `stbp_lanes`.
     """
     while True:
         b = take(turn)
         if b == NONE:
             return
-        list_events(words_in, b, layout, tables, busy, listed, ends, seen, fill, begin, events)
-        for u in range(fill.shape[0]):
-            lanes = lanes_of(layout, u)
-            for offset in range(0, lanes, 64):
-                if width_at(lanes - offset) == 64:
-                    stbp_lanes(
-                        zeros64(), b, u, offset, lanes, layout, tables.place, taps, bias, events, begin, constants,
-                        strict, room, words, counts, membrane,
-                    )  # fmt: skip
-                else:
-                    stbp_lanes(
-                        zeros32(), b, u, offset, lanes, layout, tables.place, taps, bias, events, begin, constants,
-                        strict, room, words, counts, membrane,
-                    )  # fmt: skip
+        list_events(words_in, b, convolution, events)
+        for u in range(events.fill.shape[0]):
+            stop = lanes_of(convolution.layout, u)
+            for offset in range(0, stop, 64):
+                stbp_lanes(
+                    width_at(stop - offset), b, u, offset, convolution, bias, events, constants, room, words, counts,
+                    membrane,
+                )  # fmt: skip
 
 
 @part
@@ -112,7 +96,7 @@ def gather_steps(
     place: Indices,
     offset: int,
     width: int,
-    lanes: int,
+    stop: int,
     out: Floats,
 ) -> bool:
     """Rows of `width` lanes, a step each, of grad_u from `base` on; returns whether any is not 0."""
@@ -120,7 +104,7 @@ def gather_steps(
     for t in range(steps):
         for i in range(width):
             value = np.float32(0)
-            if offset + i < lanes:
+            if offset + i < stop:
                 value = grad_u[base + t * neurons + place[offset + i]]
             out[t * width + i] = value
             found |= value != np.float32(0)
@@ -132,10 +116,8 @@ def conv_weight_gradient(
     grad_u: Floats,
     steps: int,
     neurons: int,
-    times: Times,
-    first: Indices,
-    layout: Layout,
-    tables: Tables,
+    trains: Trains,
+    convolution: Convolution,
     ones: Floats,
     rows: Floats,
     parts: Indices,
@@ -145,30 +127,18 @@ def conv_weight_gradient(
 ) -> None:
     """Sum over samples, steps and positions of grad_u times input spikes, for the parts of a turn.
 
-    That of samples parts[k, 0] ... parts[k, 1] is added to gradients[k] in runs.
-
-    `grad_u` (B * T * N,); `times`, `first` (B, I + 1) of the spikes; `ones` (64,); `error` (B, 0); scratch `rows`
-    (T * 64,).
+    That of samples parts[k, 0] ... parts[k, 1] is added to gradients[k] in runs. `grad_u` (B * T * N,); of the
+    convolution no taps are needed; `ones` (64,); `error` (B, 0); scratch `rows` (T * 64,).
     """
+    layout, place = convolution.layout, convolution.tables.place
     while True:
         k = take(turn)
         if k == NONE:
             return
-        gradient = gradients[k]
         for b in range(parts[k, 0], parts[k, 1]):
             for u in range(layout.out_rows * layout.strips):
-                lanes = lanes_of(layout, u)
-                for offset in range(0, lanes, 64):
-                    base, width = b * steps * neurons + shift_of(layout, u), width_at(lanes - offset)
-                    if not gather_steps(grad_u, base, steps, neurons, tables.place, offset, width, lanes, rows):
-                        continue
-                    if width == 64:
-                        add_windows(
-                            zeros64(), b, u, offset, width, lanes, layout, tables.column, times, first, rows,
-                            ones, ones, ones, gradient, error,
-                        )  # fmt: skip
-                    else:
-                        add_windows(
-                            zeros32(), b, u, offset, width, lanes, layout, tables.column, times, first, rows,
-                            ones, ones, ones, gradient, error,
-                        )  # fmt: skip
+                stop = lanes_of(layout, u)
+                for offset in range(0, stop, 64):
+                    base, width = b * steps * neurons + shift_of(layout, u), width_at(stop - offset)
+                    if gather_steps(grad_u, base, steps, neurons, place, offset, width, stop, rows):
+                        add_windows(width, b, u, offset, convolution, trains, rows, ones, ones, gradients[k], error)

@@ -19,16 +19,16 @@ from snnrun.kernels.cpu.arrays import (
     as_floats,
     as_words,
     check_type,
-    lif_constants,
     parts_of,
-    room_for_readout,
-    rule_constants,
     sort_by_neuron,
     spikes_of,
 )
-from snnrun.kernels.cpu.image_layout import Layout, Tables, layout_of, pool_tables, run_floats, runs_of, taps_of
-from snnrun.kernels.cpu.readout_loops import RULES
-from snnrun.kernels.cpu.spike_loops import ROOM
+from snnrun.kernels.cpu.constants import lif_constants, rule_constants
+from snnrun.kernels.cpu.image_layout import Convolution, Layout, convolution, pool_tables, run_floats, taps_of
+from snnrun.kernels.cpu.image_loops import Events
+from snnrun.kernels.cpu.pair_loops import Errors
+from snnrun.kernels.cpu.readout_loops import room_for_readout
+from snnrun.kernels.cpu.spike_loops import room_to_list
 from snnrun.kernels.neuron import Lif, Window
 from snnrun.kernels.packed import words
 
@@ -40,17 +40,14 @@ PARTS, PART_FLOATS = 16, 2**23
 def conv_forward(spikes_in: Tensor, weight: Tensor, window: Window, lif: Lif) -> tuple[Tensor, Tensor]:
     """See `reference.images.conv_forward`."""
     batch, steps, _ = spikes_in.shape
-    layout, tables = layout_of(window)
-    inputs, taps, constants = bits_of(spikes_in), runs_of(weight, layout), lif_constants(lif, slack=False)
+    inputs, layer, constants = bits_of(spikes_in), convolution(weight, window), lif_constants(lif, slack=False)
     spikes, counts = _room_for_output(batch, steps, window.neurons)
-    out, n = bits_of(spikes), counts.numpy()
-    room = int(spikes_of(inputs).max(initial=0))
+    out, n, most = bits_of(spikes), counts.numpy(), most_spikes(inputs)
 
     def some(turn: Turn) -> None:
-        image_loops.conv_forward(
-            inputs, taps, layout, tables, constants, out, n, *room_for_events(inputs, room, layout, tables),
-            np.empty((1, steps, 1), np.uint64), np.empty(steps, np.int32), turn,
-        )  # fmt: skip
+        own, when = np.empty((1, steps, 1), np.uint64), np.empty(steps, np.int32)
+        events = room_for_events(inputs, most, layer)
+        image_loops.conv_forward(inputs, layer, constants, out, n, events, own, when, turn)
 
     threads.share(batch, some)
     return spikes, counts
@@ -59,19 +56,15 @@ def conv_forward(spikes_in: Tensor, weight: Tensor, window: Window, lif: Lif) ->
 def conv_activation(rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, weight: Tensor, window: Window) -> Tensor:
     """See `reference.images.conv_activation`."""
     batch, steps, _ = spikes_in.shape
-    layout, tables = layout_of(window)
-    inputs, own, taps = bits_of(spikes_in), bits_of(spikes), runs_of(weight, layout)
-    constants, kernel = rule_constants(rule, lif, steps)
+    inputs, own, layer = bits_of(spikes_in), bits_of(spikes), convolution(weight, window)
+    constants, most = rule_constants(rule, lif, steps), most_spikes(inputs)
     activation = torch.zeros(batch, window.neurons)
     out = activation.numpy()
-    room = int(spikes_of(inputs).max(initial=0))
 
     def some(turn: Turn) -> None:
-        image_loops.conv_activation(
-            RULES[rule], inputs, own, taps, layout, tables, constants, kernel, *room_for_readout(steps, 64), out,
-            *room_for_events(inputs, room, layout, tables, own),
-            room_for_lanes(steps, layout), turn,
-        )  # fmt: skip
+        events = room_for_events(inputs, most, layer, own.shape[2])
+        lanes, readout = _room_for_lanes(steps, layer.layout), room_for_readout(constants, steps, 64)
+        image_loops.conv_activation(inputs, own, layer, readout, out, events, lanes, turn)
 
     threads.share(batch, some)
     return activation
@@ -89,20 +82,20 @@ def conv_backward(
 ) -> tuple[Tensor, Tensor]:
     """See `reference.images.conv_backward`."""
     batch, steps, _ = spikes_in.shape
-    layout, tables = layout_of(window)
-    own, trains, taps = bits_of(spikes), sort_by_neuron(spikes_in, window.inputs), runs_of(weight, layout)
+    own, trains = bits_of(spikes), sort_by_neuron(spikes_in, window.inputs)
+    layer, constants = convolution(weight, window), rule_constants(rule, lif, steps)
+    layout = layer.layout
     gains, credits = as_floats(gain), np.zeros((batch, 0), np.float32) if credit is None else as_floats(credit)
-    constants, kernel = rule_constants(rule, lif, steps)
     parts = parts_of_gradient(batch, layout)
     below = torch.zeros(batch, 0 if credit is None else window.inputs)
-    gradients, errors = np.zeros((len(parts), run_floats(layout)), np.float32), below.numpy()
+    gradients, errors = np.zeros((len(parts), run_floats(layout)), np.float32), Errors(gains, credits, below.numpy())
 
     def some(turn: Turn) -> None:
-        image_pair_loops.conv_backward(
-            RULES[rule], own, *trains, gains, credits, taps, layout, tables, constants, kernel,
-            *room_for_readout(steps, 64), *_room_for_step(own), room_for_lanes(steps, layout),
-            *np.empty((2, 64), np.float32), parts, gradients, errors, turn,
-        )  # fmt: skip
+        room = image_pair_loops.Lanes(
+            room_to_list(own.shape[2]), _room_for_lanes(steps, layout), *np.empty((2, 64), np.float32)
+        )
+        readout = room_for_readout(constants, steps, 64)
+        image_pair_loops.conv_backward(own, trains, errors, layer, readout, room, parts, gradients, turn)
 
     threads.share(len(parts), some)
     return taps_of(torch.from_numpy(gradients.sum(axis=0)), layout), below
@@ -122,7 +115,7 @@ def pool_forward(
     def some(turn: Turn) -> None:
         pool_loops.pool_forward(
             inputs, first, post, constants, window.neurons, out, n, *np.empty((3, padded), np.float32),
-            np.empty(padded // 64, np.bool_), *_room_for_step(inputs), turn,
+            np.empty(padded // 64, np.bool_), room_to_list(inputs.shape[2]), turn,
         )  # fmt: skip
 
     threads.share(batch, some)
@@ -134,15 +127,13 @@ def pool_backward(rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, credit
     batch, steps, _ = spikes_in.shape
     _, _, begin, pre = pool_tables(window)
     own, trains, credits = bits_of(spikes), sort_by_neuron(spikes_in, window.inputs), as_floats(credit)
-    constants, kernel = rule_constants(rule, lif, steps)
+    constants = rule_constants(rule, lif, steps)
     below = torch.zeros(batch, window.inputs)
     error = below.numpy()
 
     def some(turn: Turn) -> None:
-        scratch = room_for_readout(steps, 64)
-        pool_loops.pool_backward(
-            RULES[rule], own, *trains, credits, begin, pre, constants, kernel, *scratch, error, turn
-        )
+        readout = room_for_readout(constants, steps, 64)
+        pool_loops.pool_backward(own, trains, credits, begin, pre, readout, error, turn)
 
     threads.share(batch, some)
     return below
@@ -156,15 +147,17 @@ def bits_of(spikes: Tensor) -> Words:
     return as_words(spikes, MOST_OF_IMAGES)
 
 
-def room_for_events(
-    inputs: Words, room: int, layout: Layout, tables: Tables, own: Words | None = None
-) -> tuple[Indices, ...]:
-    """Scratch of `image_loops.list_events` for samples of up to `room` spikes, and of `gather_own` for `own`."""
-    busy, listed = _room_for_step(*(inputs,) if own is None else (inputs, own))
-    steps, units, most = inputs.shape[1], layout.out_rows * layout.strips, int(np.diff(tables.first).max(initial=0))
-    listed = np.empty(max(room + ROOM, len(listed)), np.int32)
-    sizes = (steps, layout.plane, units, (units, steps + 1), room * most)
-    return busy, listed, *(np.empty(size, np.int32) for size in sizes)
+def most_spikes(inputs: Words) -> int:
+    """The spikes of the sample that has most."""
+    return int(spikes_of(inputs).max(initial=0))
+
+
+def room_for_events(inputs: Words, spikes: int, layer: Convolution, own: int = 0) -> Events:
+    """Room for samples of up to so many spikes, and for the words of a step of the layer's `own`."""
+    steps, units = inputs.shape[1], layer.layout.out_rows * layer.layout.strips
+    reached = int(np.diff(layer.tables.first).max(initial=0))
+    sizes = (steps, layer.layout.plane, units, (units, steps + 1), spikes * reached)
+    return Events(room_to_list(max(inputs.shape[2], own), spikes), *(np.empty(size, np.int32) for size in sizes))
 
 
 def parts_of_gradient(batch: int, layout: Layout) -> Indices:
@@ -172,15 +165,9 @@ def parts_of_gradient(batch: int, layout: Layout) -> Indices:
     return parts_of(batch, max(2, min(PARTS, PART_FLOATS // run_floats(layout))))
 
 
-def room_for_lanes(steps: int, layout: Layout) -> Words:
+def _room_for_lanes(steps: int, layout: Layout) -> Words:
     """Scratch of `image_loops.gather_own`."""
     return np.empty((layout.out_rows * layout.strips * layout.blocks, steps, 1), np.uint64)
-
-
-def _room_for_step(*trains: Words) -> tuple[Indices, Indices]:
-    """Scratch of `spike_loops.list_sparse`: its words and its list."""
-    count = max(each.shape[2] for each in trains)
-    return np.empty(count, np.int32), np.empty(64 * count + ROOM, np.int32)
 
 
 def _room_for_output(batch: int, steps: int, neurons: int) -> tuple[Tensor, Tensor]:

@@ -6,27 +6,38 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from snnrun.compiled.jit import Floats, Indices, Times, Words, jit, part
+from snnrun.compiled.jit import Floats, Indices, Times, Words, in_64_32_or_16, jit, part
 from snnrun.compiled.turns import NONE, Turn, take
-from snnrun.compiled.vector import expand, load, store, total, zeros16, zeros32, zeros64
+from snnrun.compiled.vector import expand, lanes, load, store, total, zeros16, zeros64
 from snnrun.kernels.cpu.active_loops import LANES, Active, close_up, idle, room_for_active, spread, width_of
+from snnrun.kernels.cpu.constants import RuleConstants
 from snnrun.kernels.cpu.forward_loops import add_row_pairs, add_rows
-from snnrun.kernels.cpu.readout_loops import read_block
+from snnrun.kernels.cpu.readout_loops import Readout, read_block, room_for_readout
 from snnrun.kernels.cpu.spike_loops import ROOM, list_spikes, sort_sample
 
 # Floats that a thread adds up the parts of at a time: they stay in the nearest cache.
 STRIP = 4096
 
 
+class Errors(NamedTuple):
+    """Of each pair of neurons the S-PSP times `gain` (B, N) goes to the gradient, times `credit` and weight to `below`.
+
+    `credit` (B, N) and `below` (B, I), which comes in as zeros; (B, 0) where no error is sent below.
+    """
+
+    gain: Floats
+    credit: Floats
+    below: Floats
+
+
 class Backward(NamedTuple):
     """Room for the backward pass of a sample: of a block of neurons, and of all inputs.
 
-    `previous` and `readout` (64 T,) are of a block, as is `e` (64,), for one input at a time. `active` is who fires.
+    `readout` is of a block, as is `e` (64,), for one input at a time. `active` is who fires.
     `times` and `first` (I + 1,) are the inputs' spikes by `sort_sample`, `turned` its scratch.
     """
 
-    previous: Indices
-    readout: Floats
+    readout: Readout
     e: Floats
     active: Active
     times: Times
@@ -34,11 +45,10 @@ class Backward(NamedTuple):
     turned: Words
 
 
-def room_for_backward(steps: int, words: int, inputs: int) -> Backward:
+def room_for_backward(rule: RuleConstants, steps: int, words: int, inputs: int) -> Backward:
     """Room for neurons of so many words and so many inputs."""
     return Backward(
-        previous=np.empty(64, np.int32),
-        readout=np.empty(64 * steps, np.float32),
+        readout=room_for_readout(rule, steps, 64),
         e=np.empty(64, np.float32),
         active=room_for_active(steps, words),
         times=np.empty(inputs * steps + ROOM, np.uint16),  # of which no more is touched than there are spikes
@@ -47,13 +57,12 @@ def room_for_backward(steps: int, words: int, inputs: int) -> Backward:
     )
 
 
+@in_64_32_or_16
 @part
 def add_block(
     like: Any,
     b: int,
-    stride: int,
-    gain: Floats,
-    credit: Floats,
+    errors: Errors,
     rows: Floats,
     padded: int,
     room: Backward,
@@ -61,53 +70,44 @@ def add_block(
     low: int,
     high: int,
     gradient: Floats,
-    error: Floats,
 ) -> None:
-    """e_.j of a block of active neurons for each input j of low ... high, added to gradient and error at once.
-
-    The readout of step t stands at t * stride.
-    """
-    has_credit = credit.shape[1] > 0
-    active, e, first = room.active, room.e, room.first
+    """e_.j of a block of active neurons for each input j of low ... high, added to gradient and error at once."""
+    has_credit = errors.credit.shape[1] > 0
+    active, e, first, stride = room.active, room.e, room.first, lanes(like)
     for j in range(low, high):
         if first[j] == first[j + 1]:
             continue
-        store(e, 0, add_rows(like, room.readout, stride, 0, room.times, first[j], first[j + 1]))
+        store(e, 0, add_rows(like, room.readout.values, stride, 0, room.times, first[j], first[j + 1]))
         below = zeros16()
         for group in range(groups[0], groups[1]):
             own, place = b * padded + LANES * group, j * padded + LANES * group
             x = expand(e, active.begin[group], active.lanes[group], zeros16())
-            store(gradient, place, load(gradient, place, zeros16()) + load(gain, own, zeros16()) * x)
+            gain = load(errors.gain, own, zeros16())
+            store(gradient, place, load(gradient, place, zeros16()) + gain * x)
             if has_credit:
-                below = below + load(credit, own, zeros16()) * load(rows, place, zeros16()) * x
+                below = below + load(errors.credit, own, zeros16()) * load(rows, place, zeros16()) * x
         if has_credit:
-            error[b, j] += total(below)
+            errors.below[b, j] += total(below)
 
 
 @jit
 def spsp_backward(
-    rule: int,
     words_in: Words,
     words: Words,
-    gain: Floats,
-    credit: Floats,
+    errors: Errors,
     rows: Floats,
     padded: int,
-    constants: Floats,
-    kernel: Floats,
     room: Backward,
     pieces: Indices,
     first: Floats,
     others: Floats,
-    error: Floats,
     turn: Turn,
 ) -> None:
     """The pieces of a turn of `reference.spsp_backward`.
 
     `pieces` (K, 5): a part of the batch, two words of inputs and two samples; each is of the inputs from the one word
-    up to the other, for the samples from the one up to the other in their order. `gain` (B, P), `credit` (B, P) or
-    (B, 0); `first` (I * P,) and `others` (parts - 1, I * P) are the gradients of the parts, written; `error` (B, I)
-    zero.
+    up to the other, for the samples from the one up to the other in their order. `errors` of P neurons; `first`
+    (I * P,) and `others` (parts - 1, I * P) are the gradients of the parts, written.
     """
     while True:
         k = take(turn)
@@ -120,46 +120,36 @@ def spsp_backward(
         for place in range(begin * padded, end * padded):
             gradient[place] = np.float32(0)
         for b in range(pieces[k, 3], pieces[k, 4]):
-            if idle(gain, b) and idle(credit, b):
+            if idle(errors.gain, b) and idle(errors.credit, b):
                 continue
             sort_sample(words_in, b, low, high, room.times, room.first, room.turned, inputs, 0)
             count = close_up(words, b, room.active)
             for offset in range(0, count, 64):
                 groups = spread(room.active, offset, min(offset + 64, count))
-                width, own = width_of(count - offset), room.active.words
-                read_block(rule, width, own, 0, offset // 64, constants, kernel, room.previous, room.readout, 0, width)
-                if width == 64:
-                    add_block(zeros64(), b, 64, gain, credit, rows, padded, room, groups, begin, end, gradient, error)
-                elif width == 32:
-                    add_block(zeros32(), b, 32, gain, credit, rows, padded, room, groups, begin, end, gradient, error)
-                else:
-                    add_block(zeros16(), b, 16, gain, credit, rows, padded, room, groups, begin, end, gradient, error)
+                width = width_of(count - offset)
+                read_block(width, room.readout, room.active.words, 0, offset // 64, 0, width)
+                add_block(width, b, errors, rows, padded, room, groups, begin, end, gradient)
 
 
 @jit
 def spsp_activation(
-    rule: int,
     words_in: Words,
     words: Words,
     rows: Floats,
     padded: int,
-    constants: Floats,
-    kernel: Floats,
-    previous: Indices,
-    readout: Floats,
+    readout: Readout,
     inputs: Times,
     activation: Floats,
     turn: Turn,
 ) -> None:
-    """The samples of a turn of `reference.spsp_activation`; `readout` scratch (T * P,), `activation` (B, P) zero."""
+    """The samples of a turn of `reference.spsp_activation`; `readout` of P neurons, `activation` (B, P) zero."""
     steps = words_in.shape[1]
     while True:
         b = take(turn)
         if b == NONE:
             return
         for offset in range(0, padded, 64):
-            width = min(64, padded - offset)
-            read_block(rule, width, words, b, offset // 64, constants, kernel, previous, readout, offset, padded)
+            read_block(min(64, padded - offset), readout, words, b, offset // 64, offset, padded)
         for t in range(steps):
             count = list_spikes(words_in, b, t, inputs)
             if count == 0:
@@ -168,7 +158,7 @@ def spsp_activation(
                 drive = add_rows(zeros16(), rows, padded, offset, inputs, 0, count)
                 place = b * padded + offset
                 sum_so_far = load(activation, place, zeros16())
-                store(activation, place, sum_so_far + drive * load(readout, t * padded + offset, zeros16()))
+                store(activation, place, sum_so_far + drive * load(readout.values, t * padded + offset, zeros16()))
 
 
 @jit
@@ -183,24 +173,23 @@ def add_parts(total: Floats, others: Floats, turn: Turn) -> None:
                 total[place] += others[row, place]
 
 
+@in_64_32_or_16
+@part
+def add_to_block(like: Any, rows: Floats, offset: int, index: Times, start: int, stop: int, total: Floats) -> None:
+    """One block of `add_random_rows`."""
+    added = add_rows(like, rows, total.shape[0], offset, index, start, stop)
+    store(total, offset, load(total, offset, like) + added)
+
+
 @jit
 def add_random_rows(rows: Floats, index: Times, together: int, total: Floats) -> None:
-    """Add the rows of `index` to `total` (P,), `together` of them at a time, in the blocks of `lif_forward`."""
+    """Add the rows of `index` to `total` (P,), `together` of them at a time, in the blocks of `coupled_forward`."""
     padded = total.shape[0]
+    pairs = padded // 128 * 128
     for start in range(0, index.shape[0] - together + 1, together):
-        offset = 0
-        while padded - offset >= 128:
+        for offset in range(0, pairs, 128):
             a, b = add_row_pairs(zeros64(), rows, padded, offset, index, start, start + together)
             store(total, offset, load(total, offset, zeros64()) + a)
             store(total, offset + 64, load(total, offset + 64, zeros64()) + b)
-            offset += 128
-        if padded - offset >= 64:
-            c = add_rows(zeros64(), rows, padded, offset, index, start, start + together)
-            store(total, offset, load(total, offset, zeros64()) + c)
-            offset += 64
-        if padded - offset == 32:
-            d = add_rows(zeros32(), rows, padded, offset, index, start, start + together)
-            store(total, offset, load(total, offset, zeros32()) + d)
-        elif padded - offset == 16:
-            e = add_rows(zeros16(), rows, padded, offset, index, start, start + together)
-            store(total, offset, load(total, offset, zeros16()) + e)
+        for offset in range(pairs, padded, 64):
+            add_to_block(min(64, padded - offset), rows, offset, index, start, start + together, total)

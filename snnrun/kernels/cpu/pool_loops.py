@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from snnrun.compiled.jit import Flags, Floats, Indices, Times, Words, jit
+from snnrun.compiled.jit import Flags, Floats, Indices, Words, jit
 from snnrun.compiled.turns import NONE, Turn, take
 from snnrun.compiled.vector import choose, load, lowest_bit, splat, store, zeros64
+from snnrun.kernels.cpu.constants import LifConstants
 from snnrun.kernels.cpu.forward_loops import LOOK, can_fire, lif_step
-from snnrun.kernels.cpu.readout_loops import read
-from snnrun.kernels.cpu.spike_loops import held_bits, last_step, list_sparse, valid_bits
+from snnrun.kernels.cpu.readout_loops import Readout, read
+from snnrun.kernels.cpu.spike_loops import Listed, Trains, held_bits, last_step, list_sparse, valid_bits
 
 
 @jit
@@ -17,7 +18,7 @@ def pool_forward(
     words_in: Words,
     first: Indices,
     post: Indices,
-    constants: Floats,
+    lif: LifConstants,
     neurons: int,
     words: Words,
     counts: Floats,
@@ -25,15 +26,14 @@ def pool_forward(
     a: Floats,
     drive: Floats,
     awake: Flags,
-    busy: Indices,
-    inputs: Indices,
+    inputs: Listed,
     turn: Turn,
 ) -> None:
     """The samples of a turn of `reference.images.pool_forward`, step by step.
 
     `first` (I + 1), `post`: the neurons that see an input; `words` (B, T, W) and `counts` (B, 64 * W) are written.
-    Scratch: `u`, `a`, `drive` (64 * W,), `awake` (W,), `busy` (words of an input step,), `inputs` with room for a
-    step's spikes. A word of neurons sleeps until the first spike that reaches it.
+    Scratch: `u`, `a`, `drive` (64 * W,), `awake` (W,), `inputs` for those of a step. A word of neurons sleeps until the
+    first spike that reaches it.
     """
     steps = words.shape[1]
     while True:
@@ -49,8 +49,9 @@ def pool_forward(
                 words[b, t, w] = np.uint64(0)
         last = last_step(words_in, b)
         for t in range(1, steps):
-            for k in range(list_sparse(words_in, b, t - 1, busy, inputs)):
-                for r in range(first[inputs[k]], first[inputs[k] + 1]):
+            for k in range(list_sparse(words_in, b, t - 1, inputs)):
+                n = inputs.neurons[k]
+                for r in range(first[n], first[n + 1]):
                     drive[post[r]] += np.float32(1)
                     awake[post[r] >> 6] = True
             fired = np.uint64(0)
@@ -59,39 +60,34 @@ def pool_forward(
                     continue
                 input_ = load(drive, 64 * w, zeros64())
                 store(drive, 64 * w, zeros64())
-                held = held_bits(words, b, t, w, int(constants[4]))
+                held = held_bits(words, b, t, w, lif.t_ref)
                 valid = valid_bits(neurons - 64 * w)
-                spikes = lif_step(zeros64(), input_, 64 * w, held, valid, constants, u, a)
+                spikes = lif_step(zeros64(), input_, 64 * w, held, valid, lif, u, a)
                 if spikes:
                     place = b * u.shape[0] + 64 * w
-                    n = load(counts, place, zeros64())
-                    store(counts, place, choose(spikes, n + splat(np.float32(1), zeros64()), n))
+                    before = load(counts, place, zeros64())
+                    store(counts, place, choose(spikes, before + splat(np.float32(1), zeros64()), before))
                 words[b, t, w] = spikes
                 fired |= spikes
-            if t > last and t % LOOK == 0 and fired == np.uint64(0) and not can_fire(u, a, constants[3]):
+            if t > last and t % LOOK == 0 and fired == np.uint64(0) and not can_fire(u, a, lif.threshold):
                 break
 
 
 @jit
 def pool_backward(
-    rule: int,
     words: Words,
-    times: Times,
-    spikes_of: Indices,
+    trains: Trains,
     credit: Floats,
     begin: Indices,
     pre: Indices,
-    constants: Floats,
-    kernel: Floats,
-    previous: Indices,
-    readout: Floats,
+    readout: Readout,
     error: Floats,
     turn: Turn,
 ) -> None:
     """The samples of a turn of `reference.images.pool_backward`.
 
-    `times`, `spikes_of` (B, I + 1) from `sort_by_neuron`; `begin` (N + 1), `pre`: the inputs that a neuron sees;
-    `credit` (B, N); `readout` scratch (T * 64,); `error` (B, I) zero.
+    `begin` (N + 1), `pre`: the inputs that a neuron sees; `credit` (B, N); `readout` of 64 neurons; `error` (B, I)
+    zero.
     """
     while True:
         b = take(turn)
@@ -103,7 +99,7 @@ def pool_backward(
                 active |= words[b, t, w]
             if active == np.uint64(0):
                 continue
-            read(zeros64(), rule, words, b, w, constants, kernel, previous, readout, 0, 64)
+            read(zeros64(), readout, words, b, w, 0, 64)
             while active != np.uint64(0):
                 lane = lowest_bit(active)
                 active &= active - np.uint64(1)
@@ -114,6 +110,6 @@ def pool_backward(
                 for r in range(begin[neuron], begin[neuron + 1]):
                     j = pre[r]
                     e = np.float32(0)
-                    for k in range(spikes_of[b, j], spikes_of[b, j + 1]):
-                        e += readout[np.int64(times[k]) * 64 + lane]
+                    for k in range(trains.first[b, j], trains.first[b, j + 1]):
+                        e += readout.values[np.int64(trains.times[k]) * 64 + lane]
                     error[b, j] += factor * e

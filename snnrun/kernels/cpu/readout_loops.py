@@ -2,69 +2,71 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from snnrun.compiled.jit import Floats, Indices, Words, part
-from snnrun.compiled.vector import above, choose, load, lowest_bit, splat, store, zeros16, zeros32, zeros64
+from snnrun.compiled.jit import Floats, Indices, Words, in_64_32_or_16, in_64_or_32, part
+from snnrun.compiled.vector import above, choose, load, lowest_bit, splat, store
+from snnrun.kernels.cpu.constants import HM2BP, RuleConstants
 from snnrun.kernels.cpu.spike_loops import held_bits
-
-STRSBP, HM2BP = 0, 1
-RULES = {"strsbp": STRSBP, "hm2bp": HM2BP}
 
 # Below it a filter counts as empty: no denormal numbers, on which a processor is tens of times slower.
 TINY = np.float32(1e-30)
 
 
+class Readout(NamedTuple):
+    """A readout and what makes it: `values`, row by row, and `previous` (64,), the last spike of each of a block."""
+
+    rule: RuleConstants
+    previous: Indices
+    values: Floats
+
+
+def room_for_readout(rule: RuleConstants, steps: int, width: int) -> Readout:
+    """Room for the readout of `width` neurons."""
+    return Readout(rule, np.empty(64, np.int32), np.empty(steps * width, np.float32))
+
+
 @part
-def strsbp_readout(
-    like: Any, words: Words, b: int, w: int, constants: Floats, readout: Floats, base: int, stride: int
-) -> None:
-    """Word w of sample b of `reference.strsbp_readout`, row t at readout[base + t * stride]."""
-    decay_m, decay_s = splat(constants[0], like), splat(constants[1], like)
-    drive, one, tiny = splat(constants[2], like), splat(np.float32(1), like), splat(TINY, like)
-    t_ref = int(constants[4])
+def strsbp_readout(like: Any, readout: Readout, words: Words, b: int, w: int, base: int, stride: int) -> None:
+    """Word w of sample b of `reference.strsbp_readout`, row t at values[base + t * stride]."""
+    lif, values = readout.rule.lif, readout.values
+    decay_m, decay_s = splat(lif.decay_m, like), splat(lif.decay_s, like)
+    drive, one, tiny = splat(lif.rise, like), splat(np.float32(1), like), splat(TINY, like)
     steps = words.shape[1]
     q, p = like, like
-    store(readout, base + (steps - 1) * stride, like)
+    store(values, base + (steps - 1) * stride, like)
     for t in range(steps - 1, 0, -1):
         q = choose(words[b, t, w], one, q)
-        q = choose(held_bits(words, b, t, w, t_ref), like, q)
+        q = choose(held_bits(words, b, t, w, lif.t_ref), like, q)
         p = p * decay_s + q * drive
         p = choose(above(p, tiny), p, like)
-        store(readout, base + (t - 1) * stride, p)
+        store(values, base + (t - 1) * stride, p)
         q = q * decay_m
         q = choose(above(q, tiny), q, like)
 
 
 @part
-def hm2bp_readout(
-    like: Any,
-    words: Words,
-    b: int,
-    w: int,
-    constants: Floats,
-    kernel: Floats,
-    previous: Indices,
-    readout: Floats,
-    base: int,
-    stride: int,
-) -> None:
+def hm2bp_readout(like: Any, readout: Readout, words: Words, b: int, w: int, base: int, stride: int) -> None:
     """Word w of sample b of `reference.hm2bp_readout`.
 
     The kernel h runs backwards with the steps, from the spike that follows: it decays with tau_m and gains from x_s,
-    which decays with tau_s, so that nothing cancels. x_m tells the end of the window. `constants` from 5 on are the
-    window in whole steps, the decays of tau_m and tau_s, what h, x_m and x_s are one step before a spike, the gain, and
-    x_m at the end. Where a tail ends only a scan forwards knows, which leaves there what ends; for it is `kernel`, by
-    the distance to the next spike.
+    which decays with tau_s, so that nothing cancels. x_m tells the end of the window. Where a tail ends only a scan
+    forwards knows, which leaves there what ends.
     """
-    window, t_ref, steps = int(constants[5]), int(constants[4]), words.shape[1]
-    decay_m, decay_s, start = splat(constants[6], like), splat(constants[7], like), splat(constants[8], like)
-    start_m, start_s = splat(constants[9], like), splat(constants[10], like)
-    gain, end, tiny = splat(constants[11], like), splat(constants[12], like), splat(TINY, like)
+    previous, values, steps = readout.previous, readout.values, words.shape[1]
+    t_ref, constants = readout.rule.lif.t_ref, readout.rule.hm2bp
+    window, kernel = constants.window, constants.kernel
+    decay_m, decay_s, start = (
+        splat(constants.decay_m, like),
+        splat(constants.decay_s, like),
+        splat(constants.start, like),
+    )
+    start_m, start_s = splat(constants.start_m, like), splat(constants.start_s, like)
+    gain, end, tiny = splat(constants.gain, like), splat(constants.end, like), splat(TINY, like)
     for t in range(steps):
-        store(readout, base + t * stride, like)
+        store(values, base + t * stride, like)
     if window < steps:
         for i in range(previous.shape[0]):
             previous[i] = -1
@@ -76,16 +78,15 @@ def hm2bp_readout(
                 word &= word - np.uint64(1)
                 first = previous[i]
                 if begin > 0 and first >= begin:
-                    readout[base + begin * stride + i] = kernel[last - first] * constants[7] ** np.float32(
-                        first - begin
-                    )
+                    decay = constants.decay_s ** np.float32(first - begin)
+                    values[base + begin * stride + i] = kernel[last - first] * decay
                 previous[i] = last
     h, x_m, x_s, tail = like, like, like, like
     for t in range(steps - 1, 0, -1):
         place = base + t * stride
         h = choose(held_after(words, b, t, w, t_ref), like, choose(above(x_m, end), h, like))
-        cut = load(readout, place, like)
-        store(readout, place, h + tail)
+        cut = load(values, place, like)
+        store(values, place, h + tail)
         fired = words[b, t, w]
         tail = (tail + choose(fired, h, like) - cut) * decay_s
         tail = choose(above(tail, tiny), tail, like)
@@ -104,44 +105,13 @@ def held_after(words: Words, b: int, t: int, w: int, t_ref: int) -> np.uint64:
 
 
 @part
-def read(
-    like: Any,
-    rule: int,
-    words: Words,
-    b: int,
-    w: int,
-    constants: Floats,
-    kernel: Floats,
-    previous: Indices,
-    readout: Floats,
-    base: int,
-    stride: int,
-) -> None:
+def read(like: Any, readout: Readout, words: Words, b: int, w: int, base: int, stride: int) -> None:
     """The readout of a block of neurons by either rule."""
-    if rule == HM2BP:
-        hm2bp_readout(like, words, b, w, constants, kernel, previous, readout, base, stride)
+    if readout.rule.number == HM2BP:
+        hm2bp_readout(like, readout, words, b, w, base, stride)
     else:
-        strsbp_readout(like, words, b, w, constants, readout, base, stride)
+        strsbp_readout(like, readout, words, b, w, base, stride)
 
 
-@part
-def read_block(
-    rule: int,
-    width: int,
-    words: Words,
-    b: int,
-    w: int,
-    constants: Floats,
-    kernel: Floats,
-    previous: Indices,
-    readout: Floats,
-    base: int,
-    stride: int,
-) -> None:
-    """The readout of a block of 16, 32 or 64 neurons by either rule."""
-    if width == 64:
-        read(zeros64(), rule, words, b, w, constants, kernel, previous, readout, base, stride)
-    elif width == 32:
-        read(zeros32(), rule, words, b, w, constants, kernel, previous, readout, base, stride)
-    else:
-        read(zeros16(), rule, words, b, w, constants, kernel, previous, readout, base, stride)
+read_block = in_64_32_or_16(read)
+read_wide_block = in_64_or_32(read)

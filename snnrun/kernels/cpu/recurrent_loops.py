@@ -12,7 +12,7 @@ import numpy as np
 from snnrun.compiled.jit import Flags, Floats, Indices, Times, Words, jit, part
 from snnrun.compiled.turns import NONE, Turn, take
 from snnrun.kernels.cpu.active_loops import Active, close_up, idle, list_train, width_of
-from snnrun.kernels.cpu.readout_loops import read_block
+from snnrun.kernels.cpu.readout_loops import Readout, read_block
 
 # Gauss-Seidel: largest change of a sweep, as a share of the largest entry, and the sweeps it may take.
 TOLERANCE = 1e-7
@@ -67,14 +67,10 @@ def keep_active(count: int, first: Indices, post: Indices, active: Active, kept:
 
 @jit
 def recurrent_spsp(
-    rule: int,
     words: Words,
     first: Indices,
     post: Indices,
-    constants: Floats,
-    kernel: Floats,
-    previous: Indices,
-    readout: Floats,
+    readout: Readout,
     active: Active,
     kept: Kept,
     own: Times,
@@ -83,7 +79,7 @@ def recurrent_spsp(
 ) -> None:
     """The samples of a turn of `reference.recurrent_spsp`; `e` (B, S) is written.
 
-    Scratch: `readout` with room for T steps of all blocks, `active`, `kept`, and `own` with room for a train.
+    Scratch: `readout.values` with room for T steps of all blocks, `active`, `kept`, and `own` with room for a train.
     """
     while True:
         b = take(turn)
@@ -95,8 +91,7 @@ def recurrent_spsp(
         keep_active(count, first, post, active, kept)
         padded = 64 * ((count + 63) // 64)
         for offset in range(0, padded, 64):
-            width = width_of(count - offset)
-            read_block(rule, width, active.words, 0, offset // 64, constants, kernel, previous, readout, offset, padded)
+            read_block(width_of(count - offset), readout, active.words, 0, offset // 64, offset, padded)
         for n in range(count):
             if kept.first[n] == kept.first[n + 1]:
                 continue
@@ -104,7 +99,7 @@ def recurrent_spsp(
             for s in range(kept.first[n], kept.first[n + 1]):
                 sum_ = np.float32(0)
                 for k in range(spikes):
-                    sum_ += readout[np.int64(own[k]) * padded + kept.post[s]]
+                    sum_ += readout.values[np.int64(own[k]) * padded + kept.post[s]]
                 e[b, kept.synapse[s]] = sum_
 
 
@@ -132,54 +127,51 @@ def coupling(
                 theta[b, s] = weight[s] * (e[b, s] * inverse if both else np.float32(silent))
 
 
+class Systems(NamedTuple):
+    """The recurrent systems of a batch, solutions `x` (B, N), and room for one: its diagonal `own` (N,), `kept`.
+
+    `theta` (B, S) of the synapses, whose groups by pre-neuron are `first` and `post`; `diagonal`, `right` (B, N).
+    """
+
+    theta: Floats
+    first: Indices
+    post: Indices
+    diagonal: Floats
+    right: Floats
+    self_coupling: bool
+    x: Floats
+    own: Floats
+    kept: Kept
+
+
 @part
-def keep_coupled(
-    b: int,
-    theta: Floats,
-    first: Indices,
-    post: Indices,
-    diagonal: Floats,
-    right: Floats,
-    self_coupling: bool,
-    x: Floats,
-    own: Floats,
-    kept: Kept,
-) -> int:
+def keep_coupled(b: int, systems: Systems) -> int:
     """Keep the entries of a sample's system beside its diagonal, which goes to `own`; returns how many rows have some.
 
-    `neuron` has these rows. The others are solved: `x` becomes right / own.
+    `kept.neuron` has these rows. The others are solved: `x` becomes right / own.
     """
+    theta, first, post, kept, own = systems.theta, systems.first, systems.post, systems.kept, systems.own
     total = rows = 0
-    for p in range(right.shape[1]):
-        own[p] = diagonal[b, p]
+    for p in range(systems.right.shape[1]):
+        own[p] = systems.diagonal[b, p]
         kept.first[rows], kept.neuron[rows] = total, p
         for s in range(first[p], first[p + 1]):
             if post[s] != p:
                 kept.post[total], kept.theta[total] = post[s], theta[b, s]
                 total += theta[b, s] != np.float32(0)
-            elif self_coupling:
+            elif systems.self_coupling:
                 own[p] -= theta[b, s]
-        x[b, p] = right[b, p] / own[p]
+        systems.x[b, p] = systems.right[b, p] / own[p]
         rows += total > kept.first[rows]
     kept.first[rows] = total
     return rows
 
 
 @part
-def sweep_to_rest(
-    b: int,
-    theta: Floats,
-    first: Indices,
-    post: Indices,
-    diagonal: Floats,
-    right: Floats,
-    self_coupling: bool,
-    x: Floats,
-    own: Floats,
-    kept: Kept,
-) -> bool:
+def sweep_to_rest(b: int, systems: Systems) -> bool:
     """Gauss-Seidel for x_p = (right_p + sum_i theta_ip x_i) / diagonal_p of a sample; False if it does not converge."""
-    rows = keep_coupled(b, theta, first, post, diagonal, right, self_coupling, x, own, kept)
+    rows = keep_coupled(b, systems)
+    x, right, kept = systems.x, systems.right, systems.kept
     largest = np.float32(0)
     for p in range(right.shape[1]):
         if not np.isfinite(x[b, p]):
@@ -192,7 +184,7 @@ def sweep_to_rest(
             sum_ = right[b, p]
             for s in range(kept.first[row], kept.first[row + 1]):
                 sum_ += kept.theta[s] * x[b, kept.post[s]]
-            new = sum_ / own[p]
+            new = sum_ / systems.own[p]
             if not np.isfinite(new):
                 return False
             change = max(change, abs(new - x[b, p]))
@@ -204,32 +196,17 @@ def sweep_to_rest(
 
 
 @jit
-def coupling_solve(
-    theta: Floats,
-    first: Indices,
-    post: Indices,
-    diagonal: Floats,
-    right: Floats,
-    self_coupling: bool,
-    x: Floats,
-    solved: Flags,
-    own: Floats,
-    kept: Kept,
-    turn: Turn,
-) -> None:
-    """The samples of a turn of `reference.coupling_solve`; `solved` (B,) says which of them converged.
-
-    Scratch: `own` (N,), `kept`.
-    """
+def coupling_solve(systems: Systems, solved: Flags, turn: Turn) -> None:
+    """The samples of a turn of `reference.coupling_solve`; `solved` (B,) says which of them converged."""
     while True:
         b = take(turn)
         if b == NONE:
             return
         solved[b] = True
-        for p in range(right.shape[1]):
-            x[b, p] = np.float32(0)
-        if not idle(right, b):
-            solved[b] = sweep_to_rest(b, theta, first, post, diagonal, right, self_coupling, x, own, kept)
+        for p in range(systems.right.shape[1]):
+            systems.x[b, p] = np.float32(0)
+        if not idle(systems.right, b):
+            solved[b] = sweep_to_rest(b, systems)
 
 
 @jit

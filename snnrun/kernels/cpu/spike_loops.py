@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,6 +12,25 @@ from snnrun.compiled.vector import count_bits, lowest_bit, transpose_bits
 
 # What is listed four at a time may be written so far beyond the end of the list.
 ROOM = 4
+
+
+class Trains(NamedTuple):
+    """Spike times of the inputs, see `sort_by_neuron`: `times` (spikes,), `first` (B, I + 1)."""
+
+    times: Times
+    first: Indices
+
+
+class Listed(NamedTuple):
+    """Room for `list_sparse`: `busy` (W,), the words that are not 0, and the `neurons` that fire, and ROOM more."""
+
+    busy: Indices
+    neurons: Indices
+
+
+def room_to_list(words: int, spikes: int = 0) -> Listed:
+    """Room for a step of so many words, and for so many spikes."""
+    return Listed(np.empty(words, np.int32), np.empty(max(64 * words, spikes) + ROOM, np.int32))
 
 
 @part
@@ -40,9 +59,9 @@ def list_spikes(words: Words, b: int, t: int, out: Times, count: int = 0) -> int
 
 
 @part
-def list_sparse(words: Words, b: int, t: int, busy: Indices, out: Indices, count: int = 0) -> int:
-    """`list_spikes` where most words are 0: the others are found first, without a branch; scratch `busy` (W,)."""
-    found = 0
+def list_sparse(words: Words, b: int, t: int, room: Listed, count: int = 0) -> int:
+    """`list_spikes` to `room.neurons` where most words are 0: the others are found first, without a branch."""
+    busy, out, found = room.busy, room.neurons, 0
     for w in range(words.shape[2]):
         busy[found] = w
         found += words[b, t, w] != np.uint64(0)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -14,8 +12,6 @@ from snnrun.compiled.turns import Turn
 from snnrun.kernels import reference
 from snnrun.kernels.cpu import stbp_loops
 from snnrun.kernels.cpu.arrays import (
-    NO_FLOATS,
-    Trains,
     as_rows,
     as_words,
     pad,
@@ -24,6 +20,8 @@ from snnrun.kernels.cpu.arrays import (
     sort_by_neuron,
     unpadded,
 )
+from snnrun.kernels.cpu.constants import GIVEN, NO_FLOATS, stbp_constants
+from snnrun.kernels.cpu.spike_loops import Trains
 from snnrun.kernels.neuron import Stbp
 from snnrun.kernels.packed import unpack, words
 
@@ -34,20 +32,16 @@ def stbp_forward(
     """See `reference.stbp_forward`."""
     batch, steps, _ = spikes_in.shape
     neurons, padded = len(weight), padded_size(len(weight))
-    inputs, rows = as_words(spikes_in), as_rows(weight)
+    inputs = as_words(spikes_in)
     offset = np.zeros(padded, np.float32) if bias is None else pad(bias[None])[0]
     loop = NO_FLOATS if recurrent_weight is None else as_rows(recurrent_weight)
     spikes = torch.zeros(batch, steps, words(neurons), dtype=torch.int64)
     counts, membrane = torch.zeros(batch, padded), torch.empty(batch, steps, padded)
-    constants = np.array((neuron.v_th, neuron.decay, neuron.decay_after_spike), np.float32)
+    layer = stbp_loops.StbpLayer(as_rows(weight), offset, loop, neurons, stbp_constants(neuron))
     out, n, u = as_words(spikes), counts.numpy(), membrane.numpy().reshape(-1)
 
     def some(turn: Turn) -> None:
-        stbp_loops.stbp_forward(
-            inputs, rows, offset, loop, constants, neuron.strict, neurons, out, n, u,
-            room_for_spikes(inputs), room_for_spikes(out),
-            turn,
-        )  # fmt: skip
+        stbp_loops.stbp_forward(inputs, layer, out, n, u, room_for_spikes(inputs), room_for_spikes(out), turn)
 
     threads.share(batch, some)
     return spikes, counts[:, :neurons].contiguous(), membrane[:, :, :neurons].contiguous()
@@ -82,24 +76,15 @@ def stbp_backward(
 
 def stbp_scan_backward(grad_spikes: Tensor, spikes: Tensor, membrane: Tensor, neuron: Stbp) -> Tensor:
     """See `reference.stbp_scan_backward`; without recurrent synapses."""
-    a, neurons = neuron.width, membrane.shape[2]
-    forms = {
-        "rectangle": (stbp_loops.RECTANGLE, 1 / a, a / 2),
-        "polynomial": (stbp_loops.POLYNOMIAL, a / 4, 2 / math.sqrt(a)),
-    }
-    form, height, reach = forms.get(neuron.surrogate, (stbp_loops.GIVEN, 0.0, 0.0))
-    given = pad(reference.surrogate(membrane, neuron)) if form == stbp_loops.GIVEN else NO_FLOATS
-    slopes = (-1.0, -math.exp(-1.0 / neuron.decay)) if neuron.exponential_reset else (-neuron.decay, -neuron.decay)
-    values = (neuron.v_th, neuron.decay, neuron.decay_after_spike, *slopes, height, reach)
+    neurons, constants = membrane.shape[2], stbp_constants(neuron)
+    given = pad(reference.surrogate(membrane, neuron)) if constants.surrogate == GIVEN else NO_FLOATS
     own, grad, u = as_words(spikes), pad(grad_spikes), pad(membrane)
     grad_u = torch.empty(grad.shape)
-    out, constants = grad_u.numpy(), np.array(values, np.float32)
+    flat = [array.reshape(-1) for array in (grad, u, given, grad_u.numpy())]
 
     def some(turn: Turn) -> None:
-        stbp_loops.stbp_scan_backward(
-            own, grad.reshape(-1), u.reshape(-1), given.reshape(-1), form, constants, neuron.temporal_gradient,
-            out.reshape(-1), grad.shape[2], turn,
-        )  # fmt: skip
+        grads, membranes, surrogates, out = flat
+        stbp_loops.stbp_scan_backward(own, grads, membranes, surrogates, constants, out, grad.shape[2], turn)
 
     threads.share(len(grad), some)
     return grad_u[:, :, :neurons].contiguous()
@@ -111,5 +96,5 @@ def _weight_gradient(trace: Floats, delay: int, trains: Trains) -> Tensor:
     inputs = trains.first.shape[1] - 1
     gradient = torch.empty(inputs, padded)
     flat, out, strips = trace.reshape(-1), gradient.numpy().reshape(-1), -(-inputs // stbp_loops.INPUTS)
-    threads.share(strips, lambda turn: stbp_loops.weight_gradient(flat, delay, steps, *trains, padded, out, turn))
+    threads.share(strips, lambda turn: stbp_loops.weight_gradient(flat, delay, steps, trains, padded, out, turn))
     return gradient

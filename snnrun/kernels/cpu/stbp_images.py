@@ -9,9 +9,10 @@ from torch import Tensor
 from snnrun.compiled import parallel, threads
 from snnrun.compiled.turns import Turn
 from snnrun.kernels.cpu import image_stbp_loops
-from snnrun.kernels.cpu.arrays import as_floats, sort_by_neuron, spikes_of
-from snnrun.kernels.cpu.image_layout import layout_of, run_floats, runs_of, taps_of
-from snnrun.kernels.cpu.images import bits_of, parts_of_gradient, room_for_events
+from snnrun.kernels.cpu.arrays import as_floats, sort_by_neuron
+from snnrun.kernels.cpu.constants import NO_FLOATS, stbp_constants
+from snnrun.kernels.cpu.image_layout import Convolution, convolution, layout_of, run_floats, taps_of
+from snnrun.kernels.cpu.images import bits_of, most_spikes, parts_of_gradient, room_for_events
 from snnrun.kernels.cpu.stbp import stbp_scan_backward
 from snnrun.kernels.neuron import Stbp, Window
 from snnrun.kernels.packed import words
@@ -23,22 +24,18 @@ def stbp_conv_forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `reference.images.stbp_conv_forward`; a spike that is averaged adds its share of the taps."""
     batch, steps, _ = spikes_in.shape
-    layout, tables = layout_of(window)
-    inputs, taps = bits_of(spikes_in), runs_of(weight, layout, 1.0 / window.pool**2)
-    by_lane = np.zeros(64 * layout.blocks, np.float32)
+    inputs, layer = bits_of(spikes_in), convolution(weight, window, 1.0 / window.pool**2)
+    by_lane = np.zeros(64 * layer.layout.blocks, np.float32)
     if bias is not None:
-        by_lane[: layout.lanes] = np.tile(as_floats(bias), layout.span)
+        by_lane[: layer.layout.lanes] = np.tile(as_floats(bias), layer.layout.span)
     spikes = torch.zeros(batch, steps, words(window.neurons), dtype=torch.int64)
     counts, membrane = torch.zeros(batch, window.neurons), torch.empty(batch, steps, window.neurons)
-    constants = np.array((neuron.v_th, neuron.decay, neuron.decay_after_spike), np.float32)
+    constants, most = stbp_constants(neuron), most_spikes(inputs)
     out, n, u = bits_of(spikes), counts.numpy(), membrane.numpy().reshape(-1)
-    room = int(spikes_of(inputs).max(initial=0))
 
     def some(turn: Turn) -> None:
-        image_stbp_loops.stbp_conv_forward(
-            inputs, taps, by_lane, layout, tables, constants, neuron.strict, out, n, u,
-            *room_for_events(inputs, room, layout, tables), np.empty(64, np.float32), turn,
-        )  # fmt: skip
+        events, room = room_for_events(inputs, most, layer), np.empty(64, np.float32)
+        image_stbp_loops.stbp_conv_forward(inputs, layer, by_lane, constants, out, n, u, events, room, turn)
 
     threads.share(batch, some)
     return spikes, counts, membrane
@@ -87,18 +84,15 @@ def _weight_gradient(grad_u: Tensor, spikes_in: Tensor, window: Window) -> Tenso
     """Sum over samples, steps and positions of grad_u times the averaged spikes."""
     batch, steps, neurons = grad_u.shape
     layout, tables = layout_of(window)
-    flat, trains, parts = (
-        as_floats(grad_u).reshape(-1),
-        sort_by_neuron(spikes_in, window.inputs),
-        parts_of_gradient(batch, layout),
-    )
+    layer, trains = Convolution(layout, tables, NO_FLOATS), sort_by_neuron(spikes_in, window.inputs)
+    flat, parts = as_floats(grad_u).reshape(-1), parts_of_gradient(batch, layout)
     gradients = np.zeros((len(parts), run_floats(layout)), np.float32)
     ones, no_error = np.ones(64, np.float32), np.zeros((batch, 0), np.float32)
 
     def some(turn: Turn) -> None:
         image_stbp_loops.conv_weight_gradient(
-            flat, steps, neurons, *trains, layout, tables, ones, np.empty(steps * 64, np.float32), parts, gradients,
-            no_error, turn,
+            flat, steps, neurons, trains, layer, ones, np.empty(steps * 64, np.float32), parts, gradients, no_error,
+            turn,
         )  # fmt: skip
 
     threads.share(len(parts), some)

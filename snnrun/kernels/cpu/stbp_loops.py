@@ -2,69 +2,70 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from snnrun.compiled.jit import Floats, Indices, Times, Words, jit, part
+from snnrun.compiled.jit import Floats, Times, Words, in_64_32_or_16, jit, part
 from snnrun.compiled.turns import NONE, Turn, take
-from snnrun.compiled.vector import above, choose, load, splat, store, zeros16, zeros32, zeros64
+from snnrun.compiled.vector import above, choose, load, splat, store, zeros64
+from snnrun.kernels.cpu.constants import GIVEN, RECTANGLE, StbpConstants
 from snnrun.kernels.cpu.forward_loops import add_row_pairs, add_rows
-from snnrun.kernels.cpu.spike_loops import list_spikes, valid_bits
+from snnrun.kernels.cpu.spike_loops import Trains, list_spikes, valid_bits
 
-# How a surrogate derivative is computed: here, or given for every step and neuron.
-RECTANGLE, POLYNOMIAL, GIVEN = 0, 1, 2
 # Inputs that a thread adds up the gradients of at a time.
 INPUTS = 64
 
 
+class StbpLayer(NamedTuple):
+    """A dense layer of `neurons`: weights by input, `rows` (I * P,), `bias` (P,), `recurrent` (N * P,) or empty."""
+
+    rows: Floats
+    bias: Floats
+    recurrent: Floats
+    neurons: int
+    constants: StbpConstants
+
+
+@in_64_32_or_16
 @part
 def stbp_step(
     like: Any,
     b: int,
     t: int,
     offset: int,
-    before: np.uint64,
-    valid: np.uint64,
-    rows: Floats,
-    bias: Floats,
-    recurrent: Floats,
-    constants: Floats,
-    strict: bool,
+    layer: StbpLayer,
     inputs: Times,
     spikes: int,
     own: Times,
     looped: int,
+    words: Words,
     membrane: Floats,
     counts: Floats,
-) -> Any:
-    """Advance a block by one step; `before` has the bits of those that fired in the last. Returns those that fire."""
+) -> None:
+    """Advance a block by one step, with inputs[:spikes] and of the layer itself own[:looped]."""
+    constants, w = layer.constants, offset // 64
     padded, steps = counts.shape[1], membrane.shape[0] // counts.size
     place = (b * steps + t) * padded + offset
-    u = load(bias, offset, like) + add_rows(like, rows, padded, offset, inputs, 0, spikes)
+    u = load(layer.bias, offset, like) + add_rows(like, layer.rows, padded, offset, inputs, 0, spikes)
     if looped:
-        u = u + add_rows(like, recurrent, padded, offset, own, 0, looped)
+        u = u + add_rows(like, layer.recurrent, padded, offset, own, 0, looped)
     if t:
-        decay = choose(before, splat(constants[2], like), splat(constants[1], like))
+        decay = choose(words[b, t - 1, w], splat(constants.decays[1], like), splat(constants.decays[0], like))
         u = u + decay * load(membrane, place - padded, like)
     store(membrane, place, u)
-    v_th = splat(constants[0], like)
-    fired = (above(u, v_th) if strict else ~above(v_th, u)) & valid
+    v_th = splat(constants.v_th, like)
+    fired = (above(u, v_th) if constants.strict else ~above(v_th, u)) & valid_bits(layer.neurons - offset)
     if fired:
         n = load(counts, b * padded + offset, like)
         store(counts, b * padded + offset, choose(fired, n + splat(np.float32(1), like), n))
-    return fired
+    words[b, t, w] = fired
 
 
 @jit
 def stbp_forward(
     words_in: Words,
-    rows: Floats,
-    bias: Floats,
-    recurrent: Floats,
-    constants: Floats,
-    strict: bool,
-    neurons: int,
+    layer: StbpLayer,
     words: Words,
     counts: Floats,
     membrane: Floats,
@@ -74,8 +75,8 @@ def stbp_forward(
 ) -> None:
     """The samples of a turn of `reference.stbp_forward`.
 
-    `rows` (I * P,), `bias` (P,), `recurrent` rows by pre-neuron (N * P,) or empty; `constants`: threshold, decay, decay
-    after a spike; `words` (B, T, W) and `counts` (B, P) come in as zeros, `membrane` (B * T * P,) is written.
+    `words` (B, T, W) and `counts` (B, P) come in as zeros, `membrane` (B * T * P,) is written. Scratch: `inputs` and
+    `own` with room for a step's spikes.
     """
     padded = counts.shape[1]
     looped = 0
@@ -85,29 +86,14 @@ def stbp_forward(
             return
         for t in range(words_in.shape[1]):
             spikes = list_spikes(words_in, b, t, inputs)
-            if recurrent.shape[0]:
+            if layer.recurrent.shape[0]:
                 looped = list_spikes(words, b, t - 1, own) if t else 0
             for offset in range(0, padded, 64):
-                w = offset // 64
-                before = words[b, t - 1, w] if t else np.uint64(0)
-                valid = valid_bits(neurons - offset)
-                if padded - offset >= 64:
-                    words[b, t, w] = stbp_step(
-                        zeros64(), b, t, offset, before, valid, rows, bias, recurrent, constants, strict,
-                        inputs, spikes, own, looped, membrane, counts,
-                    )  # fmt: skip
-                elif padded - offset == 32:
-                    words[b, t, w] = stbp_step(
-                        zeros32(), b, t, offset, before, valid, rows, bias, recurrent, constants, strict,
-                        inputs, spikes, own, looped, membrane, counts,
-                    )  # fmt: skip
-                else:
-                    words[b, t, w] = stbp_step(
-                        zeros16(), b, t, offset, before, valid, rows, bias, recurrent, constants, strict,
-                        inputs, spikes, own, looped, membrane, counts,
-                    )  # fmt: skip
+                width = min(64, padded - offset)
+                stbp_step(width, b, t, offset, layer, inputs, spikes, own, looped, words, membrane, counts)
 
 
+@in_64_32_or_16
 @part
 def block_backward(
     like: Any,
@@ -117,30 +103,29 @@ def block_backward(
     grad_spikes: Floats,
     membrane: Floats,
     given: Floats,
-    surrogate: int,
-    constants: Floats,
-    temporal: bool,
+    constants: StbpConstants,
     grad_u: Floats,
     padded: int,
 ) -> None:
     """One block of `stbp_scan_backward`."""
     steps, w = words.shape[1], offset // 64
-    v_th, scale, reach = splat(constants[0], like), splat(constants[5], like), splat(constants[6], like)
+    v_th, height, reach = splat(constants.v_th, like), splat(constants.height, like), splat(constants.reach, like)
+    decays, slopes = constants.decays, constants.slopes
     ahead = like
     for t in range(steps - 1, -1, -1):
         place = (b * steps + t) * padded + offset
         fired = words[b, t, w]
         u, grad = load(membrane, place, like), load(grad_spikes, place, like)
-        if surrogate == GIVEN:
+        if constants.surrogate == GIVEN:
             h = load(given, place, like)
         else:
             distance = u - v_th
             distance = choose(above(distance, like), distance, like - distance)
-            h = scale if surrogate == RECTANGLE else scale * (reach - distance)
+            h = height if constants.surrogate == RECTANGLE else height * (reach - distance)
             h = choose(above(reach, distance), h, like)
-        if temporal:
-            grad = grad + ahead * u * choose(fired, splat(constants[4], like), splat(constants[3], like))
-            decay = choose(fired, splat(constants[2], like), splat(constants[1], like))
+        if constants.temporal:
+            grad = grad + ahead * u * choose(fired, splat(slopes[1], like), splat(slopes[0], like))
+            decay = choose(fired, splat(decays[1], like), splat(decays[0], like))
             ahead = grad * h + ahead * decay
         else:
             ahead = grad * h
@@ -153,82 +138,49 @@ def stbp_scan_backward(
     grad_spikes: Floats,
     membrane: Floats,
     given: Floats,
-    surrogate: int,
-    constants: Floats,
-    temporal: bool,
+    constants: StbpConstants,
     grad_u: Floats,
     padded: int,
     turn: Turn,
 ) -> None:
-    """The samples of a turn of `reference.stbp_scan_backward` without recurrent synapses, arrays (B * T * P,).
-
-    `constants`: threshold, decay, decay after a spike, slope of the decay by the spike where there is none and where
-    there is one, and height and reach of the surrogate derivative.
-    """
+    """The samples of a turn of `reference.stbp_scan_backward` without recurrent synapses, arrays (B * T * P,)."""
     while True:
         b = take(turn)
         if b == NONE:
             return
         for offset in range(0, padded, 64):
-            if padded - offset >= 64:
-                block_backward(
-                    zeros64(), b, offset, words, grad_spikes, membrane, given, surrogate, constants, temporal, grad_u,
-                    padded,
-                )  # fmt: skip
-            elif padded - offset == 32:
-                block_backward(
-                    zeros32(), b, offset, words, grad_spikes, membrane, given, surrogate, constants, temporal, grad_u,
-                    padded,
-                )  # fmt: skip
-            else:
-                block_backward(
-                    zeros16(), b, offset, words, grad_spikes, membrane, given, surrogate, constants, temporal, grad_u,
-                    padded,
-                )  # fmt: skip
+            width = min(64, padded - offset)
+            block_backward(width, b, offset, words, grad_spikes, membrane, given, constants, grad_u, padded)
 
 
+@in_64_32_or_16
 @part
 def block_gradient(
-    like: Any,
-    trace: Floats,
-    base: int,
-    steps: int,
-    times: Times,
-    first: Indices,
-    padded: int,
-    start: int,
-    stop: int,
-    gradient: Floats,
-    offset: int,
-) -> None:
+    like: Any, trace: Floats, base: int, steps: int, trains: Trains, padded: int, span: tuple[int, int],
+    gradient: Floats, offset: int,
+) -> None:  # fmt: skip
     """One block of `weight_gradient`; `trace` holds row t of sample b at base + (b * steps + t) * padded."""
-    for j in range(start, stop):
+    first = trains.first
+    for j in range(span[0], span[1]):
         sum_ = like
         for b in range(first.shape[0]):
             place = base + b * steps * padded
-            sum_ = sum_ + add_rows(like, trace, padded, place, times, first[b, j], first[b, j + 1])
+            sum_ = sum_ + add_rows(like, trace, padded, place, trains.times, first[b, j], first[b, j + 1])
         store(gradient, j * padded + offset, sum_)
 
 
 @part
 def pair_gradient(
-    trace: Floats,
-    base: int,
-    steps: int,
-    times: Times,
-    first: Indices,
-    padded: int,
-    start: int,
-    stop: int,
-    gradient: Floats,
-    offset: int,
-) -> None:
+    trace: Floats, base: int, steps: int, trains: Trains, padded: int, span: tuple[int, int],
+    gradient: Floats, offset: int,
+) -> None:  # fmt: skip
     """`block_gradient` for a block of 64 and the one after it."""
-    for j in range(start, stop):
+    first = trains.first
+    for j in range(span[0], span[1]):
         sum_, after = zeros64(), zeros64()
         for b in range(first.shape[0]):
             place = base + b * steps * padded
-            x, y = add_row_pairs(zeros64(), trace, padded, place, times, first[b, j], first[b, j + 1])
+            x, y = add_row_pairs(zeros64(), trace, padded, place, trains.times, first[b, j], first[b, j + 1])
             sum_, after = sum_ + x, after + y
         store(gradient, j * padded + offset, sum_)
         store(gradient, j * padded + offset + 64, after)
@@ -236,36 +188,20 @@ def pair_gradient(
 
 @jit
 def weight_gradient(
-    trace: Floats,
-    delay: int,
-    steps: int,
-    times: Times,
-    first: Indices,
-    padded: int,
-    gradient: Floats,
-    turn: Turn,
+    trace: Floats, delay: int, steps: int, trains: Trains, padded: int, gradient: Floats, turn: Turn
 ) -> None:
     """Sum over samples and steps of trace(t + delay) spikes(t), for the strips of a turn, INPUTS each.
 
-    `trace` (B * T * P,); `times`, `first` (B, I + 1) of the spikes; their rows of `gradient` (I * P,) are written.
-    A sum stays in registers until it is whole.
+    `trace` (B * T * P,); their rows of `gradient` (I * P,) are written. A sum stays in registers until it is whole.
     """
     while True:
         k = take(turn)
         if k == NONE:
             return
-        start, stop = k * INPUTS, min((k + 1) * INPUTS, first.shape[1] - 1)
-        offset = 0
-        while padded - offset >= 128:
-            base = delay * padded + offset
-            pair_gradient(trace, base, steps, times, first, padded, start, stop, gradient, offset)
-            offset += 128
-        base = delay * padded + offset
-        if padded - offset >= 64:
-            block_gradient(zeros64(), trace, base, steps, times, first, padded, start, stop, gradient, offset)
-            offset += 64
-            base += 64
-        if padded - offset == 32:
-            block_gradient(zeros32(), trace, base, steps, times, first, padded, start, stop, gradient, offset)
-        elif padded - offset == 16:
-            block_gradient(zeros16(), trace, base, steps, times, first, padded, start, stop, gradient, offset)
+        span = (k * INPUTS, min((k + 1) * INPUTS, trains.first.shape[1] - 1))
+        pairs = padded // 128 * 128
+        for offset in range(0, pairs, 128):
+            pair_gradient(trace, delay * padded + offset, steps, trains, padded, span, gradient, offset)
+        for offset in range(pairs, padded, 64):
+            width = min(64, padded - offset)
+            block_gradient(width, trace, delay * padded + offset, steps, trains, padded, span, gradient, offset)

@@ -1,0 +1,116 @@
+"""The constants of neurons and rules under their names, in the types that the loops compute with."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from snnrun.compiled.jit import Floats
+from snnrun.kernels import reference
+from snnrun.kernels.neuron import Lif, Stbp, slack_threshold
+
+NO_FLOATS = np.zeros(0, np.float32)
+STRSBP, HM2BP = 0, 1
+# How a surrogate derivative is computed: by a loop, or given for every step and neuron.
+RECTANGLE, POLYNOMIAL, GIVEN = 0, 1, 2
+
+
+class LifConstants(NamedTuple):
+    """A `Lif`: both decays, `rise` = 1 / tau_s, the threshold, less its slack if it has one, and refractory steps."""
+
+    decay_m: np.float32
+    decay_s: np.float32
+    rise: np.float32
+    threshold: np.float32
+    t_ref: int
+
+
+class Hm2BpConstants(NamedTuple):
+    """HM2-BP's kernel h, see `readout_loops.hm2bp_readout`.
+
+    `window` in whole steps; decays of x_m and x_s; what h, x_m and x_s are one step before a spike; the gain of h by
+    x_s; x_m at the end of the window; `kernel` (T,), h by the distance to the next spike.
+    """
+
+    window: int
+    decay_m: np.float32
+    decay_s: np.float32
+    start: np.float32
+    start_m: np.float32
+    start_s: np.float32
+    gain: np.float32
+    end: np.float32
+    kernel: Floats
+
+
+class RuleConstants(NamedTuple):
+    """What a readout needs of a rule, STRSBP or HM2BP, and of its neuron."""
+
+    number: int
+    lif: LifConstants
+    hm2bp: Hm2BpConstants
+
+
+class StbpConstants(NamedTuple):
+    """A `Stbp`: `decays` (2,) without and with a spike in the step before, and `slopes` (2,) of that by the spike.
+
+    `surrogate`: RECTANGLE, POLYNOMIAL or GIVEN; of the first two, `height` and `reach`.
+    """
+
+    v_th: np.float32
+    decays: Floats
+    strict: bool
+    slopes: Floats
+    surrogate: int
+    height: np.float32
+    reach: np.float32
+    temporal: bool
+
+
+@lru_cache
+def lif_constants(lif: Lif, slack: bool = True) -> LifConstants:
+    """The constants of a neuron, whose threshold has its `slack` or not."""
+    threshold = slack_threshold(lif.v_th) if slack else lif.v_th
+    return LifConstants._make([*_singles(lif.decay_m, lif.decay_s, 1.0 / lif.tau_s, threshold), int(lif.t_ref)])
+
+
+@lru_cache
+def rule_constants(rule: str, lif: Lif, steps: int) -> RuleConstants:
+    """The constants of a readout over so many steps."""
+    if rule == "strsbp":
+        return RuleConstants(STRSBP, lif_constants(lif), Hm2BpConstants._make([0, *_singles(*[0.0] * 7), NO_FLOATS]))
+    kernel, window, decay_s = reference.hm2bp_kernel(steps, lif)
+    reach, decay_m = math.ceil(window), math.exp(-1.0 / lif.tau_m)
+    values = _singles(
+        *(decay_m, decay_s, kernel[1].item()),
+        *(math.exp((lif.t_ref - 1) / lif.tau_m), math.exp((lif.t_ref - 1) / lif.tau_s)),
+        *((decay_m - decay_s) / (1.0 - lif.tau_s / lif.tau_m), math.exp((lif.t_ref - reach - 0.5) / lif.tau_m)),
+    )
+    tail = Hm2BpConstants._make([reach, *values, kernel.float().numpy()])
+    return RuleConstants(HM2BP, lif_constants(lif), tail)
+
+
+@lru_cache
+def stbp_constants(neuron: Stbp) -> StbpConstants:
+    """The constants of a neuron of STBP."""
+    a = neuron.width
+    forms = {"rectangle": (RECTANGLE, 1 / a, a / 2), "polynomial": (POLYNOMIAL, a / 4, 2 / math.sqrt(a))}
+    surrogate, height, reach = forms.get(neuron.surrogate, (GIVEN, 0.0, 0.0))
+    slopes = (-1.0, -math.exp(-1.0 / neuron.decay)) if neuron.exponential_reset else (-neuron.decay,) * 2
+    return StbpConstants(
+        v_th=np.float32(neuron.v_th),
+        decays=np.array((neuron.decay, neuron.decay_after_spike), np.float32),
+        strict=neuron.strict,
+        slopes=np.array(slopes, np.float32),
+        surrogate=surrogate,
+        height=np.float32(height),
+        reach=np.float32(reach),
+        temporal=neuron.temporal_gradient,
+    )
+
+
+def _singles(*values: float) -> list[np.float32]:
+    return [np.float32(value) for value in values]
