@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -14,69 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snnrun import data
-from snnrun.data import DATASETS, audio, blank, events, lacks, nmnist, repeats, ti46
-from snnrun.data.corpus import Corpus, MissingError, late, scan
+from snnrun.data import DATASETS, audio, blank, events, lacks, repeats
+from snnrun.data.corpus import ANY, ENTRIES, Corpus, Entry, MissingError, late, scan
 from snnrun.data.spikes_file import Encoded
 from snnrun.errors import SnnrunError, printable
 
-
-@dataclass(frozen=True)
-class Entry:
-    """What is known of a corpus before one looks.
-
-    Attributes:
-        about: One line.
-        licence: And where it is from.
-        place: Where it is looked for below the data root; empty if it needs no files.
-        papers: Number of training and test samples in published experiments.
-    """
-
-    about: str
-    licence: str
-    place: str = ""
-    papers: tuple[int, int] | None = None
-
-
-_LDC = f"licensed by the Linguistic Data Consortium, {ti46.SOURCE}"
-CATALOGUE = {
-    "digits": Entry("handwritten digits of 8 x 8 pixels", "free, bundled with scikit-learn"),
-    "mnist": Entry(
-        "handwritten digits of 28 x 28 pixels", "free, downloaded when it is first used", "mnist", (60_000, 10_000)
-    ),
-    "fashion_mnist": Entry(
-        "clothes of 28 x 28 pixels", "MIT, downloaded when it is first used", "fashion_mnist", (60_000, 10_000)
-    ),
-    "utterances": Entry("synthetic spike trains as dense as encoded speech", "made when it is used"),
-    "ti46_alpha": Entry("26 spoken letters, 16 speakers", _LDC, "ti46/ti_alpha", (4142, 6628)),
-    "ti46_digits": Entry("ten spoken digits, 16 speakers", _LDC, "ti46/ti20", (1594, 2542)),
-    "fsdd": Entry(
-        "ten spoken digits, six speakers",
-        "CC BY-SA 4.0, https://github.com/Jakobovski/free-spoken-digit-dataset",
-        "fsdd/recordings",
-        (2700, 300),
-    ),
-    "audio_folder": Entry("recordings of your own, a folder for each class", "yours", "."),
-    "ntidigits": Entry(
-        "single spoken digits as spikes of a silicon cochlea",
-        f"by the Sensors Group, University and ETH Zurich; terms: {events.SOURCE}",
-        "ntidigits/n-tidigits.hdf5",
-        (2464, 2486),
-    ),
-    "nmnist": Entry(
-        "handwritten digits as an event camera saw them",
-        f"by G. Orchard et al., downloaded when it is first used; terms: {nmnist.SOURCE}",
-        "nmnist",
-        (60_000, 10_000),
-    ),
-    "cifar10": Entry(
-        "colour pictures of 32 x 32 pixels in ten classes",
-        "free, downloaded when it is first used",
-        "cifar10",
-        (50_000, 10_000),
-    ),
-    "image_folder": Entry("pictures of your own, a folder for each class", "yours", "."),
-}
-OWN = ("audio_folder", "image_folder")  # any folder may be one
+CATALOGUE = {name: ENTRIES[function] for name, function in DATASETS.items()}
 
 
 def survey(root: Path) -> list[dict[str, Any]]:
@@ -142,7 +85,7 @@ def _look(name: str, entry: Entry, root: Path) -> dict[str, Any]:
         "place": str((root / entry.place).absolute()) if entry.place else None,
         "papers": entry.papers,
     }
-    if not entry.place or name in OWN:
+    if not entry.place or entry.place == ANY:
         return status | {"state": "at hand"}
     try:
         corpus = DATASETS[name](root, False)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snnrun.data import fetch, folders
-from snnrun.data.corpus import Corpus, MissingError
+from snnrun.data.corpus import Corpus, MissingError, known
 from snnrun.errors import SnnrunError
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -31,6 +31,12 @@ RECORDS = 10_000  # of a file
 _RECORD = 3073  # bytes
 
 
+@known(
+    "colour pictures of 32 x 32 pixels in ten classes",
+    "free, downloaded when it is first used",
+    "cifar10",
+    (50_000, 10_000),
+)
 def cifar10(root: Path, download: bool) -> Corpus:
     """The pictures, the five training files first to last.
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,8 @@ from snnrun.data import audio
 from snnrun.data.augment import Augment
 from snnrun.data.spikes_file import Encoded
 from snnrun.errors import SnnrunError
+
+Loader = TypeVar("Loader", bound="Callable[..., Corpus]")
 
 _WORD = 64  # channels to a word of packed spikes
 _AT_ONCE = 256  # samples in memory while all of a corpus are read
@@ -314,3 +316,40 @@ def listed(items: Sequence[str], most: int = 5) -> str:
     """The first few of a list, a line each, and the number of the others."""
     more = [f"and {len(items) - most:,} more"] if len(items) > most else []
     return "\n".join(f"  {item}" for item in [*items[:most], *more])
+
+
+# ---- what is known of a corpus before one looks ----------------------------------------------------------------------
+
+ANY = "."  # the place of a corpus that any folder may be
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is known of a corpus before one looks.
+
+    Attributes:
+        about: One line.
+        licence: And where it is from.
+        place: Where it is looked for below the data root; empty if it needs no files.
+        papers: Number of training and test samples in published experiments.
+    """
+
+    about: str
+    licence: str
+    place: str = ""
+    papers: tuple[int, int] | None = None
+
+
+ENTRIES: dict[Callable[..., Corpus], Entry] = {}  # by the function that gives the corpus
+
+
+def known(
+    about: str, licence: str, place: str = "", papers: tuple[int, int] | None = None
+) -> Callable[[Loader], Loader]:
+    """Enter a function that gives a corpus into `ENTRIES`; see `Entry` for the rest."""
+
+    def enter(function: Loader) -> Loader:
+        ENTRIES[function] = Entry(about, licence, place, papers)
+        return function
+
+    return enter

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snnrun.data import folders
-from snnrun.data.corpus import Corpus, MissingError, pack
+from snnrun.data.corpus import Corpus, MissingError, known, pack
 from snnrun.declared import Range
 from snnrun.errors import SnnrunError
 
@@ -52,6 +52,12 @@ class _Recording:
     name: Name
 
 
+@known(
+    "single spoken digits as spikes of a silicon cochlea",
+    f"by the Sensors Group, University and ETH Zurich; terms: {SOURCE}",
+    "ntidigits/n-tidigits.hdf5",
+    (2464, 2486),
+)
 def ntidigits(
     root: Path,
     _download: bool,

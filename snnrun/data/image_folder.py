@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from snnrun.data import class_folders, pictures, repeats
-from snnrun.data.corpus import Corpus
+from snnrun.data.corpus import ANY, Corpus, known
 from snnrun.declared import Range
 from snnrun.errors import UsageError
 
 
+@known("pictures of your own, a folder for each class", "yours", ANY)
 def image_folder(
     root: Path,
     _download: bool,

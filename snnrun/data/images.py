@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snnrun.data import fetch
-from snnrun.data.corpus import Corpus, MissingError, stratified
+from snnrun.data.corpus import Corpus, MissingError, known, stratified
 from snnrun.errors import SnnrunError
 
 _DIGIT_NAMES = tuple("0123456789")
@@ -87,6 +87,7 @@ IDX_CORPORA = {
 }
 
 
+@known("handwritten digits of 8 x 8 pixels", "free, bundled with scikit-learn")
 def digits(_root: Path, _download: bool) -> Corpus:
     """Handwritten digits bundled with scikit-learn: 1797 images of 8 x 8, needing neither folder nor download.
 
@@ -106,11 +107,13 @@ def digits(_root: Path, _download: bool) -> Corpus:
     return Corpus("image", (8, 8), _DIGIT_NAMES, *parts, image=(1, 8, 8))
 
 
+@known("handwritten digits of 28 x 28 pixels", "free, downloaded when it is first used", "mnist", (60_000, 10_000))
 def mnist(root: Path, download: bool) -> Corpus:
     """MNIST (LeCun, Cortes, Burges): handwritten digits, 60,000 + 10,000 images of 28 x 28; see `load_idx`."""
     return load_idx("mnist", root, download)
 
 
+@known("clothes of 28 x 28 pixels", "MIT, downloaded when it is first used", "fashion_mnist", (60_000, 10_000))
 def fashion_mnist(root: Path, download: bool) -> Corpus:
     """Fashion-MNIST (Xiao, Rasul, Vollgraf 2017): clothes, 60,000 + 10,000 images of 28 x 28; see `load_idx`."""
     return load_idx("fashion_mnist", root, download)

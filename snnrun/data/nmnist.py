@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snnrun.data import fetch, folders
-from snnrun.data.corpus import Corpus, MissingError, UnfitError, Unread
+from snnrun.data.corpus import Corpus, MissingError, UnfitError, Unread, known
 from snnrun.data.spikes_file import Encoded
 from snnrun.declared import Range
 from snnrun.errors import SnnrunError
@@ -107,6 +107,12 @@ class _Recording(NamedTuple):
     read: Callable[[], bytes]
 
 
+@known(
+    "handwritten digits as an event camera saw them",
+    f"by G. Orchard et al., downloaded when it is first used; terms: {SOURCE}",
+    "nmnist",
+    (60_000, 10_000),
+)
 def nmnist(
     root: Path,
     download: bool,

@@ -10,7 +10,7 @@ from typing import Annotated, Literal, NamedTuple
 import numpy as np
 
 from snnrun.data import audio, class_folders, folders
-from snnrun.data.corpus import Corpus, MissingError
+from snnrun.data.corpus import ANY, Corpus, MissingError, known
 from snnrun.declared import Range
 from snnrun.errors import UsageError
 
@@ -35,6 +35,12 @@ class _Take(NamedTuple):
 # ---- FSDD -----------------------------------------------------------------------------------------------------------
 
 
+@known(
+    "ten spoken digits, six speakers",
+    "CC BY-SA 4.0, https://github.com/Jakobovski/free-spoken-digit-dataset",
+    "fsdd/recordings",
+    (2700, 300),
+)
 def fsdd(
     root: Path,
     _download: bool,
@@ -153,6 +159,7 @@ def _missing_fsdd(root: Path) -> str:
 # ---- folders of one's own -------------------------------------------------------------------------------------------
 
 
+@known("recordings of your own, a folder for each class", "yours", ANY)
 def audio_folder(
     root: Path,
     _download: bool,

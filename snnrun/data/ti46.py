@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snnrun.data import audio, folders
-from snnrun.data.corpus import Corpus, MissingError
+from snnrun.data.corpus import Corpus, MissingError, known
 from snnrun.declared import Range
 from snnrun.errors import UsageError
 
@@ -27,6 +27,7 @@ RATE = 12_500  # Hz
 SPEAKERS = tuple(f"{sex}{number}" for sex in "fm" for number in range(1, 9))
 COMMANDS = ("en", "er", "go", "hp", "no", "rb", "rp", "sp", "st", "ys")  # enter erase go help no rubout repeat ...
 SOURCE = "https://catalog.ldc.upenn.edu/LDC93S9"
+_LICENCE = f"licensed by the Linguistic Data Consortium, {SOURCE}"
 # Two characters of a name each: (session, token).
 TOKENS = {
     "train": frozenset(("se", f"t{token}") for token in range(10)),
@@ -77,11 +78,13 @@ class Token(NamedTuple):
     token: str
 
 
+@known("26 spoken letters, 16 speakers", _LICENCE, "ti46/ti_alpha", (4142, 6628))
 def ti46_alpha(root: Path, _download: bool) -> Corpus:
     """TI46-Alpha: the 26 letters, as recordings; see `load`."""
     return load("ti46_alpha", ALPHA, root)
 
 
+@known("ten spoken digits, 16 speakers", _LICENCE, "ti46/ti20", (1594, 2542))
 def ti46_digits(root: Path, _download: bool, *, test_limit: Annotated[int | None, Range(at_least=1)] = None) -> Corpus:
     """TI46-Digits: the ten digits, as recordings; see `load`.
 

@@ -14,7 +14,7 @@ from typing import Annotated, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from snnrun.data.corpus import Corpus, pack
+from snnrun.data.corpus import Corpus, known, pack
 from snnrun.declared import Range
 
 CHANNELS = 78
@@ -37,6 +37,7 @@ class _Contour(NamedTuple):
     height: NDArray[np.float64]
 
 
+@known("synthetic spike trains as dense as encoded speech", "made when it is used")
 def utterances(
     _root: Path,
     _download: bool,
