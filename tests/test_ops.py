@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import re
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -203,6 +206,25 @@ def test_a_compiled_network_counts_and_learns_the_same(rule, backend):
     for a, b in zip(plain[2], compiled[2], strict=True):
         assert a.any()
         torch.testing.assert_close(b, a)
+
+
+@pytest.mark.filterwarnings("ignore:No complete tensor found")  # said of weights that lie in memory input by input
+@pytest.mark.filterwarnings("ignore:.*autograd.function.Function.* should not be instantiated")  # Dynamo itself does
+def test_what_the_documentation_compiles_and_exports_counts_the_same(tmp_path, monkeypatch):
+    """The first, third and fourth example of `docs/python.md`, in one namespace; the second needs no kernels."""
+    monkeypatch.chdir(tmp_path)
+    torch.compiler.reset()
+    document = (Path(__file__).parents[1] / "docs" / "python.md").read_text(encoding="utf-8")
+    made, _, exported, loaded = re.findall(r"```python\n(.*?)```", document, re.DOTALL)
+    names: dict[str, Any] = {"__name__": "example"}
+    for example in (made, exported, loaded):
+        exec(example, names)
+    counts = names["model"](names["spikes"])
+    assert counts.any()
+    assert torch.equal(names["activity"].output.counts, counts)
+    assert torch.equal(names["counts"], counts)
+    other = (torch.rand(3, 150, 64) < 0.3).to(torch.uint8)
+    assert torch.equal(names["loaded"](other), names["model"](other))
 
 
 @pytest.mark.parametrize("rule", RULES)

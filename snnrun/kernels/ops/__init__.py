@@ -2,7 +2,7 @@
 
 Each runs the function of the same name of the backend in use, where `reference` describes it. An operator takes
 tensors and plain numbers alone, so each has a wrapper that takes the neuron and the synapses as the backends do. The
-fakes give shapes and types, for tracing without running.
+fakes give shapes and types, for tracing without running. `docs/python.md` compiles and exports a network.
 """
 
 from __future__ import annotations
