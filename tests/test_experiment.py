@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from snnrun.encoders.rate import Poisson
-from snnrun.errors import SnnrunError, UsageError, describe
+from snnrun.errors import SnnrunError, UsageError, describe, first_line
 from snnrun.record import atomic
 from snnrun.run import build, experiment
 
@@ -129,3 +129,9 @@ def test_memory_that_is_not_given_is_one_line() -> None:
     ):
         assert describe(error).startswith(what)
         assert describe(error).endswith("Lower train.batch_size, encoder.steps or model.network.")
+
+
+def test_the_first_line_of_an_error_is_that_of_one_that_says_nothing_too() -> None:
+    assert first_line(ValueError("\n one\n two")) == "one"
+    assert first_line(ValueError(" ")) == "ValueError"
+    assert first_line(ValueError(), "nothing") == "nothing"

@@ -92,6 +92,7 @@ def test_a_point_whose_sweep_is_gone_is_an_orphan() -> None:
 
 def test_a_folder_has_one_worker(tmp_path: Path) -> None:
     assert not points.busy(tmp_path / "new")
+    assert not (tmp_path / "new").exists(), "who asks leaves no folder"
     with points.hold(tmp_path):
         assert points.busy(tmp_path)
         with pytest.raises(UsageError, match="another process is at work on it"), points.hold(tmp_path):
