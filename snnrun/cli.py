@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
+import importlib
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from snnrun import signals
@@ -15,74 +14,14 @@ from snnrun.display import output
 from snnrun.errors import SnnrunError, UsageError, unknown
 
 
-def _train(arguments: list[str]) -> int:
-    from snnrun.commands.arguments import ordered, swept_launchers
+def _of(name: str) -> Callable[[list[str]], int]:
+    """The command of `commands/NAME.py`."""
 
-    with _verbosity(arguments) as rest:
-        for warning in swept_launchers(rest):
-            print(f"snnrun: warning: {warning}", file=sys.stderr)
-        from snnrun.commands.train import main
+    def command(arguments: list[str]) -> int:
+        code: int = importlib.import_module(f"snnrun.commands.{name}").main(arguments)
+        return code
 
-        return main(ordered(rest))
-
-
-@contextmanager
-def _verbosity(arguments: list[str]) -> Iterator[list[str]]:
-    """Have the environment say what -q or -v say, which the processes of a run inherit; gives the other arguments."""
-    from snnrun.display.verbosity import VERBOSITY, verbosity, without_verbosity
-
-    rest, level = without_verbosity(arguments)
-    before = os.environ.get(VERBOSITY)
-    os.environ[VERBOSITY] = level or verbosity()
-    try:
-        yield rest
-    finally:
-        os.environ.pop(VERBOSITY)
-        if before is not None:
-            os.environ[VERBOSITY] = before
-
-
-def _ui(arguments: list[str]) -> int:
-    from snnrun.commands.ui import main
-
-    return main(arguments)
-
-
-def _config(arguments: list[str]) -> int:
-    from snnrun.commands.config import main
-
-    return main(arguments)
-
-
-def _bench(arguments: list[str]) -> int:
-    from snnrun.commands.bench import main
-
-    return main(arguments)
-
-
-def _data(arguments: list[str]) -> int:
-    from snnrun.commands.data import main
-
-    return main(arguments)
-
-
-def _runs(arguments: list[str]) -> int:
-    from snnrun.commands.runs import main
-
-    return main(arguments)
-
-
-def _resume(arguments: list[str]) -> int:
-    from snnrun.commands.resume import main
-
-    with _verbosity(arguments) as rest:
-        return main(rest)
-
-
-def _report(arguments: list[str]) -> int:
-    from snnrun.commands.report import main
-
-    return main(arguments)
+    return command
 
 
 def _doctor(arguments: list[str]) -> int:
@@ -115,38 +54,20 @@ def _completion(arguments: list[str]) -> int:
     return main(arguments, COMMANDS)
 
 
-def _evaluate(arguments: list[str]) -> int:
-    from snnrun.commands.evaluate import main
-
-    return main(arguments)
-
-
-def _predict(arguments: list[str]) -> int:
-    from snnrun.commands.predict import main
-
-    return main(arguments)
-
-
-def _export(arguments: list[str]) -> int:
-    from snnrun.commands.export import main
-
-    return main(arguments)
-
-
 # name: (function of the arguments that follow, one line of help)
 COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
-    "train": (_train, "train and evaluate a network; -m sweeps over several settings"),
-    "resume": (_resume, "go on with a run that was killed, interrupted or failed"),
-    "runs": (_runs, "list the runs, show one, compare them over seeds, name the best"),
-    "report": (_report, "write a page that compares the runs with the papers' figures"),
-    "evaluate": (_evaluate, "evaluate a trained network: accuracy, classes, cost of an inference"),
-    "predict": (_predict, "class scores of files: recordings, images, spikes"),
-    "export": (_export, "hand a trained network over: NIR or safetensors"),
-    "ui": (_ui, "open MLflow's pages: the newest sweep, its charts, a comparison"),
-    "data": (_data, "list the corpora, verify the files of one, or encode one ahead"),
-    "bench": (_bench, "measure time, memory and spikes of training and inference"),
+    "train": (_of("train"), "train and evaluate a network; -m sweeps over several settings"),
+    "resume": (_of("resume"), "go on with a run that was killed, interrupted or failed"),
+    "runs": (_of("runs"), "list the runs, show one, compare them over seeds, name the best"),
+    "report": (_of("report"), "write a page that compares the runs with the papers' figures"),
+    "evaluate": (_of("evaluate"), "evaluate a trained network: accuracy, classes, cost of an inference"),
+    "predict": (_of("predict"), "class scores of files: recordings, images, spikes"),
+    "export": (_of("export"), "hand a trained network over: NIR or safetensors"),
+    "ui": (_of("ui"), "open MLflow's pages: the newest sweep, its charts, a comparison"),
+    "data": (_of("data"), "list the corpora, verify the files of one, or encode one ahead"),
+    "bench": (_of("bench"), "measure time, memory and spikes of training and inference"),
     "doctor": (_doctor, "say what runs here, and what is missing; --kernels checks the kernels"),
-    "config": (_config, "list the options of `train`, show one, or copy one to edit it"),
+    "config": (_of("config"), "list the options of `train`, show one, or copy one to edit it"),
     "completion": (_completion, "print the completion script of bash, zsh or fish"),
 }
 # Whose result is what they leave; of the others it is what they print.
@@ -188,18 +109,15 @@ def _main(arguments: list[str]) -> int:
 
         print(f"snnrun {version('snnrun')}")
         return 0
+    name, *rest = arguments
     with signals.as_interrupts():
-        return _run(*arguments)
-
-
-def _run(name: str, *rest: str) -> int:
-    try:
-        if name not in COMMANDS:
-            raise UsageError(unknown("command", name, COMMANDS))
-        return COMMANDS[name][0](list(rest))
-    except SnnrunError as error:
-        print(f"snnrun: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("snnrun: interrupted", file=sys.stderr)
-        return 130
+        try:
+            if name not in COMMANDS:
+                raise UsageError(unknown("command", name, COMMANDS))
+            return COMMANDS[name][0](rest)
+        except SnnrunError as error:
+            print(f"snnrun: {error}", file=sys.stderr)
+            return error.exit_code
+        except KeyboardInterrupt:
+            print("snnrun: interrupted", file=sys.stderr)
+            return 130

@@ -60,8 +60,7 @@ def values(*overrides: str) -> dict[str, Any]:
 
 
 def training_of(settings: dict[str, Any], samples: int = 16) -> Training:
-    dataset = data.load(seed=0, **settings["data"])
-    return measure._training(settings, measure._measured(settings, dataset, samples), CPU)
+    return measure._training(settings, measure._measured(settings, build.load(settings), samples), CPU)
 
 
 # ---- what is printed ------------------------------------------------------------------------------------------------
@@ -148,14 +147,11 @@ def test_what_is_measured_are_trained_weights_that_stand_still(monkeypatch: pyte
     training = training_of(settings, 40)
     initial = {name: value.clone() for name, value in training.network.state_dict().items()}
     measure._warm_up(training, 100)  # more than there are: a second epoch
+    inputs = build.Inputs(training.dataset, training.encoder)
     trained = {name: value.clone() for name, value in training.network.state_dict().items()}
     assert not torch.equal(trained["layers.0.weight"], initial["layers.0.weight"])
-    entry = measure.measure(
-        measure.Job(settings, training.dataset, trained, threads=1, repeats=2), CPU, "reference", None
-    )
-    again = measure.measure(
-        measure.Job(settings, training.dataset, trained, threads=1, repeats=1), CPU, "reference", None
-    )
+    entry = measure.measure(measure.Job(settings, inputs, trained, threads=1, repeats=2), CPU, "reference", None)
+    again = measure.measure(measure.Job(settings, inputs, trained, threads=1, repeats=1), CPU, "reference", None)
     assert entry["spikes_per_sample"] == again["spikes_per_sample"]
     assert entry["compiled_code_mib"] is None  # nobody said what the process had before
     assert entry["peak_memory_mib"] >= 0
@@ -284,10 +280,10 @@ def test_a_training_that_diverges_is_told() -> None:
 
 def test_samples_are_repeated_where_a_corpus_has_too_few() -> None:
     settings = values()
-    dataset = data.load(seed=0, **settings["data"])
-    train = measure._measured(settings, dataset, 90).train
+    inputs = build.load(settings)
+    train = measure._measured(settings, inputs, 90).dataset.train
     assert len(train) == 90
-    assert set(train.index) == set(dataset.train.index)
+    assert set(train.index) == set(inputs.dataset.train.index)
     assert np.array_equal(train.index[40:80], train.index[:40])
 
 

@@ -9,7 +9,7 @@ import pytest
 from made_runs import values
 
 from snnrun import cli, tracking
-from snnrun.commands import train
+from snnrun.config.compose import compose
 from snnrun.run import experiment
 from snnrun.runs.collect import collect
 from snnrun.train import hardware
@@ -18,13 +18,13 @@ pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # SQLAlchemy
 
 
 def test_mlflows_variables_are_defaults_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = train.compose([])["tracking"]
+    plain = compose([])["tracking"]
     assert (plain["uri"], plain["experiment"]) == (None, "snnrun")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://host:5000")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "lab")
-    plain = train.compose([])["tracking"]
+    plain = compose([])["tracking"]
     assert (plain["uri"], plain["experiment"]) == ("http://host:5000", "lab")
-    plain = train.compose(["tracking.uri=null", "tracking.experiment=mine"])["tracking"]
+    plain = compose(["tracking.uri=null", "tracking.experiment=mine"])["tracking"]
     assert (plain["uri"], plain["experiment"]) == (None, "mine")
 
 

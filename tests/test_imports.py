@@ -25,7 +25,7 @@ ROOMS = {
     "paper": {"runs"},
     "sweep": {"config", "display", "locks", "record", "run", "tracking", "train"},
     "runs": {"record", "run", "tracking"},
-    "bench": {"compiled", "data", "display", "kernels", "network", "record", "rules", "run", "train"},
+    "bench": {"compiled", "data", "kernels", "network", "record", "rules", "run", "train"},
     "nir": {"kernels", "network", "record", "rules"},
     "run": {
         *("compiled", "config", "data", "display", "encoders", "kernels", "network", "record", "rules", "tracking"),

@@ -150,7 +150,7 @@ def values(root: Path, outputs: Path, **options: Any) -> dict[str, Any]:
 def test_spikes_are_stored_once_and_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     home = nmnist_tree(tmp_path)
     parallel.set_threads(2)
-    first = build.load(values(tmp_path, tmp_path / "out"))
+    first = build.load(values(tmp_path, tmp_path / "out")).dataset
     assert "encoding nmnist: 30 samples" in capsys.readouterr().err
     plain = load(tmp_path)
     assert first.digest == plain.digest
@@ -158,11 +158,11 @@ def test_spikes_are_stored_once_and_mapped(tmp_path: Path, monkeypatch: pytest.M
         stored, read = getattr(first, part), getattr(plain, part)
         assert np.array_equal(stored.samples[:], read.samples[:])
     monkeypatch.setattr(nmnist.Binning, "encoded", lambda *_: pytest.fail("read again"))
-    again = build.load(values(tmp_path, tmp_path / "out"))
+    again = build.load(values(tmp_path, tmp_path / "out")).dataset
     assert (again.digest, capsys.readouterr().err) == (first.digest, "")
     monkeypatch.undo()
     (home / "Train/3/00007.bin").write_bytes(moving_digit(3, 9) * 2)  # another size: made anew
-    assert build.load(values(tmp_path, tmp_path / "out")).digest != first.digest
+    assert build.load(values(tmp_path, tmp_path / "out")).dataset.digest != first.digest
     assert len(list((tmp_path / "out/cache").glob("*.spikes"))) == 2
 
 
@@ -177,7 +177,7 @@ def test_late_events_and_silent_recordings_are_counted(tmp_path: Path, capsys: A
     cut = "3 events of 2 of 30 recordings come after the last step (data.steps=10) and are left out"
     silent = f"1 of 30 samples have no input spike ({home / 'Test/9/00030.bin'})"
     for encoding in (True, False):  # then from the store
-        dataset = build.load(values(tmp_path, tmp_path / "out", bin_ms=10.0, steps=10))
+        dataset = build.load(values(tmp_path, tmp_path / "out", bin_ms=10.0, steps=10)).dataset
         assert dataset.notes[2:] == (cut, silent)
         assert ("encoding nmnist" in capsys.readouterr().err) == encoding
     words = ["data", "verify", "nmnist", "data.bin_ms=10", "data.steps=10", "--root", str(tmp_path)]

@@ -46,7 +46,7 @@ def test_samples_of_the_corpus_are_taken_for_what_an_evaluation_takes_them_for(r
     expected = evaluate.evaluate(run, values).firing.predicted
     found = predict.predict(str(run), [f"test:{k}" for k in range(12)])
     assert [prediction.predicted for prediction in found] == [str(k) for k in expected[:12]]
-    labels = build.load(values).test.labels
+    labels = build.load(values).dataset.test.labels
     assert [prediction.label for prediction in found] == labels[:12].tolist()
 
 
@@ -104,7 +104,7 @@ def test_options_that_do_not_go_together(run: Path, capsys: pytest.CaptureFixtur
 
 
 def test_an_image_of_the_corpus_comes_back_as_it_is(run: Path, tmp_path: Path) -> None:
-    pixels = build.load(trained_runs.values("strsbp")).test.samples[7].reshape(8, 8)
+    pixels = build.load(trained_runs.values("strsbp")).dataset.test.samples[7].reshape(8, 8)
     Image.fromarray(pixels).save(tmp_path / "seven.png")
     [prediction] = predict.predict(str(run), [str(tmp_path / "seven.png")])
     assert prediction.label is None
@@ -137,7 +137,7 @@ def test_an_image_of_fewer_bits_in_sixteen_is_told(run: Path, tmp_path: Path) ->
 
 def test_dark_on_bright_is_told_and_inverted(run: Path, tmp_path: Path) -> None:
     path = tmp_path / "ink.png"
-    pixels = build.load(trained_runs.values("strsbp")).test.samples[7].reshape(8, 8)
+    pixels = build.load(trained_runs.values("strsbp")).dataset.test.samples[7].reshape(8, 8)
     Image.fromarray(255 - pixels).save(path)
     [plain] = predict.predict(str(run), [str(path)])
     assert "Try --invert" in plain.notes[0]
@@ -249,7 +249,7 @@ def test_a_recording_is_fed_as_the_corpus_feeds_it(name: str, tree: Any, tmp_pat
         soundfile.write(path, wave, rate, format=form, subtype="PCM_16")
     section = {"name": name, "root": str(tmp_path), "validation": 0, "download": False}
     values = {"seed": 3, "outputs": str(tmp_path / "out"), "encoder": EAR, "data": section}
-    corpus = build.load(values)
+    corpus = build.load(values).dataset
     spikes = np.concatenate([corpus.train.samples[:], corpus.test.samples[:]])
     reader = reader_for(values, "spikes", corpus.shape, 120)
     assert spikes.any()
@@ -267,9 +267,9 @@ def test_a_file_of_events_is_fed_as_the_corpus_feeds_it(
     nmnist_tree(tmp_path)
     section = {"name": "nmnist", "root": str(tmp_path), "validation": 0, "download": False, **options}
     values = {"seed": 3, "outputs": str(tmp_path / "out"), "encoder": STORED | {"steps": steps}, "data": section}
-    corpus = build.load(values)
+    corpus, encoder = build.load(values)
     names = data.DATASETS["nmnist"](tmp_path, False, **options).names
-    spikes = build.encoder(values).encode(corpus.test.samples[:], corpus.test.index, 0)
+    spikes = encoder.encode(corpus.test.samples[:], corpus.test.index, 0)
     reader = reader_for(values, "spikes", corpus.shape, spikes.shape[1], image=corpus.image)
     for path, sample in zip(names[-10:], spikes, strict=True):
         found = reader.read(path)

@@ -119,7 +119,7 @@ def test_cut_and_silent_recordings_are_told_of(tmp_path: Path, capsys: pytest.Ca
     settings = {"name": "audio_folder", "root": root, "test_fraction": 0.25, "validation": 0}
     wanted = {**values(tmp_path, data=settings), "encoder": {"name": "lyon_bsa", "steps": 700}}
     for encoding in (True, False):
-        dataset = build.load(wanted)
+        dataset = build.load(wanted).dataset
         cut, silent = dataset.notes
         assert cut.startswith("2 of 8 recordings are longer than 1.12 s (encoder.steps=700) and are cut there (")
         assert {f"{root / name / '0.wav'}" in cut for name in "ab"} == {True}
@@ -131,7 +131,7 @@ def test_cut_and_silent_recordings_are_told_of(tmp_path: Path, capsys: pytest.Ca
     assert f"note: {cut}\nnote: {silent}\n" in capsys.readouterr().out
     assert cli.main([*command, "encoder.steps=1250"]) == 0
     assert "are cut there" not in capsys.readouterr().out
-    assert build.load({**wanted, "encoder": {"name": "lyon_bsa", "steps": 1250}}).notes == (silent,)
+    assert build.load({**wanted, "encoder": {"name": "lyon_bsa", "steps": 1250}}).dataset.notes == (silent,)
 
 
 def test_verify_finds_what_the_encoder_refuses(tmp_path: Path) -> None:
@@ -186,10 +186,9 @@ def values(root: Path, **changes: Any) -> dict[str, Any]:
 
 def test_a_run_gets_spikes_and_nothing_left_to_encode(tmp_path: Path) -> None:
     fsdd_tree(tmp_path)
-    dataset = build.load(values(tmp_path))
+    dataset, encoder = build.load(values(tmp_path))
     assert (dataset.kind, dataset.channels, dataset.steps) == ("spikes", 78, 40)
     assert [len(part) for part in (dataset.train, dataset.validation, dataset.test)] == [90, 30, 120]
-    encoder = build.encoder(values(tmp_path))
     positions = np.array([2, 0])
     bits = encoder.encode(dataset.train.samples[positions], dataset.train.index[positions], 1)
     np.testing.assert_array_equal(bits, dataset.train.samples[positions])
@@ -217,7 +216,7 @@ def test_all_bad_files_are_told_at_once(tmp_path: Path) -> None:
 def test_a_surrogate_is_one_in_the_store_too(tmp_path: Path) -> None:
     ti46_tree(tmp_path / "ti46")
     (tmp_path / "ti46" / "SURROGATE").touch()
-    dataset = build.load(values(tmp_path, data={"name": "ti46_alpha", "root": tmp_path, "validation": 0}))
+    dataset = build.load(values(tmp_path, data={"name": "ti46_alpha", "root": tmp_path, "validation": 0})).dataset
     assert dataset.label == "ti46_alpha (surrogate)"
     assert len(list((tmp_path / "outputs" / "cache").glob("ti46_alpha_surrogate-*.spikes"))) == 1
 

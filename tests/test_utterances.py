@@ -190,7 +190,7 @@ def test_a_network_learns_the_classes() -> None:
     result = engine.train(
         network,
         corpus,
-        build.encoder({"seed": 0, "encoder": {"name": "stored"}}),
+        encoders.Stored(0),
         engine.Options(epochs=4, batch_size=10, lr=0.03),
         seed=0,
         device=torch.device("cpu"),

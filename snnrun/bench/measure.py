@@ -38,8 +38,9 @@ from snnrun.network import Layer, Network
 from snnrun.record import provenance
 from snnrun.rules import LayerKind
 from snnrun.run import build
-from snnrun.train import engine, hardware
+from snnrun.train import hardware
 from snnrun.train.batches import batches, shuffled
+from snnrun.train.options import Options
 from snnrun.train.training import Training
 
 # A repeat runs over so many samples, or over so many batches if these are more.
@@ -53,10 +54,10 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class Job:
-    """What one process measures: the samples of `dataset.train`, in batches, with the weights of `state`."""
+    """What one process measures: the training samples of `inputs`, in batches, with the weights of `state`."""
 
     values: Mapping[str, Any]
-    dataset: data.Dataset
+    inputs: build.Inputs
     state: Mapping[str, Tensor]
     threads: int
     repeats: int
@@ -84,13 +85,13 @@ def run(
     """
     device = hardware.set_up(values["hardware"]["device"], max(threads))
     backend = kernels.use(values["hardware"]["kernels"], device.type)
-    dataset = build.load(values)
-    training = _training(values, dataset, device)
+    inputs = build.load(values)
+    training = _training(values, inputs, device)
     network, batch = training.network, training.options.batch_size
     if warm_up:
         note(f"training on {warm_up:,} samples ...")
         _warm_up(training, warm_up)
-    cut = _measured(values, dataset, batch * max(BATCHES, math.ceil(SAMPLES / batch)))
+    cut = _measured(values, inputs, batch * max(BATCHES, math.ceil(SAMPLES / batch)))
     state = {name: value.detach().cpu() for name, value in network.state_dict().items()}
     entries = {}
     for number in sorted(threads):
@@ -103,7 +104,7 @@ def run(
         "machine": _machine(),
         "model": values["model"]["name"],
         "network": "-".join(filter(None, [str(network.inputs), network.topology, str(network.sizes[-1])])),
-        "data": dataset.label,
+        "data": inputs.dataset.label,
         "encoder": values["encoder"]["name"],
         "batch": batch,
         "kernels": backend,
@@ -117,8 +118,7 @@ def run(
 
 def batch(values: Mapping[str, Any], size: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Dense input spikes (size, T, N) uint8 and labels (size,) int64, the first samples that `run` measures."""
-    dataset = _measured(values, build.load(values), size)
-    encoder, order = build.encoder(values), np.arange(size)
+    (dataset, encoder), order = _measured(values, build.load(values), size), np.arange(size)
     [(_, spikes, labels)] = batches(dataset.train, order, encoder, EPOCH, size, torch.device("cpu"), dataset.augment)
     return kernels.unpack(spikes, dataset.channels).numpy(), labels.numpy()
 
@@ -126,9 +126,9 @@ def batch(values: Mapping[str, Any], size: int) -> tuple[NDArray[np.uint8], NDAr
 # ---- building -------------------------------------------------------------------------------------------------------
 
 
-def _training(values: Mapping[str, Any], dataset: data.Dataset, device: torch.device) -> Training:
-    network, encoder, options = build.network(values, dataset), build.encoder(values), engine.Options(**values["train"])
-    return Training(network, dataset, encoder, options, seed=values["seed"], device=device)
+def _training(values: Mapping[str, Any], inputs: build.Inputs, device: torch.device) -> Training:
+    network, options = build.network(values, inputs.dataset), Options(**values["train"])
+    return Training(network, *inputs, options, seed=values["seed"], device=device)
 
 
 def _warm_up(training: Training, samples: int) -> None:
@@ -144,16 +144,16 @@ def _warm_up(training: Training, samples: int) -> None:
         left, epoch = left - size, epoch + 1
 
 
-def _measured(values: Mapping[str, Any], dataset: data.Dataset, size: int) -> data.Dataset:
-    """The dataset cut to the samples to measure: `size` of the training samples in random order, again if too few."""
-    split = dataset.train
+def _measured(values: Mapping[str, Any], inputs: build.Inputs, size: int) -> build.Inputs:
+    """The inputs cut to the samples to measure: `size` of the training samples in random order, again if too few."""
+    split = inputs.dataset.train
     order = np.random.Generator(np.random.PCG64(values["seed"])).permutation(len(split))
     chosen, none = np.resize(order, size), order[:0]
 
     def part(positions: NDArray[np.int64]) -> data.Split:
         return data.Split(split.samples[positions], split.labels[positions], split.index[positions])
 
-    return replace(dataset, train=part(chosen), validation=part(none), test=part(none))
+    return inputs._replace(dataset=replace(inputs.dataset, train=part(chosen), validation=part(none), test=part(none)))
 
 
 def _machine() -> dict[str, Any]:
@@ -203,11 +203,13 @@ def child() -> None:
 
 def measure(job: Job, device: torch.device, backend: str, imported: int | None) -> dict[str, Any]:
     """Measure in this process, which had `imported` bytes of resident memory when all was imported."""
+    build.plug_in(job.values)
     _load_code(job, device)
     loaded = memory("VmRSS")
-    training = _training(job.values, job.dataset, device)
+    training = _training(job.values, job.inputs, device)
     training.network.load_state_dict(job.state)
-    order = np.arange(len(job.dataset.train))
+    split = job.inputs.dataset.train
+    order = np.arange(len(split))
 
     def train() -> None:
         for batch in training.batches(order, EPOCH):
@@ -217,7 +219,7 @@ def measure(job: Job, device: torch.device, backend: str, imported: int | None) 
     @torch.no_grad()
     def infer() -> None:
         size = training.options.batch_size
-        for _, spikes, _ in batches(job.dataset.train, order, training.encoder, EPOCH, size, device):
+        for _, spikes, _ in batches(split, order, training.encoder, EPOCH, size, device):
             training.network(spikes.to(device)).output.counts.argmax(dim=1).cpu()
 
     knows_peak = _reset_peak(device)
@@ -251,8 +253,8 @@ def _load_code(job: Job, device: torch.device) -> None:
     model = job.values["model"]
     network = "2C2-P2-2C1-4-R4" if set(model["network"]) & {"C", "P"} else "4-R4"
     tiny = {**job.values, "model": {**model, "network": network, "v_th": list(model["v_th"])[:1]}}
-    training = _training(tiny, job.dataset, device)
-    split = job.dataset.train
+    training = _training(tiny, job.inputs, device)
+    split = job.inputs.dataset.train
     training.encoder.encode(split.samples[:1], split.index[:1], EPOCH)
     silent = torch.zeros(1, 2, kernels.words(training.network.inputs), dtype=torch.int64)
     training.gradients(np.arange(1), silent, torch.zeros(1, dtype=torch.int64))

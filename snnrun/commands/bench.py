@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from snnrun.commands import train
+from snnrun.config import compose as config
 from snnrun.errors import UsageError, did_you_mean
 
 DEFAULT = "fashion"
@@ -92,7 +92,7 @@ def compose(workload: str, overrides: Sequence[str]) -> dict[str, Any]:
         raise UsageError(
             f"{workload}: no such workload. Allowed: {', '.join(WORKLOADS)}.{did_you_mean(workload, WORKLOADS)}"
         )
-    return train.compose([*WORKLOADS[workload][1], *overrides])
+    return config.compose([*WORKLOADS[workload][1], *overrides])
 
 
 def _parser() -> argparse.ArgumentParser:

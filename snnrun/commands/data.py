@@ -97,7 +97,7 @@ def _prepare(options: argparse.Namespace) -> int:
     values = _composed(options)
     parallel.set_threads(hardware.cores())
     started = time.monotonic()
-    dataset = build.load(values)
+    dataset, _ = build.load(values)
     seconds = time.monotonic() - started
     train = len(dataset.train) + len(dataset.validation)
     print(f"{dataset.label}: {_pair(train, len(dataset.test))}, ready in {seconds:.1f} s")
@@ -109,7 +109,7 @@ def _prepare(options: argparse.Namespace) -> int:
 
 def _composed(options: argparse.Namespace) -> dict[str, Any]:
     """The config of a run on the corpus, as plain values."""
-    from snnrun.commands.train import compose
+    from snnrun.config.compose import compose
 
     if options.config_dir is None:
         _check_name(options.name)

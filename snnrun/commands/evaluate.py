@@ -131,7 +131,7 @@ def evaluate(folder: Path, values: Mapping[str, Any], *, weights: str | None = N
     device = hardware.set_up(values["hardware"]["device"], values["hardware"]["threads"])
     kernels.use(values["hardware"]["kernels"], device.type)
     own = trained.load(folder, values, weights)
-    dataset, encoder = build.load(values), build.encoder(values)
+    dataset, encoder = build.load(values)
     if dataset.channels != own.about.channels or dataset.classes != own.about.classes:
         raise UsageError(
             f"{folder}: its network has {own.about.channels} inputs and {len(own.about.classes)} classes, and these "

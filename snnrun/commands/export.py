@@ -166,9 +166,10 @@ def check(own: Trained, path: Path, *, dt: float, samples: int = CHECKED) -> Agr
 
     hardware.set_up("cpu")
     kernels.use("auto", "cpu")
-    split = build.load(own.values).test
+    dataset, encoder = build.load(own.values)
+    split = dataset.test
     at = firing.spread(split, samples)
-    bits = torch.from_numpy(build.encoder(own.values).encode(split.samples[at], split.index[at], 0))
+    bits = torch.from_numpy(encoder.encode(split.samples[at], split.index[at], 0))
     return agreement(own.network, path, bits, torch.from_numpy(split.labels[at]), dt=dt, delay=delay(own.network))
 
 

@@ -10,10 +10,16 @@ if TYPE_CHECKING:
     from snnrun.record.run_folder import RunFolder
 
 from snnrun.config.paths import folder
+from snnrun.display.verbosity import as_told
 
 
 def main(arguments: list[str]) -> int:
     """Run the command; returns the exit code."""
+    with as_told(arguments) as rest:
+        return _resume(rest)
+
+
+def _resume(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         "snnrun resume",
         description="Go on with a run that was killed, interrupted or failed, bit for bit, from its last checkpoint.",

@@ -6,10 +6,9 @@ gets the traceback besides the message.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -20,11 +19,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from snnrun.config import check, explain, failures, options
+from snnrun.commands.arguments import ordered, swept_launchers
+from snnrun.config import check, failures, options
 from snnrun.config.failures import TRACEBACKS, PointFailed
 from snnrun.display import output
-from snnrun.display.verbosity import verbosity
-from snnrun.errors import UsageError
+from snnrun.display.verbosity import as_told, verbosity
 from snnrun.record import names
 from snnrun.sweep import lifecycle, points, sweeper
 
@@ -36,17 +35,21 @@ INTERRUPTED = 130
 
 def main(arguments: list[str]) -> int:
     """Run `snnrun train` with these arguments; returns the exit code."""
-    if "RANK" in os.environ:
+    with as_told(arguments) as rest:
+        for warning in swept_launchers(rest):
+            failures.warn(warning)
+        words = ordered(rest)
+        if "RANK" not in os.environ:
+            return _under_hydra(words)
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # it tells of every try to reach another process
         from snnrun.run import experiment
         from snnrun.train import distributed
 
-        code = distributed.follow(experiment.follow, lifecycle.wait_minutes(arguments))
-        return distributed.dismiss(_main(arguments)) if code is None else code
-    return _main(arguments)
+        code = distributed.follow(experiment.follow, lifecycle.wait_minutes(words))
+        return distributed.dismiss(_under_hydra(words)) if code is None else code
 
 
-def _main(arguments: list[str]) -> int:
+def _under_hydra(arguments: list[str]) -> int:
     check.register()
     sweeper.register()
     OmegaConf.register_new_resolver("snnrun_groups", options.overview, replace=True)
@@ -71,105 +74,66 @@ def _main(arguments: list[str]) -> int:
             return failures.report(error, arguments)
 
 
-def compose(overrides: Sequence[str], config_dir: Path | None = None) -> dict[str, Any]:
-    """The plain config that `train` would run with these overrides, and with this `--config-dir`.
-
-    Raises:
-        UsageError: an override is wrong.
-    """
-    check.register()
-    try:
-        with hydra.initialize_config_module("snnrun.conf", version_base="1.3"):
-            lifecycle.check_tuned(list(overrides))
-            place = [] if config_dir is None else [f"hydra.searchpath={json.dumps([config_dir.resolve().as_uri()])}"]
-            cfg = hydra.compose("train", [*overrides, *place])
-        check.check(cfg)
-    except Exception as error:
-        text = explain.explain(error, list(overrides))
-        if text is None:
-            raise
-        raise UsageError(text) from None
-    return check.plain(cfg)
-
-
-@output.unfailing()  # in the processes of a launcher too
 def job(cfg: DictConfig) -> float | None:
-    """Hydra's task: one run, or a point of a sweep. Returns what a sweeper optimises, see `experiment.objective`."""
+    """Hydra's task: one run, which `lifecycle` has checked, or a point of a sweep.
+
+    Returns what a sweeper optimises of a point, see `experiment.objective`; None of a run.
+    """
     settings = HydraConfig.get()
-    run_dir = Path(settings.runtime.output_dir)
-    overrides = lifecycle.overrides_of(settings)
-    if settings.mode == RunMode.RUN:
-        return _single(cfg, run_dir, overrides)
-    from snnrun import tracking
-    from snnrun.sweep import worker
-
-    sweep = Path(settings.sweep.dir).resolve()
-    point, record = points.read_point(run_dir), points.read_sweep(sweep)
-    assert point is not None
-    assert record is not None, "the sweeper writes both"
-    if point.workers == 1 and verbosity() != "quiet":
-        print(f"\n{point.name}", flush=True)
-    about: dict[str, Any] = {
-        key: OmegaConf.to_container(cfg[key], resolve=True) for key in ("search", "sweep", "tracking")
-    }
-    return worker.run(
-        point,
-        sweep,
-        about | {"outputs": cfg.outputs},
-        partial(_train, cfg, run_dir, overrides, parent_run_id=record.parent_run_id),
-        lambda: tracking.flatten(check.plain(cfg)),
-    )
-
-
-def _single(cfg: DictConfig, run_dir: Path, overrides: list[str]) -> float | None:
-    from snnrun.run import experiment
+    run_dir, overrides = Path(settings.runtime.output_dir), lifecycle.overrides_of(settings)
+    if settings.mode == RunMode.MULTIRUN:
+        return _point(cfg, run_dir, Path(settings.sweep.dir).resolve(), overrides)
     from snnrun.sweep import worker
 
     try:
-        result = _train(cfg, run_dir, overrides)
-        worker.settle(result)
-        return experiment.objective(result)
+        worker.settle(_train(check.plain(cfg), run_dir, overrides, held=lifecycle.holds(run_dir)))
     except Exception as error:
         code = failures.report(error, overrides)
         failures.keep(error, overrides, run_dir)
         raise SystemExit(code) from None
+    return None
 
 
-def _train(
-    cfg: DictConfig,
-    run_dir: Path,
-    overrides: list[str],
-    *,
-    parent_run_id: str | None = None,
-    on_epoch: Callable[[Mapping[str, float]], None] | None = None,
-    tags: Mapping[str, str] | None = None,
-    workers: int = 1,
-    resumed: bool = False,
-) -> Result:
-    check.check(cfg)
+@output.unfailing()  # in the processes of a launcher too
+def _point(cfg: DictConfig, run_dir: Path, sweep: Path, overrides: list[str]) -> float | None:
+    from snnrun import tracking
+    from snnrun.sweep import worker
+
+    point, record = points.read_point(run_dir), points.read_sweep(sweep)
+    assert point is not None
+    assert record is not None, "the sweeper writes both"
+    parent = record.parent_run_id
+    if point.workers == 1 and verbosity() != "quiet":
+        print(f"\n{point.name}", flush=True)
+
+    def train(*, workers: int, **more: Any) -> Result:
+        check.check(cfg)
+        values = check.plain(cfg)
+        if workers > 1 and values["hardware"]["threads"] is None:
+            from snnrun.train import hardware
+
+            values["hardware"]["threads"] = hardware.share(workers * values["hardware"]["processes"])
+        return _train(values, run_dir, overrides, parent_run_id=parent, **more)
+
+    about: dict[str, Any] = {
+        key: OmegaConf.to_container(cfg[key], resolve=True) for key in ("search", "sweep", "tracking")
+    }
+    return worker.run(point, sweep, about | {"outputs": cfg.outputs}, train, lambda: tracking.flatten(check.plain(cfg)))
+
+
+def _train(values: dict[str, Any], run_dir: Path, overrides: list[str], *, resumed: bool = False, **how: Any) -> Result:
+    """Write the values to the folder and train with them; a run that goes on keeps its own until nothing refuses it."""
     from snnrun.run import checkpoint, experiment, resume
-    from snnrun.train import hardware
 
-    values = check.plain(cfg)
-    if workers > 1 and values["hardware"]["threads"] is None:
-        values["hardware"]["threads"] = hardware.share(workers * values["hardware"]["processes"])
     text = OmegaConf.to_yaml(OmegaConf.create(values))
     write = partial((run_dir / names.CONFIG).write_text, text, encoding="utf-8")
     if resumed:
         resume.warn_of(checkpoint.load(run_dir))
     else:
         write()
-    return experiment.run(
-        values,
-        run_dir,
-        command=["snnrun", "train", *overrides],
-        parent_run_id=parent_run_id,
-        held=lifecycle.holds(run_dir),
-        on_epoch=on_epoch,
-        tags=tags or {},
-        resumed=resumed,
-        accepted=write if resumed else None,
-    )
+    accepted = write if resumed else None
+    command = ["snnrun", "train", *overrides]
+    return experiment.run(values, run_dir, command=command, resumed=resumed, accepted=accepted, **how)
 
 
 @contextmanager

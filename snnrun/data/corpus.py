@@ -284,6 +284,11 @@ class Dataset:
         return math.prod(self.shape)
 
     @property
+    def sizes(self) -> dict[str, int]:
+        """Number of samples of each part."""
+        return {"train": len(self.train), "validation": len(self.validation), "test": len(self.test)}
+
+    @property
     def steps(self) -> int:
         """T of stored spike trains; 0 where the encoder sets it."""
         return self.train.samples.shape[1] if self.kind == "spikes" else 0

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Literal
 
 from snnrun.errors import UsageError
@@ -37,3 +38,17 @@ def without_verbosity(arguments: Sequence[str]) -> tuple[list[str], Verbosity | 
     if len(given) > 1:
         raise UsageError("--quiet, --verbose: give one of them.")
     return [argument for argument in arguments if argument not in LEVELS], next(iter(given), None)
+
+
+@contextmanager
+def as_told(arguments: list[str]) -> Iterator[list[str]]:
+    """Have the environment say what -q or -v say, which the processes of a run inherit; gives the other arguments."""
+    rest, level = without_verbosity(arguments)
+    before = os.environ.get(VERBOSITY)
+    os.environ[VERBOSITY] = level or verbosity()
+    try:
+        yield rest
+    finally:
+        os.environ.pop(VERBOSITY)
+        if before is not None:
+            os.environ[VERBOSITY] = before

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save
@@ -21,20 +19,12 @@ from snnrun.train import cost, engine, evaluation, firing
 MEASURED = 1000
 
 
-def write(
-    result: engine.Result,
-    values: Mapping[str, Any],
-    network: Network,
-    dataset: data.Dataset,
-    encoder: encoders.Encoder,
-    device: torch.device,
-    run_dir: Path,
-    tracker: tracking.Tracker,
-) -> cost.Cost | None:
+def write(result: engine.Result, parts: build.Parts, run_dir: Path, tracker: tracking.Tracker) -> cost.Cost | None:
     """Weights and figures into the run's folder and the record, also of a training that was cut short.
 
     Returns what an inference costs, of a training that finished an epoch; the network has the chosen weights then.
     """
+    network, dataset, encoder, device = parts.network, parts.dataset, parts.encoder, parts.device
     for name, state in ((names.LAST, result.last_state), (names.BEST, result.best_state)):
         if state:
             path = run_dir / name
@@ -47,7 +37,7 @@ def write(
         console.plot_curves(result.history, figures[1])
         console.plot_confusion(result.confusion, dataset.classes, figures[2])
         network.load_state_dict(result.best_state or result.last_state)
-        figures.append(_weights(build.network(values, dataset), network, run_dir))
+        figures.append(_weights(build.network(parts.values, dataset), network, run_dir))
         fired = firing.record(network, dataset.test, encoder, device, positions=firing.spread(dataset.test, MEASURED))
         spent = cost.cost(network, fired)
         figures += activity_figures(fired, spent, dataset.label, run_dir)

@@ -1,30 +1,90 @@
-"""The parts of a run from its plain values: corpus, encoder, network."""
+"""The parts of a run from its plain values, each made once: corpus, encoder, network, and where they work."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from snnrun import data, encoders
+import torch
+
+from snnrun import data, encoders, kernels
+from snnrun.compiled import parallel
 from snnrun.config import plugins
 from snnrun.errors import UsageError
 from snnrun.network import Network, topology
 from snnrun.record.description import Description
 from snnrun.rules import RULES
 from snnrun.run import recordings
+from snnrun.train import hardware, memory
+from snnrun.train.distributed import Group
+from snnrun.train.options import Options
 
 
-def load(values: Mapping[str, Any]) -> data.Dataset:
-    """The corpus of the config, cut. Recordings are encoded, or come encoded from the store below `outputs`.
+class Inputs(NamedTuple):
+    """A corpus, cut, and what makes spikes of its samples, batch by batch."""
 
-    Likewise samples that have a file each are read once, then come from the store.
+    dataset: data.Dataset
+    encoder: encoders.Encoder
+
+
+class Parts(NamedTuple):
+    """What a run consists of; `backend` names its kernels."""
+
+    values: Mapping[str, Any]
+    group: Group
+    dataset: data.Dataset
+    encoder: encoders.Encoder
+    network: Network
+    options: Options
+    device: torch.device
+    backend: str
+
+
+def parts(values: Mapping[str, Any], group: Group) -> Parts:
+    """What each process of a run needs. The leader downloads and encodes what has to be, on all cores.
+
+    Raises:
+        UsageError: the settings do not fit one another or this machine.
+        SnnrunError: the corpus is missing or damaged, or the store of encoded spikes cannot be written.
+    """
+    wanted, options = values["hardware"], Options(**values["train"])
+    device = hardware.set_up(wanted["device"], wanted["threads"], group.place, group.here)
+    backend = kernels.use(wanted["kernels"], device.type)
+    threads = parallel.threads()
+    with group.first():
+        parallel.set_threads(threads * group.here if group.leads else threads)
+        dataset, encoder = load(values)
+        parallel.set_threads(threads)
+    if len(dataset.train) < group.size:
+        raise UsageError(f"hardware.processes: {group.size} processes for {len(dataset.train)} training samples")
+    memory.check(
+        values,
+        plan(values, dataset),
+        inputs=dataset.channels,
+        steps=encoder.steps or dataset.steps,
+        batch=min(options.batch_size, len(dataset.train)) // group.size,
+        device=device,
+    )
+    return Parts(values, group, dataset, encoder, network(values, dataset), options, device, backend)
+
+
+def plug_in(values: Mapping[str, Any]) -> None:
+    """Import the plugins of the config, which its other parts may come from. Raises as `plugins.load` does."""
+    plugins.load(values.get("plugin"))
+
+
+def load(values: Mapping[str, Any]) -> Inputs:
+    """The corpus of the config and its encoder.
+
+    Recordings come encoded, from the store below `outputs` if they are there: of them nothing is left for the encoder
+    to do. Likewise samples that have a file each are read once.
 
     Raises:
         UsageError: the encoder does not take this kind of data, or an option is out of range.
         SnnrunError: the corpus is missing or damaged, or the store cannot be written.
     """
-    plugins.load(values.get("plugin"))
+    plug_in(values)
     seed, name = values["seed"], values["data"]["name"]
     encoder = encoders.build(seed=seed, **values["encoder"])
 
@@ -40,14 +100,8 @@ def load(values: Mapping[str, Any]) -> data.Dataset:
             return recordings.encoded(corpus, encoder, store, title)
         return recordings.kept(corpus, store, title) if corpus.unread else corpus
 
-    return data.load(seed=seed, encode=encode, **values["data"])
-
-
-def encoder(values: Mapping[str, Any]) -> encoders.Encoder:
-    """What encodes the samples that `load` gives, batch by batch: nothing is left to do for those of recordings."""
-    plugins.load(values.get("plugin"))
-    encoder = encoders.build(seed=values["seed"], **values["encoder"])
-    return encoders.Stored(values["seed"]) if isinstance(encoder, encoders.RecordingEncoder) else encoder
+    dataset = data.load(seed=seed, encode=encode, **values["data"])
+    return Inputs(dataset, encoders.Stored(seed) if isinstance(encoder, encoders.RecordingEncoder) else encoder)
 
 
 class Task(Protocol):
@@ -67,8 +121,7 @@ class Task(Protocol):
 
 
 def network(values: Mapping[str, Any], dataset: Task) -> Network:
-    """The network of the config, sized for the corpus."""
-    plugins.load(values.get("plugin"))
+    """The network of the config, sized for the corpus; its plugins are there already."""
     constants = {key: value for key, value in values["model"].items() if key not in ("name", "network")}
     return Network(
         RULES[values["model"]["name"]](**constants),

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snnrun import data, encoders
-from snnrun.data import Dataset, Split, audio, pictures
+from snnrun.data import Split, audio, pictures
 from snnrun.data.corpus import pack
 from snnrun.errors import SnnrunError, UsageError
 from snnrun.record.description import Description
@@ -85,17 +85,18 @@ class Reader:
         return encoders.build(seed=self.values["seed"], **self.values["encoder"])
 
     @cached_property
-    def dataset(self) -> Dataset:
-        """The corpus, for samples given by their index."""
+    def inputs(self) -> build.Inputs:
+        """The corpus and its encoder, for samples given by their index."""
         return build.load(self.values)
 
     def _indexed(self, part: str, position: int) -> Sample:
-        split: Split = getattr(self.dataset, part)
+        dataset, encoder = self.inputs
+        split: Split = getattr(dataset, part)
         if position >= len(split):
             last = f"they are numbered from 0 to {len(split) - 1:,}" if len(split) else "there are none"
             raise UsageError(f"{part}:{position}: no such sample of data={self.about.data}; {last}.")
         at = np.array([position])
-        spikes = build.encoder(self.values).encode(split.samples[at], split.index[at], 0)
+        spikes = encoder.encode(split.samples[at], split.index[at], 0)
         return Sample(spikes, int(split.labels[position]))
 
     def _recording(self, path: Path, encoder: encoders.RecordingEncoder) -> Sample:

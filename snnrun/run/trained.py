@@ -58,6 +58,7 @@ def load(folder: Path, values: Mapping[str, Any], weights: str | None = None) ->
         SnnrunError: weights or description are damaged, or do not fit the config.
     """
     name, path = _choose(folder, weights)
+    build.plug_in(values)
     about = description.load(folder) or _from_corpus(values)
     network = build.network(values, about)
     state = _read(path)
@@ -79,7 +80,7 @@ def _choose(folder: Path, weights: str | None) -> tuple[str, Path]:
 
 
 def _from_corpus(values: Mapping[str, Any]) -> Description:
-    dataset, encoder = build.load(values), build.encoder(values)
+    dataset, encoder = build.load(values)
     return build.describe(build.network(values, dataset), dataset, encoder)
 
 

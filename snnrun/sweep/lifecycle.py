@@ -13,14 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from hydra.core.global_hydra import GlobalHydra
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from snnrun.config import failures
+from snnrun.config import compose, failures
 from snnrun.config.check import check, check_paths, check_sweep
 from snnrun.config.paths import quoted
-from snnrun.errors import SnnrunError, UsageError, did_you_mean
+from snnrun.errors import SnnrunError, UsageError
 from snnrun.record import names, run_folder, run_lock
 from snnrun.sweep import points, study, sweeper, table
 from snnrun.sweep.points import Point, Sweep
@@ -58,7 +57,7 @@ def overrides_of(hydra_cfg: Any) -> list[str]:
 def _checked(cfg: DictConfig, *, sweep: bool) -> None:
     overrides = overrides_of(cfg.hydra)
     try:
-        check_tuned(overrides)
+        compose.check_tuned(overrides)
         _check_hydra(cfg.hydra)
         if sweep:
             _meet(cfg)
@@ -136,17 +135,6 @@ def wait_minutes(arguments: Sequence[str]) -> float:
         if number > 0:
             return number
     raise UsageError(f"hardware.wait_minutes: {text} is not a number greater than 0")
-
-
-def check_tuned(overrides: list[str]) -> None:
-    """The group is optional for Hydra, which takes a mistyped name for a pair without settings."""
-    allowed = GlobalHydra.instance().config_loader().get_group_options("tuned")
-    for override in overrides:
-        key, _, options = override.partition("=")
-        for name in options.split(",") if key == "tuned" else ():
-            if name not in allowed:
-                nearest = did_you_mean(name, allowed)
-                raise UsageError(f"tuned: there is no {name!r}. Allowed: {', '.join(allowed)}.{nearest}")
 
 
 # ---- resuming --------------------------------------------------------------------------------------------------------
