@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from snnrun.cli import COMMANDS
-from snnrun.commands.train import compose
 from snnrun.config import options
+from snnrun.config.compose import compose
 from snnrun.runs import collect
 
 ROOT = Path(__file__).parents[1]
