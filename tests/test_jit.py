@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import pickle
 import subprocess
 import sys
 import time
@@ -153,3 +154,28 @@ def test_a_damaged_cache_is_made_anew(tmp_path, content):
     third = fresh()
     assert third.twice(3) == 6
     assert sum(third.twice.stats.cache_hits.values()) == 1, "the damaged file was replaced"
+
+
+@pytest.mark.parametrize("rest", [b"", b"half a pick", b"cmodule_that_is_gone\nThing\n."])
+def test_an_index_that_cannot_be_read_is_made_anew(tmp_path, rest):
+    """Cut off, damaged, or with the types of an earlier version, whose modules are gone."""
+    source = tmp_path / f"loop_{len(rest)}.py"
+    source.write_text(
+        "from snnrun.compiled.jit import jit\n\n\n@jit\ndef thrice(x):\n    return 3 * x\n", encoding="utf-8"
+    )
+
+    def fresh():
+        spec = importlib.util.spec_from_file_location(source.stem, source)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    assert fresh().thrice(3) == 9
+    [index] = (tmp_path / "__pycache__").glob("*.nbi")
+    with index.open("rb") as file:
+        version = pickle.load(file)
+    index.write_bytes(pickle.dumps(version) + rest)
+    assert fresh().thrice(3) == 9
+    third = fresh()
+    assert third.thrice(3) == 9
+    assert sum(third.thrice.stats.cache_hits.values()) == 1, "the index was replaced"

@@ -41,6 +41,7 @@ def jit(function: Callable[..., Any], *, memory: bool = False, exact: bool = Fal
         return njit(**options)(function)
     file = compiled._cache._cache_file
     file._load_data = _forgiving(file._load_data)
+    file._load_index = _or_empty(file._load_index)
     file.load = _alone(file.load, Path(file._cache_path), shared=True)
     file.save = _alone(file.save, Path(file._cache_path), shared=False)
     return compiled
@@ -86,6 +87,22 @@ def _alone(action: Callable[..., Any], folder: Path, *, shared: bool) -> Callabl
     def attempt(*arguments: Any) -> Any:
         with locks.of_folder(folder, shared=shared):
             return action(*arguments)
+
+    return attempt
+
+
+def _or_empty(load: Callable[[], dict[Any, str]]) -> Callable[[], dict[Any, str]]:
+    """Take an index that cannot be read for an empty one.
+
+    It may be damaged, or of an earlier version whose types stood in modules that are gone: Numba reads it whole before
+    it sees that it is out of date.
+    """
+
+    def attempt() -> dict[Any, str]:
+        try:
+            return load()
+        except Exception:
+            return {}
 
     return attempt
 

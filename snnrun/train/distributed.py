@@ -287,6 +287,10 @@ def follow_once() -> None:
     with suppress(RuntimeError):  # the leader has gone meanwhile
         store = PrefixStore("0", TCPStore("127.0.0.1", port, is_master=False))
         _serve(store, Place(rank, size, rank, size), getattr(importlib.import_module(module), name), arguments)
+    # Nothing is left to do, and threads of gloo that the interpreter's end surprises would abort with a line of theirs.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def _serve(store: Store, place: Place, task: Task, arguments: Sequence[Any]) -> None:
