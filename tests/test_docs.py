@@ -53,6 +53,7 @@ def test_trainings_can_be_composed(call: str) -> None:
 
 @pytest.mark.slow  # kernels are read or compiled
 def test_the_example_in_python_runs() -> None:
-    code, names = "".join(re.findall(r"^```python\n(.*?)^```", TEXT["docs/python.md"], re.M | re.S)), dict[str, Any]()
+    blocks, names = re.findall(r"^```python\n(.*?)^```", TEXT["docs/python.md"], re.M | re.S), dict[str, Any]()
+    code = "".join(block for block in blocks if "torch.export" not in block)  # which test_ops runs
     exec(compile(code, "docs/python.md", "exec"), names)
     assert names["activity"].output.counts.shape == (32, 10)

@@ -97,9 +97,10 @@ def test_a_limit_of_the_test_files(tmp_path: Path) -> None:
     assert cut.test.samples.tolist() == whole.test.samples[:5].tolist()
     assert "test: only the first 5 files are used (data.test_limit)" in cut.notes
     assert cut.digest != whole.digest
-    for limit in (0, 9):
-        message = failure("ti46_digits", tmp_path, UsageError, test_limit=limit)
-        assert message == f"data.test_limit={limit}: from 1 to 8, the test files that are there"
+    message = failure("ti46_digits", tmp_path, UsageError, test_limit=9)
+    assert message == "data.test_limit=9: from 1 to 8, the test files that are there"
+    message = failure("ti46_digits", tmp_path, UsageError, test_limit=0)
+    assert message == "data.test_limit: 0 is out of range. Allowed: at least 1."
 
 
 @given(
