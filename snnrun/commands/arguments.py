@@ -1,4 +1,4 @@
-"""The arguments of `snnrun train` before Hydra reads them: its own flags taken out, Hydra's put first."""
+"""The arguments of `snnrun train` before Hydra reads them: the flags of Hydra come first."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from snnrun.config.paths import at_home
 
 # Hydra's flags that take a value.
 INFO = {"--info", "-i"}
-INFO_ABOUT = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")  # of which it may name one
+INFO_ABOUT = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")  # it may name one of them
 VALUED = {"--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--cfg", "-c", "--package", "-p"}
 
 
 def ordered(arguments: Sequence[str]) -> list[str]:
-    """The arguments with flags and their values first: Hydra takes no override that comes after one among them.
+    """The arguments with the flags and their values first: Hydra takes no override after a flag that stands among them.
 
-    A `~` that no shell has expanded is, as in `data.root=~/corpora`.
+    A `~` that no shell has expanded, as in `data.root=~/corpora`, is expanded here.
     """
     flags, rest = [], []
     waiting = list(arguments)
@@ -28,7 +28,7 @@ def ordered(arguments: Sequence[str]) -> list[str]:
             rest.append(at_home(argument))
             continue
         flags.append(argument)
-        if argument in INFO:  # its value may be left out, and no override is taken for it
+        if argument in INFO:  # its value may be left out; an override is not its value
             flags.append(waiting.pop(0) if waiting and waiting[0] in INFO_ABOUT else "all")
         elif argument in VALUED and waiting:
             flags.append(waiting.pop(0))
@@ -36,7 +36,7 @@ def ordered(arguments: Sequence[str]) -> list[str]:
 
 
 def swept_launchers(arguments: Sequence[str]) -> list[str]:
-    """Warnings about experiments of a sweep that set Hydra's launcher: it is chosen before they are read."""
+    """Warnings about swept experiments that set Hydra's launcher: Hydra chooses it before it reads their files."""
     folders = [Path(value) for flag, value in pairwise(arguments) if flag in ("--config-dir", "-cd")]
     names = [
         name

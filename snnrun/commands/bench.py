@@ -1,4 +1,4 @@
-"""`snnrun bench`: a workload, which is a list of overrides of the config, measured by `measure`."""
+"""`snnrun bench`: `bench.measure` measures a workload, which is a list of overrides of the config."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from snnrun.config import compose as config
 from snnrun.errors import UsageError, did_you_mean
 
 DEFAULT = "fashion"
-# name: (what it is, overrides). Thresholds, time constants and learning rate are those tuned for model and corpus.
+# name: (what it is, overrides). Thresholds, time constants and learning rate are tuned for model and corpus.
 WORKLOADS: dict[str, tuple[str, list[str]]] = {
     "fashion": (
         "ST-RSBP on Fashion-MNIST, 784-400-R400-10, 400 steps",
@@ -76,7 +76,7 @@ def main(arguments: list[str]) -> int:
 
 
 def batch(workload: str, size: int, overrides: Sequence[str] = ()) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Dense input spikes (size, T, N) uint8 and labels (size,) int64 of a workload: those that it is measured with."""
+    """Dense input spikes (size, T, N) uint8 and labels (size,) int64 that a workload is measured with."""
     from snnrun.bench import measure
 
     return measure.batch(compose(workload, overrides), size)

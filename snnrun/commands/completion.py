@@ -1,7 +1,7 @@
 """`snnrun completion bash|zsh|fish`: the script for a shell, and the words that such a script asks for at every TAB.
 
-Commands, flags and choices come from each command's own parser, which is caught before it reads anything; groups,
-options and keys of `train` from `conf/` and the schemas. Neither Hydra nor PyTorch is imported for it.
+Commands, flags and choices come from each command's own parser, which is caught before it reads anything. Groups,
+options and keys of `train` come from `conf/` and the schemas. Completion imports neither Hydra nor PyTorch.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ complete -c snnrun -a '(__snnrun_words)'
 """
 SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
 
-# Flags of `train`: Hydra's that are of use, and its own; with their values where these are few.
+# Flags of `train`: its own, and those of Hydra that are useful. With their values, if these are few.
 FLAGS: dict[str, tuple[str, ...]] = {
     "-m": (), "--multirun": (), "-q": (), "--quiet": (), "-v": (), "--verbose": (), "--help": (), "--hydra-help": (),
     "--cfg": ("job", "hydra", "all"), "--resolve": (), "--package": (), "--config-dir": (), "--config-name": (),
@@ -70,7 +70,7 @@ class _Caught(Exception):
 
 
 def main(arguments: list[str], commands: Mapping[str, tuple[Command, str]]) -> int:
-    """Print a shell's script, or for `--words LINE` each word that may stand at the end of the line."""
+    """Print the script of a shell. With `--words LINE`: print each word that may stand at the end of the line."""
     parser = argparse.ArgumentParser(
         "snnrun completion",
         description="Print the completion script of a shell: commands, flags, groups, options and keys of train.",
@@ -91,7 +91,7 @@ def main(arguments: list[str], commands: Mapping[str, tuple[Command, str]]) -> i
 
 
 def words(line: str, commands: Mapping[str, tuple[Command, str]]) -> list[str]:
-    """What may stand in the place of a line's last word; the line begins with `snnrun`."""
+    """The words that may stand in place of the last word of a line. The line begins with `snnrun`."""
     *before, last = line.split(" ") if " " in line else [line, ""]
     before = [word for word in before[1:] if word]
     if not before:
@@ -109,7 +109,7 @@ def words(line: str, commands: Mapping[str, tuple[Command, str]]) -> list[str]:
 
 
 def _parser(command: Command) -> argparse.ArgumentParser | None:
-    """The parser that a command makes, caught when it is to read the arguments."""
+    """The parser that a command makes, caught at the moment when it would read the arguments."""
 
     def catch(self: argparse.ArgumentParser, *_: Any, **__: Any) -> Any:
         raise _Caught(self)
@@ -122,7 +122,7 @@ def _parser(command: Command) -> argparse.ArgumentParser | None:
         command([])
     except _Caught as caught:
         return caught.parser
-    except Exception:  # of a command that reads its arguments otherwise
+    except Exception:  # the command reads its arguments in another way
         return None
     finally:
         for name, method in before.items():
@@ -227,7 +227,7 @@ def _choices(key: str, folders: Iterable[Path], chosen: Mapping[str, str]) -> li
 
 
 def _keys(chosen: Mapping[str, str]) -> dict[str, dataclasses.Field[Any]]:
-    """Every key that can be set, given the options that are chosen: its field of the schema."""
+    """Every key that can be set with the chosen options, and its field in the schema."""
     from snnrun.config import options, schemas
 
     found = {}

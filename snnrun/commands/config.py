@@ -93,7 +93,7 @@ def _copy(request: argparse.Namespace) -> int:
 
 
 def _with_note(text: str, note: str) -> str:
-    """The note below the comments that a file begins with."""
+    """The text of a file with the note below the comments at its beginning."""
     lines = text.splitlines()
     head = next((number for number, line in enumerate(lines) if not line.startswith("#")), len(lines))
     return "\n".join([*lines[:head], note, *lines[head:]]) + "\n"

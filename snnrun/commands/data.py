@@ -21,7 +21,7 @@ _OVERRIDES = "An override changes a key as in `snnrun train`: encoder.gain=1000,
 def main(arguments: list[str]) -> int:
     """Run one of its commands; returns the exit code."""
     parser = _parser()
-    options, more = parser.parse_known_args(arguments)  # which leaves overrides that stand behind an option
+    options, more = parser.parse_known_args(arguments)  # `more` has the overrides after an option
     if more and ("overrides" not in options or any(word.startswith("-") for word in more)):
         parser.error(f"unrecognized arguments: {' '.join(more)}")
     if more:
@@ -130,7 +130,7 @@ def _check_name(name: str) -> None:
 
 
 def _lines(entry: Mapping[str, Any]) -> list[str]:
-    """A corpus of the list."""
+    """The lines of one corpus in the list."""
     state = entry["state"]
     if "train" in entry:
         state += f", {_surrogate(entry['origin'])}{_pair(entry['train'], entry['test'])}"
@@ -198,5 +198,5 @@ def _pair(train: int, test: int) -> str:
 
 
 def _surrogate(origin: str) -> str:
-    """What is not recorded is never named without the word."""
+    """The word for a corpus that is not recorded: its name never stands without it."""
     return "" if origin == "recorded" else f"{origin}, "

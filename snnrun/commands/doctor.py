@@ -24,14 +24,14 @@ from snnrun.record import provenance
 from snnrun.train import hardware
 
 PACKAGES = ("torch", "numba", "triton", "hydra-core", "mlflow")
-SCARCE_GIB = 1.0  # of free disk, below which a problem is told
+SCARCE_GIB = 1.0  # with less free disk than this, a problem is reported
 DEVICES = {"reference": ("cpu", "cuda"), "cpu": ("cpu",), "gpu": ("cuda",)}
 
 
 def examine(
     root: str | None, outputs: Path, uri: str | None, *, as_json: bool = False, console: Console | None = None
 ) -> bool:
-    """Print what is here; returns whether nothing found would make a run fail.
+    """Print what is here. Returns False if something would make a run fail.
 
     Args:
         root: Folder of the corpora, as `data.root`.
@@ -96,7 +96,7 @@ def _describe(facts: Mapping[str, Any], console: Console) -> None:
 
 
 def _disk(outputs: Path) -> dict[str, Any]:
-    """Of the folder of all outputs, or the nearest above it that is there."""
+    """The disk of the folder of all outputs. If that folder does not exist: of the nearest folder above it."""
     folder = outputs.absolute()
     there = next(place for place in (folder, *folder.parents) if place.exists())
     free = shutil.disk_usage(there).free / 2**30
@@ -104,7 +104,7 @@ def _disk(outputs: Path) -> dict[str, Any]:
 
 
 def check_kernels(console: Console | None = None) -> bool:
-    """Check every backend on every device that is there against the reference; returns whether all agree."""
+    """Compare every backend on every device of this machine with the reference. Returns whether all agree."""
     console = console or Console()
     passed = True
     for device in _devices():

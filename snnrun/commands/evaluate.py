@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from snnrun.train.firing import Firing
 
 SPLITS = ("test", "validation", "train")
-# Under which name a run records the accuracy of these weights on this split.
+# The name under which a run records the accuracy of these weights on this split.
 RECORDED = {
     ("last", "test"): "test/accuracy_last",
     ("best", "test"): "test/accuracy_best_validation",
@@ -33,7 +33,7 @@ RECORDED = {
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Of one split; `confusion` is (classes, classes), rows the truth."""
+    """The evaluation of one split. `confusion` is (classes, classes); its rows are the true classes."""
 
     trained: Trained
     split: str
@@ -49,7 +49,7 @@ class Evaluation:
         return float(np.trace(self.confusion) / max(1, self.confusion.sum()))
 
     def classes(self) -> dict[str, dict[str, float]]:
-        """Of each class: samples, recall, precision (0 where nothing was taken for it) and F1."""
+        """Samples, recall, precision (0 where no sample was taken for the class) and F1 of each class."""
         right, truth, taken = np.diag(self.confusion), self.confusion.sum(axis=1), self.confusion.sum(axis=0)
         return {
             name: {
@@ -112,13 +112,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def evaluate(folder: Path, values: Mapping[str, Any], *, weights: str | None = None, split: str = "test") -> Evaluation:
-    """Evaluate a run's network as the run did, sample by sample the same spikes.
+    """Evaluate the network of a run as the run did: each sample has the same spikes.
 
     Args:
-        folder: Of the run.
-        values: Its config, with what is to be different.
-        weights: `best`, `last` or None for the best there are.
-        split: `test`, `validation` or `train`; training samples come as they are, without augmentation.
+        folder: The folder of the run.
+        values: Its config, with the changes.
+        weights: `best`, `last`, or None: `best` where the run has them.
+        split: `test`, `validation` or `train`. Training samples are not augmented.
 
     Raises:
         UsageError: there are no such weights or samples, or the data no longer fit the network.
@@ -171,7 +171,7 @@ def write(evaluation: Evaluation, folder: Path) -> None:
 
 
 def _compare_with_record(evaluation: Evaluation) -> None:
-    """Warn on the standard error where the run recorded another accuracy."""
+    """Warn on standard error if the run recorded another accuracy."""
     key = RECORDED.get((evaluation.trained.weights, evaluation.split))
     if key is None:
         return

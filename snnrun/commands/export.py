@@ -92,10 +92,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def write_nir(own: Trained, path: Path, *, dt: float = STEP_S, allow: Collection[str] = ()) -> list[str]:
-    """Write the network as an NIR graph in HDF5; returns a warning for each thing that was left out.
+    """Write the network as an NIR graph in HDF5. Returns a warning for each thing that was left out.
 
     Raises:
-        UsageError: the network has what NIR cannot express, see `nir.graph`.
+        UsageError: NIR cannot express something of the network, see `nir.graph`.
         SnnrunError: the package `nir` is missing, or the file cannot be written.
     """
     from snnrun.nir.graph import graph_of
@@ -120,7 +120,7 @@ def write_safetensors(own: Trained, path: Path) -> None:
 
 
 def header(values: Mapping[str, Any], own: Trained) -> dict[str, str]:
-    """The metadata of an exported file; every value but the first four is JSON."""
+    """The metadata of an exported file. Every value except the first four is JSON."""
     from snnrun.network import Layer
 
     network, about = own.network, own.about
@@ -154,7 +154,7 @@ def check(own: Trained, path: Path, *, dt: float, samples: int = CHECKED) -> Agr
     """Run an exported graph in another library on test samples of the run's corpus, see `nir.check`.
 
     Raises:
-        SnnrunError: the corpus or that library is missing, or it does not take the graph.
+        SnnrunError: the corpus or that library is missing, or the library does not take the graph.
     """
     import torch
 
@@ -174,7 +174,7 @@ def check(own: Trained, path: Path, *, dt: float, samples: int = CHECKED) -> Agr
 
 
 def _write(own: Trained, path: Path, write: Any) -> None:
-    """Write to a temporary name and rename: no half of a file is left behind, and no weights of the run are lost."""
+    """Write to a temporary name, then rename. So no half of a file stays behind, and the run keeps its weights."""
     kept = [own.folder / name for name in (names.BEST, names.LAST)]
     if path.resolve() in [weights.resolve() for weights in kept]:
         raise UsageError(f"--out {path}: this file has the run's own weights. Choose another name.")
@@ -185,7 +185,7 @@ def _write(own: Trained, path: Path, write: Any) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
         temporary.replace(path)
-    except Exception as error:  # SafetensorError and h5py's own beside OSError
+    except Exception as error:  # also SafetensorError and the errors of h5py
         with contextlib.suppress(OSError):  # a read-only file system refuses this, too
             temporary.unlink(missing_ok=True)
         reason = first_line(error)

@@ -20,11 +20,11 @@ FIGURES = (".png", ".svg", ".pdf")
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a network says of one sample.
+    """What a network says about one sample.
 
     Attributes:
         source: The file, or `test:17`.
-        classes: Their names, (C,).
+        classes: Names of the classes, (C,).
         counts: Spikes of the output neurons, int64 (C,).
         layers: Spikes (T, N) of the input and every layer.
         label: The true class, where it is known.
@@ -40,17 +40,17 @@ class Prediction:
 
     @property
     def predicted(self) -> str:
-        """The class whose neuron fires most, the first of several."""
+        """The class whose neuron fires most. If several fire equally often, the first of them."""
         return self.classes[int(self.counts.argmax())]
 
     def ranking(self) -> list[tuple[str, int, float]]:
-        """Class, count and share of all output spikes, from the highest count on."""
+        """Class, count and share of all output spikes, the highest count first."""
         total = max(int(self.counts.sum()), 1)
         order = np.argsort(-self.counts, kind="stable")
         return [(self.classes[k], int(self.counts[k]), float(self.counts[k] / total)) for k in order]
 
     def as_dict(self) -> dict[str, Any]:
-        """An entry of what `--json` prints."""
+        """One entry of the output of `--json`."""
         return {
             "source": self.source,
             "predicted": self.predicted,
@@ -114,13 +114,13 @@ def predict(
     root: str | None = None,
     invert: bool = False,
 ) -> list[Prediction]:
-    """Classify files, or samples of the corpus, by the network of a run; on the fastest device of this machine.
+    """Classify files, or samples of the corpus, by the network of a run, on the fastest device of this machine.
 
     Args:
-        name: What `run_folder.find` finds the run by, below `outputs`.
-        sources: Files, or `test:17`.
-        weights: `best`, `last` or None for the best there are.
-        root: Folder of the corpora; None: as in the run.
+        name: Folder, name or id of the run below `outputs`, see `run_folder.find`.
+        sources: Files, or samples such as `test:17`.
+        weights: `best`, `last`, or None: `best` where the run has them.
+        root: Folder of the corpora. None: as in the run.
         invert: Take bright pixels for dark ones.
 
     Raises:

@@ -1,4 +1,4 @@
-"""`snnrun report`: one page that compares the runs made with the papers' rows, as Markdown and HTML."""
+"""`snnrun report`: one page that compares your runs with the rows of the papers, as Markdown and HTML."""
 
 from __future__ import annotations
 

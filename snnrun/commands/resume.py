@@ -43,7 +43,7 @@ def _resume(arguments: list[str]) -> int:
 
 
 def _go_on(found: RunFolder, overrides: list[str], command: list[str]) -> None:
-    """Until nothing refuses it any more the run stays as it is: config, journal, and what it failed of."""
+    """Go on with a run. Its config, journal and error stay as they are until every check has passed."""
     from snnrun.config import failures
     from snnrun.record import names
     from snnrun.run import experiment, resume

@@ -32,7 +32,7 @@ def add_source(parser: argparse.ArgumentParser) -> None:
 
 
 def warn(message: str) -> None:
-    """Say on the error stream what is wrong without ending."""
+    """Print a warning on standard error. The command goes on."""
     print(f"snnrun: warning: {message}", file=sys.stderr)
 
 
@@ -188,7 +188,9 @@ def _best(options: argparse.Namespace) -> int:
 
 
 def chosen(options: argparse.Namespace) -> tuple[Sequence[Any], Sequence[Any], list[str]]:
-    """All runs, those that the filters leave, and what is said of runs left out: only finished ones are compared.
+    """All runs, those that the filters leave, and notes on runs left out.
+
+    Only finished runs are left, unless a filter names the status.
 
     Raises:
         SnnrunError: there is nothing to compare.
@@ -224,19 +226,19 @@ def _metric(word: str, known: Sequence[Any]) -> str:
 
 
 def link(run: Any) -> str | None:
-    """The run's page in MLflow: of the server that the store is, else of `snnrun ui` as it starts by default."""
+    """The run's page in MLflow: on the server if the store is one, otherwise on `snnrun ui` at its default address."""
     if run.uri is None:
         return None
     return page(run, run.uri if run.uri.startswith(("http://", "https://")) else "http://127.0.0.1:5000")
 
 
 def page(run: Any, ui: str) -> str:
-    """The run's page in the MLflow UI at an address."""
+    """The run's page in MLflow's pages at the address `ui`."""
     return f"{ui.rstrip('/')}/#/experiments/{run.experiment_id}/runs/{run.run_id}"
 
 
 def as_json(run: Any) -> dict[str, Any]:
-    """A run for programs: facts, parameters (text) and metrics (numbers)."""
+    """A run as JSON for programs: facts, parameters (text) and metrics (numbers)."""
     return {
         **{key: value or None for key, value in run.facts().items()},
         "data": run.data,

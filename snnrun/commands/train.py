@@ -1,7 +1,7 @@
 """`snnrun train` under Hydra: one run or a sweep, and every error as one message.
 
-HYDRA_FULL_ERROR=1 is set while Hydra works, so that it raises its errors instead of printing them. A user who sets it
-gets the traceback besides the message.
+HYDRA_FULL_ERROR=1 is set while Hydra works, so that Hydra raises its errors and does not print them. A user who sets it
+gets the traceback and the message.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> int:
         words = ordered(rest)
         if "RANK" not in os.environ:
             return _under_hydra(words)
-        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # it tells of every try to reach another process
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # otherwise it reports every try to reach another process
         from snnrun.run import experiment
         from snnrun.train import distributed
 
@@ -77,7 +77,7 @@ def _under_hydra(arguments: list[str]) -> int:
 def job(cfg: DictConfig) -> float | None:
     """Hydra's task: one run, which `lifecycle` has checked, or a point of a sweep.
 
-    Returns what a sweeper optimises of a point, see `experiment.objective`; None of a run.
+    Returns what the sweeper optimises, see `experiment.objective`, for a point; None for a single run.
     """
     settings = HydraConfig.get()
     run_dir, overrides = Path(settings.runtime.output_dir), lifecycle.overrides_of(settings)
@@ -122,7 +122,7 @@ def _point(cfg: DictConfig, run_dir: Path, sweep: Path, overrides: list[str]) ->
 
 
 def _train(values: dict[str, Any], run_dir: Path, overrides: list[str], *, resumed: bool = False, **how: Any) -> Result:
-    """Write the values to the folder and train with them; a run that goes on keeps its own until nothing refuses it."""
+    """Write the values to the folder and train with them. A resumed run keeps its own until every check has passed."""
     from snnrun.run import checkpoint, experiment, resume
 
     text = OmegaConf.to_yaml(OmegaConf.create(values))
@@ -153,7 +153,7 @@ def _environment(**variables: str) -> Iterator[None]:
 @contextmanager
 def _argv(arguments: list[str]) -> Iterator[None]:
     before = sys.argv
-    # Hydra's parser takes no more overrides after a flag that stands among them.
+    # Hydra takes no override after a flag that stands among the overrides.
     flags = [argument for argument in arguments if argument in lifecycle.FLAGS]
     sys.argv = ["snnrun train", *flags, *(argument for argument in arguments if argument not in flags)]
     try:

@@ -15,9 +15,9 @@ from snnrun.errors import SnnrunError, UsageError
 
 WHAT = ("last", "compare")
 FIGURES = ("validation/accuracy_best", "test/accuracy")
-# Else MLflow shows what language models need.
+# Without this, MLflow shows what language models need.
 MODE = "workflowType=machine_learning"
-VIEW_TAG = "mlflow.sharedViewState."  # of an experiment: a view that an address names
+VIEW_TAG = "mlflow.sharedViewState."  # a tag of an experiment: a view that an address names
 
 
 def main(arguments: list[str]) -> int:
@@ -67,10 +67,10 @@ def _has_display() -> bool:
 
 
 def _pages(options: argparse.Namespace) -> dict[str, str]:
-    """What to look at, by title, as it follows the server's address; the first is what was asked for.
+    """The pages to look at: title, and the part of the address after the server's. The first is the requested page.
 
     Raises:
-        SnnrunError: what is to be compared, or opened, is not there.
+        SnnrunError: a run to compare or a page to open does not exist.
     """
     from snnrun.runs import collect
 
@@ -98,7 +98,7 @@ def comparison(found: Sequence[Any]) -> str:
 
 
 def newest(known: Sequence[Any]) -> dict[str, str]:
-    """The pages of the newest sweep, or without one of the newest run, and all runs."""
+    """The pages of the newest sweep, or of the newest run if there is no sweep; and the page of all runs."""
     if not known:
         return {}
     points = [run for run in known if "mlflow.parentRunId" in run.tags]
@@ -124,7 +124,7 @@ def swept(points: Sequence[Any]) -> list[str]:
 
 
 def _table(last: Any, points: Sequence[Any]) -> str:
-    """What an address says for the table of a sweep: a view kept with the experiment, or else its order alone."""
+    """The part of an address for the table of a sweep: a view stored with the experiment, or only the sort order."""
     from snnrun import tracking
 
     parent = last.tags["mlflow.parentRunId"]
@@ -144,7 +144,7 @@ def _table(last: Any, points: Sequence[Any]) -> str:
             client = tracking.connect(last.uri)
             for key, value in (tracking.KIND | {VIEW_TAG + name: json.dumps(view)}).items():
                 client.set_experiment_tag(last.experiment_id, key, value)
-    except Exception:  # of a store that can only be read
+    except Exception:  # the store is read-only
         return urllib.parse.urlencode(
             {key: json.dumps(value) if value is False else value for key, value in search.items()}
         )
