@@ -1,1 +1,1 @@
-"""The config of a run: schemas, checks, what is said about a mistake."""
+"""The config of a run: schemas, checks, and the messages about mistakes."""

@@ -1,7 +1,7 @@
 """The config of a run: its schemas given to Hydra, the checks that types cannot express, and its plain values.
 
-OmegaConf refuses an unknown key or a wrong type while it composes, by the dataclasses of `schemas`; `check` does the
-rest.
+While Hydra composes, OmegaConf refuses an unknown key or a wrong type, by the dataclasses of `schemas`. `check` checks
+the rest.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def register() -> None:
 def check(cfg: DictConfig) -> None:
     """Raise UsageError for a value out of range and for values that cannot work together. Loads no data.
 
-    Imports the plugins, and gives the options that they bring their schemas and defaults.
+    Imports the plugins. Their options get their schemas and defaults here.
     """
     _check_section("", cfg, Config)
     _check_places(cfg)
@@ -61,14 +61,14 @@ def check(cfg: DictConfig) -> None:
 
 
 def _check_places(cfg: DictConfig) -> None:
-    root = cfg.data.get("root")  # whose own ~ means the home folder, in a file too
+    root = cfg.data.get("root")  # a ~ at its beginning means the home folder, in a file too
     if isinstance(root, str):
         root = expanded(root)
     check_paths({"outputs": cfg.outputs, "data.root": root, "tracking.uri": cfg.tracking.get("uri")})
 
 
 def check_paths(paths: Mapping[str, Any]) -> None:
-    """Raise UsageError for a place that names the home folder or a variable, which no shell has put in."""
+    """Raise UsageError for a path with a `~` or a variable that no shell has expanded."""
     for key, path in paths.items():
         if isinstance(path, str) and re.search(r"(^|/)(~[^/]*(/|$)|\$\{?\w)", path):
             raise UsageError(
@@ -90,7 +90,7 @@ def _plug_in(cfg: DictConfig) -> None:
 
 
 def check_sweep(cfg: DictConfig) -> None:
-    """Raise UsageError for what is wrong with a sweep as a whole, before any of its points."""
+    """Raise UsageError if something is wrong with a sweep as a whole. Runs before any of its points."""
     _check_places(cfg)
     _check_section("search.", cfg.search, Search)
     _check_section("sweep.", cfg.sweep, Sweep)
@@ -126,7 +126,7 @@ def _check_hardware(hardware: DictConfig, batch_size: int) -> None:
     from snnrun import kernels
     from snnrun.train.hardware import check_gpus, choose
 
-    # In this order a wrong pair of settings is told as such on a machine without the device, too.
+    # In this order, a machine without the device also gets the message about a wrong pair of settings.
     kernels.choose(hardware.kernels, choose("auto") if hardware.device == "auto" else hardware.device)
     device = choose(hardware.device)
     if hardware.processes > batch_size:
@@ -146,7 +146,7 @@ def _thresholds(v_th: Any) -> list[float]:
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
-    """The config as plain, resolved dictionaries; `model.v_th` always a list of floats. Without what is a sweep's."""
+    """The config as plain, resolved dictionaries, without what is a sweep's. `model.v_th` becomes a list of floats."""
     values = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(values, dict)
     values["model"]["v_th"] = _thresholds(values["model"]["v_th"])

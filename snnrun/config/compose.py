@@ -36,7 +36,7 @@ def compose(overrides: Sequence[str], config_dir: Path | None = None) -> dict[st
 
 
 def check_tuned(overrides: list[str]) -> None:
-    """The group is optional for Hydra, which takes a mistyped name for a pair without settings."""
+    """Raise UsageError for an unknown `tuned`. Hydra accepts one, since the group is optional."""
     allowed = GlobalHydra.instance().config_loader().get_group_options("tuned")
     for override in overrides:
         key, _, names = override.partition("=")

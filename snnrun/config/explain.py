@@ -1,4 +1,4 @@
-"""Hydra's and OmegaConf's errors as one message each: the key, what is wrong, what is allowed, the nearest spelling."""
+"""One message for each error of Hydra or OmegaConf: the key, what is wrong, what is allowed, the nearest spelling."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: 
 
 
 def explain(error: BaseException, overrides: list[str]) -> str | None:
-    """The message for an error that Hydra or OmegaConf raised over the config, or None for any other error.
+    """The message for an error that Hydra or OmegaConf raised about the config, or None for any other error.
 
-    `overrides` are the arguments of the command line, for the errors that do not name the one they mean.
+    `overrides` are the arguments of the command line. They serve for errors that do not name the wrong argument.
     """
     if isinstance(error, OverrideParseException):
         return _unreadable(error)
@@ -68,7 +68,7 @@ def _omegaconf_errors(error: BaseException | None) -> Iterator[OmegaConfBaseExce
 
 
 def _file(error: BaseException) -> str:
-    """Which of the option files the error lies in, if it lies in one."""
+    """The words that name the option's file with the error, or an empty text."""
     found = re.match(r"In '(.+?)':", str(error))
     return f" (In the file {found[1]}.yaml.)" if found and not re.match("train$|hydra/", found[1]) else ""
 
@@ -83,7 +83,7 @@ def _unreadable(error: OverrideParseException) -> str:
     if value.startswith("~"):
         return f"{key}: the value {value!r} cannot be read: no home folder has that name. Write it in full."
     reason = next(line for line in error.message.splitlines() if not line.startswith("Error parsing override"))
-    if reason.startswith("LexerNoViableAltException"):  # which repeats the override
+    if reason.startswith("LexerNoViableAltException"):  # its text repeats the override
         reason = "a quote is not closed, or it has a character that stands between quotes only"
     return (
         f"{key}: the value {value!r} cannot be read: {reason}. Close every bracket and quote; "
@@ -103,7 +103,7 @@ def _no_such_option(error: MissingConfigException) -> str:
 
 
 def _no_name(overrides: list[str]) -> str:
-    """For a group that is given something else than the name of an option, such as `model=3` or `tuned=null`."""
+    """The message for a group whose value is not the name of an option, such as `model=3` or `tuned=null`."""
     for override in overrides:
         group, _, value = override.partition("=")
         if group in groups() and (value == "null" or not re.match(r"[A-Za-z_]+", value)):
@@ -158,7 +158,7 @@ def _unknown_key(key: str, section: Any) -> str:
 
 
 def _left_out(key: str, chosen: Any) -> str:
-    """For a plugin's option, whose schema is not known yet."""
+    """The message for an option of a plugin, whose schema is not known yet."""
     known = SCHEMAS.get(key.partition(".")[0], {})
     return f" A key that its file leaves out is set by +{key}=VALUE." if chosen and chosen not in known else ""
 
@@ -177,7 +177,7 @@ def _names(schema: type) -> list[str]:
 
 
 def _nearest_key(key: str, siblings: list[str]) -> str:
-    """' Did you mean X?': the same word in another section, else the nearest beside it, else the nearest of all."""
+    """' Did you mean X?': the same word in another section, or the nearest beside it, or the nearest of all."""
     parent, _, leaf = key.rpartition(".")
     known = [f"train.{name}" for name in _names(Train)]
     known += [

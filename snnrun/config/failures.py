@@ -1,4 +1,4 @@
-"""What is said, and kept, about a command that fails: one message each."""
+"""A command that fails: its one message, and the traceback in the folder of its run."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from snnrun.config import explain
 from snnrun.errors import SnnrunError, UsageError, describe
 from snnrun.record import names
 
-TRACEBACKS = "SNNRUN_TRACEBACKS"  # whether the user set HYDRA_FULL_ERROR=1: for the points of a sweep too
+TRACEBACKS = "SNNRUN_TRACEBACKS"  # tells the points of a sweep, too, that the user wants tracebacks
 
 
 class PointFailed(SnnrunError):
-    """A point of a sweep has failed; its message is printed and in its folder already."""
+    """A point of a sweep has failed. Its message is already printed and in its folder."""
 
 
 def message(error: Exception, overrides: list[str]) -> tuple[str, int]:
@@ -44,9 +44,9 @@ def warn(text: str) -> None:
 
 
 def keep(error: Exception, overrides: list[str], folder: Path) -> Path:
-    """Write the traceback, under the overrides of the run, to its folder."""
+    """Write the overrides and the traceback to the folder of the run."""
     file = folder / names.ERROR
     text = f"{' '.join(overrides)}\n\n{''.join(traceback.format_exception(error))}"
-    with contextlib.suppress(OSError):  # the disk may be what it failed of
+    with contextlib.suppress(OSError):  # the disk may be the cause of the failure
         file.write_text(text, encoding="utf-8")
     return file

@@ -1,4 +1,4 @@
-"""The config groups and their options as the files in `conf/` describe themselves: read as text, without Hydra."""
+"""The config groups and their options, as the files in `conf/` describe them. Read as text, without Hydra."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _root() -> Traversable:
 
 
 def groups(config_dir: Path | None = None) -> dict[str, Group]:
-    """All groups in the order of the defaults list of `train.yaml`, with the options of `--config-dir` behind."""
+    """All groups in the order of the defaults list of `train.yaml`; options of `--config-dir` follow snnrun's."""
     return {
         name: Group(default, about, {option: _about(text) for option, text in files(name, config_dir).items()})
         for name, default, about in _DEFAULT.findall((_root() / "train.yaml").read_text("utf-8"))
@@ -36,7 +36,7 @@ def groups(config_dir: Path | None = None) -> dict[str, Group]:
 
 
 def files(group: str, config_dir: Path | None = None) -> dict[str, str]:
-    """The texts of the files of a group by option. Of two of one name Hydra takes snnrun's, and so does this."""
+    """The text of each file of a group, by option. If two have one name, Hydra takes snnrun's, and so does this."""
     found: dict[str, str] = {}
     for folder in (_root() / group, *([] if config_dir is None else [config_dir / group])):
         files = sorted(folder.iterdir(), key=lambda file: file.name) if folder.is_dir() else []
@@ -84,7 +84,7 @@ def overview() -> str:
 
 
 def listing(only: str | None = None, config_dir: Path | None = None) -> str:
-    """Each option on a line of its own, with what it is: for `snnrun config list`."""
+    """Each option on its own line, with its description: for `snnrun config list`."""
     lines = []
     for name, group in groups(config_dir).items():
         if only in (None, name):

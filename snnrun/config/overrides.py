@@ -19,16 +19,16 @@ from snnrun.errors import UsageError, did_you_mean, first_line
 
 PLACES = ("root", "uri")
 GROUPS = ("data", "encoder", "hardware")
-# The schemas of each section by the `name` in it; those without one have a single schema.
+# The schemas of each section by the `name` in it. A section without a `name` has a single schema.
 SECTIONS: dict[str, dict[str, type]] = SCHEMAS | {"train": {"train": Train}, "checkpoint": {"checkpoint": Checkpoint}}
 
 
 def overridden(values: Mapping[str, Any], overrides: Sequence[str], groups: Sequence[str] = GROUPS) -> dict[str, Any]:
-    """The values with overrides such as `encoder.steps=100`, of the keys of some groups.
+    """The values, changed by overrides such as `encoder.steps=100`. `groups` says which groups may change.
 
     Raises:
-        UsageError: an override is no such key, its value is of the wrong type or out of range, or the run's plugin is
-            not there.
+        UsageError: an override has no such key, its value has the wrong type or is out of range, or the run's plugin
+            does not exist.
         SnnrunError: the plugin cannot be imported.
     """
     plugins.load(values.get("plugin"))

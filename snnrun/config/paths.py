@@ -7,12 +7,12 @@ from pathlib import Path
 
 
 def folder(text: str) -> Path:
-    """A path given to a command; a `~` that no shell has expanded, as in --outputs=~/runs, means the home folder."""
+    """A path given to a command. A `~` that no shell has expanded, as in --outputs=~/runs, means the home folder."""
     return Path(expanded(text))
 
 
 def expanded(text: str) -> str:
-    """A path with the home folder in place of the `~` that it begins with; as it is where there is no such folder."""
+    """A path with the home folder in place of a `~` at its beginning. Unchanged if there is no such folder."""
     if text.startswith("~"):
         with contextlib.suppress(RuntimeError):
             return str(Path(text).expanduser())
@@ -20,7 +20,7 @@ def expanded(text: str) -> str:
 
 
 def at_home(argument: str) -> str:
-    """An override with the home folder in place of the `~` that a value begins with, quoted as Hydra takes it."""
+    """An override with the home folder in place of a `~` at the beginning of its value, quoted for Hydra."""
     key, equals, text = argument.partition("=")
     if not equals or not text.startswith("~"):
         return argument
@@ -29,6 +29,6 @@ def at_home(argument: str) -> str:
 
 
 def quoted(text: str) -> str:
-    """A text as a value of an override that Hydra reads as it is."""
+    """A text quoted as the value of an override, so that Hydra reads it unchanged."""
     escaped = text.replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"

@@ -1,15 +1,15 @@
 """Rules, encoders and corpora of the user's own, from a package that the key `plugin` names.
 
-A plugin is a module that registers what it brings when it is imported:
+A plugin is a module. When it is imported, it registers its rules, encoders and corpora:
 
     @register_rule("mine")
     @dataclass(frozen=True, kw_only=True)
     class Mine(StbpRule): ...
 
-The options of the rule or encoder are the fields of its dataclass, those of a corpus the keyword-only parameters of its
-function; they are checked like snnrun's own, see `declared`: a type that YAML has, `Literal["a", "b"]` for choices, and
-`Annotated[float, Range(at_least=0, below=1)]` for a range. The option itself is a file of the user's, such as
-`my_conf/model/mine.yaml`, found by `--config-dir my_conf`.
+The options of a rule or encoder are the fields of its dataclass. Those of a corpus are the keyword-only parameters of
+its function. They are checked like snnrun's own, see `declared`: a type that YAML has, `Literal["a", "b"]` for choices,
+and `Annotated[float, Range(at_least=0, below=1)]` for a range. The user writes the file of the option, such as
+`my_conf/model/mine.yaml`, and gives `--config-dir my_conf`.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ Thing = TypeVar("Thing")
 
 
 def register_rule(name: str) -> Callable[[type[Rule]], type[Rule]]:
-    """Make a dataclass that derives from `rules.Rule` the learning rule called `name`, for `model.name`.
+    """Register a dataclass that derives from `rules.Rule` as the learning rule `name`, for `model.name`.
 
     Raises:
-        UsageError: the name is taken, or it is no such class.
+        UsageError: the name is taken, or the class is not such a dataclass.
     """
 
     def register(cls: type[Rule]) -> type[Rule]:
@@ -48,12 +48,12 @@ def register_rule(name: str) -> Callable[[type[Rule]], type[Rule]]:
 
 
 def register_encoder(name: str) -> Callable[[type[Any]], type[Any]]:
-    """Make a dataclass with `kinds`, `steps` and `encode` the encoder called `name`; a field `seed` gets the run's.
+    """Register a dataclass with `kinds`, `steps` and `encode` as the encoder `name`. A field `seed` gets the run's.
 
-    One with `channels`, `key` and `encode_recording` encodes recordings: see `encoders.RecordingEncoder`.
+    A class with `channels`, `key` and `encode_recording` encodes recordings: see `encoders.RecordingEncoder`.
 
     Raises:
-        UsageError: the name is taken, or it is no such class.
+        UsageError: the name is taken, or the class is not such a dataclass.
     """
 
     def register(cls: type[Any]) -> type[Any]:
@@ -71,10 +71,10 @@ def register_encoder(name: str) -> Callable[[type[Any]], type[Any]]:
 
 
 def register_dataset(name: str) -> Callable[[Callable[..., data.Corpus]], Callable[..., data.Corpus]]:
-    """Make a function `(root, download, *, options)` that gives a `data.Corpus` the corpus called `name`.
+    """Register a function `(root, download, *, options)` that returns a `data.Corpus` as the corpus `name`.
 
     Raises:
-        UsageError: the name is taken, or it is no such function.
+        UsageError: the name is taken, or the function has other parameters.
     """
 
     def register(function: Callable[..., data.Corpus]) -> Callable[..., data.Corpus]:
@@ -89,11 +89,11 @@ def register_dataset(name: str) -> Callable[[Callable[..., data.Corpus]], Callab
 
 
 def load(names: object) -> None:
-    """Import the modules that `plugin` names: None, a name, or a list of names. The current folder is looked in too.
+    """Import the modules that `plugin` names: None, a name, or a list of names. They may lie in the current folder.
 
     Raises:
-        UsageError: there is no such module, or it registers what cannot be.
-        SnnrunError: the module raises something else; its traceback is a note.
+        UsageError: there is no such module, it imports one that is missing, or it registers what is not allowed.
+        SnnrunError: the module raises another error, which is the cause of this one.
     """
     for name in _listed(names):
         if str(Path.cwd()) not in sys.path and "" not in sys.path:
@@ -125,7 +125,7 @@ def _listed(names: object) -> list[str]:
 
 
 def _put(group: str, name: str, thing: Thing, table: dict[str, Any], schema: type) -> Thing:
-    """Enter what is registered into its table, and its schema."""
+    """Enter a registered thing into its table, and its schema into `schemas`."""
     if name in table and _called(table[name]) != _called(thing):
         raise UsageError(f"plugin: the name {name!r} of {_called(thing)} is taken by {_called(table[name])}")
     table[name] = thing

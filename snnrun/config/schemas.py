@@ -1,8 +1,8 @@
 """The schema of every option of every config group: which keys exist, of which type and in which range.
 
-A key is declared where its value is used: a rule's, an encoder's or a corpus's in its own signature, those of a
-training in `train.options`, the others here. The default values that a run begins with stand in `conf/`, each beside
-the reason for it. `check` composes and checks.
+A key is declared where its value is used. A rule, an encoder or a corpus declares its keys in its own signature. Those
+of a training are in `train.options`, the others here. The default values of a run stand in `conf/`, each beside the
+reason for it. `compose` composes the config, `check` checks it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SCALARS = (str, int, float, bool)
 
 
 def schema(name: str, declared: Mapping[str, Option]) -> type:
-    """A dataclass of options as OmegaConf takes it; range and choices are the metadata of its fields."""
+    """A dataclass of options for OmegaConf. Range and choices are the metadata of its fields."""
     fields = [(key, _kind(entry.kind), _field(entry)) for key, entry in declared.items()]
     return dataclasses.make_dataclass(name, fields)
 
@@ -48,19 +48,19 @@ def model(name: str, rule: Mapping[str, Option]) -> type:
 
 
 def encoder(name: str, own: Mapping[str, Option]) -> type:
-    """The schema of an encoder; its seed is the run's."""
+    """The schema of an encoder, without its seed, which is the run's."""
     return schema(f"encoder_{name}", {"name": NAME} | {key: entry for key, entry in own.items() if key != "seed"})
 
 
 def corpus(name: str, own: Mapping[str, Option]) -> type:
-    """The schema of a corpus: its options and those of `data.load`, of which its file may leave some out."""
+    """The schema of a corpus: its own options, and those of `data.load` that its file sets."""
     file = FILES.get(name)
     shared = {key: entry for key, entry in SHARED.items() if file is None or key in options.keys(file)}
     return schema(f"data_{name}", {"name": NAME, **shared, **own})
 
 
 def _kind(kind: Any) -> Any:
-    """The type of an option as OmegaConf takes it."""
+    """The type of an option in a form that OmegaConf accepts."""
     if kind in SCALARS:
         return kind
     origin: Any = typing.get_origin(kind)
@@ -143,7 +143,7 @@ class Sweep:
 
 @dataclass
 class Config:
-    """The whole, in the order in which a run uses it. The groups are typed by the option that is chosen."""
+    """The whole config, in the order in which a run uses it. The chosen option of a group gives the group's type."""
 
     seed: int = field(default=MISSING, metadata={"range": Range(at_least=0, below=2**32)})
     outputs: str = MISSING
@@ -172,5 +172,5 @@ SCHEMAS: dict[str, dict[str, type]] = {
     "tracking": dict.fromkeys(("mlflow", "none"), Tracking),
     "search": dict.fromkeys(("grid", "random", "optuna"), Search),
 }
-# Of these, what plugins have registered: an option's file need not name its schema.
+# Those of `SCHEMAS` that plugins have registered. The file of such an option need not name its schema.
 PLUGINS: dict[tuple[str, str], type] = {}

@@ -1,8 +1,8 @@
 """The options of the project's own rules, encoders and corpora, read from their source.
 
-Importing them would bring PyTorch and Numba, for which neither a TAB nor a mistyped key shall wait. What is read is
-what `declared.options` says of the imported thing. An annotation is made of the names below and of plain types, a
-default is a literal.
+An import would load PyTorch and Numba, and neither a TAB nor a mistyped key shall wait for them. The result equals that
+of `declared.options` for the imported thing. An annotation consists of the names below and of plain types. A default is
+a literal.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from snnrun.declared import REQUIRED, Option, Range, option
 _ROOT = Path(__file__).parents[2]
 _NAMES = {"Annotated": Annotated, "Any": Any, "Literal": Literal, "Path": Path, "Range": Range, "Sequence": Sequence}
 
-Definition = tuple[str, ast.ClassDef | ast.FunctionDef]  # with the module that it stands in
+Definition = tuple[str, ast.ClassDef | ast.FunctionDef]  # the module, and the definition in it
 
 
 def table(module: str, name: str, skip: Sequence[str] = ()) -> dict[str, dict[str, Option]]:
@@ -52,7 +52,7 @@ def _parsed(module: str) -> ast.Module:
 
 
 def _definition(module: str, wanted: ast.expr) -> Definition | None:
-    """Where a module's `Name` or `module.name` is defined, if that is within the project."""
+    """The definition of a module's `Name` or `module.name`, if it is within the project."""
     if isinstance(wanted, ast.Attribute) and isinstance(wanted.value, ast.Name):
         return _definition(f"{module}.{wanted.value.id}", ast.Name(wanted.attr))
     assert isinstance(wanted, ast.Name)
