@@ -19,7 +19,7 @@ from snnrun.train.progress import Result, Snapshot
 def what_runs(
     parts: Parts, run_dir: Path, tracker: tracking.Tracker, display: console.Display, kept: Snapshot | None
 ) -> None:
-    """Before the first batch: network, corpus, machine, places, and what is worth a note."""
+    """Before the first batch: print network, corpus, machine, places and notes."""
     values, dataset, network, device, options = parts.values, parts.dataset, parts.network, parts.device, parts.options
     epochs = f"{options.epochs} epoch{'s' if options.epochs > 1 else ''}"
     rate = f"learning rate {options.lr:g} ({options.schedule})"
@@ -62,7 +62,7 @@ def what_came_out(
     run_dir: Path,
     tracker: tracking.Tracker,
 ) -> None:
-    """At the end: accuracies, time, what an inference costs, and where all of it is."""
+    """At the end: print accuracies, time, the cost of an inference, and where the files are."""
     outputs = values["outputs"]
     console.summary(
         result.summary,

@@ -1,4 +1,4 @@
-"""The files that a run leaves in its folder and hands to its record: weights, figures, and what an inference costs."""
+"""The files that a run writes to its folder and hands to its record: weights, figures, and the cost of an inference."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ MEASURED = 1000
 
 
 def write(result: engine.Result, parts: build.Parts, run_dir: Path, tracker: tracking.Tracker) -> cost.Cost | None:
-    """Weights and figures into the run's folder and the record, also of a training that was cut short.
+    """Write weights and figures to the run's folder and the record, also after a training that was cut short.
 
-    Returns what an inference costs, of a training that finished an epoch; the network has the chosen weights then.
+    If the training finished an epoch, this returns the cost of an inference, and the network then has the chosen
+    weights (those of the best epoch, if there are any). Otherwise it returns None.
     """
     network, dataset, encoder, device = parts.network, parts.dataset, parts.encoder, parts.device
     for name, state in ((names.LAST, result.last_state), (names.BEST, result.best_state)):
@@ -50,7 +51,7 @@ def write(result: engine.Result, parts: build.Parts, run_dir: Path, tracker: tra
 
 
 def activity_figures(fired: firing.Firing, spent: cost.Cost, label: str, folder: Path) -> list[Path]:
-    """`rates.png` and `cost.png`; returns their paths."""
+    """Draw `rates.png` and `cost.png`. Returns their paths."""
     what = f"{label}, {fired.samples:,} samples, {fired.steps} steps"
     rates, costs = folder / names.RATES, folder / names.COST_FIGURE
     console.plot_rates({name: spikes / fired.samples for name, spikes in fired.spikes.items()}, what, rates)
@@ -76,7 +77,7 @@ def _raster(
 
 
 def _weights(initial: Network, trained: Network, run_dir: Path) -> Path:
-    """Histograms of every weight that exists, as it was drawn and as it was learnt."""
+    """Draw histograms of all weights that exist, before and after the training. Returns the path."""
     before, panels = dict(initial.named_parameters()), {}
     for key, value in trained.named_parameters():
         _, number, kind = key.split(".", 2)

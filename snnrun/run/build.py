@@ -1,4 +1,4 @@
-"""The parts of a run from its plain values, each made once: corpus, encoder, network, and where they work."""
+"""The parts of a run, each made once from its plain values: corpus, encoder, network, and the device they use."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from snnrun.train.options import Options
 
 
 class Inputs(NamedTuple):
-    """A corpus, cut, and what makes spikes of its samples, batch by batch."""
+    """A corpus, split into its parts, and the encoder that makes spikes of its samples, batch by batch."""
 
     dataset: data.Dataset
     encoder: encoders.Encoder
 
 
 class Parts(NamedTuple):
-    """What a run consists of; `backend` names its kernels."""
+    """What a run consists of. `backend` is the name of its kernels."""
 
     values: Mapping[str, Any]
     group: Group
@@ -42,7 +42,7 @@ class Parts(NamedTuple):
 
 
 def parts(values: Mapping[str, Any], group: Group) -> Parts:
-    """What each process of a run needs. The leader downloads and encodes what has to be, on all cores.
+    """What each process of a run needs. The leader downloads and encodes first, on all cores, if that is needed.
 
     Raises:
         UsageError: the settings do not fit one another or this machine.
@@ -70,15 +70,15 @@ def parts(values: Mapping[str, Any], group: Group) -> Parts:
 
 
 def plug_in(values: Mapping[str, Any]) -> None:
-    """Import the plugins of the config, which its other parts may come from. Raises as `plugins.load` does."""
+    """Import the plugins of the config, since its other parts may come from them. Raises as `plugins.load` does."""
     plugins.load(values.get("plugin"))
 
 
 def load(values: Mapping[str, Any]) -> Inputs:
     """The corpus of the config and its encoder.
 
-    Recordings come encoded, from the store below `outputs` if they are there: of them nothing is left for the encoder
-    to do. Likewise samples that have a file each are read once.
+    Recordings come encoded, from the store below `outputs` if it has them. The encoder has nothing left to do then.
+    Samples that have a file each are also read once, and then come from the store.
 
     Raises:
         UsageError: the encoder does not take this kind of data, or an option is out of range.
@@ -105,7 +105,7 @@ def load(values: Mapping[str, Any]) -> Inputs:
 
 
 class Task(Protocol):
-    """What a network is sized for: a corpus, or the description of one."""
+    """What decides the size of a network: a corpus, or the description of one."""
 
     @property
     def channels(self) -> int:
@@ -117,11 +117,11 @@ class Task(Protocol):
 
     @property
     def image(self) -> tuple[int, int, int] | None:
-        """Channels, rows and columns of the input; None if it is no image."""
+        """Channels, rows and columns of the input; None if it is not an image."""
 
 
 def network(values: Mapping[str, Any], dataset: Task) -> Network:
-    """The network of the config, sized for the corpus; its plugins are there already."""
+    """The network of the config, in the size that the corpus needs. The plugins must be imported already."""
     constants = {key: value for key, value in values["model"].items() if key not in ("name", "network")}
     return Network(
         RULES[values["model"]["name"]](**constants),
@@ -134,7 +134,7 @@ def network(values: Mapping[str, Any], dataset: Task) -> Network:
 
 
 def plan(values: Mapping[str, Any], dataset: Task) -> list[topology.Planned]:
-    """The layers that `network` would have. Raises UsageError as it does."""
+    """The layers that `network` would have. Raises UsageError as `network` does."""
     return topology.plan(
         values["model"]["network"],
         inputs=dataset.channels,
@@ -145,7 +145,7 @@ def plan(values: Mapping[str, Any], dataset: Task) -> list[topology.Planned]:
 
 
 def describe(network: Network, dataset: data.Dataset, encoder: encoders.Encoder) -> Description:
-    """What the network's weights need to be used without the corpus."""
+    """The description that makes the network's weights usable without the corpus."""
     inputs = [network.inputs, *network.sizes[:-1]]
     layers = {
         name: {"inputs": before, "neurons": size, "recurrent": "recurrent_weight" in dict(layer.named_parameters())}

@@ -1,8 +1,8 @@
-"""`state.safetensors` in a run's folder: where its training stands, so that it can go on after any end.
+"""`state.safetensors` in a run's folder: the state of its training, so that it can go on after any end.
 
-One file holds all of it and is replaced as a whole, so that whatever kills the process leaves the one before or the new
-one. The one before stays under a name of its own, for the day on which a disk gives back other bits than it took, which
-the checksum tells. Tensors are safetensors, the rest is JSON in their header; nothing in it is ever executed.
+One file holds the whole state and is replaced as a whole. If the process is killed, the old file or the new one is
+there. The old one then stays under another name, in case the disk damages the new one; the checksum shows that. Tensors
+are safetensors, the rest is JSON in their header. Nothing in the file is ever executed.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from snnrun.record import atomic, names
 from snnrun.train.progress import Snapshot
 
 FORMAT = 1
-# What reading a file that is damaged, or of another program, may raise.
+# The errors that may come from reading a file that is damaged or of another program.
 _DAMAGES = (OSError, SafetensorError, KeyError, TypeError, ValueError)
 
 
 class Kept(NamedTuple):
-    """A checkpoint: the snapshot and what was kept about it. `fault` says why it is the one before the last, or ''."""
+    """A snapshot and facts about it. If it is not the last one, `fault` says what is wrong with the last; else ''."""
 
     snapshot: Snapshot
     about: dict[str, Any]
@@ -36,10 +36,10 @@ class Kept(NamedTuple):
 
 
 class Keeper:
-    """Keeps the snapshots of a training in its run's folder: after each epoch, and after so many minutes in one.
+    """Keeps the snapshots of a training in its run's folder: after each epoch, and every `every_minutes` within one.
 
-    A snapshot that cannot be written costs one warning; the one before it stays, and the next is tried. `fault` is what
-    kept the last one from being written, or empty.
+    If a snapshot cannot be written, there is one warning, the snapshot before it stays, and the next one is tried.
+    `fault` says why the last one could not be written, or is empty.
     """
 
     def __init__(
@@ -49,14 +49,14 @@ class Keeper:
         self._every, self._about, self._warn = every_minutes, dict(about), warn
         self._kept_at = time.monotonic()
         self._best_epoch: int | None = None
-        self._sound: bool | None = None  # whether the file can be read; not known of one that another process wrote
+        self._sound: bool | None = None  # whether the file can be read; None: not known yet
 
     def due(self) -> bool:
-        """Whether so many minutes have passed; 0 is after each batch, None never."""
+        """Whether `every_minutes` have passed since the last snapshot. 0 means after each batch, None never."""
         return self._every is not None and time.monotonic() - self._kept_at >= 60.0 * self._every
 
     def keep(self, snapshot: Snapshot) -> None:
-        """Replace the file, and beside it the plain weights, which others read also if the run never ends."""
+        """Replace the file and the plain weights beside it, which can be read even if the run never ends."""
         self._kept_at = time.monotonic()
         best = snapshot.facts.get("best_epoch")
         try:
@@ -76,7 +76,7 @@ class Keeper:
             self.fault = ""
 
     def _before(self) -> Path | None:
-        """The name for what the file is until now; None where that is damaged, and what has the name is better."""
+        """The new name for the present file. None if that file is damaged: the file with this name is better then."""
         if self._sound is None:
             self._sound = False
             with suppress(*_DAMAGES):
@@ -95,7 +95,7 @@ class Keeper:
 
 
 def encode(snapshot: Snapshot, about: Mapping[str, Any]) -> bytes:
-    """The content of the file; `about` is what `load` gives back beside the snapshot."""
+    """The content of the file. `load` returns `about` together with the snapshot."""
     tensors = {key: value.contiguous() for key, value in snapshot.tensors.items()}
     parts = {"format": FORMAT, "checksum": _checksum(tensors), "facts": snapshot.facts, "about": dict(about)}
     content: bytes = save(tensors, metadata={"snnrun": json.dumps(parts)})
@@ -103,10 +103,10 @@ def encode(snapshot: Snapshot, about: Mapping[str, Any]) -> bytes:
 
 
 def load(folder: Path) -> Kept | None:
-    """The checkpoint of a run, or the one before if the last is damaged; None where the run has none.
+    """The last checkpoint of a run, or the one before if the last is damaged. None if the run has none.
 
     Raises:
-        SnnrunError: all there is is damaged, or of another program or version.
+        SnnrunError: all of them are damaged, or of another program or version.
     """
     path, before = folder / names.CHECKPOINT, folder / names.CHECKPOINT_BEFORE
     if not path.exists():

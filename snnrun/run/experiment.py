@@ -1,4 +1,4 @@
-"""One run, from its settings to its files: build the parts, train, record. Takes plain values; knows no Hydra."""
+"""One run, from its settings to its files: build the parts, train, record. It takes plain values, without Hydra."""
 
 from __future__ import annotations
 
@@ -36,24 +36,24 @@ def run(
 ) -> engine.Result:
     """Train and evaluate one network, write its files to `run_dir` and record it.
 
-    With `hardware.processes` this process leads others, which do the same but write nothing, see `distributed`. What
-    cannot be printed meanwhile is lost without harm.
+    With `hardware.processes` this process leads others, which do the same but write nothing, see `train.distributed`.
+    A text that cannot be printed is lost, and the run goes on.
 
     Args:
         values: the config as `snnrun.config.check.plain` gives it, or dictionaries of the same keys.
-        run_dir: folder of this run, which exists; what lies in it already is recorded with the run.
+        run_dir: folder of this run. It exists already; the config in it is recorded with the run.
         command: the command line, for the record.
         parent_run_id: MLflow run of the sweep that this run is a point of.
         resumed: go on from the checkpoint in `run_dir`, or begin where there is none, in the same MLflow run.
-        accepted: called once nothing refuses the run any more, before a run that goes on changes a file of its folder.
+        accepted: called after all checks have passed, before a resumed run changes a file of its folder.
         held: whether the caller holds the folder already, by `run_lock.alone`.
-        on_epoch: told the metrics of each epoch; what it raises ends the training as it would from the engine.
+        on_epoch: gets the metrics of each epoch. What it raises ends the training, as an error of the engine does.
         tags: more facts for the record.
 
     Raises:
         UsageError: the settings do not fit one another or this machine, or another process works on this run.
-        SnnrunError: a corpus is missing or damaged or no longer the same, the checkpoint is damaged, or the folder or
-            the store of the runs cannot be used.
+        SnnrunError: the corpus is missing, damaged or no longer the same, the checkpoint is damaged, the folder or the
+            store of the runs cannot be used, or another process of the run has failed.
     """
     processes = values["hardware"].get("processes", 1)
     with (
@@ -137,13 +137,13 @@ def _train(
             f"{run_dir}: not all files of the run could be written ({error}). Make room there, then "
             f"go on from the last checkpoint: snnrun resume {run_dir}"
         ) from None
-    finally:  # the accuracies are said whether or not the disk has room
+    finally:  # the accuracies are printed even if the disk is full
         announce.what_came_out(result, values, time.monotonic() - started, spent, run_dir, tracker)
     return result
 
 
 class _Observer:
-    """Passes what the engine tells to the display, and the metrics of each epoch to the tracker."""
+    """Passes the engine's reports to the display, and the metrics of each epoch to tracker and `on_epoch`."""
 
     def __init__(self, display: console.Display, tracker: tracking.Tracker, on_epoch: OnEpoch | None) -> None:
         self._tracker, self._display, self._on_epoch = tracker, display, on_epoch
@@ -171,7 +171,7 @@ def _kept(run_dir: Path, dataset: data.Dataset) -> engine.Snapshot | None:
 
 
 def _cut_back(run_dir: Path, kept: engine.Snapshot | None) -> None:
-    """Have the journal end where the checkpoint does: what came after it comes again."""
+    """Cut the journal back to the checkpoint, since the training repeats what came after it."""
     try:
         journal.cut_back(run_dir, [] if kept is None else kept.facts["history"])
     except OSError as error:
@@ -182,9 +182,9 @@ _STATUS: dict[str, tracking.Status] = {"finished": "FINISHED", "interrupted": "K
 
 
 def objective(result: engine.Result) -> float | None:
-    """What a sweeper optimises: the best validation accuracy, or without a validation split the last training accuracy.
+    """What a sweep optimises: the best validation accuracy, or the last training accuracy if there is no validation.
 
-    Never a test accuracy: settings are not chosen on the test samples. None if no epoch was finished.
+    It is never a test accuracy, since nothing is chosen on the test samples. None if no epoch was finished.
     """
     if not result.history:
         return None
@@ -222,7 +222,7 @@ def _record(
     prepared: float,
     kept: engine.Snapshot | None,
 ) -> None:
-    """Everything about the run that is known before its first batch, and what MLflow lacks of a run that goes on."""
+    """Record all that is known before the first batch. For a resumed run, also record what MLflow lacks."""
     dataset = parts.dataset
     tracker.params(parts.values)
     made_by = tracking.provenance(command)
@@ -230,7 +230,7 @@ def _record(
         made_by = {"snnrun.resumed": made_by["snnrun.command"]}
     tracker.tags(made_by | {"device": hardware.describe(parts.device), "kernels": parts.backend} | dict(tags))
     tracker.tags({"processes": str(parts.group.size)})
-    if tracker.run_name is not None:  # so that the folder, too, knows what MLflow calls it
+    if tracker.run_name is not None:  # so that the folder also has the name that MLflow uses
         tracker.tags({run_folder.NAME_TAG: tracker.run_name})
     tracker.dataset(dataset.label, dataset.digest, dataset.sizes)
     tracker.tags({"data.origin": dataset.origin, "data.notes": "; ".join(dataset.notes) or "none"})

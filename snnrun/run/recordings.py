@@ -1,6 +1,6 @@
-"""Recordings become spikes: once for each corpus and encoder, then they come from the store (see `data.cache`).
+"""Recordings are encoded once for each corpus and encoder. After that their spikes come from the store (`data.cache`).
 
-So do the samples of corpora that have a file for each, though these are spikes already.
+The store also keeps the samples of corpora with one file a sample, although these are spikes already.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from snnrun.data.spikes_file import Encoded
 from snnrun.encoders import CuttingEncoder, RecordingEncoder
 from snnrun.errors import SnnrunError
 
-FOLDER = "cache"  # of the store, in the folder of all outputs
+FOLDER = "cache"  # the name of the store in the folder of all outputs
 WORD = 64  # channels to a word of packed spikes
 
 
@@ -30,16 +30,16 @@ class Ear:
     encoder: RecordingEncoder
 
     def hear(self, wave: NDArray[np.float64], rate: int) -> Encoded:
-        """The spikes (T, W) of a recording (S,) of this rate in Hz, and the steps that it goes on after the last one.
+        """The spikes (T, W) of a recording (S,) of this rate in Hz, and how many steps are cut off at its end.
 
         Raises:
-            ValueError: If it cannot be encoded.
+            ValueError: the recording cannot be encoded.
         """
         left_out = self.encoder.left_out(len(wave), rate) if isinstance(self.encoder, CuttingEncoder) else 0
         return Encoded(self.encoder.encode_recording(wave, rate), left_out)
 
     def cut(self, left_out: NDArray[np.int64], names: Sequence[str]) -> list[str]:
-        """The note on recordings (S,) that are cut; `left_out`: how many steps each goes on after the last one."""
+        """The note on recordings that are cut. `left_out` (S,) is the number of steps cut off each of them."""
         longer = np.flatnonzero(left_out).tolist()
         if not longer or not isinstance(self.encoder, CuttingEncoder):
             return []
@@ -54,17 +54,17 @@ class Ear:
 def encoded(corpus: Corpus, encoder: RecordingEncoder, folder: Path, title: str) -> Corpus:
     """A corpus of recordings as one of spikes.
 
-    What is stored is of the recordings alone, in an order of their own: other splits of them use the same file.
+    The stored file depends on the recordings alone, in an order of its own. Other splits of them use the same file.
 
     Args:
-        corpus: Of the kind "audio".
-        encoder: Gives the spikes of one recording.
-        folder: Of the store.
-        title: What the file's name begins with.
+        corpus: A corpus of the kind "audio".
+        encoder: Makes the spikes of one recording.
+        folder: The folder of the store.
+        title: The beginning of the file's name.
 
     Raises:
-        UnfitError: If a recording cannot be encoded.
-        SnnrunError: If a file cannot be read, or the store not written.
+        UnfitError: a recording cannot be encoded.
+        SnnrunError: a file cannot be read, or the store cannot be written.
     """
     paths, ear = corpus.recordings, Ear(encoder)
     contents = audio.hashes(paths)
@@ -105,16 +105,16 @@ def encoded(corpus: Corpus, encoder: RecordingEncoder, folder: Path, title: str)
 
 
 def kept(corpus: Corpus, folder: Path, title: str) -> Corpus:
-    """A corpus whose samples are each read from a file, with these in one file of the store.
+    """A corpus with one file a sample, as one whose samples lie together in one file of the store.
 
     Args:
-        corpus: Its samples are of type `Unread`.
-        folder: Of the store.
-        title: What the file's name begins with.
+        corpus: A corpus whose samples are of type `Unread`.
+        folder: The folder of the store.
+        title: The beginning of the file's name.
 
     Raises:
-        UnfitError: If a sample cannot be read.
-        SnnrunError: If the store cannot be read or written.
+        UnfitError: a sample cannot be read.
+        SnnrunError: the store cannot be read or written.
     """
     parts = corpus.unread
     samples = [(part, k) for part in parts for k in part.rows.tolist()]

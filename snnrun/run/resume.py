@@ -13,22 +13,22 @@ from snnrun.errors import UsageError
 from snnrun.record import journal, run_folder
 from snnrun.run import checkpoint
 
-# What another machine or store may ask for. The numbers depend on none of it, but for the device and its kernels.
+# Another machine or store may need these changed. The numbers do not depend on them, except on device and kernels.
 MAY_CHANGE = ("hardware.", "tracking.", "checkpoint.", "data.root", "data.download", "outputs", "train.epochs")
 GROUPS = ("hardware", "tracking", "checkpoint", "data", "train", "encoder", "model")
 NUMBERS = ("hardware.device", "hardware.kernels")
 
 
 def prepare(found: run_folder.RunFolder, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """The config to go on with. Nothing is written.
+    """The config to go on with. This writes nothing.
 
     Raises:
-        UsageError: the run is finished, or something differs that may not change.
+        UsageError: the run is finished, or a setting has changed that must not change.
         SnnrunError: its config or its checkpoint is damaged.
     """
     own = found.values()
     moved = found.outputs
-    if moved is not None and moved != Path(own["outputs"]).resolve():  # also where the command is given elsewhere
+    if moved is not None and moved != Path(own["outputs"]).resolve():  # moved, or the command runs in another folder
         own["outputs"] = str(moved)
     values = overridden(own, overrides, GROUPS)
     kept = checkpoint.load(found.path)
@@ -46,7 +46,7 @@ def prepare(found: run_folder.RunFolder, overrides: Sequence[str] = ()) -> dict[
 
 
 def warn_of(kept: checkpoint.Kept | None) -> None:
-    """Say what is not as it should be with a checkpoint that is gone on from."""
+    """Warn if the checkpoint is not the last one, or if another version of snnrun wrote it."""
     if kept and kept.fault:
         print(f"snnrun: warning: {kept.fault} The run goes on from the checkpoint before it.", file=sys.stderr)
     if kept and kept.about.get("version") not in (None, tracking.version()):
@@ -58,7 +58,7 @@ def warn_of(kept: checkpoint.Kept | None) -> None:
 
 
 def check(before: Mapping[str, Any], now: Mapping[str, Any], epochs: int) -> None:
-    """Raise UsageError for a difference that would make it another run; `epochs` are finished already."""
+    """Raise UsageError for a change that would make it another run. `epochs` is the number of finished epochs."""
     old, new = tracking.flatten(before), tracking.flatten(now)
     differing = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
     refused = [key for key in differing if not key.startswith(MAY_CHANGE)]

@@ -1,4 +1,4 @@
-"""One sample from a file, as the input spikes of a trained network: a recording, an image, or spikes themselves."""
+"""One sample from a file, as the input spikes of a trained network. The file has a recording, an image or spikes."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from snnrun.record.description import Description
 from snnrun.run import build
 
 _INDEX = re.compile(r"(test|validation|train):(\d+)")
-_BRIGHT = 127.0  # mean of the pixels from which an image is told to be mostly bright
+_BRIGHT = 127.0  # an image with a higher mean of its pixels is called mostly bright
 _NPY = b"\x93NUMPY"
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Input spikes as bits, int64 (1, T, W); the label, where it is known; what the user should know of it."""
+    """Input spikes as bits, int64 (1, T, W); the label, if it is known; notes for the user."""
 
     spikes: NDArray[np.int64]
     label: int | None = None
@@ -35,11 +35,11 @@ class Sample:
 
 @dataclass
 class Reader:
-    """Reads what `snnrun predict` is given.
+    """Reads the files and samples that `snnrun predict` gets.
 
     Attributes:
         values: Config of the run.
-        about: What its network was trained for.
+        about: Description of its network and corpus.
         invert: Take bright pixels for dark ones.
     """
 
@@ -48,11 +48,11 @@ class Reader:
     invert: bool = False
 
     def read(self, source: str) -> Sample:
-        """The sample that a path, or `test:17`, means.
+        """The sample of a path, or of a text such as `test:17`.
 
         Raises:
             UsageError: there is no such file or sample, or the network does not take this kind.
-            SnnrunError: the file is damaged, or none of those that can be read.
+            SnnrunError: the file is damaged, or its format is not one that can be read.
         """
         index = _INDEX.fullmatch(source)
         path = Path(source)
@@ -81,12 +81,12 @@ class Reader:
 
     @cached_property
     def encoder(self) -> encoders.Encoder | encoders.RecordingEncoder:
-        """Of the run."""
+        """The encoder of the run."""
         return encoders.build(seed=self.values["seed"], **self.values["encoder"])
 
     @cached_property
     def inputs(self) -> build.Inputs:
-        """The corpus and its encoder, for samples given by their index."""
+        """The corpus and its encoder, for samples that are given by their index."""
         return build.load(self.values)
 
     def _indexed(self, part: str, position: int) -> Sample:
@@ -115,9 +115,9 @@ class Reader:
         return Sample(spikes[None], notes=tuple(notes))
 
     def _image(self, path: Path, encoder: encoders.Encoder) -> Sample:
-        own = data.PICTURES.get(self.about.data)  # of a corpus of files, which prepares any other as those
+        own = data.PICTURES.get(self.about.data)  # a corpus of files prepares other files as its own
         form = own(**self.values["data"]) if own else pictures.Form(self._planes(path), "pad")
-        if self.invert:  # what is beside and behind the picture stays as it is
+        if self.invert:  # what is beside and behind the picture is not inverted
             form = replace(form, background=255 - form.background)
         try:
             picture = pictures.read(path, form)
@@ -143,7 +143,7 @@ class Reader:
         return Sample(spikes, notes=(*notes, *(() if spikes.any() else ("it has no input spike",))))
 
     def _array(self, path: Path) -> Sample:
-        """Spikes (T, N) of 0 and 1, cut or filled up with silence to the steps of the run."""
+        """Spikes (T, N) of 0 and 1, cut to the steps of the run, or filled up with silence."""
         wanted = f"an array of 0 and 1, (steps, {self.about.channels})"
         try:
             array = np.load(path, allow_pickle=False)
@@ -166,7 +166,7 @@ class Reader:
 
 
 def _guesses(picture: pictures.Picture, pixels: NDArray[np.uint8]) -> list[str]:
-    """What was assumed of a picture for a corpus that has no files to compare it with."""
+    """Notes on what was assumed about a picture, for a corpus that has no files to compare with."""
     notes = []
     (height, width), (_, rows, columns) = picture.size, pixels.shape
     if height * columns != width * rows:

@@ -1,4 +1,4 @@
-"""A trained network, from its run's folder: without the corpus, which need not be on this machine."""
+"""A trained network from the folder of its run. The corpus need not be on this machine."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class Trained:
     """A run's network with its weights.
 
     Attributes:
-        folder: Of the run.
+        folder: The folder of the run.
         values: Its config.
-        about: What it was trained for.
-        network: On the CPU.
-        weights: `best` or `last`, whichever was loaded.
+        about: Description of the network and its corpus.
+        network: The network, on the CPU.
+        weights: The weights that were loaded, `best` or `last`.
     """
 
     folder: Path
@@ -46,16 +46,16 @@ class Trained:
 def load(folder: Path, values: Mapping[str, Any], weights: str | None = None) -> Trained:
     """Load the network of a run.
 
-    A run of an earlier version has no description of its network: it is made from the corpus then, which must be there.
+    A run of an earlier version has no description of its network. It is made from the corpus, which must exist then.
 
     Args:
-        folder: Of the run.
+        folder: The folder of the run.
         values: Its config, overrides included.
-        weights: `best` (by the validation samples) or `last`; None for the best if there are any.
+        weights: `best` (by the validation samples) or `last`. None: `best` where the run has them.
 
     Raises:
         UsageError: the run has no such weights.
-        SnnrunError: weights or description are damaged, or do not fit the config.
+        SnnrunError: the weights or the description are damaged, or do not fit the config.
     """
     name, path = _choose(folder, weights)
     build.plug_in(values)
