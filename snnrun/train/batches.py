@@ -1,4 +1,4 @@
-"""Encoded batches of a split, in the order that they are trained or evaluated in."""
+"""Encoded batches of a split, in the order of training or evaluation."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from torch import Tensor
 from snnrun.data import Augment, Split
 from snnrun.encoders import Encoder, encode_ahead
 
-# Encoded batches that wait for a GPU while it computes. On a CPU the encoder has the same cores: the next batch is
-# begun, and encoded where a thread would wait for another.
+# Encoded batches that wait for a GPU while it computes. On a CPU the encoder uses the same cores: the next batch is
+# begun, and threads encode it while they would otherwise wait for one another.
 PREFETCH = 2
 
 # The authors' shuffle: this many random transpositions an epoch.
 TRANSPOSITIONS = 5000
-# Stream of the run's seed for the order of the samples.
+# The stream of the run's seed that gives the order of the samples.
 ORDER_STREAM = 0x6F72646572
 
 Batch = tuple[NDArray[np.int64], Tensor, Tensor]
 
 
 def shuffled(order: NDArray[np.int64], how: str, seed: int, epoch: int) -> NDArray[np.int64]:
-    """The order (S,) of an epoch: a permutation of its own, or the authors' `transpositions` of the order before it."""
+    """The order (S,) of an epoch: a new permutation, or the authors' `transpositions` of the order before it."""
     generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, ORDER_STREAM, epoch))))
     if how == "full":
         return generator.permutation(len(order))
@@ -49,8 +49,8 @@ def batches(
 ) -> Iterator[Batch]:
     """Positions, bits of the spikes (B, T, W) and labels of each batch, on the CPU.
 
-    Spikes and labels are of the positions that `share` takes; where it takes none, both are empty (0,). With `ahead` a
-    batch is begun before it is asked for.
+    Spikes and labels belong to the positions that `share` takes. If it takes none, both are empty (0,). With `ahead`,
+    the encoding of the next batch begins before the loop needs it.
     """
 
     def start(positions: NDArray[np.int64]) -> Callable[[], Batch]:
@@ -85,7 +85,7 @@ def batches(
 def _one_ahead(
     start: Callable[[NDArray[np.int64]], Callable[[], Batch]], chunks: Sequence[NDArray[np.int64]]
 ) -> Iterator[Batch]:
-    """Each batch, when the one after it is begun."""
+    """Each batch, after the encoding of the next one has begun."""
     waiting: Callable[[], Batch] | None = None
     for chunk in (*chunks, None):
         batch = None if waiting is None else waiting()

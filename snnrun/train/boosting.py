@@ -1,4 +1,4 @@
-"""Boosting as in the papers: samples that were classified wrongly weigh more in the next epoch."""
+"""Boosting as in the papers: wrongly classified samples weigh more in the next epoch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ RATE = 20.0
 
 
 def boost_wrong(boost: NDArray[np.float32], labels: NDArray[np.int64], wrong: NDArray[np.bool_]) -> None:
-    """In place: wrong samples of class c grow by exp(error_c / 20), error_c the weighted share of them."""
+    """Multiply the weights of wrong samples of class c by exp(error_c / 20), in place.
+
+    error_c is the weighted share of wrong samples in the class.
+    """
     for label in np.unique(labels):
         of_class = labels == label
         error = boost[of_class & wrong].sum() / boost[of_class].sum()

@@ -1,13 +1,13 @@
-"""What an inference costs: spikes, synaptic operations, and the energy that the field quotes for them.
+"""What an inference costs: spikes, synaptic operations, and the energy that the literature gives for them.
 
-A synaptic operation is one accumulate: a spike of a neuron times its outgoing synapses, feed-forward and recurrent. The
-energies are those of 32-bit floating-point arithmetic in 45 nm (Horowitz, ISSCC 2014): 0.9 pJ for an addition, 4.6 pJ
-for a multiplication and an addition. They leave out memory, which costs more than arithmetic on real hardware, and the
-encoding of the input; they compare networks, they do not predict a chip.
+A synaptic operation is one accumulate. Each spike of a neuron causes one at each of its outgoing synapses, feed-forward
+and recurrent. The energies are those of 32-bit floating-point arithmetic in 45 nm (Horowitz, ISSCC 2014): 0.9 pJ for an
+addition, 4.6 pJ for a multiplication and an addition. They leave out the encoding of the input, and memory, which costs
+more than arithmetic on real hardware. They compare networks. They do not predict the energy of a chip.
 
-The papers' figure counts synaptic operations alone. The neurons' own updates, which a clocked simulation pays at each
-step whether anything fires or not, stand beside it: one multiply-accumulate for each state variable of a neuron and
-step (the membrane of STBP; synapse and membrane of ST-RSBP and HM2-BP), and one accumulate for a bias.
+The papers' figure counts synaptic operations alone. The updates of the neurons stand beside it, since a clocked
+simulation computes them at each step, even if nothing fires. One costs a multiply-accumulate for each state variable of
+a neuron (the membrane of STBP; synapse and membrane of ST-RSBP and HM2-BP), and one accumulate for a bias.
 """
 
 from __future__ import annotations
@@ -29,17 +29,18 @@ UNITS = ((1.0, "nJ"), (1e3, "µJ"), (1e6, "mJ"))
 
 @dataclass(frozen=True)
 class FanOut:
-    """How many synapses of a layer start at each neuron: of its inputs `forward` (I,), of itself `recurrent` (N,)."""
+    """Number of a layer's synapses that start at each of its inputs, `forward` (I,), and neurons, `recurrent` (N,)."""
 
     forward: Tensor
     recurrent: Tensor | None = None
 
 
 def fan_out(layer: Layer, rule: Rule) -> FanOut:
-    """Synapses of a layer by their pre-neuron, the fixed inhibition of an output layer included.
+    """Number of synapses of a layer by their pre-neuron, with the fixed inhibition of an output layer.
 
-    Of a convolution or a spiking pool those of the windows that see the pre-neuron. An average pool is no layer: a
-    spike goes through it to the synapses of the layer behind, unless it lies beyond the last whole square.
+    For a convolution or a spiking pool, these are the synapses of the windows that see the pre-neuron. An average pool
+    is not a layer. A spike goes through it to the synapses of the next layer, unless it lies beyond the last whole
+    square.
     """
     weight, kind = layer.weight, layer.kind
     if kind.window is not None:
@@ -61,7 +62,8 @@ def fan_out(layer: Layer, rule: Rule) -> FanOut:
 def dense_operations(layer: Layer) -> int:
     """Multiply-accumulates of one pass of a layer of this shape with real-valued activities.
 
-    A recurrent one has the whole N x N besides, a convolution its window for each of its neurons; a pool only adds.
+    A recurrent layer adds all of N x N. A convolution has its window for each of its neurons. A pool only adds, so it
+    has none.
     """
     if layer.kind.pool:
         return 0
@@ -72,12 +74,12 @@ def dense_operations(layer: Layer) -> int:
 
 @dataclass(frozen=True)
 class LayerCost:
-    """Of one layer and presentation, means over the samples.
+    """The cost of one layer in one presentation, as means over the samples.
 
     Attributes:
         neurons: N.
-        spikes: That the layer fires.
-        operations: Synaptic operations that arrive at it, its own recurrent ones included.
+        spikes: Spikes of the layer.
+        operations: Synaptic operations that arrive at the layer, its own recurrent ones included.
         updates: Multiply-accumulates of its state variables over all steps.
         bias_additions: Accumulates of its biases over all steps.
         ann_macs: Multiply-accumulates of one pass of the same layer with real-valued activities.
@@ -93,7 +95,7 @@ class LayerCost:
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one inference, means over `samples` presentations of `steps` steps."""
+    """The cost of one inference, as means over `samples` presentations of `steps` steps."""
 
     samples: int
     steps: int
@@ -102,7 +104,7 @@ class Cost:
 
     @property
     def spikes(self) -> float:
-        """Of all neurons, the input's left out."""
+        """Spikes of all neurons, without the input."""
         return sum(layer.spikes for layer in self.layers.values())
 
     @property
@@ -112,12 +114,12 @@ class Cost:
 
     @property
     def energy_nj(self) -> float:
-        """Of the synaptic operations alone, nJ: the figure of the literature."""
+        """Energy of the synaptic operations alone, in nJ: the figure of the literature."""
         return self.operations * ACCUMULATE_PJ / 1e3
 
     @property
     def energy_with_updates_nj(self) -> float:
-        """With the neurons' updates, nJ."""
+        """Energy with the neurons' updates, in nJ."""
         updates = sum(layer.updates for layer in self.layers.values())
         biases = sum(layer.bias_additions for layer in self.layers.values())
         return self.energy_nj + (updates * MULTIPLY_ACCUMULATE_PJ + biases * ACCUMULATE_PJ) / 1e3
@@ -129,7 +131,7 @@ class Cost:
 
     @property
     def ann_energy_nj(self) -> float:
-        """Of that pass, nJ."""
+        """Energy of that pass, in nJ."""
         return self.ann_macs * MULTIPLY_ACCUMULATE_PJ / 1e3
 
     def metrics(self) -> dict[str, float]:
@@ -171,7 +173,7 @@ class Cost:
 
 
 def cost(network: Network, firing: Firing) -> Cost:
-    """Cost of an inference, from how often each neuron fired."""
+    """The cost of an inference, from the spike counts of all neurons."""
     totals = [torch.from_numpy(spikes) for spikes in firing.spikes.values()]
     samples = max(firing.samples, 1)
     layers = {}

@@ -1,16 +1,15 @@
 """One run in several processes: each trains its share of every batch, and the gradients are added up.
 
-The process that was asked leads: it makes folders, shows, records and writes, as if it were alone. The others follow:
-they hold the same weights, because all make the same updates from the same sums. What a share consists of depends on
-the batch alone and a sample's spikes on the sample alone, so that any number of processes trains the same network, to
-the rounding of the sums.
+One process leads. It makes folders, shows, records and writes, as if it were alone. The others follow. They have the
+same weights, since all make the same updates from the same sums. The shares depend on the batch alone, and the spikes
+of a sample depend on the sample alone. So any number of processes trains the same network, up to the rounding of sums.
 
-Two ways lead here. `hardware.processes=N` starts N - 1 followers on this machine for the time of one run. Or an outer
-launcher (torchrun, srun) has started all with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT in the environment: then
-rank 0 leads, composes and sweeps, and the others wait in `follow` for the runs that it begins.
+The processes start in one of two ways. `hardware.processes=N` starts N - 1 followers on this machine for one run. Or an
+outer launcher (torchrun, srun) has started all, with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT in the environment.
+Then rank 0 leads, composes and sweeps, and the others wait in `follow` for the runs that it begins.
 
-Sums of a few numbers go through gloo, gradients on a GPU through NCCL. A gloo sum comes before each of NCCL's, so that
-a process that has failed is noticed where it can be: its connections close, the others raise, nothing hangs.
+Sums of a few numbers go through gloo, gradients on a GPU through NCCL. A gloo sum comes before each NCCL sum, since
+gloo notices a process that has failed: its connections close, the others raise an error, and nothing hangs.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ from snnrun.signals import ENDING
 from snnrun.train import launcher
 from snnrun.train.launcher import LEADER, PATIENCE, POLL_S, WAIT_MINUTES, Place
 
-# For those that are to end, after which they are killed.
+# Followers that shall end have so many seconds. After that they are killed.
 GRACE_S = 10.0
 
 Task = Callable[..., object]
@@ -48,10 +47,10 @@ Follower = subprocess.Popen[str]
 
 
 class Group:
-    """The processes of a run; this class is the one that is alone, for which nothing is to be done.
+    """The processes of a run. This class stands for a single process, which has nothing to exchange.
 
     Attributes:
-        rank: From 0, which leads.
+        rank: Number of this process, from 0. Process 0 leads.
         size: Number of processes.
         place: Rank among those on this machine.
         here: Number of processes on this machine.
@@ -65,33 +64,33 @@ class Group:
         return self.rank == 0
 
     def share(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The part (s,) of positions (B,) that is this process's: contiguous, none longer than another by two."""
+        """This process's part (s,) of positions (B,). Parts are contiguous, and their lengths differ by at most one."""
         return positions[self.part(len(positions))]
 
     def part(self, length: int) -> slice:
-        """Where that part lies."""
+        """The slice of this process's part among `length` positions."""
         size, longer = divmod(length, self.size)
         start = self.rank * size + min(self.rank, longer)
         return slice(start, start + size + (self.rank < longer))
 
     def total(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The sum over the processes. Raises KeyboardInterrupt in all of them if one was told to stop."""
+        """The sum over the processes. If one was told to stop, this raises KeyboardInterrupt in all of them."""
         return values
 
     def sum_(self, tensors: Sequence[Tensor]) -> None:
-        """Add up tensors of the same shapes in place, on the device where they are."""
+        """Add up the tensors of all processes in place, on the device where they are."""
 
     def copy_(self, tensors: Sequence[Tensor]) -> None:
         """Give all processes the leader's values, in place."""
 
     @contextmanager
     def first(self) -> Iterator[None]:
-        """Let the leader do what follows before the others."""
+        """The leader executes the body of the `with` before the others do."""
         yield
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """While all add up in step: Ctrl-C and SIGTERM stop all at their next sum."""
+        """Around code in which all make the same sums: one of `signals.ENDING` stops all of them at the next sum."""
         yield
 
 
@@ -103,7 +102,7 @@ class _Ranks(Group):
     def __init__(self, store: Store, rank: int, size: int, place: int, here: int) -> None:
         self.rank, self.size, self.place, self.here = rank, size, place, here
         self._stop = False
-        # The leader comes last: it has looked after the others until then.
+        # The leader comes last, since it watches the start of the others until then.
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
 
@@ -163,7 +162,7 @@ class _Ranks(Group):
 def _heard() -> Iterator[None]:
     try:
         yield
-    except RuntimeError as error:  # gloo's and NCCL's have no class in common
+    except RuntimeError as error:  # the errors of gloo and NCCL have no class of their own in common
         raise _Lost(str(error)) from error
 
 
@@ -172,16 +171,17 @@ def _heard() -> Iterator[None]:
 
 @contextmanager
 def group(processes: int, task: Task, *arguments: Any) -> Iterator[Group]:
-    """The processes of one run, for as long as it takes; in the others `task(group, *arguments)` runs meanwhile.
+    """The processes of one run, as long as the run takes. The other processes call `task(group, *arguments)`.
 
     Args:
-        processes: How many there are to be. An outer launcher decides that: 1 goes with any.
-        task: A function of a module, which another process imports.
-        arguments: As JSON can hold them.
+        processes: Number of processes. Under an outer launcher: 1, or the number that it has started.
+        task: A function of a module, since another process imports it.
+        arguments: Values that JSON can hold.
 
     Raises:
         UsageError: `processes` is not the number that an outer launcher has started.
-        SnnrunError: another process has failed or was killed; its message, with its traceback as a note.
+        SnnrunError: another process has failed, was killed or did not start. If it failed, this is its message, and its
+            traceback is a note.
     """
     outer = launcher.outer()
     if outer is None and processes == 1:
@@ -207,7 +207,7 @@ def group(processes: int, task: Task, *arguments: Any) -> Iterator[Group]:
 
 
 def _spawn(port: int, processes: int, task: Task, arguments: Sequence[Any]) -> list[Follower]:
-    """Start the followers, out of reach of the terminal's Ctrl-C: they stop when the leader does."""
+    """Start the followers. Ctrl-C in the terminal does not reach them; they stop when the leader stops."""
     about = json.dumps([port, processes, task.__module__, task.__qualname__, arguments])
     code = f"from {__name__} import follow_once; follow_once()"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
@@ -235,7 +235,7 @@ def _wait_for(store: Store, followers: Sequence[Follower], size: int) -> None:
 
 
 def _reason(store: Store, followers: Sequence[Follower], lost: _Lost) -> SnnrunError:
-    """What has ended another process, as it said or as it seems."""
+    """The error that tells why another process has ended, from its message or its exit code."""
     with suppress(RuntimeError):
         if store.check(["error"]):
             said = json.loads(store.get("error"))
@@ -279,22 +279,22 @@ def _end(followers: Sequence[Follower]) -> None:
 
 
 def follow_once() -> None:
-    """Take part in the run of the process that has started this one; what to do comes by the standard input."""
+    """Take part in the run of the process that has started this one. Standard input says what to do."""
     for number in ENDING:
         signal.signal(number, signal.SIG_IGN)
     port, size, module, name, arguments = json.load(sys.stdin)
     rank = int(sys.argv[1])
-    with suppress(RuntimeError):  # the leader has gone meanwhile
+    with suppress(RuntimeError):  # the leader has ended meanwhile
         store = PrefixStore("0", TCPStore("127.0.0.1", port, is_master=False))
         _serve(store, Place(rank, size, rank, size), getattr(importlib.import_module(module), name), arguments)
-    # Nothing is left to do, and threads of gloo that the interpreter's end surprises would abort with a line of theirs.
+    # End at once: threads of gloo that still run at the interpreter's normal end would abort with a message.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
 
 
 def _serve(store: Store, place: Place, task: Task, arguments: Sequence[Any]) -> None:
-    """Take part in one run. An error is left for the leader, who tells it; that others are gone is none."""
+    """Take part in one run. The leader reports an error of this process. The loss of another process is not one."""
     try:
         store.add("arrived", 1)
         task(_Ranks(store, *place), *arguments)
@@ -319,7 +319,7 @@ _runs = 0  # begun so far
 
 
 def _begin(arguments: Sequence[Any]) -> Store:
-    """Tell the followers of a run; its store."""
+    """Tell the followers that a run begins. Returns its store."""
     global _runs
     store, _runs = launcher.meet(), _runs + 1
     assert store is not None, "there is a launcher"
@@ -328,9 +328,9 @@ def _begin(arguments: Sequence[Any]) -> Store:
 
 
 def follow(task: Task, minutes: float = WAIT_MINUTES) -> int | None:
-    """Follow the leader of an outer launcher through all its runs: its exit code; None for the leader itself.
+    """Follow the leader of an outer launcher through all its runs. Returns its exit code; None in the leader itself.
 
-    Nothing is composed and no folder made here.
+    A follower composes nothing and makes no folder.
 
     Raises:
         SnnrunError: the leader does not come within so many minutes.
@@ -352,23 +352,23 @@ def follow(task: Task, minutes: float = WAIT_MINUTES) -> int | None:
             if isinstance(message, int):
                 store.add("left", 1)
                 return message
-            before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)  # the leader stops for all
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)  # the leader stops all
             try:
                 _serve(PrefixStore(str(number), store), outer, task, message)
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    except RuntimeError:  # the leader, who says why, is gone and its store with it
+    except RuntimeError:  # the leader has ended, has said why, and its store is gone
         return SnnrunError.exit_code
 
 
 def dismiss(code: int) -> int:
-    """Let the followers of an outer launcher end with this exit code, which is returned."""
+    """Let the followers of an outer launcher end with this exit code. Returns the code."""
     outer = launcher.outer()
     if outer is None or outer.rank != 0:
         return code
     global _runs
     _runs += 1
-    with suppress(RuntimeError, SnnrunError):  # whoever is not there has nothing to be told
+    with suppress(RuntimeError, SnnrunError):  # processes that are not there need no message
         store = launcher.meet(GRACE_S / 60)
         assert store is not None
         store.set(f"run {_runs}", json.dumps(code))

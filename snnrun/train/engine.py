@@ -1,4 +1,4 @@
-"""The training loop: epochs, evaluation, and what to do when something goes wrong in the middle."""
+"""The training loop: epochs, evaluation, and what happens when a training is interrupted or diverges."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from snnrun.train.progress import Result as Result
 from snnrun.train.progress import Snapshot as Snapshot
 from snnrun.train.training import Training
 
-# A layer that has not fired for so many batches is reported before the epoch is over.
+# After so many batches of an epoch, layers that have not fired are reported already.
 SILENCE_CHECK = 50
 
 
 class Observer(Protocol):
-    """Who wants to know how the training goes."""
+    """Gets reports on how the training goes."""
 
     def epoch_start(self, epoch: int, epochs: int, samples: int, done: int = 0) -> None:
         """An epoch (from 1) begins, or goes on after `done` samples."""
@@ -57,13 +57,13 @@ class Silence:
 
 
 class Keeper(Protocol):
-    """Who keeps snapshots, so that a training that stops can go on."""
+    """Keeps snapshots, so that a training that stops can go on."""
 
     def due(self) -> bool:
-        """Whether it is time for one in the middle of an epoch."""
+        """Whether it is time for a snapshot in the middle of an epoch."""
 
     def keep(self, snapshot: Snapshot) -> None:
-        """Keep this one; called after each epoch, when due, and when the training is interrupted."""
+        """Keep this snapshot. Called after each epoch, when one is due, and when the training is interrupted."""
 
 
 class Diverged(SnnrunError):
@@ -83,11 +83,11 @@ def train(
     start: Snapshot | None = None,
     group: Group | None = None,
 ) -> Result:
-    """Train a network and evaluate it after every epoch; in a group, each process its share of every batch.
+    """Train a network and evaluate it after every epoch. In a group, each process trains its share of every batch.
 
-    Ctrl-C and a divergence end the training early; the result says so and holds what was reached.
-    Validation and test samples have the same spikes after every epoch; training samples are drawn anew at each
-    presentation, unless the encoder is frozen. From a snapshot (`start`) the training goes on bit for bit.
+    Ctrl-C and a divergence end the training early. The result says so and holds what was reached.
+    Validation and test samples have the same spikes after every epoch. Spikes of training samples are drawn anew at
+    each presentation, unless the encoder is frozen. From a snapshot (`start`) the training goes on bit for bit.
 
     Raises:
         SnnrunError: the snapshot is of another training.
@@ -115,7 +115,7 @@ def train(
         result.status, result.message = "interrupted", f"interrupted in epoch {len(result.history) + 1}"
         if keeper is not None and progress.consistent:
             keeper.keep(progress.snapshot())
-        if isinstance(end, SystemExit):  # of a scheduler's signal handler, which starts the job again later
+        if isinstance(end, SystemExit):  # from the signal handler of a scheduler, which starts the job again later
             raise
     except Diverged as error:
         result.status, result.message = "diverged", str(error)
@@ -124,7 +124,7 @@ def train(
 
 
 class _Loop:
-    """An epoch of a training, and who is told of it."""
+    """The epochs of a training, with the observer and the keeper that hear of them."""
 
     def __init__(self, training: Training, observer: Observer, keeper: Keeper | None) -> None:
         self.training, self.progress = training, Progress(training)
@@ -173,17 +173,17 @@ class _Loop:
         }
 
     def _tally(self, epoch: int) -> Tally:
-        """Of the epoch that is under way; a new one begins with another order of the samples."""
+        """The means of the epoch under way. A new epoch begins with a new order of the samples."""
         training, progress = self.training, self.progress
         if progress.tally is None:
-            progress.consistent = False  # transpositions shuffle the order that is there: twice is another one
+            progress.consistent = False  # transpositions change the present order: doing them twice gives another
             progress.order = shuffled(progress.order, training.options.shuffle, training.seed, epoch)
             progress.tally, progress.seconds = Tally(training.network.layer_names, training.network.sizes), 0.0
             progress.consistent = True
         return progress.tally
 
     def divergence(self, what: str, epoch: int, tally: Tally) -> str:
-        """The message of a training that is no longer in numbers."""
+        """The message about a training that diverged."""
         usual = f", e.g. to {tally.usual_norm:.3g}" if 0.0 < tally.usual_norm < math.inf else ""
         return (
             f"The {what} in epoch {epoch + 1} after {tally.samples} samples. "
@@ -191,7 +191,7 @@ class _Loop:
         )
 
     def warn_of_silence(self, tally: Tally) -> None:
-        """Report each layer that has not fired in this epoch, once a run."""
+        """Report each layer that has not fired in this epoch. Each layer is reported once a run."""
         for name, rate in tally.rates.items():
             if rate == 0.0 and name not in self.progress.warned:
                 self.progress.warned.add(name)
@@ -202,7 +202,7 @@ class _Loop:
                 )
 
     def confusion(self, name: str, split: Split) -> NDArray[np.int64]:
-        """Evaluate a split: how often each class (row) was taken for each (column)."""
+        """Evaluate a split: how often each class (row) was taken for each class (column)."""
 
         def progress(done: int) -> None:
             self.observer.evaluating(name, done, len(split))

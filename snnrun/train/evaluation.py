@@ -1,4 +1,4 @@
-"""What a network makes of a split: the class of each sample, the accuracy, the spikes of one sample."""
+"""A network on a split: the predicted class of each sample, the accuracy, the spikes of one sample."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from snnrun.network import Network
 from snnrun.train.batches import batches
 from snnrun.train.distributed import Group
 
-# Evaluation does not depend on the batch size: this many samples fit everywhere and keep the products large.
+# Evaluation does not depend on the batch size. This many samples fit everywhere and keep the products large.
 EVALUATION_BATCH = 64
 
 
@@ -28,7 +28,7 @@ def predict(
     progress: Callable[[int], None] | None = None,
     group: Group | None = None,
 ) -> NDArray[np.int64]:
-    """Predicted class of each sample, (S,): the output neuron that fires most, the first of several."""
+    """Predicted class of each sample, (S,): the output neuron that fires most, or the first of several such."""
     group = group or Group()
     predicted = np.empty(len(split), dtype=np.int64)
     done, size = 0, EVALUATION_BATCH * group.size
@@ -45,7 +45,7 @@ def predict(
 
 
 def accuracy(confusion: NDArray[np.int64]) -> float:
-    """Share of the samples on the diagonal."""
+    """Share of the samples on the diagonal of a confusion matrix (classes, classes)."""
     return float(np.trace(confusion) / max(1, confusion.sum()))
 
 

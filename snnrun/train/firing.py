@@ -1,4 +1,4 @@
-"""How often each neuron of a network fires over the samples of a split, and what it takes them for."""
+"""How often each neuron of a network fires over the samples of a split, and the predicted classes."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from snnrun.train.evaluation import EVALUATION_BATCH
 
 @dataclass(frozen=True)
 class Firing:
-    """Spikes over so many presentations.
+    """Spikes over `samples` presentations.
 
     Attributes:
         samples: Number of presentations.
         steps: T of each.
         spikes: Total of each neuron, int64 (N,), by layer: `input`, then `Network.layer_names`.
-        predicted: Class of each sample, int64 (S,): the output neuron that fires most, the first of several.
+        predicted: Class of each sample, int64 (S,): the output neuron that fires most, or the first of several such.
     """
 
     samples: int
@@ -44,11 +44,11 @@ def record(
     positions: NDArray[np.int64] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Firing:
-    """Present samples as an evaluation does, whose predictions these are too.
+    """Present samples as an evaluation does, with the same predictions.
 
     Args:
         positions: Which samples of the split, in this order; None: all.
-        progress: Is told how many samples are done.
+        progress: Gets the number of samples that are done.
     """
     network = network.to(device)
     order = np.arange(len(split)) if positions is None else positions
@@ -67,7 +67,7 @@ def record(
 
 
 def spread(split: Split, most: int) -> NDArray[np.int64]:
-    """Positions of at most so many samples, evenly over the split: corpora are often sorted by class."""
+    """Positions of at most `most` samples, evenly over the split, since corpora are often sorted by class."""
     size = min(most, len(split))
     return np.arange(size) * len(split) // max(size, 1)
 

@@ -1,4 +1,4 @@
-"""The device a run computes on, and what makes the same run give the same numbers there."""
+"""The device that a run computes on, and the settings that make its numbers reproducible there."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from snnrun.errors import UsageError
 
 
 def choose(device: str) -> str:
-    """The type of a device, `cpu` or `cuda`, which `auto` is where there is a GPU; changes nothing.
+    """The type of a device, `cpu` or `cuda`. `auto` means `cuda` where there is a GPU. This changes nothing.
 
     Raises:
-        UsageError: a GPU is asked for and PyTorch sees none.
+        UsageError: `device` is `cuda`, and PyTorch sees no GPU.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise UsageError(
@@ -33,11 +33,11 @@ def set_up(device: str = "auto", threads: int | None = None, place: int = 0, her
     Args:
         device: `cpu`, `cuda`, or `auto` for the GPU where there is one.
         threads: CPU threads of this process; None for its `share` of the cores among the `here` processes.
-        place: which of the processes of a run on this machine this is; each has a GPU of its own.
+        place: number of this process among those of the run on this machine, from 0. Each has its own GPU.
         here: number of these processes.
 
     Raises:
-        UsageError: a GPU is asked for and PyTorch sees none, or fewer than there are processes.
+        UsageError: a GPU is required, and PyTorch sees none, or fewer GPUs than processes.
     """
     chosen = torch.device(choose(device))
     if chosen.type == "cuda" and here > 1:
@@ -47,11 +47,11 @@ def set_up(device: str = "auto", threads: int | None = None, place: int = 0, her
     threads = threads or share(here)
     torch.set_num_threads(threads)
     parallel.set_threads(threads)
-    # Membranes that decay without input end in denormal numbers, on which a CPU is tens of times slower.
+    # Membranes that decay without input become denormal numbers. With these a CPU is tens of times slower.
     torch.set_flush_denormal(True)
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with it
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with this
     torch.use_deterministic_algorithms(True)
-    # That also fills all new memory with NaN, to show what reads it unwritten; tests do without paying for it in runs.
+    # The line above also fills new memory with NaN, which costs time. It only helps to find reads of unwritten memory.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return chosen
 
@@ -66,7 +66,7 @@ def check_gpus(processes: int) -> None:
 
 
 def cores() -> int:
-    """Cores that this process may use, which a scheduler can make fewer than there are."""
+    """Number of cores that this process may use. A scheduler can allow fewer than the machine has."""
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # macOS
@@ -74,16 +74,16 @@ def cores() -> int:
 
 
 def share(processes: int) -> int:
-    """Threads of each of so many processes on this machine: its cores among them, OMP_NUM_THREADS at most."""
+    """Threads of each of so many processes on this machine: they share its cores. At most OMP_NUM_THREADS."""
     wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     most = int(wanted) if wanted.isdecimal() and int(wanted) else cores()
-    if most == 1 and "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun sets it where the user has not
+    if most == 1 and "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun sets it to 1 if the user has not set it
         most = cores()
     return max(1, min(most, cores() // processes))
 
 
 def describe(device: torch.device) -> str:
-    """One line on the device, for the console and the run's record."""
+    """One line about the device, for the console and the run's record."""
     if device.type == "cuda":
         return f"GPU ({torch.cuda.get_device_name(device)})"
     return f"CPU, {parallel.threads()} threads"

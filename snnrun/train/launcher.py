@@ -1,7 +1,7 @@
-"""The processes that an outer launcher (torchrun, srun) has started for one command: who they are, how they meet.
+"""The processes that an outer launcher (torchrun, srun) has started for one command: which they are, how they meet.
 
-RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT in the environment say so. They may be left over from another command, so
-it is said what is waited for, not for long, and a signal ends it.
+RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT in the environment describe them. These may be left over from another
+command. So a message says what the process waits for, the wait has a limit, and a signal ends it.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from torch.distributed import Store, rendezvous  # type: ignore[attr-defined]
 
 from snnrun.errors import SnnrunError, UsageError, first_line
 
-# Minutes until all have come, see `hardware.wait_minutes`.
+# The longest wait for all processes, in minutes, see `hardware.wait_minutes`.
 WAIT_MINUTES = 5.0
-# Before it is said what is waited for: those that a launcher starts come within so many seconds of one another.
+# After so many seconds a message says what is waited for. Processes of one launcher usually come sooner.
 NOTICE_S = 3.0
-# A process that is there may be long at its work, such as downloading a corpus.
+# A process that has come may work for a long time, for example while it downloads a corpus.
 PATIENCE = timedelta(days=1)
 POLL_S = 0.05
-LEADER = "SNNRUN_LEADER"  # the process of rank 0: for those that a sweep's launcher starts from it
+LEADER = "SNNRUN_LEADER"  # the id of the process of rank 0; processes that a sweep's launcher starts inherit it
 NAMES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 class Place(NamedTuple):
-    """Of a process, see `distributed.Group`."""
+    """The place of a process, see `distributed.Group`."""
 
     rank: int
     size: int
@@ -38,7 +38,10 @@ class Place(NamedTuple):
 
 
 def outer() -> Place | None:
-    """The place of this process among those that an outer launcher has started; None without one, or if it is alone."""
+    """The place of this process among those of an outer launcher. None without a launcher, or if it is alone.
+
+    Raises UsageError if the environment is incomplete or wrong.
+    """
     if "RANK" not in os.environ:
         return None
     missing = [name for name in ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
@@ -58,7 +61,7 @@ def outer() -> Place | None:
 
 
 def check(found: Place, processes: int) -> None:
-    """Raise UsageError if `hardware.processes` or the launcher of a sweep does not go with these."""
+    """Raise UsageError if `hardware.processes` or the launcher of a sweep does not fit the outer launcher."""
     if processes not in (1, found.size):
         raise UsageError(
             f"hardware.processes: {processes}, but this command was started as one of {found.size} processes "
@@ -72,7 +75,7 @@ def check(found: Place, processes: int) -> None:
 
 
 class _Meeting:
-    """The processes of an outer launcher come together, in a thread, since PyTorch hears no signal while it waits."""
+    """The processes of an outer launcher meet. A thread waits, since PyTorch reacts to no signal while it waits."""
 
     def __init__(self) -> None:
         self._store: Store | None = None
@@ -84,13 +87,13 @@ class _Meeting:
     def _meet(self) -> None:
         try:
             self._store = next(iter(rendezvous("env://", timeout=PATIENCE)))[0]
-        except Exception as error:  # of a kind for each thing that can be wrong with an address
+        except Exception as error:  # each kind of wrong address raises its own class
             self._error = error
 
     def store(self, minutes: float) -> Store:
-        """What they share, once all are there; after `NOTICE_S` it says what is waited for.
+        """The store that the processes share, once all are there. After `NOTICE_S` a message says what is waited for.
 
-        Raises SnnrunError if they are not so many minutes after this one, or cannot be.
+        Raises SnnrunError if they do not come within so many minutes, or cannot meet.
         """
         read = " ".join(f"{name}={os.environ[name]}" for name in NAMES)
         remedy = f"Without a launcher such as torchrun, unset {' '.join(NAMES)}."
@@ -118,17 +121,17 @@ _store: Store | None = None
 
 
 def expect() -> None:
-    """Begin to wait for the others, so that they find this process while it does something else."""
+    """Begin to wait for the others in a thread, so that they find this process while it does something else."""
     global _meeting
     if outer() is not None:
         _meeting = _meeting or _Meeting()
 
 
 def meet(minutes: float = WAIT_MINUTES) -> Store | None:
-    """Wait until all processes of an outer launcher are there; None without one. What they share after that.
+    """Wait until all processes of an outer launcher are there. Returns the store they share; None without a launcher.
 
     Raises:
-        SnnrunError: they are not within so many minutes, or cannot be.
+        SnnrunError: they do not come within so many minutes, or cannot meet.
     """
     global _store, _meeting
     if outer() is None:

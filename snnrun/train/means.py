@@ -28,7 +28,7 @@ class Tally:
             setattr(self, key, state[key])
 
     def add(self, loss: float, norm: float, spikes: Sequence[float], correct: int, samples: int) -> None:
-        """Count a batch: its mean loss, its gradient's norm, the spikes of each layer, how many samples were right."""
+        """Count a batch: mean loss, norm of the gradient, spikes of each layer, number of right samples."""
         self.batches += 1
         self.samples += samples
         self.correct += correct
@@ -39,12 +39,12 @@ class Tally:
 
     @property
     def loss(self) -> float:
-        """Mean over the samples."""
+        """Mean loss over the samples."""
         return self.total_loss / self.samples
 
     @property
     def accuracy(self) -> float:
-        """Share of the samples."""
+        """Share of the samples that were right."""
         return self.correct / self.samples
 
     @property

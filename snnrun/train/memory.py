@@ -1,4 +1,4 @@
-"""What a training needs of memory at the very least: where it asks for more than there is, the system kills it."""
+"""The least memory that a training needs. If it needs more than there is, the system would kill it."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ GIB = 2**30
 def check(
     values: Mapping[str, Any], layers: Sequence[Planned], *, inputs: int, steps: int, batch: int, device: torch.device
 ) -> None:
-    """Refuse a training that cannot fit, before anything of it is made.
+    """Refuse a training that cannot fit, before any part of its network is made.
 
     Args:
         values: the config.
-        layers: those of the network.
-        inputs: input channels.
+        layers: the layers of the network.
+        inputs: number of input channels.
         steps: T.
         batch: samples of a batch that this process trains at once.
         device: where the network lies.
 
     Raises:
-        UsageError: its spikes or its weights alone take more than there is.
+        UsageError: the spikes of a batch, or the weights, alone need more memory than there is.
     """
     there = total(device)
     spikes = batch * spike_bytes([inputs, *(layer.neurons for layer in layers)], steps)
@@ -56,9 +56,9 @@ def spike_bytes(sizes: Sequence[int], steps: int) -> int:
 
 
 def weight_bytes(layers: Sequence[Planned], optimizer: str) -> int:
-    """Bytes of weights, gradients and, of Adam, two moments, in float32."""
+    """Bytes of weights, gradients and, for Adam, two moments, in float32."""
     number = sum(
-        layer.rows * layer.columns + (layer.neurons**2 if layer.kind.recurrent else 0)  # unsparsed, with a mask
+        layer.rows * layer.columns + (layer.neurons**2 if layer.kind.recurrent else 0)  # dense, with a mask
         for layer in layers
     )
     return 4 * number * (4 if optimizer == "adam" else 2)

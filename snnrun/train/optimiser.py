@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 # Adam's constants in the papers.
 ADAM_BETAS, ADAM_EPSILON = (0.9, 0.999), 1e-8
-# Where no larger share of a parameter's entries exists, these alone are moved, gathered from among the others.
+# If at most this share of a parameter's entries exists, they are gathered, and only they are moved.
 SPARSE = 0.5
 
 
@@ -17,8 +17,8 @@ class Optimiser:
     """Moves parameters by the gradients that they hold.
 
     Args:
-        trained: parameters, each with the mask of its entries that exist or None, see `Network.trained`; the others
-            have no gradient.
+        trained: parameters, each with the mask of the entries that exist, or None: see `Network.trained`. The other
+            entries have no gradient.
         name: `adam` or `sgd`.
         lr: learning rate.
         momentum: of SGD.
@@ -30,7 +30,7 @@ class Optimiser:
         pairs = list(trained)
         self.parameters = [parameter for parameter, _ in pairs]
         self._places = [_places(mask) for _, mask in pairs]
-        # Fused Adam copies what does not lie in memory row by row; weights, stored input by input, do so transposed.
+        # Fused Adam copies tensors that are not row by row in memory. Weights are stored input by input, so transposed.
         self._moved = [
             _moved(parameter, parameter, place) for parameter, place in zip(self.parameters, self._places, strict=True)
         ]
@@ -45,7 +45,7 @@ class Optimiser:
             tensor.grad = None
 
     def norm(self, most: float | None) -> Tensor:
-        """The norm of the gradients, which are scaled down to `most` if that is less."""
+        """The norm of the gradients. If it is more than `most`, the gradients are scaled down to that norm."""
         for parameter, place, moved in zip(self.parameters, self._places, self._moved, strict=True):
             if parameter.grad is not None:
                 moved.grad = _moved(parameter.grad, parameter, place)
@@ -56,7 +56,7 @@ class Optimiser:
 
     @torch.no_grad()
     def step(self, lr: float) -> None:
-        """Move the weights, at a learning rate, by the gradients that `norm` has seen."""
+        """Move the weights at a learning rate, by the gradients that `norm` has taken. Call `norm` first."""
         for group in self._optimizer.param_groups:
             group["lr"] = lr
         gathered = [
@@ -80,7 +80,7 @@ class Optimiser:
         }
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from what `state` gave. Raises KeyError, IndexError or ValueError for that of other parameters."""
+        """Go on from what `state` gave. Raises KeyError, IndexError or ValueError if it is of other parameters."""
         for key, value in state.items():
             number, _, name = key.partition("/")
             moved = self._moved[int(number)]
@@ -96,14 +96,14 @@ def by_stride(tensor: Tensor) -> list[int]:
 
 
 def _places(mask: Tensor | None) -> Tensor | None:
-    """Where the entries stand that exist, (S,); None if most do."""
+    """Positions of the entries that exist, (S,). None if most of them exist."""
     if mask is None or mask.sum() > SPARSE * mask.numel():
         return None
     return mask.flatten().nonzero().squeeze(1)
 
 
 def _moved(tensor: Tensor, parameter: Tensor, place: Tensor | None) -> Tensor:
-    """What is moved of a parameter, or its gradient: all of it as the parameter lies in memory, or some entries."""
+    """The part of `tensor` (a parameter or its gradient) that is moved: all in memory order, or the entries `place`."""
     if place is not None:
         return tensor.detach().reshape(-1)[place]
     return tensor.detach().permute(by_stride(parameter))

@@ -16,7 +16,7 @@ class Options:
     """How to train. `lr` follows `schedule`; `clip_norm` bounds the norm of the gradient; see `conf/train.yaml`.
 
     Raises:
-        UsageError: If an option is out of range.
+        UsageError: an option is out of range.
     """
 
     epochs: Annotated[int, Range(at_least=1)]
@@ -35,7 +35,7 @@ class Options:
         declared.check("train", Options, vars(self))
 
     def learning_rate(self, epoch: int, progress: float) -> float:
-        """Learning rate in an epoch (from 0); `progress` is the share of the whole run that is done."""
+        """Learning rate in an epoch (from 0). `progress` is the finished share of the whole run."""
         match self.schedule:
             case "cosine":
                 return self.lr * 0.5 * (1.0 + math.cos(math.pi * progress))

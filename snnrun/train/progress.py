@@ -1,4 +1,4 @@
-"""How far a training has come: what its next batch depends on, what it has reached, and both as a snapshot."""
+"""How far a training has come: the state its next batch depends on, its results, and both as a snapshot."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from snnrun.train.training import Training
 
 
 class Snapshot(NamedTuple):
-    """All that a training needs to go on as if it had not stopped: tensors on the CPU, and facts fit for JSON."""
+    """All that a training needs to go on as if it had not stopped: tensors on the CPU, and facts that JSON can hold."""
 
     tensors: dict[str, Tensor]
     facts: dict[str, Any]
@@ -26,10 +26,10 @@ class Snapshot(NamedTuple):
 
 @dataclass
 class Result:
-    """What a training left behind, also when it did not reach its end.
+    """The results of a training, even if it did not reach its end.
 
-    `history` has the metrics of each finished epoch; `confusion` (classes, classes), rows the truth, is of the last
-    finished epoch on the test samples, or None; the states are copies of the weights, on the CPU.
+    `history` has the metrics of each finished epoch. `confusion` (classes, classes) is that of the test samples after
+    the last epoch, or None; its rows are the true classes. The states are copies of the weights, on the CPU.
     """
 
     status: Literal["finished", "interrupted", "diverged"] = "finished"
@@ -42,7 +42,7 @@ class Result:
 
     @property
     def summary(self) -> dict[str, float]:
-        """Final figures; accuracies are shares. The maximum over epochs is chosen on the test set, as in the papers."""
+        """Final figures. Accuracies are shares. The maximum over epochs is chosen on the test set, as in the papers."""
         if not self.history:
             return {}
         test = [metrics["test/accuracy"] for metrics in self.history]
@@ -59,14 +59,14 @@ class Progress:
     """Where a training stands.
 
     Attributes:
-        result: What the epochs so far have left.
+        result: The results of the epochs so far.
         order: Positions of the training samples in the order of this epoch, (S,).
-        predictions: What each was last taken for, (S,); -1: it was not trained yet.
-        tally: Of the epoch that is under way.
-        seconds: Spent on that epoch.
+        predictions: The last predicted class of each training sample, (S,). -1: not trained yet.
+        tally: The means of the epoch under way, or None.
+        seconds: Time spent on that epoch.
         lr: The last learning rate.
         warned: Layers that were reported as silent.
-        consistent: Whether what is counted here is what the weights have learnt.
+        consistent: Whether the counts here fit the weights, so that a snapshot can be made.
     """
 
     def __init__(self, training: Training) -> None:
@@ -79,7 +79,7 @@ class Progress:
         self.consistent = True
 
     def close_epoch(self, metrics: dict[str, float]) -> None:
-        """An epoch is evaluated: what the next one begins with, and whether this one is the best so far."""
+        """End an evaluated epoch: prepare the next one, and keep the weights if they are the best so far."""
         training, result = self.training, self.result
         self.consistent = False
         if training.options.boosting:
@@ -88,12 +88,12 @@ class Progress:
         self.tally = None
         best = 0.0 if result.best_epoch is None else result.history[result.best_epoch - 1]["validation/accuracy"]
         result.history.append(metrics)
-        if metrics.get("validation/accuracy", -1.0) >= best:  # of equals the later, which is trained longer
+        if metrics.get("validation/accuracy", -1.0) >= best:  # if equal, the later one wins: it is trained longer
             result.best_epoch, result.best_state = len(result.history), copy_state(training)
         self.consistent = True
 
     def snapshot(self) -> Snapshot:
-        """Everything that the next step depends on, and what the epochs before it have left."""
+        """Everything that the next step depends on, and the results of the epochs before it."""
         training, result = self.training, self.result
         tensors = {f"network/{key}": value for key, value in copy_state(training).items()}
         tensors |= {f"optimiser/{key}": value.detach().cpu() for key, value in training.optimiser.state().items()}
@@ -139,7 +139,7 @@ class Progress:
 
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors whose names begin so, by the rest of their names."""
+    """The tensors whose names begin with `prefix`, by the rest of their names."""
     return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
 

@@ -1,4 +1,4 @@
-"""A training's step: what a batch does to a network, in one process or shared by several."""
+"""One step of a training: a batch changes a network, in one process or shared by several."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from snnrun.train.options import Options
 
 
 class Step(NamedTuple):
-    """What the two passes of a batch gave.
+    """The results of the two passes of a batch.
 
-    `loss` is the mean over the batch and `norm` that of its gradient before it is clipped; `counts` (b, N) are the
-    spikes of each layer, of this process's share of the batch.
+    `loss` is the mean over the batch. `norm` is the norm of its gradient, before it is clipped. `counts` (b, N) are the
+    spikes of each layer, for this process's share of the batch.
     """
 
     loss: float
@@ -38,7 +38,7 @@ class Step(NamedTuple):
 
 
 class Training:
-    """A network, the corpus that it learns, and how it learns: by `gradients` and then `update`, batch by batch.
+    """A network, the corpus that it learns, and how it learns: `gradients` and then `update`, batch by batch.
 
     Attributes:
         boost: Weight of each training sample's error, float32 (S,).
@@ -62,26 +62,26 @@ class Training:
         self.renew_optimiser()
 
     def renew_optimiser(self) -> None:
-        """Take an optimiser that has not moved the network's weights yet."""
+        """Make a new optimiser, which has not moved the network's weights yet."""
         options = self.options
         self.optimiser = Optimiser(self.network.trained(), options.optimizer, options.lr, options.momentum)
 
     def align(self) -> None:
-        """Give all processes the leader's weights: processors of several kinds may round the updates apart."""
+        """Give all processes the leader's weights, since different processors may round the updates differently."""
         self.group.copy_(list(self.network.parameters()))
 
     def batches(self, order: NDArray[np.int64], epoch: int) -> Iterator[Batch]:
-        """The training samples in this order, each batch as `gradients` takes it: drawn and augmented for the epoch."""
+        """The training samples in this order, as batches for `gradients`, augmented and encoded for this epoch."""
         how = (self.device, self.dataset.augment, self.group.share)
         return batches(self.dataset.train, order, self.encoder, epoch, self.options.batch_size, *how)
 
     def gradients(self, positions: NDArray[np.int64], spikes: Tensor, labels: Tensor) -> Step:
-        """Forward and backward pass of a batch; the weights stay.
+        """Forward and backward pass of a batch. The weights do not change.
 
         Args:
-            positions: of the batch among the training samples, (B,).
+            positions: positions of the batch among the training samples, (B,).
             spikes: bits of this process's share, (b, T, W).
-            labels: of the share, (b,).
+            labels: labels of the share, (b,).
         """
         self.optimiser.clear()
         loss, counts = self._backward(positions, spikes, labels) if len(labels) else (0.0, self._no_counts())
@@ -91,11 +91,11 @@ class Training:
         return Step(loss, self.optimiser.norm(self.options.clip_norm).item(), counts)
 
     def update(self, lr: float) -> None:
-        """Move the weights at this learning rate, by the gradients that are there."""
+        """Move the weights at this learning rate, by the gradients of the last `gradients`."""
         self.optimiser.step(lr)
 
     def outcome(self, positions: NDArray[np.int64], counts: Sequence[Tensor]) -> tuple[NDArray[np.int64], list[float]]:
-        """Predicted classes of a batch (B,) and the spikes of each layer, from the counts of the shares."""
+        """Predicted classes of a batch (B,) and total spikes of each layer, from the counts of all shares."""
         size = len(positions)
         values = np.zeros(size + len(counts))
         values[:size][self.group.part(size)] = counts[-1].argmax(dim=1).cpu().numpy()
@@ -104,7 +104,7 @@ class Training:
         return values[:size].astype(np.int64), values[size:].tolist()
 
     def _backward(self, positions: NDArray[np.int64], spikes: Tensor, labels: Tensor) -> tuple[float, list[Tensor]]:
-        """What this process's share of a batch adds to its loss and gradients; and the counts of each layer."""
+        """Loss and counts of this process's share of a batch. Its gradients are left in the parameters."""
         spikes, labels = spikes.to(self.device), labels.to(self.device)
         mine = self.group.share(positions)
         activity = self.network(spikes, labels)
@@ -115,16 +115,16 @@ class Training:
         return losses.detach().sum().item() / len(positions), [train.counts.detach() for train in activity.layers]
 
     def _no_counts(self) -> list[Tensor]:
-        """The counts of each layer of no sample."""
+        """The counts of each layer for no samples."""
         return [torch.zeros(0, size) for size in self.network.sizes]
 
     def _add_up(self) -> None:
-        """Make the gradients of the shares those of the batch."""
+        """Add up the gradients of the shares to those of the batch."""
         if self.group.size == 1:
             return
         parameters = list(self.network.parameters())
         for parameter in parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        # As the weights lie in memory, whatever the gradients do: it must be the same in all processes.
+        # In the memory order of the weights, not of the gradients: the order must be the same in all processes.
         self.group.sum_([p.grad.permute(by_stride(p)) for p in parameters if p.grad is not None])
