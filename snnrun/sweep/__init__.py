@@ -1,1 +1,1 @@
-"""Sweeps: which points run, where, and what came of them."""
+"""Sweeps: which points run, where they run, and their results."""

@@ -1,4 +1,4 @@
-"""What frames `snnrun train`: checks before a folder is made; how a sweep begins, is resumed and ends."""
+"""Around `snnrun train`: the checks before a folder is made; how a sweep begins, is resumed and ends."""
 
 from __future__ import annotations
 
@@ -25,31 +25,31 @@ from snnrun.sweep import points, study, sweeper, table
 from snnrun.sweep.points import Point, Sweep
 
 FLAGS = ("-m", "--multirun")
-# Where and how points run, not which: a sweep that is resumed may be given others.
+# Arguments that say where and how points run, not which points. A resumed sweep may get others.
 FREE = ("sweep.", "hardware", "hydra", "tracking", "outputs=", "search.trials=", "search.parallel=")
 
 LAUNCHER = "hydra/launcher"
 
-GRACE = 5.0  # seconds that interrupted workers are waited for
+GRACE = 5.0  # seconds to wait for interrupted workers
 
 
 class Lifecycle(Callback):
-    """Hydra's callback: checks a single run and takes its folder before Hydra does, and starts a sweep's parent run.
+    """Hydra's callback: it checks a single run and takes its folder before Hydra does, and starts a sweep's parent run.
 
-    Hydra turns what a callback raises into a warning; SystemExit it lets pass.
+    Hydra turns the errors of a callback into warnings. SystemExit is not changed.
     """
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        """Check the config of a single run, and that its folder is free."""
+        """Check the config of a single run, and take its folder if it is free."""
         _checked(config, sweep=False)
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Create the store before any worker can race for it, and the sweep's parent run in it."""
+        """Create the store, before several workers try it at once, and the sweep's parent run in it."""
         _checked(config, sweep=True)
 
 
 def overrides_of(hydra_cfg: Any) -> list[str]:
-    """The overrides as they were typed: `data.root=${oc.env:HOME}` is not resolved."""
+    """The overrides as they were typed. `data.root=${oc.env:HOME}`, for example, is not resolved."""
     task: ListConfig = hydra_cfg.overrides.task
     return [str(override) for override in task._iter_ex(resolve=False)]
 
@@ -75,7 +75,7 @@ def _checked(cfg: DictConfig, *, sweep: bool) -> None:
 
 
 def _check_hydra(settings: DictConfig) -> None:
-    """Refuse what Hydra could do and a run or a sweep cannot bear."""
+    """Refuse settings of Hydra that do not work with a run or a sweep."""
     if settings.job.chdir:
         raise UsageError(
             "hydra.job.chdir: is false. Paths on the command line mean the folder they were typed in, and all runs "
@@ -88,14 +88,14 @@ def _check_hydra(settings: DictConfig) -> None:
         )
 
 
-_folder: Path | None = None  # of the single run that this process has taken
+_folder: Path | None = None  # the folder of the single run, if this process has taken it
 _held = contextlib.ExitStack()
 
 
 def _take(folder: Path) -> None:
-    """Keep others out of a run's folder from before the first file is written there until `close`."""
+    """Keep others out of a run's folder, from before its first file is written until `close`."""
     global _folder
-    run_folder.check_free(folder)  # the lock, too, would be a file in it
+    run_folder.check_free(folder)  # before the lock, which would be a file in it
     folder.mkdir(parents=True, exist_ok=True)
     _held.enter_context(run_lock.alone(folder))
     run_folder.check_free(folder)
@@ -114,7 +114,7 @@ def _release() -> None:
 
 
 def _meet(cfg: DictConfig) -> None:
-    """Under a launcher such as torchrun, begin when all its processes are there, before a folder is made."""
+    """Under a launcher such as torchrun, wait until all its processes are there, before a folder is made."""
     if "RANK" in os.environ:
         from snnrun.train import launcher
 
@@ -122,7 +122,7 @@ def _meet(cfg: DictConfig) -> None:
 
 
 def wait_minutes(arguments: Sequence[str]) -> float:
-    """`hardware.wait_minutes` as the command line has it: for a process that composes nothing.
+    """`hardware.wait_minutes` from the command line, for a process that composes nothing.
 
     Raises:
         UsageError: it is not a number greater than 0.
@@ -141,10 +141,10 @@ def wait_minutes(arguments: Sequence[str]) -> float:
 
 
 def resumed(arguments: Sequence[str]) -> list[str]:
-    """The arguments, and where they name a sweep to resume, its own, unless others say what to run.
+    """The arguments. If they name a sweep to resume: with its own arguments, unless new ones say what to run.
 
     Raises:
-        UsageError: there is no such sweep.
+        UsageError: there is no such sweep, or the command lacks -m.
     """
     name = _value(arguments, "sweep.resume")
     if name in (None, "", "null"):
@@ -160,7 +160,7 @@ def resumed(arguments: Sequence[str]) -> list[str]:
     taken = {_key(argument) for argument in given}
     before = [argument for argument in recorded.arguments if not own or argument.startswith(FREE)]
     before = [argument for argument in before if _key(argument) not in taken]
-    if _value(given, LAUNCHER) not in (None, _value(recorded.arguments, LAUNCHER)):  # the other one has other keys
+    if _value(given, LAUNCHER) not in (None, _value(recorded.arguments, LAUNCHER)):  # another launcher has other keys
         before = [argument for argument in before if not _key(argument).startswith("hydra.launcher.")]
     return [FLAGS[0], *before, *given, f"hydra.sweep.dir={quoted(str(folder))}"]
 
@@ -179,7 +179,7 @@ def _value(arguments: Sequence[str], key: str) -> str | None:
 
 @dataclass
 class _Running:
-    """The sweep that this process started; the points may run in others."""
+    """The sweep that this process started. Its points may run in other processes."""
 
     folder: Path
     record: Sweep
@@ -216,7 +216,7 @@ def _start(cfg: DictConfig) -> None:
 
 
 def _arguments() -> list[str]:
-    """Of this command, without what resumes a sweep."""
+    """The arguments of this command, without those that resume a sweep."""
     return [
         text for text in sys.argv[1:] if text not in FLAGS and _key(text) not in ("sweep.resume", "hydra.sweep.dir")
     ]
@@ -248,7 +248,7 @@ def _check(cfg: DictConfig, folder: Path) -> None:
 
 
 def _check_place(cfg: DictConfig) -> None:
-    """Refuse sqlite where several machines would write to it over a network."""
+    """Refuse an sqlite store that several machines would write to over a network."""
     from snnrun.tracking import sweep_run
 
     uri = cfg.tracking.uri
@@ -281,9 +281,9 @@ def _open_parent(cfg: DictConfig, folder: Path, record: Sweep, where: dict[str, 
 
 
 def close(status: Literal["FINISHED", "FAILED", "KILLED"]) -> int:
-    """End the sweep, print its table and name the points that failed; returns the exit code, 0 if there is no sweep.
+    """End the sweep, print its table and name the points that failed. Returns the exit code; 0 if there is no sweep.
 
-    The folder of a single run is given back.
+    This also releases the folder of a single run.
     """
     global _running
     _release()
@@ -332,7 +332,7 @@ def _close(running: _Running, status: Literal["FINISHED", "FAILED", "KILLED"]) -
 
 
 def _withdraw(running: _Running) -> None:
-    """Leave nothing of a sweep that came to no point, for what was asked of it was wrong."""
+    """Remove all of a sweep that made no point, since its arguments were wrong."""
     from snnrun.tracking import sweep_run
 
     if running.record.parent_run_id is not None and running.tracked:
@@ -341,9 +341,9 @@ def _withdraw(running: _Running) -> None:
 
 
 def _bury(folder: Path) -> list[str]:
-    """Mark the attempts whose process is gone without a word; returns their MLflow runs.
+    """Mark the attempts whose process has gone without a result as killed. Returns their MLflow runs.
 
-    Workers that are told to end are given a moment to write what they have.
+    Workers that shall end get `GRACE` seconds to write what they have.
     """
     runs, deadline = [], time.monotonic() + GRACE
     for point in points.attempts(folder):
@@ -365,7 +365,7 @@ def _configs(last: list[Point], folder: Path) -> dict[int, dict[str, str]]:
 
     found = {}
     for point in last:
-        with contextlib.suppress(SnnrunError):  # it was not begun, or its disk was full
+        with contextlib.suppress(SnnrunError):  # it has not begun, or its disk was full
             found[point.number] = tracking.flatten(run_folder.RunFolder(point.folder(folder)).values())
     return found
 

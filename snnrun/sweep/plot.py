@@ -1,4 +1,4 @@
-"""The figure of a sweep: parallel coordinates of what was searched and what it gave, as PNG."""
+"""The figure of a sweep, as PNG: parallel coordinates of the searched keys and the objective."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
 Values = Sequence[float | str]
 DPI = 120
-LOGARITHMIC = 20.0  # an axis whose largest value is so many times its smallest is drawn by logarithm
+LOGARITHMIC = 20.0  # an axis is logarithmic if its largest value is this many times its smallest
 TICKS = 5
-LABEL = 18  # characters of a value
+LABEL = 18  # most characters of a value
 
 
 def plot_parallel(columns: Mapping[str, Values], objective: Sequence[float], path: Path) -> None:
-    """One line a point, through its value on each axis to the objective (in percent, higher is better), the last axis.
+    """Draw a line for each point, through its values to the last axis, the objective (percent, higher is better).
 
-    ``columns`` has a list of values, one a point, for each key; the colour is the objective's, the best on top.
+    ``columns`` has for each key a list of values, one a point. The objective gives the colour. The best is on top.
     """
     from matplotlib import colormaps
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -49,7 +49,7 @@ def plot_parallel(columns: Mapping[str, Values], objective: Sequence[float], pat
 
 
 def _axis(axes: Axes, at: int, values: Values) -> npt.NDArray[np.float64]:
-    """Draw one axis; the height of each value on it, from 0 to 1."""
+    """Draw one axis. Returns the height of each value on it, from 0 to 1."""
     axes.plot([at, at], [0, 1], color="#303030", linewidth=0.8, zorder=10)
     if any(isinstance(value, str) for value in values):
         names = sorted({str(value) for value in values})
@@ -74,6 +74,6 @@ def _axis(axes: Axes, at: int, values: Values) -> npt.NDArray[np.float64]:
 
 
 def _share(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Values moved to 0 ... 1, or all to the middle where they are equal."""
+    """Values scaled to 0 ... 1, or all 0.5 if they are equal."""
     spread = float(np.ptp(values)) if len(values) else 0.0
     return (values - values.min()) / spread if spread else np.full(len(values), 0.5)

@@ -1,8 +1,8 @@
-"""The points of a sweep as its folder has them: which there are, what came of each, and which is at work.
+"""The points of a sweep in its folder: which points there are, their results, and which are at work.
 
 A sweep's folder holds `sweep.json` and, for every attempt at a point, a numbered folder with `point.json`. The
-processes of a sweep know one another by these files alone, so it makes no difference which launcher started them, on
-which machine of a shared file system, and what is left after a power cut is enough to go on.
+processes of a sweep know of one another by these files alone. So any launcher may start them, on any machine of a
+shared file system, and the files are enough to go on after a power cut.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from snnrun.record import atomic, names
 from snnrun.record.run_folder import NAMED, matching
 
 DONE = ("FINISHED", "PRUNED")  # these are never run again
-# What a point computes does not depend on these: where it is recorded, and how many work on it.
+# The numbers of a point do not depend on these, which say where it is recorded and how many processes work on it.
 SECTIONS_APART = ("outputs", "tracking", "sweep", "search", "checkpoint")
 KEYS_APART = {"hardware": ("threads", "processes", "wait_minutes"), "data": ("download",)}
-# A point lags only behind so many others; below, a median says nothing.
+# A point is compared with at least so many others. A median of fewer says nothing.
 RIVALS = 5
 
 
 @dataclass
 class Point:
-    """One attempt at a point. `history` has the objective's measure after each epoch; `objective` is its best."""
+    """One attempt at a point. `history` has the accuracy of each epoch. `objective` is what the sweep optimises."""
 
     number: int
     id: str
     overrides: list[str]
-    swept: list[str] = field(default_factory=list)  # those of them in which the points differ
+    swept: list[str] = field(default_factory=list)  # the overrides in which the points differ
     epochs: int = 0
     workers: int = 1  # points at work at the same time on a machine
     status: str = "WAITING"  # RUNNING, FINISHED, PRUNED, FAILED, KILLED
@@ -46,31 +46,31 @@ class Point:
     history: list[float] = field(default_factory=list)
     summary: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
-    error: str = ""  # first line of what it failed of
+    error: str = ""  # first line of its error
     run_id: str | None = None
     pid: int | None = None  # the process that ran it
-    owner: list[Any] | None = None  # machine and process of the sweep, without which it is not to begin
-    begun: bool = False  # whether a process has worked in its folder: the next goes on there
+    owner: list[Any] | None = None  # machine and process of the sweep; without them the point does not begin
+    begun: bool = False  # whether a process has worked in its folder; the next one goes on there
 
     def save(self, sweep: Path) -> None:
-        """Write it to its folder in the sweep's, at once or not at all."""
+        """Write it to its folder in the sweep's folder, completely or not at all."""
         folder = self.folder(sweep)
         folder.mkdir(parents=True, exist_ok=True)
         atomic.write_json(folder / names.POINT, asdict(self))
 
     @property
     def name(self) -> str:
-        """What it is called in messages."""
+        """The name of the point in messages."""
         return f"point {self.number} ({' '.join(self.swept)})"
 
     def take_over(self, other: Point) -> None:
-        """Let another attempt go on in this one's folder, from what there is in it."""
+        """Let another attempt go on in this one's folder, with what the folder holds."""
         other.number, other.begun = self.number, self.begun or self.status != "WAITING"
         other.history, other.seconds, other.run_id = list(self.history), self.seconds, self.run_id
 
     @property
     def orphaned(self) -> bool:
-        """Whether the sweep that it was made for is gone from this machine; its workers may outlive it."""
+        """Whether its sweep ran on this machine and has ended. Its workers may still be there."""
         if self.owner is None or self.owner[0] != socket.gethostname():
             return False
         try:
@@ -132,7 +132,7 @@ def latest(every: Iterable[Point]) -> list[Point]:
 
 
 def identity(values: Mapping[str, Any]) -> str:
-    """What a point is known by: a hash of its plain config, without what its numbers do not depend on."""
+    """The id of a point: a hash of its plain config, without the keys that do not change its numbers."""
     kept = {
         key: {name: entry for name, entry in value.items() if name not in KEYS_APART.get(key, ())}
         if isinstance(value, Mapping)
@@ -145,10 +145,10 @@ def identity(values: Mapping[str, Any]) -> str:
 
 
 def lags(point: Point, others: Iterable[Point], after: int) -> bool:
-    """Whether a point is to be pruned: its best epoch is worse than the median of what the others had by then.
+    """Whether to prune a point: its best epoch is worse than the median of the others' best up to the same epoch.
 
-    Never before `after` epochs nor with fewer than 5 others that came so far; those of another number of epochs, whose
-    learning rates fall otherwise, do not count.
+    A point is not pruned before `after` epochs, or with fewer than 5 others that came so far. Points with another
+    number of epochs do not count, since their learning rates fall differently.
     """
     done = len(point.history)
     if not after <= done < point.epochs:
@@ -166,7 +166,7 @@ def lags(point: Point, others: Iterable[Point], after: int) -> bool:
 
 @contextlib.contextmanager
 def hold(folder: Path) -> Iterator[None]:
-    """Work in a folder alone; the lock ends with the process, however that ends.
+    """Work in a folder alone. The lock ends with the process, however the process ends.
 
     Raises:
         UsageError: another process holds the folder.
@@ -188,7 +188,7 @@ def busy(folder: Path) -> bool:
 
 
 def find_sweep(name: str, outputs: Path) -> Path:
-    """The folder of the sweep that `name` means: a folder, or the beginning of its name or of its parent run's id.
+    """The folder of the sweep `name`: a folder, or the beginning of its name or of its parent run's id.
 
     `last` is the latest sweep.
 

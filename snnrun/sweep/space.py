@@ -1,4 +1,4 @@
-"""What a sweep searches: a dimension for each key, every point of a grid, and points drawn at random."""
+"""The space that a sweep searches: a dimension for each key, the points of a grid, points drawn at random."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Stream of the run's seed for points drawn at random.
+# The stream of the run's seed that draws points at random.
 DRAW_STREAM = 0x706F696E7473
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One of several values, each as it stands on the command line."""
+    """One of several values, each written as on the command line."""
 
     values: tuple[str, ...]
 
     def draw(self, rng: np.random.Generator) -> str:
-        """One of them, each as probable as the others."""
+        """One of the values. All have the same probability."""
         return self.values[int(rng.integers(len(self.values)))]
 
 
@@ -42,13 +42,13 @@ class Interval:
             return self.text(self.low + step * int(rng.integers(count)))
         if not self.log:
             return self.text(rng.uniform(self.low, self.high))
-        # A whole number stands for all that round to it, or the two ends would be half as probable.
+        # A whole number stands for all numbers that round to it. Otherwise the two ends would be half as probable.
         margin = 0.5 if self.integer else 0.0
         drawn = math.exp(rng.uniform(math.log(self.low - margin), math.log(self.high + margin)))
         return self.text(min(max(drawn, self.low), self.high))
 
     def text(self, value: float) -> str:
-        """A value as it stands on the command line."""
+        """A value, written as on the command line."""
         return str(round(value)) if self.integer else f"{value:.6g}"
 
 
@@ -56,7 +56,7 @@ Space = Mapping[str, Choice | Interval]
 
 
 def grid(space: Mapping[str, Choice]) -> list[dict[str, str]]:
-    """Every combination, the last key changing fastest."""
+    """Every combination. The last key changes fastest."""
     return [
         dict(zip(space, values, strict=True))
         for values in itertools.product(*(entry.values for entry in space.values()))
@@ -64,6 +64,6 @@ def grid(space: Mapping[str, Choice]) -> list[dict[str, str]]:
 
 
 def draw(space: Space, seed: int, number: int) -> dict[str, str]:
-    """The point of a number: the same whatever was drawn before."""
+    """The point of this number. It does not depend on points drawn before."""
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, DRAW_STREAM, number))))
     return {key: entry.draw(rng) for key, entry in space.items()}

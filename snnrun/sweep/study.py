@@ -1,6 +1,6 @@
-"""Optuna's side of a sweep: a study in the sweep's folder that proposes points and learns what came of them.
+"""Optuna's part of a sweep: a study in the sweep's folder proposes points and learns their results.
 
-Only the process that started the sweep touches the study, so it may lie wherever sqlite may.
+Only the process that started the sweep uses the study, so it may lie wherever sqlite works.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ def require_optuna() -> None:
 
 
 class Study:
-    """A tree-structured Parzen estimator over a space, and all that it has seen.
+    """A tree-structured Parzen estimator over a space, with all trials that it has seen.
 
-    Raises UsageError when the folder holds a study over another space.
+    Raises UsageError if the folder holds a study over another space.
     """
 
     def __init__(self, folder: Path, space: Space, *, seed: int, startup: int, trials: int) -> None:
@@ -43,12 +43,12 @@ class Study:
         self._space, self._states, self._trials = space, TrialState, trials
         self._distributions = {key: _distribution(entry) for key, entry in space.items()}
         with warnings.catch_warnings():
-            # SQLAlchemy's deprecations and Optuna's experiments: no business of the user's.
+            # Deprecations of SQLAlchemy and experimental features of Optuna do not concern the user.
             warnings.simplefilter("ignore")
             storage = f"sqlite:///{folder / STUDY_FILE}"
             study = optuna.create_study(study_name="sweep", storage=storage, direction="maximize", load_if_exists=True)
             seen = study.get_trials(deepcopy=False)
-            # The sampler's own numbers begin anew when a study goes on: with the same seed it would repeat itself.
+            # The sampler's random numbers begin anew when a study goes on. With the same seed it would repeat itself.
             study.sampler = optuna.samplers.TPESampler(
                 seed=(seed + 7919 * len(seen)) % 2**32, n_startup_trials=startup, constant_liar=True
             )
@@ -61,7 +61,7 @@ class Study:
                 )
         again = [trial for trial in seen if trial.state in (TrialState.RUNNING, TrialState.FAIL)]
         for trial in again:
-            if trial.state == TrialState.RUNNING:  # of a process that was killed
+            if trial.state == TrialState.RUNNING:  # its process was killed
                 study.tell(trial.number, state=TrialState.FAIL)
         known: list[Any] = [trial.params for trial in seen if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
         known += [trial.system_attrs.get("fixed_params") for trial in seen if trial.state == TrialState.WAITING]
@@ -69,23 +69,23 @@ class Study:
             if trial.params and trial.params not in known:
                 study.enqueue_trial(trial.params)
                 known.append(trial.params)
-        self._failed = 0  # in this process: they are tried again when the sweep is resumed
+        self._failed = 0  # in this process; a resumed sweep tries them again
 
     @property
     def left(self) -> int:
-        """Trials that are still to be made."""
+        """Number of trials that are still to run."""
         states = (self._states.COMPLETE, self._states.PRUNED)
         return self._trials - len(self._study.get_trials(deepcopy=False, states=states)) - self._failed
 
     def ask(self, number: int) -> list[tuple[Any, dict[str, str]]]:
-        """So many trials, each with the values of its keys as they stand on the command line."""
+        """So many trials, each with the values of its keys, written as on the command line."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             trials = [self._study.ask(fixed_distributions=self._distributions) for _ in range(number)]
         return [(trial, {key: self._text(key, trial.params[key]) for key in self._space}) for trial in trials]
 
     def tell(self, trial: Any, point: Point) -> None:
-        """Learn what came of a trial."""
+        """Learn the result of a trial."""
         if point.status in ("FINISHED", "PRUNED") and point.objective is not None:
             for epoch, value in enumerate(point.history, 1):
                 trial.report(value, epoch)

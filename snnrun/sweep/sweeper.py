@@ -1,7 +1,7 @@
-"""Hydra's sweeper of snnrun: a grid, random points or Optuna's, through whichever launcher is chosen.
+"""Hydra's sweeper of snnrun: a grid, random points or Optuna's, with any launcher.
 
-It composes every point before it starts anything, gives it a numbered folder, leaves out what is finished already
-(`sweep.resume`), and tells each point how many share the machine with it.
+It composes every point of a batch before it starts one, gives each a numbered folder, leaves out finished points
+(`sweep.resume`), and tells each point how many points share its machine.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ JOBLIB, SUBMITIT_LOCAL, SLURM, RAY = "JoblibLauncher", "LocalLauncher", "SlurmLa
 
 
 def register() -> None:
-    """Let Hydra find the sweeper: it takes names below `hydra_plugins` alone, which plugins in packages have."""
+    """Let Hydra find the sweeper. Hydra only takes names below `hydra_plugins`, where plugins of packages lie."""
     Plugins.instance().class_name_to_class[TARGET] = Search
 
 
 def workers(launcher: DictConfig) -> int:
-    """Points that a launcher runs on one machine at the same time.
+    """Number of points that a launcher runs on one machine at the same time.
 
     Raises:
-        UsageError: none, as it is set.
+        UsageError: the launcher is set to run none.
     """
     kind = launcher._target_.rpartition(".")[2]
-    from snnrun.train import hardware  # which loads PyTorch
+    from snnrun.train import hardware  # this loads PyTorch
 
     cores = hardware.cores()
     if kind == JOBLIB:
@@ -65,7 +65,7 @@ def workers(launcher: DictConfig) -> int:
 
 
 class Search(Sweeper):
-    """`hydra/sweeper=snnrun`. `params` are sweeps besides those of the command line, as for Hydra's own sweepers."""
+    """`hydra/sweeper=snnrun`. `params` are more sweeps beside the command line's, as for Hydra's own sweepers."""
 
     config: DictConfig
     launcher: Launcher
@@ -75,7 +75,7 @@ class Search(Sweeper):
         self.params = params
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Hydra's call before `sweep`."""
+        """Prepare the sweep. Hydra calls this before `sweep`."""
         self.loader, self.config = hydra_context.config_loader, config
         self.folder = Path(config.hydra.sweep.dir).resolve()
         self.workers = workers(config.hydra.launcher)
@@ -89,7 +89,7 @@ class Search(Sweeper):
         """Run every point.
 
         Raises:
-            PointFailed: some failed, after all others were run.
+            PointFailed: some points failed. It is raised after all others have run.
         """
         search = self.config.search
         given = [f"{key!s}={value}" for key, value in (self.params or {}).items()]
@@ -151,7 +151,7 @@ class Search(Sweeper):
                 return
 
     def _run(self, batch: Sequence[dict[str, str]]) -> list[Point]:
-        """Run what is not finished yet; returns what became of each, in order."""
+        """Run the points that are not finished yet. Returns the record of each point, in order."""
         every = points.attempts(self.folder)
         known = {point.id: point for point in every}
         number = max((point.number for point in every), default=-1) + 1
@@ -178,7 +178,7 @@ class Search(Sweeper):
         waiting = list(todo.values())
         for point in waiting:
             point.workers = min(self.workers, len(waiting))
-            if type(self.launcher).__name__ != SLURM:  # whose jobs outlive the command, and shall
+            if type(self.launcher).__name__ != SLURM:  # its jobs shall outlive the command
                 point.owner = [socket.gethostname(), os.getpid()]
             point.save(self.folder)
         self._launch(waiting)
@@ -199,12 +199,12 @@ class Search(Sweeper):
         try:
             values = check.plain(cfg)
             return Point(-1, points.identity(values), overrides, epochs=values["train"]["epochs"])
-        except (ValueError, TypeError, KeyError):  # what is wrong is said when it is run
+        except (ValueError, TypeError, KeyError):  # the message comes when the point runs
             return Point(-1, points.identity({"overrides": overrides}), overrides)
 
     def _launch(self, waiting: list[Point]) -> None:
         kind = type(self.launcher).__name__
-        # Submitit starts all that it is given at once on this machine.
+        # On this machine, Submitit starts all points that it gets at once.
         size = self.workers if kind == SUBMITIT_LOCAL else len(waiting)
         while waiting:
             part, waiting = waiting[:size], waiting[size:]
@@ -218,10 +218,10 @@ class Search(Sweeper):
             self.launched += len(part)
 
     def _survivors(self, kind: str, part: list[Point], error: Exception) -> list[Point]:
-        """After the launcher itself broke: the points that have not begun, those that died marked FAILED."""
+        """After the launcher itself failed: mark the points that died as FAILED. Returns those that have not begun."""
         now = [points.read_point(point.folder(self.folder)) or point for point in part]
         died = [point for point in now if point.status == "RUNNING"]
-        if kind != JOBLIB or not died:  # others may have processes at work still
+        if kind != JOBLIB or not died:  # other launchers may still have processes at work
             raise SnnrunError(
                 f"the launcher failed ({type(error).__name__}: {first_line(error, '')}). What is finished is kept: go "
                 f"on by snnrun train -m sweep.resume={self.folder.name}"
@@ -234,7 +234,7 @@ class Search(Sweeper):
 
 
 def _takes_whole_numbers(cfg: DictConfig, key: str) -> bool:
-    """Whether no other value than a whole number fits a key, of the options chosen or of others that are swept."""
+    """Whether a key takes only whole numbers, in the chosen option or in another option of its group."""
     section, _, name = key.rpartition(".")
     known = [OmegaConf.get_type(OmegaConf.select(cfg, section)) if section else schemas.Config]
     if not any(name in typing.get_type_hints(schema) for schema in known if schema is not None):
@@ -257,7 +257,7 @@ def _dimension(key: str, override: Override, method: str, *, whole: bool) -> spa
         if low > high or (log and low <= 0):
             raise UsageError(f"{key}: from {low} to {high}{' by logarithm' if log else ''} there is no interval.")
         return space.Interval(low, high, log=log, integer=integer)
-    # The grid of an option's files has its schemas beside them.
+    # A glob over the options of a group also finds their schemas.
     values = tuple(text for text in override.sweep_string_iterator() if not text.endswith("_schema"))
     if not values:
         raise UsageError(f"{key}: {override.get_value_string()} has no values.")

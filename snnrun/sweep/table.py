@@ -1,4 +1,4 @@
-"""The table of a sweep: a row for each point, with what differs between them and what came of them."""
+"""The table of a sweep: a row for each point, with the parameters that differ and the results."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FIGURE, TABLE, TEXT = "parallel.png", "sweep.csv", "sweep.md"
 def rows(points: Sequence[Point], configs: Mapping[int, Mapping[str, str]]) -> list[Row]:
     """Point, status, objective, each parameter in which the points differ, and their last accuracies.
 
-    `configs` has the flat config of each point that was begun, by number; one that was not has empty cells.
+    `configs` has the flat config of each point that has begun, by number. The other points have empty cells.
     """
     keys = sorted(set().union(*configs.values()) - {"hardware.threads"}) if configs else []
     differing = [key for key in keys if len({config.get(key) for config in configs.values()}) > 1]
@@ -33,7 +33,7 @@ def rows(points: Sequence[Point], configs: Mapping[int, Mapping[str, str]]) -> l
 
 
 def swept(points: Sequence[Point], table: Sequence[Row]) -> list[str]:
-    """The columns that the sweep set itself, in its order; others follow from them (`data.name` from `data`)."""
+    """The columns that the sweep itself set, in its order. Others follow from them (`data.name` from `data`)."""
     columns = table[0] if table else {}
     keys = [text.partition("=")[0].lstrip("+~") for point in points for text in point.overrides]
     named = [key if key in columns else f"{key}.{leaf}" for key in dict.fromkeys(keys) for leaf in ("name", "method")]
@@ -41,7 +41,7 @@ def swept(points: Sequence[Point], table: Sequence[Row]) -> list[str]:
 
 
 def write(table: Sequence[Row], keys: Sequence[str], folder: Path) -> list[Path]:
-    """Write the table as CSV and Markdown, and the figure of parallel coordinates; returns the files."""
+    """Write the table as CSV and Markdown, and the figure of parallel coordinates. Returns the files."""
     files = [folder / TABLE, folder / TEXT]
     with files[0].open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(table[0]))

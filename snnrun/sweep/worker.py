@@ -1,4 +1,4 @@
-"""One point of a sweep, in whatever process a launcher runs it: train, and leave word of what came of it."""
+"""One point of a sweep, in the process where a launcher runs it: train, and record the result."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OnEpoch = Callable[[Mapping[str, float]], None]
 
 
 class Result(Protocol):
-    """What a training leaves, see `engine.Result`."""
+    """The results of a training, see `train.engine.Result`."""
 
     status: Any
     message: str
@@ -36,18 +36,18 @@ class Result(Protocol):
 
 
 class Train(Protocol):
-    """Trains the point, or goes on with it if `resumed`; `workers` points share the machine."""
+    """Trains the point, or goes on with it if `resumed`. `workers` points share the machine."""
 
     def __call__(self, *, on_epoch: OnEpoch, tags: Mapping[str, str], workers: int, resumed: bool) -> Result:
-        """Returns what it reached, also after an interrupt or a divergence."""
+        """Train. Returns the results, even after an interrupt or a divergence."""
 
 
 class Pruned(KeyboardInterrupt):
-    """Ends a training as Ctrl-C does: with all that it has."""
+    """Ends a training as Ctrl-C does: all its results so far are kept."""
 
 
 def settle(result: Result) -> None:
-    """Raise what ended a training before its time."""
+    """Raise the error of a training that ended early: KeyboardInterrupt, or SnnrunError if it diverged."""
     if result.status == "interrupted":
         raise KeyboardInterrupt
     if result.status == "diverged":
@@ -55,7 +55,7 @@ def settle(result: Result) -> None:
 
 
 def settle_point(folder: Path, result: engine.Result) -> None:
-    """Tell the sweep that a run is a point of that it need not be run again."""
+    """If a finished run is a point of a sweep, record its results there, so that the point does not run again."""
     point = points.read_point(folder)
     if point is None or not result.history:
         return
@@ -69,23 +69,23 @@ def settle_point(folder: Path, result: engine.Result) -> None:
 def run(
     point: Point, sweep: Path, settings: Mapping[str, Any], train: Train, params: Callable[[], dict[str, str]]
 ) -> float | None:
-    """Run a point; returns its objective, or None if it is not to begin.
+    """Run a point. Returns its objective, or None if it does not begin.
 
-    It is not once another failed and `sweep.fail_fast` is set, nor when the sweep that it was made for is gone.
+    A point does not begin if another one failed and `sweep.fail_fast` is set, or if its sweep has ended.
 
-    One whose folder another process has worked in before goes on there from its checkpoint: a scheduler that requeues
-    a job runs the same point again, and a sweep that is resumed takes up those that were killed. What is done already
-    is not done again.
+    If another process has worked in its folder before, the point goes on there from its checkpoint. This happens when a
+    scheduler requeues a job, or when a resumed sweep takes up points that were killed. A finished point does not run
+    again.
 
     Args:
-        point: as the sweeper wrote it.
-        sweep: the sweep's folder.
-        settings: the config's sections `search`, `sweep`, `tracking` and its `outputs`.
-        train: trains it.
-        params: its flat config, for the record of a point that failed before it had one.
+        point: the point as the sweeper wrote it.
+        sweep: the folder of the sweep.
+        settings: the sections `search`, `sweep`, `tracking` of the config, and its `outputs`.
+        train: trains the point.
+        params: gives the flat config of the point, for the record if it fails before it has one.
 
     Raises:
-        PointFailed: its message is printed, its traceback is in its folder and in its MLflow run.
+        PointFailed: the point failed. Its message is printed, its traceback is in its folder and in its MLflow run.
     """
     if point.status in points.DONE:
         return point.objective
@@ -105,9 +105,7 @@ def run(
                 settle(result)
             point.status = "PRUNED" if watch.pruned else "FINISHED"
             point.summary = result.summary
-            judged = (
-                "validation/accuracy_best" in result.summary
-            )  # by validation samples, of which the best epoch counts
+            judged = "validation/accuracy_best" in result.summary  # with validation samples the best epoch counts
             point.objective = max(point.history) if judged else point.history[-1] if point.history else None
         except KeyboardInterrupt:
             point.status = "KILLED"
@@ -128,14 +126,14 @@ def run(
 
 
 class _Watch:
-    """Writes the accuracy after each epoch to the point's record, and ends a training that lags."""
+    """Writes the accuracy of each epoch to the point's record, and ends the training of a point that lags."""
 
     def __init__(self, point: Point, sweep: Path, search: Mapping[str, Any]) -> None:
         self.point, self.sweep, self.search = point, sweep, search
         self.pruned = False
 
     def __call__(self, metrics: Mapping[str, float]) -> None:
-        """An epoch is done."""
+        """Record an epoch that is done."""
         del self.point.history[int(metrics["epoch"]) - 1 :]  # an epoch after the checkpoint comes again
         self.point.history.append(metrics.get("validation/accuracy", metrics["train/accuracy"]))
         self.point.save(self.sweep)
@@ -162,7 +160,7 @@ def _fail(
     if store["kind"] != "mlflow" or parent is None:
         return
     if RunFolder(folder).run_id is None:
-        with contextlib.suppress(SnnrunError):  # the store may be what it failed of
+        with contextlib.suppress(SnnrunError):  # the store may be the cause of the failure
             tags = {sweep_run.POINT_TAG: point.id, "mlflow.parentRunId": parent, tracking.RUN_DIR_TAG: str(folder)}
             run_id = sweep_run.new_failure(
                 tags, **_where(settings), experiment=store["experiment"], run_name=f"{point.number}", params=params()
@@ -189,7 +187,7 @@ def _say(point: Point) -> None:
 
 @contextlib.contextmanager
 def _apart(folder: Path, workers: int) -> Iterator[None]:
-    """Where several points would talk at once, each talks to a file."""
+    """If several points run at once, each writes its output to a file."""
     if workers == 1:
         yield
         return
