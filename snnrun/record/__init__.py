@@ -1,1 +1,1 @@
-"""The folder of a run: what lies in it under which name, and how it is written."""
+"""The folder of a run: the files in it, their names, and how they are written."""

@@ -1,4 +1,4 @@
-"""Files that are either the old ones or the new ones, whole, whenever the process or the machine stops."""
+"""Files that are always whole, either old or new, even if the process or the machine stops while one is written."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any
 
 
 def write(path: Path, content: bytes, before: Path | None = None) -> None:
-    """Give a file its content, or leave it as it was.
+    """Write a file as a whole, or leave it as it was.
 
     Args:
         path: the file.
-        content: all of it.
-        before: another name, in the same folder, for what the file is until then, where the file system has such names.
+        content: its whole content.
+        before: a name in the same folder under which the old file is kept, if the file system has hard links.
 
     Raises:
-        OSError: the disk is full, or the folder cannot be written to; nothing is left behind then.
+        OSError: the disk is full, or the folder cannot be written to. Nothing is left behind then.
     """
     work = path.with_name(f".{path.name}.part")
     try:
@@ -38,12 +38,12 @@ def write(path: Path, content: bytes, before: Path | None = None) -> None:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Give a file its content as JSON, as `write` does."""
+    """Write a file as JSON, in the way of `write`."""
     write(path, json.dumps(value, indent=1).encode())
 
 
 def _name(path: Path, other: Path) -> None:
-    """Have the other name mean the file too, whatever it meant."""
+    """Make `other` a second name of the file, in place of any file of that name."""
     link = other.with_name(f".{other.name}.part")
     with contextlib.suppress(OSError):
         link.unlink(missing_ok=True)
@@ -52,7 +52,7 @@ def _name(path: Path, other: Path) -> None:
 
 
 def _sync(folder: Path) -> None:
-    """Have the new name on disk, where the file system can say so."""
+    """Make sure that the new name is on disk, if the file system can do so."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):

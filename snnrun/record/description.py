@@ -1,4 +1,4 @@
-"""`network.json`: what a run's weights need to be used where its corpus is not: classes, input, steps, layers."""
+"""`network.json` makes the weights of a run usable without its corpus: it has classes, input, steps, layers."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Description:
-    """Of a trained network.
+    """The description of a trained network.
 
     Attributes:
         data: Name of the corpus.
-        origin, digest, kind, shape, classes: See `data.Dataset`; the shape is that of what the encoder gets.
-        image: Channels, rows and columns of the input; None if it is no image.
+        origin, digest, kind, shape, classes: See `data.Dataset`. The shape is that of the encoder's samples.
+        image: Channels, rows and columns of the input; None if it is not an image.
         steps: T of the spike trains that it was trained on.
         layers: Inputs and neurons of each layer, and whether it is recurrent.
     """
@@ -51,10 +51,10 @@ class Description:
 
 
 def load(folder: Path) -> Description | None:
-    """The description in a run's folder; None where there is none, as in those of earlier versions.
+    """The description in a run's folder. None if there is none, as in the folders of earlier versions.
 
     Raises:
-        SnnrunError: it is damaged.
+        SnnrunError: the file is damaged.
     """
     path = folder / names.NETWORK
     try:

@@ -1,7 +1,7 @@
-"""What a run keeps of its record in its own folder: `metrics.jsonl` and `tags.json`. It needs no MLflow and no network.
+"""The record of a run in its own folder: `metrics.jsonl` and `tags.json`. It needs no MLflow and no network.
 
-`metrics.jsonl` has one JSON object a call, in strict JSON, so that NaN and the infinities are null. A run that goes on
-cuts it back to what its checkpoint knows, so that each point stands there once.
+`metrics.jsonl` has one JSON object for each call. It is strict JSON, so NaN and the infinities are null. A resumed run
+cuts it back to its checkpoint, so that each point stands there once.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from typing import Any
 from snnrun.errors import SnnrunError
 from snnrun.record import atomic, names
 
-# What an entry has beside its metrics.
+# The keys of an entry that are not metrics.
 OWN_KEYS = ("step", "time")
 
-SUMMARY = "test/accuracy_last"  # among the figures of every training that came to an end
+SUMMARY = "test/accuracy_last"  # every training that came to its end has this figure
 
 Warn = Callable[[str], None]
 
 
 class Journal:
-    """The two files of one run. Raises SnnrunError if its folder cannot be written to."""
+    """The two files of one run. Raises SnnrunError if the folder of the run cannot be written to."""
 
     def __init__(self, run_dir: Path, warn: Warn) -> None:
         self.path = run_dir / names.METRICS
@@ -42,7 +42,7 @@ class Journal:
             ) from None
 
     def append(self, values: Mapping[str, float], step: int) -> None:
-        """Add one point of each metric. What a full disk does not take is written with the next."""
+        """Add one point of each metric. If the disk is full, they are written with the next points."""
         self._unwritten.append(_line(values, step))
         try:
             size = self.path.stat().st_size
@@ -50,7 +50,7 @@ class Journal:
                 with self.path.open("a", encoding="utf-8") as file:
                     file.write("".join(self._unwritten))
             except OSError:
-                os.truncate(self.path, size)  # no half a line
+                os.truncate(self.path, size)  # leave no half of a line
                 raise
             self._unwritten.clear()
         except OSError as error:
@@ -59,18 +59,18 @@ class Journal:
                 self._warn = None
 
     def tags(self, values: Mapping[str, str]) -> None:
-        """Facts about the run go to `tags.json`, so that they are known without MLflow."""
+        """Write facts about the run to `tags.json`, so that they are known without MLflow."""
         known = read_tags(self.path.parent) | dict(values)
-        with contextlib.suppress(OSError):  # a full disk is told of by the metrics
+        with contextlib.suppress(OSError):  # `append` warns of a full disk
             atomic.write_json(self.path.with_name(names.TAGS), known)
 
 
 def cut_back(run_dir: Path, history: Sequence[Mapping[str, float]]) -> None:
-    """Make the journal that of a run that has finished the epochs of `history` and no more.
+    """Cut the journal back to the finished epochs of `history`, and add those that it lacks.
 
-    Raises OSError if it cannot be written.
+    Raises OSError if the file cannot be written.
     """
-    # The last epoch's step has the final figures of a run that had ended, too: they will be made again.
+    # The step of the last epoch also has the final figures of a run that had ended. They will be made again.
     kept = [entry for entry in read(run_dir) if entry["step"] <= len(history)]
     kept = [entry for entry in kept if entry["step"] == 0 or "epoch" in entry]
     found = {entry["step"] for entry in kept if entry["step"]}
@@ -80,14 +80,14 @@ def cut_back(run_dir: Path, history: Sequence[Mapping[str, float]]) -> None:
 
 
 def read(run_dir: Path) -> list[dict[str, Any]]:
-    """The entries of a run, in order; a line that a kill has cut short is left out, and none where there is no file."""
+    """The entries of a run, in order. Lines that cannot be read are left out. Empty if there is no file."""
     with contextlib.suppress(OSError):
         return _entries(run_dir / names.METRICS)
     return []
 
 
 def began(run_dir: Path) -> float | None:
-    """When the first entry was written, in seconds since 1970; None where there is none."""
+    """The time of the first entry, in seconds since 1970. None if there is no entry."""
     with (
         contextlib.suppress(OSError, ValueError, KeyError, TypeError),
         (run_dir / names.METRICS).open(encoding="utf-8") as file,
@@ -99,7 +99,8 @@ def began(run_dir: Path) -> float | None:
 def figures(run_dir: Path, warn: Warn | None = None) -> tuple[list[dict[str, float]], dict[str, float]]:
     """The metrics of a run: the epochs in their order, and the last value of each metric.
 
-    A last line that was cut short is passed over in silence, as a killed process leaves it; any other is warned of.
+    A last line that cannot be read is left out in silence, since a killed process may have cut it short. For any other
+    such line there is a warning.
     """
     path = run_dir / names.METRICS
     epochs: dict[int, dict[str, float]] = {}
@@ -130,7 +131,7 @@ def _entries(path: Path, warn: Warn | None = None) -> list[dict[str, Any]]:
 
 
 def points(entries: Sequence[Mapping[str, Any]]) -> list[tuple[str, float, int, int]]:
-    """Key, value, step and time in ms of each metric; null is NaN."""
+    """Key, value, step and time (in ms) of each metric. null becomes NaN."""
     return [
         (key, math.nan if value is None else float(value), entry["step"], int(1000 * entry.get("time", 0)))
         for entry in entries
@@ -140,7 +141,7 @@ def points(entries: Sequence[Mapping[str, Any]]) -> list[tuple[str, float, int, 
 
 
 def read_tags(run_dir: Path) -> dict[str, str]:
-    """The tags that a run left in its folder; none where there is no such file or it is damaged."""
+    """The tags in the folder of a run. Empty if there is no such file, or if it is damaged."""
     with contextlib.suppress(OSError, ValueError):
         found = json.loads((run_dir / names.TAGS).read_text(encoding="utf-8"))
         if isinstance(found, dict):

@@ -1,4 +1,4 @@
-"""What lies in the folder of a run, and in that of a sweep, under which name."""
+"""The names of the files in the folder of a run, and in that of a sweep."""
 
 CONFIG = "config.yaml"
 OVERRIDES = ".hydra/overrides.yaml"
@@ -10,7 +10,7 @@ CHECKPOINT, CHECKPOINT_BEFORE = "state.safetensors", "state.before.safetensors"
 BEST, LAST = "best.safetensors", "last.safetensors"  # weights
 RUNNING = ".running"  # see `run_lock`
 ERROR = "error.txt"  # the traceback of a run that failed
-OUTPUT = "output.txt"  # what a point of a sweep says while others share the terminal
+OUTPUT = "output.txt"  # the output of a point of a sweep, if others run at the same time
 
 COST = "cost.json"  # of an inference
 CURVES, CONFUSION, RASTER, HISTOGRAMS = "curves.png", "confusion.png", "raster.png", "weights.png"

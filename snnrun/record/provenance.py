@@ -18,9 +18,9 @@ PACKAGES = ("snnrun", "torch", "numpy", "numba", "hydra-core", "omegaconf", "mlf
 def provenance(command: Sequence[str]) -> dict[str, str]:
     """Tags of a run: ``snnrun.command``, ``git.commit``, ``git.dirty``, ``<package>.version``, ``host.*``.
 
-    The commit is that of the working directory's repository ("none" where there is none); snnrun's own checkout is
-    named by ``snnrun.git.commit`` where it is another one. Dirty means changed tracked files. The ``mlflow.*`` tags
-    fill the columns of MLflow's table.
+    The commit is that of the repository of the working directory, or "none". If snnrun runs from another checkout,
+    ``snnrun.git.commit`` names its commit. Dirty means that tracked files are changed. The ``mlflow.*`` tags fill the
+    columns of MLflow's table.
     """
     tags = {
         "snnrun.command": shlex.join(command),
@@ -40,7 +40,7 @@ def provenance(command: Sequence[str]) -> dict[str, str]:
 
 
 def version() -> str:
-    """Version of snnrun, with its commit where it runs from a checkout."""
+    """Version of snnrun, with its commit if it runs from a checkout."""
     source = Path(__file__).resolve()
     commit = _git(source.parent, "rev-parse", "HEAD") if _git(source.parent, "ls-files", source.name) else None
     return importlib.metadata.version("snnrun") + (f" ({commit[:12]})" if commit else "")
@@ -52,7 +52,7 @@ def _commits(here: Path) -> dict[str, str]:
     if commit:
         tags |= {"git.dirty": _dirty(here), "mlflow.source.git.commit": commit}
     source = Path(__file__).resolve()
-    # An installed snnrun may lie inside a repository (a .venv there) that does not know it.
+    # An installed snnrun may lie inside another repository, in a .venv, that does not track it.
     tracked = _git(source.parent, "ls-files", source.name)
     own = _git(source.parent, "rev-parse", "HEAD") if tracked else None
     if own and own != commit:
@@ -65,7 +65,7 @@ def _dirty(folder: Path) -> str:
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    """What git prints; None where there is no git, no repository or no commit."""
+    """The output of git. None if there is no git, no repository or no commit."""
     command = ["git", "-C", str(folder), "--no-optional-locks", *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)

@@ -1,4 +1,4 @@
-"""A run that was made before, found again by its folder, its name or its MLflow id."""
+"""Finds an earlier run by its folder, its name or its MLflow id."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Item = TypeVar("Item")
 NAME_TAG = "mlflow.runName"  # MLflow's own tag for the name of a run
 # Where `conf/train.yaml` puts the folders of single runs and of the points of sweeps.
 PATTERNS = ("runs/*", "sweeps/*/*")
-# So many candidates are named in a message.
+# The most candidates that a message names.
 NAMED = 5
 
 
@@ -30,29 +30,29 @@ class RunFolder:
 
     @property
     def run_id(self) -> str | None:
-        """Its MLflow run, if it has one."""
+        """The id of its MLflow run, if it has one."""
         file = self.path / names.RUN_ID
         return file.read_text(encoding="utf-8").strip() if file.is_file() else None
 
     @property
     def started(self) -> float:
-        """When it began, in seconds since 1970: its journal knows, else the age of its config tells."""
+        """The time it began, in seconds since 1970: from its journal, or from the age of its config."""
         return journal.began(self.path) or (self.path / names.CONFIG).stat().st_mtime
 
     @property
     def name(self) -> str:
-        """Its folder's, and as a point of a sweep, which are called 0, 1, 2, ..., with the sweep's before it."""
+        """The name of its folder. For a point of a sweep: SWEEP/NUMBER, since the folders of points are numbers."""
         sweep = f"{self.path.parent.name}/" if self.path.parent.parent.name == "sweeps" else ""
         return sweep + self.path.name
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What it is known by: its folder, its name and its MLflow id."""
+        """All its names: its folder's name, `name` and its MLflow id."""
         return (self.path.name, self.name, *filter(None, [self.run_id]))
 
     @property
     def outputs(self) -> Path | None:
-        """The folder of outputs that it lies in, wherever that was moved to; None for a run kept elsewhere."""
+        """The folder of outputs in which it lies now. None for a run that is kept elsewhere."""
         for pattern in PATTERNS:
             depth = pattern.count("/")
             if self.path.resolve().parents[depth - 1].name == pattern.partition("/")[0]:
@@ -60,7 +60,7 @@ class RunFolder:
         return None
 
     def save_run_id(self, run_id: str) -> None:
-        """Note its MLflow run. Raises OSError if the folder cannot be written to."""
+        """Write down the id of its MLflow run. Raises OSError if the folder cannot be written to."""
         (self.path / names.RUN_ID).write_text(f"{run_id}\n", encoding="utf-8")
 
     def save(self, values: Mapping[str, Any]) -> None:
@@ -71,7 +71,7 @@ class RunFolder:
             raise SnnrunError(f"{self.path / names.CONFIG}: cannot be written ({error}).") from None
 
     def values(self) -> dict[str, Any]:
-        """The config that it ran with, as plain values.
+        """The config of the run, as plain values.
 
         Raises:
             SnnrunError: the file is missing or damaged.
@@ -81,7 +81,7 @@ class RunFolder:
             values = OmegaConf.to_container(OmegaConf.load(file), resolve=True)
         except (OSError, OmegaConfBaseException, ValueError) as error:
             raise SnnrunError(f"{file}: the run's config cannot be read ({first_line(error)}).") from None
-        except Exception as error:  # the YAML parser's own errors, which no package of ours declares
+        except Exception as error:  # errors of the YAML parser, whose package is no dependency of ours
             raise SnnrunError(f"{file}: the run's config is damaged ({first_line(error)}).") from None
         if not isinstance(values, dict):
             raise SnnrunError(f"{file}: the run's config is damaged (no keys in it).")
@@ -89,13 +89,13 @@ class RunFolder:
 
 
 def folders(outputs: Path) -> list[RunFolder]:
-    """Every run's folder below `outputs`, the oldest first."""
+    """The folders of all runs below `outputs`, the oldest first."""
     found = [path for pattern in PATTERNS for path in outputs.glob(pattern) if (path / names.CONFIG).is_file()]
     return sorted(map(RunFolder, found), key=lambda run: run.started)
 
 
 def check_free(folder: Path) -> None:
-    """Raise UsageError if a run has left its journal or weights in the folder, which another would write over."""
+    """Raise UsageError if the folder has the journal or weights of a run, since a new run would overwrite them."""
     if journal.read(folder) or any(folder.glob("*.safetensors")):
         raise UsageError(
             f"{folder}: this folder has a run already. Go on with it by snnrun resume, or take another folder."
@@ -103,7 +103,7 @@ def check_free(folder: Path) -> None:
 
 
 def find(name: str, outputs: Path) -> RunFolder:
-    """The run that `name` means: a folder, or the beginning of a folder's name, of an MLflow run's id or of its name.
+    """The run `name`: a folder, or the beginning of a folder's name, of an MLflow run's id or of its name.
 
     `last` is the latest run.
 
@@ -134,7 +134,7 @@ def find(name: str, outputs: Path) -> RunFolder:
 
 
 def matching(name: str, known: Iterable[Item], names_of: Callable[[Item], Sequence[str]]) -> list[Item]:
-    """Those with a name that begins with `name`; if it is the whole name of one alone, that one."""
+    """The items with a name that begins with `name`. If `name` is the whole name of exactly one, only that one."""
     matches = [item for item in known if name and any(word.startswith(name) for word in names_of(item))]
     exact = [item for item in matches if name in names_of(item)]
     return exact if len(exact) == 1 else matches

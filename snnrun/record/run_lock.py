@@ -1,7 +1,7 @@
-"""Which process works on a run: a lock on `.running` in its folder, which ends with its holder, however that ends.
+"""The lock that shows which process works on a run: on `.running` in its folder. It ends with its holder.
 
-The file names the holder while there is one. One that ends by itself puts back what was there; of one that was killed
-the name stays.
+The file names the holder as long as there is one. A holder that ends by itself puts the old text back. The name of a
+killed holder stays.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from snnrun import locks
 from snnrun.errors import SnnrunError, UsageError
 from snnrun.record import names
 
-# Whoever asks for the state of a run holds its lock for an instant.
+# A process that asks for the state of a run holds its lock for a moment, so try again.
 TRIES, PAUSE_S = 5, 0.05
 
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Keep other processes off a run for as long as this one works on it.
+    """Keep other processes away from a run while this one works on it.
 
     Raises:
-        UsageError: another process does.
+        UsageError: another process works on the run.
         SnnrunError: the folder cannot be written to.
     """
     lock = folder / names.RUNNING
@@ -48,8 +48,8 @@ def alone(folder: Path) -> Iterator[None]:
 def at_work(folder: Path) -> bool | None:
     """Whether a process works on the run of a folder.
 
-    None where that cannot be known from here: the file system has no locks, or the last to work on the run was a
-    process of another machine that left without a word, whose lock may not reach this one.
+    None if this cannot be known here: the file system has no locks, or the file names a process of another machine,
+    whose lock may not be visible on this one.
     """
     try:
         handle = os.open(folder / names.RUNNING, os.O_RDONLY)
@@ -69,7 +69,7 @@ def at_work(folder: Path) -> bool | None:
 
 
 def holder_of(folder: Path) -> str:
-    """`process 123 on host`, of the one at work or of the last that was killed; empty where neither is known."""
+    """`process 123 on host`: the one at work, or the last that was killed. Empty if neither is known."""
     try:
         return (folder / names.RUNNING).read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
