@@ -1,4 +1,4 @@
-"""The command `snnrun`: a table of commands, each of which imports what it needs when it is called."""
+"""The command `snnrun`: a table of commands. Each imports what it needs when it is called."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "config": (_of("config"), "list the options of `train`, show one, or copy one to edit it"),
     "completion": (_completion, "print the completion script of bash, zsh or fish"),
 }
-# Whose result is what they leave; of the others it is what they print.
+# The result of these commands is what they write to files or start. That of the others is what they print.
 WORK = ("train", "resume", "export", "ui")
 
 

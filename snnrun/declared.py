@@ -1,9 +1,9 @@
-"""What an option may be, said once: at the field of a dataclass or the keyword-only parameter that declares it.
+"""Type and limits of an option, declared once: at a field of a dataclass, or at a keyword-only parameter.
 
     loss: Literal["count", "softmax"] = "count"
     decay: Annotated[float, Range(at_least=0, below=1)] = 0.2
 
-The command line's schemas are made of these (`config.schemas`), and code that is called without one checks by them.
+`config.schemas` makes the schemas of the command line of these. Code that is called without a schema checks by them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ REQUIRED = inspect.Parameter.empty  # the default of an option that has none
 
 
 class Range(NamedTuple):
-    """Where a number, or each of a list, may lie."""
+    """The limits of a number, or of each number of a list."""
 
     at_least: float | None = None
     above: float | None = None
@@ -31,7 +31,7 @@ class Range(NamedTuple):
     at_most: float | None = None
 
     def check(self, key: str, value: Any) -> None:
-        """Raise UsageError if a value is no number within."""
+        """Raise UsageError if a value is not a number within the limits."""
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise UsageError(f"{key}: {value!r} is not a number")
         words = (
@@ -56,7 +56,7 @@ _LIMITS = (
 
 
 class Option(NamedTuple):
-    """Type, default, and under "range" and "choices" what is allowed, as the metadata of a dataclass's field has it."""
+    """Type and default, and under "range" and "choices" what is allowed, as in the metadata of a dataclass's field."""
 
     kind: Any
     default: Any
@@ -64,7 +64,7 @@ class Option(NamedTuple):
 
 
 def option(annotation: Any, default: Any, metadata: Mapping[str, Any]) -> Option:
-    """An option by its annotation; a range may stand in the metadata of its field, too."""
+    """The option of an annotation. A range may also stand in the metadata of its field."""
     kind, allowed = annotation, dict(metadata)
     if typing.get_origin(kind) is typing.Annotated:
         kind, *notes = typing.get_args(kind)
@@ -76,7 +76,7 @@ def option(annotation: Any, default: Any, metadata: Mapping[str, Any]) -> Option
 
 @cache
 def options(thing: Callable[..., Any]) -> dict[str, Option]:
-    """The options of a dataclass, its fields; or of a function, its keyword-only parameters."""
+    """The options of a dataclass (its fields) or of a function (its keyword-only parameters)."""
     hints = typing.get_type_hints(thing, include_extras=True)
     if dataclasses.is_dataclass(thing):
         fields = [entry for entry in dataclasses.fields(thing) if entry.init]
@@ -93,7 +93,7 @@ def _default(entry: dataclasses.Field[Any]) -> Any:
 
 
 def check(section: str, thing: Callable[..., Any], values: Mapping[str, Any]) -> None:
-    """Raise UsageError for the first value that its option does not allow, as `section.key`; the seed is the run's."""
+    """Raise UsageError for the first value that its option does not allow. The key is `section.NAME`, or `seed`."""
     declared = options(thing)
     for name, value in values.items():
         if name in declared:

@@ -1,4 +1,4 @@
-"""What ends a run with a message instead of a traceback."""
+"""Errors that end a command with a message instead of a traceback."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable
 class SnnrunError(Exception):
     """A failure at run time that the user can do something about: a missing corpus, a damaged file, a NaN.
 
-    The text is shown as it is, so it names what is wrong and what to do.
+    The text is shown unchanged, so it says what is wrong and what to do.
     """
 
     exit_code = 1
@@ -18,7 +18,7 @@ class SnnrunError(Exception):
         super().__init__(printable(text))
 
 
-_REFUSED = "DefaultCPUAllocator: "  # begins what PyTorch says of memory that it is not given
+_REFUSED = "DefaultCPUAllocator: "  # the beginning of PyTorch's message when it gets no memory
 
 
 class UsageError(SnnrunError):
@@ -28,18 +28,18 @@ class UsageError(SnnrunError):
 
 
 def printable(text: str) -> str:
-    """The text with each byte of a file's name that is no UTF-8 written as \\xe9: no terminal or file takes it raw."""
+    """The text, with bytes of file names that are not UTF-8 written as \\xe9, since no terminal or file takes them."""
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def first_line(error: BaseException, otherwise: str | None = None) -> str:
-    """The first line of what an error says; of one that says nothing, its type, or what is given for that."""
+    """The first line of an error's message. If it has no message: `otherwise`, or without that the error's type."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__ if otherwise is None else otherwise
 
 
 def describe(error: Exception) -> str:
-    """The one message for an error that may be of any kind."""
+    """The one message for an error of any kind."""
     if isinstance(error, SnnrunError):
         return str(error)
     if isinstance(error, OSError) and error.filename:
@@ -51,7 +51,7 @@ def describe(error: Exception) -> str:
 
 
 def unknown(what: str, word: str, allowed: Iterable[str]) -> str:
-    """The message for a word that is none of those allowed, with the nearest of them."""
+    """The message for a word that is not allowed, with the nearest allowed word."""
     names = list(allowed)
     near = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
     return f"{word}: no such {what}. Allowed: {', '.join(names)}." + (f" Did you mean {near[0]}?" if near else "")

@@ -1,4 +1,4 @@
-"""Locks on files and folders. Each ends with the process that holds it, however that ends."""
+"""Locks on files and folders. Each ends with the process that holds it, however the process ends."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 
 
 def take(handle: int, *, shared: bool = False, wait: bool = False) -> bool:
-    """Lock an open file or folder until it is closed; False if another process holds it and is not waited for.
+    """Lock an open file or folder until it is closed. Without `wait`: False if another process holds it.
 
-    Raises OSError where it cannot be locked, as on some network mounts.
+    Raises OSError if it cannot be locked, as on some network mounts.
     """
     try:
         import fcntl
@@ -28,9 +28,9 @@ def take(handle: int, *, shared: bool = False, wait: bool = False) -> bool:
 
 @contextmanager
 def of_folder(folder: Path, *, shared: bool = False, wait: bool = True) -> Iterator[bool]:
-    """Hold the lock of a folder, once it is free; without `wait`, False says that another process holds it.
+    """Hold the lock of a folder, once it is free. Without `wait`, False says that another process holds it.
 
-    A folder that is not there or cannot be locked is taken for free.
+    A folder that does not exist or cannot be locked counts as free.
     """
     free = True
     with ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""What a module of the user's own imports to register a rule, an encoder or a corpus: see docs/plugins.md."""
+"""A module of the user imports this to register a rule, an encoder or a corpus: see docs/plugins.md."""
 
 from snnrun.config.plugins import register_dataset, register_encoder, register_rule
 from snnrun.declared import Range

@@ -1,4 +1,4 @@
-"""The signals that end a command as Ctrl-C does: with all that it has."""
+"""The signals that end a command as Ctrl-C does: all its results so far are kept."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# Of a scheduler before it kills, of a terminal that is closed, and what Slurm is told to send ahead of a time limit.
+# Ctrl-C; a scheduler before it kills; a terminal that closes; Slurm ahead of a time limit, if it is told so.
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
 @contextmanager
 def as_interrupts() -> Iterator[None]:
-    """Have each of `ENDING` raise KeyboardInterrupt for as long as this lasts.
+    """Within this, each signal of `ENDING` raises KeyboardInterrupt.
 
-    One that something else handles or ignores already (`nohup` ignores SIGHUP) is left to it. Python lets the main
-    thread alone set handlers: in another thread, as in a notebook, nothing changes.
+    A signal that is already handled or ignored (`nohup` ignores SIGHUP) stays so. Only the main thread can set handlers
+    in Python. In another thread, as in a notebook, nothing changes.
     """
     mine = [number for number in ENDING if signal.getsignal(number) == signal.SIG_DFL]
     if threading.current_thread() is not threading.main_thread():
