@@ -3,7 +3,7 @@
     loss: Literal["count", "softmax"] = "count"
     decay: Annotated[float, Range(at_least=0, below=1)] = 0.2
 
-`config.schemas` makes the schemas of the command line of these. Code that is called without a schema checks by them.
+`config.schemas` makes the schemas of the command line from these. Code called without a schema checks values by them.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ addition, 4.6 pJ for a multiplication and an addition. They leave out the encodi
 more than arithmetic on real hardware. They compare networks. They do not predict the energy of a chip.
 
 The papers' figure counts synaptic operations alone. The updates of the neurons stand beside it, since a clocked
-simulation computes them at each step, even if nothing fires. One costs a multiply-accumulate for each state variable of
-a neuron (the membrane of STBP; synapse and membrane of ST-RSBP and HM2-BP), and one accumulate for a bias.
+simulation computes them at each step, even if nothing fires. An update costs one multiply-accumulate for each state
+variable of a neuron (the membrane of STBP; synapse and membrane of ST-RSBP and HM2-BP), and one accumulate for a bias.
 """
 
 from __future__ import annotations
