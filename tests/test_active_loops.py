@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,6 +35,7 @@ def spread_over(active: Any, start: int, stop: int, values: Any, out: Any) -> No
         store(out, LANES * group, expand(values, active.begin[group], active.lanes[group], zeros16()))
 
 
+@pytest.mark.slow
 @given(
     steps=st.sampled_from([1, 2, 63, 64, 65, 130]),
     neurons=st.sampled_from([1, 15, 16, 17, 64, 65, 130, 200]),

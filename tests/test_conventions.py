@@ -77,6 +77,7 @@ def test_a_copy_that_cannot_be(
 # ---- how much is said ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_quiet_says_nothing_and_verbose_every_metric(train: Any) -> None:
     assert train(*TINY, "model.v_th=0.5", "tracking=none", "-q") == (0, "", "")
     code, out, err = train("--verbose", *TINY, "tracking=none")

@@ -28,6 +28,7 @@ def test_mlflows_variables_are_defaults_of_a_run(monkeypatch: pytest.MonkeyPatch
     assert (plain["uri"], plain["experiment"]) == (None, "mine")
 
 
+@pytest.mark.slow
 def test_a_run_says_its_store_and_who_reads_stores_looks_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

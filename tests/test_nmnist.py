@@ -308,6 +308,7 @@ def test_verify_and_prepare_and_list(tmp_path: Path, capsys: Any) -> None:
     assert "nmnist        found, 20 to train, 10 to test (papers: 60,000 to train" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "network"), [("hm2bp", "12"), ("stbp", "4C5s2-P2-12")])
 def test_a_run_of_two_batches(tmp_path: Path, model: str, network: str, capsys: Any) -> None:
     nmnist_tree(tmp_path)

@@ -184,6 +184,7 @@ def test_an_exported_network_takes_other_batches_and_can_be_saved(rule):
         assert torch.equal(loaded(spikes), net(spikes))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.filterwarnings("ignore:.*autograd.function.Function.* should not be instantiated")  # Dynamo itself does
@@ -227,6 +228,7 @@ def test_what_the_documentation_compiles_and_exports_counts_the_same(tmp_path, m
     assert torch.equal(names["loaded"](other), names["model"](other))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.filterwarnings("ignore:.*autograd.function.Function.* should not be instantiated")  # Dynamo itself does
 def test_a_network_over_images_is_exported_and_compiled(rule):

@@ -81,6 +81,7 @@ def test_the_example_of_the_documentation_runs(train: Any, tmp_path: Path) -> No
     assert values["data"] | {"name": "stripes", "size": 36, "validation": 0.1} == values["data"]
 
 
+@pytest.mark.slow
 def test_every_command_knows_the_keys_of_a_run_with_plugins(train: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert train(*BLOCKS["sh"].splitlines()[-1].split()[2:], "train.epochs=1", "tracking=none")[0] == 0
     for command, code, said in (
