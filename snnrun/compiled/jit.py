@@ -1,7 +1,7 @@
-"""How the loops of encoders and cpu kernels are compiled by Numba, and the arrays they work on.
+"""How Numba compiles the loops of encoders, distortion and cpu kernels, and the types of their arrays.
 
-A loop writes into arrays it is given and holds no interpreter lock. Numba's cache of a loop knows its own file alone:
-after a change to a part it calls, remove the folder `__pycache__` beside it.
+A loop writes into the arrays that it gets and holds no interpreter lock. Numba's cache checks only the file of the loop
+itself: after a change to a part that the loop calls, remove the folder `__pycache__` beside it.
 """
 
 from __future__ import annotations
@@ -29,15 +29,16 @@ _OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": set(FAST), "error_model":
 
 
 def jit(function: Callable[..., Any], *, memory: bool = False, exact: bool = False) -> Any:
-    """Compile at the first call; keep the result on disk where there is a folder to write it to.
+    """Compile at the first call; keep the result on disk if there is a folder that can be written.
 
-    Without `memory`, Numba's manager of it, nothing can be allocated and nothing counts references in the loop. `exact`
-    rounds after each operation and sums in the order written, as Python does, so every machine gets the same bits.
+    `memory` lets the loop use Numba's memory manager. Without it the loop can allocate nothing and counts no
+    references. `exact` rounds after each operation and sums in the written order, as Python does, so every machine gets
+    the same bits.
     """
     options = _OPTIONS | {"_nrt": memory} | ({"fastmath": False} if exact else {})
     try:
         compiled = njit(cache=True, **options)(function)
-    except RuntimeError:  # neither beside the function's file nor in the user's cache folder
+    except RuntimeError:  # can write neither beside the function's file nor in the user's cache folder
         return njit(**options)(function)
     file = compiled._cache._cache_file
     file._load_data = _forgiving(file._load_data)
@@ -53,7 +54,7 @@ def part(function: Callable[..., Any]) -> Any:
 
 
 def in_64_or_32(block: Any) -> Any:
-    """A part whose first argument is a vector of zeros as one that takes the number of lanes there: 64, or else 32."""
+    """From a part that takes a vector of zeros first, make one that takes a number of lanes instead: 64, or else 32."""
 
     @part
     def at_width(width: int, *arguments: Any) -> Any:
@@ -65,7 +66,7 @@ def in_64_or_32(block: Any) -> Any:
 
 
 def in_64_32_or_16(block: Any) -> Any:
-    """`in_64_or_32`, or 16 lanes."""
+    """As `in_64_or_32`, but also for 16 lanes."""
     wide = in_64_or_32(block)
 
     @part
@@ -78,10 +79,10 @@ def in_64_32_or_16(block: Any) -> Any:
 
 
 def _alone(action: Callable[..., Any], folder: Path, *, shared: bool) -> Callable[..., Any]:
-    """Let no other process write to the cache meanwhile.
+    """Let no other process write to the cache during the action.
 
-    Numba reads its index, adds the next free number and writes it: two processes that first meet different types would
-    take the same number, and each could run the other's machine code.
+    Numba reads its index, adds the next free number and writes the index. If two processes compile a loop for different
+    types at once, both could take the same number, and each could then run the other's machine code.
     """
 
     def attempt(*arguments: Any) -> Any:
@@ -92,10 +93,10 @@ def _alone(action: Callable[..., Any], folder: Path, *, shared: bool) -> Callabl
 
 
 def _or_empty(load: Callable[[], dict[Any, str]]) -> Callable[[], dict[Any, str]]:
-    """Take an index that cannot be read for an empty one.
+    """Treat an index that cannot be read as an empty one.
 
-    It may be damaged, or of an earlier version whose types stood in modules that are gone: Numba reads it whole before
-    it sees that it is out of date.
+    It may be damaged. Or an earlier version wrote it, with types from modules that no longer exist: Numba reads the
+    whole index before it sees that it is out of date.
     """
 
     def attempt() -> dict[Any, str]:
@@ -108,7 +109,7 @@ def _or_empty(load: Callable[[], dict[Any, str]]) -> Callable[[], dict[Any, str]
 
 
 def _forgiving(load: Callable[[str], Any]) -> Callable[[str], Any]:
-    """Take a damaged file of the cache, as a full disk or a killed process leaves it, for a missing one."""
+    """Treat a damaged file of the cache as a missing one. A full disk or a killed process can damage it."""
 
     def attempt(name: str) -> Any:
         try:

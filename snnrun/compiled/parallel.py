@@ -1,7 +1,7 @@
-"""How many threads work, and `each`, which shares out tasks in Python. Compiled loops have their own way: `threads`.
+"""How many threads work, and `each`, which shares tasks in Python among them. For compiled loops see `threads`.
 
-Numba's own threading layers are not used, so nothing competes with PyTorch's threads: these run while PyTorch waits,
-and PyTorch's while these wait.
+Numba's own threading layers are not used, so nothing competes with PyTorch's threads: these threads run while PyTorch
+waits, and PyTorch runs while these wait.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def threads() -> int:
 
 
 def set_threads(number: int) -> None:
-    """Let so many threads work, the calling one included."""
+    """Let `number` threads work, the calling one included."""
     global _threads, _pool
     if number != _threads and _pool is not None:
         _pool.shutdown()
@@ -29,10 +29,10 @@ def set_threads(number: int) -> None:
 
 
 def each(count: int, task: Callable[[int], None]) -> None:
-    """Run `task` for 0 ... count - 1, whichever thread is free taking the next.
+    """Run `task` for 0 ... count - 1. Whichever thread is free takes the next.
 
-    Once a task raises, or the caller is interrupted, no thread takes another. When all are done, the first error is
-    raised; an interrupt goes before errors.
+    After a task raises, or after the caller is interrupted, no thread takes another task. When all have finished, the
+    first error is raised; an interrupt goes before errors.
     """
     global _pool
     helpers = min(_threads, count) - 1
@@ -56,17 +56,17 @@ def each(count: int, task: Callable[[int], None]) -> None:
     while True:
         try:
             work()
-            # Whoever has not begun comes too late. To wait for it is to wait for ever if it stands behind this very
-            # thread, as it does where a task calls `each`.
+            # Helpers that have not begun are no longer needed. If a task calls `each`, they may wait for this thread
+            # itself, so waiting for them would never end.
             wait([future for future in helping if not future.cancel()])
             break
-        except KeyboardInterrupt as error:  # while waiting: the others still write into what the caller would drop
+        except KeyboardInterrupt as error:  # wait on: the others still write into arrays that the caller would drop
             errors.append(error)
     if errors:
         raise next((error for error in errors if not isinstance(error, Exception)), errors[0])
 
 
 def slices(count: int, number: int) -> list[tuple[int, int]]:
-    """Split 0 ... count into at most so many ranges of one size, the last one smaller."""
+    """Split 0 ... count into at most `number` ranges of one size; the last may be smaller."""
     size = max(1, -(-count // max(1, number)))
     return [(start, min(start + size, count)) for start in range(0, count, size)]

@@ -1,9 +1,9 @@
 """The threads of compiled loops. They are Python threads; the loops hold no interpreter lock.
 
-A training step calls a dozen loops with little between them, and to wake a sleeping thread takes as long as the shorter
-of them. So the helpers watch for the next loop a while before they sleep, and take its items in compiled code (see
-`turns`): the interpreter lock, which one thread would hand to another by waking it, is not asked for. And where they
-would wait, one of them works ahead on a loop that was begun for later.
+A training step calls a dozen loops with little between them. Waking a sleeping thread takes as long as a short loop.
+So the helpers watch for the next loop for a while before they sleep. They take its items in compiled code (see
+`turns`), which does not need the interpreter lock. Instead of waiting, one of them works ahead on a loop that is needed
+later (`Ahead`).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from snnrun.compiled.turns import (
     watch,
 )
 
-# Looks of a helper before it sleeps, half a microsecond each: as long as a step's longest pause between two loops.
+# A helper looks so often before it sleeps, half a microsecond each: as long as the longest pause between two loops.
 PATIENCE = 5000
 
 Task = Callable[[Turn], None]
@@ -45,10 +45,10 @@ _sharing = threading.Lock()
 
 
 def share(count: int, task: Task) -> None:
-    """Run `task` on several threads at once, each with the turn by which its compiled loop takes items of 0 ... count.
+    """Run `task` on several threads, each with the turn from which its compiled loop takes items of 0 ... count.
 
-    It may run on one thread alone, where there is no more to share or another call has the helpers. Once it raises, or
-    the caller is interrupted, no further item is taken; the first error is raised when those taken are done.
+    It runs on one thread alone if there are fewer than two items, or if another call has the helpers. After it raises,
+    or after the caller is interrupted, no further item is taken. The first error is raised when the threads are done.
     """
     if (parallel.threads() == 1 and _helpers is None) or count < 2 or not _sharing.acquire(blocking=False):
         task(alone(count))
@@ -64,7 +64,7 @@ def share(count: int, task: Task) -> None:
 
 
 def _helpers_of(count: int) -> _Helpers | None:
-    """So many helpers; where there are others, these end."""
+    """Exactly `count` helpers, None for 0. If there is another number of them, these end first."""
     global _helpers
     if _helpers is not None and len(_helpers.threads) != count:
         _helpers.end()
@@ -75,7 +75,7 @@ def _helpers_of(count: int) -> _Helpers | None:
 
 
 class Ahead:
-    """A loop like those of `share` that is needed later: a helper works on it while there is nothing else to do."""
+    """A loop like those of `share` that is needed later. A helper works on it while there is nothing else to do."""
 
     def __init__(self, count: int, task: Task) -> None:
         self.over = False
@@ -89,7 +89,7 @@ class Ahead:
                 _sharing.release()
 
     def finish(self) -> None:
-        """Work on what is left of it with all threads; returns, or raises the first error, when all is done."""
+        """Work on the rest of it with all threads. When all is done, return or raise the first error."""
         rest, task = self._turn._replace(urgent=NOTHING), self._task
 
         def join(turn: Turn) -> None:
@@ -98,14 +98,14 @@ class Ahead:
 
         try:
             if has_items(rest.queue, rest.items):
-                share(parallel.threads() + 1, join)  # an item for each thread, and one that is left
+                share(parallel.threads() + 1, join)  # an item for each thread, and one more so that help stays wanted
         finally:
             finish(self._turn)
             self.over = True
 
 
 def _run(turn: Turn, task: Task, errors: list[BaseException]) -> None:
-    """Run the task of a turn and wait for those that help, whatever happens; raise the first of the errors."""
+    """Run the task of a turn and always wait for the helpers; then raise the first of the errors."""
     started = False
     while True:
         try:
@@ -114,7 +114,7 @@ def _run(turn: Turn, task: Task, errors: list[BaseException]) -> None:
                 task(turn)
             finish(turn)
             break
-        except BaseException as error:  # the others still write into what the caller would drop
+        except BaseException as error:  # wait on: the others still write into arrays that the caller would drop
             errors.append(error)
     if errors:
         found = errors.copy()
@@ -143,7 +143,7 @@ class _Helpers:
             thread.start()
 
     def run(self, count: int, task: Task) -> None:
-        """Run a task with all helpers that come in time; none begins before this thread does."""
+        """Run a task with all helpers that are free in time. None begins before this thread does."""
         turn = self._turn(self._queue, count, NOTHING)
         self._job = task, turn
         self._publish(turn)
@@ -153,7 +153,7 @@ class _Helpers:
             self._job = None
 
     def start_ahead(self, work: Ahead, count: int, task: Task) -> Turn | None:
-        """Let the first helper work on it when it has nothing else to do; None while it has one that is not over."""
+        """Let the first helper work on it when it has nothing else to do; None if an earlier one is not over."""
         last = None if self._last is None else self._last()
         if last is not None and not last.over:
             return None
@@ -166,7 +166,7 @@ class _Helpers:
         """Let the threads end, and wait until they have."""
         self._over = True
         self._publish(self._turn(self._queue, 2, NOTHING))
-        self._queue[NEXT] += 1  # as if somebody had begun
+        self._queue[NEXT] += 1  # as if a thread had begun
         for thread in self.threads:
             thread.join()
 
@@ -183,7 +183,7 @@ class _Helpers:
 
     def _help(self, number: int) -> None:
         known, found = 0, NONE
-        ahead = NOTHING if number else self._ahead  # more than one would only get in the way of the caller
+        ahead = NOTHING if number else self._ahead  # more than one helper would only slow down the caller
         while not self._over:
             found = watch(self._queue, ahead, known, found, PATIENCE)
             if found == NONE:
@@ -193,10 +193,10 @@ class _Helpers:
             else:
                 known = found
                 self._work(self._job)
-        watch(self._queue, ahead, known, found, 0)  # back, and gone
+        watch(self._queue, ahead, known, found, 0)  # say that this helper is back; then the thread ends
 
     def _work(self, job: tuple[Task, Turn] | None) -> None:
-        if job is None:  # it is over already
+        if job is None:  # already over
             return
         task, turn = job
         try:
@@ -205,10 +205,10 @@ class _Helpers:
             self._errors.append(error)
 
     def _sleep(self, number: int, known: int) -> None:
-        """Until the next turn is published."""
+        """Sleep until the next turn is published."""
         self._bells[number].clear()
         self._asleep[number] = True
-        # Looked at after it is said that somebody must ring. One that was begun is never so urgent.
+        # Look once more after `_asleep` is set, so that no turn is missed. A loop for later is not urgent enough.
         if not is_open(self._queue, known):
             self._bells[number].wait()
         self._asleep[number] = False
@@ -220,7 +220,7 @@ def _end() -> None:
 
 
 def _forget() -> None:
-    """A process that is forked off has none of the threads."""
+    """A forked process has none of the threads."""
     global _helpers, _sharing
     _helpers, _sharing = None, threading.Lock()
 

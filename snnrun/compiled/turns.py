@@ -1,6 +1,6 @@
-"""How several threads take the items of one compiled loop in turn: each the next that is free, without a lock.
+"""How several threads share the items of one compiled loop: each takes the next free item, without a lock.
 
-A loop that shares its items asks for one after another:
+A loop that shares its items takes one after another:
 
     while True:
         item = take(turn)
@@ -8,7 +8,7 @@ A loop that shares its items asks for one after another:
             return
         ...
 
-Which thread gets an item is chance, so what a loop does for it must not depend on that. `threads.share` runs loops so.
+Chance decides which thread gets an item, so the result must not depend on it. `threads.share` runs such loops.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from snnrun.compiled.jit import Counts, jit, part
 
 NONE, AHEAD = -1, -2
 
-# Places of a queue of items, in cache lines (or pairs of lines that are fetched together) of their own: the ticket and,
-# below it, the next item; how many items there are; how many helpers have been called and are not back.
+# Places in a queue: the ticket and, below it, the next item; the number of items; the number of helpers that are away.
+# Each has a cache line of its own (or a pair of lines that are fetched together).
 NEXT, COUNT, AWAY = 0, 16, 32
 PLACES = 48  # of a queue
-TICKET, CLOSED = 32, 1 << 31  # bits of the ticket begin at; what closes a turn
+TICKET, CLOSED = 32, 1 << 31  # the lowest bit of the ticket; the flag that closes a turn
 ITEMS = CLOSED - 1
 
 
 class Turn(NamedTuple):
-    """Items 0 ... items - 1 of one call, which its `ticket` tells from others on the same `queue` (PLACES,).
+    """Items 0 ... items - 1 of one call. Its `ticket` distinguishes it from others on the same `queue` (PLACES,).
 
-    `urgent` is the queue of what goes first: while it has items for helpers, there is none here.
+    `urgent` is the queue that goes first: while it has items for helpers, `take` gives none of this turn.
     """
 
     queue: Counts
@@ -45,25 +45,25 @@ class Turn(NamedTuple):
     urgent: Counts
 
 
-# The queue of a turn that nothing goes before.
+# The `urgent` queue of a turn before which nothing goes.
 NOTHING = np.zeros(PLACES, np.int64)
 
 
 def alone(count: int) -> Turn:
-    """The turn of a thread that shares with no other."""
+    """The turn of a thread that shares with no other thread."""
     return Turn(np.zeros(PLACES, np.int64), count, 0, NOTHING)
 
 
 @part
 def wants_help(queue: Counts) -> bool:
-    """Whether somebody has taken an item of the queue's turn and others are left."""
+    """Whether a thread has taken an item of the queue's turn and others are left."""
     seen: int = _read(queue, NEXT)
     return not seen & CLOSED and 0 < seen & ITEMS < queue[COUNT]
 
 
 @jit
 def has_items(queue: Counts, items: int) -> bool:
-    """Whether the queue's turn, of so many items, has some left."""
+    """Whether the queue's turn, which has `items` items, has some left."""
     seen: int = _read(queue, NEXT)
     return not seen & CLOSED and seen & ITEMS < items
 
@@ -84,13 +84,13 @@ def take(turn: Turn) -> int:
 
 @jit
 def enter(turn: Turn) -> None:
-    """Take an item that stands for no more than that somebody has begun."""
+    """Take an item only to show that a thread has begun."""
     take(turn)
 
 
 @jit
 def finish(turn: Turn) -> None:
-    """Let nobody take an item any more, and wait until all helpers are back: they need the interpreter no more."""
+    """Let no thread take another item, and wait until all helpers are back. Helpers need no interpreter for that."""
     while True:
         seen: int = _read(turn.queue, NEXT)
         if _swap_if(turn.queue, NEXT, seen, seen | CLOSED):
@@ -101,11 +101,11 @@ def finish(turn: Turn) -> None:
 
 @jit
 def watch(queue: Counts, ahead: Counts, known: int, found: int, patience: int) -> int:
-    """Wait until there is something to help with: what a helper found the last time is over.
+    """Wait until there is something to help with. What the helper `found` the last time is over.
 
-    Returns the ticket of a turn on `queue`, newer than `known`, of which somebody has taken an item and others are
-    left; otherwise AHEAD if `ahead` has a turn with items left; NONE after so many looks. A helper that found something
-    is away until it watches again.
+    Returns the ticket of a turn on `queue` that is newer than `known`, if a thread has taken an item of it and others
+    are left. Otherwise returns AHEAD if `ahead` has a turn with items left, and NONE after `patience` looks. A helper
+    that found something is away until it watches again.
     """
     if found != NONE:
         _add(ahead if found == AHEAD else queue, AWAY, -1)
@@ -122,7 +122,7 @@ def watch(queue: Counts, ahead: Counts, known: int, found: int, patience: int) -
 
 
 def is_open(queue: Counts, known: int) -> bool:
-    """Whether the queue has a newer turn than `known` that may yet have items left."""
+    """Whether the queue has a newer turn than `known` that may still have items left."""
     seen = int(queue[NEXT])
     return seen >> TICKET > known and not seen & CLOSED
 
@@ -136,7 +136,7 @@ def _address(context: Any, builder: Any, signature: Any, args: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def _read(_: Any, queue: Any, place: Any) -> Any:  # noqa: ARG001
-    """The value, and with it all that was written before it."""
+    """The value. What was written before it can be read after this too."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.load_atomic(_address(context, builder, signature, args), "acquire", 8)
@@ -146,7 +146,7 @@ def _read(_: Any, queue: Any, place: Any) -> Any:  # noqa: ARG001
 
 @intrinsic  # type: ignore[untyped-decorator]
 def _add(_: Any, queue: Any, place: Any, value: Any) -> Any:  # noqa: ARG001
-    """Add to the value; returns what it was."""
+    """Add to the value; returns the old value."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.atomic_rmw("add", _address(context, builder, signature, args), args[2], "seq_cst")
@@ -156,7 +156,7 @@ def _add(_: Any, queue: Any, place: Any, value: Any) -> Any:  # noqa: ARG001
 
 @intrinsic  # type: ignore[untyped-decorator]
 def _swap_if(_: Any, queue: Any, place: Any, old: Any, new: Any) -> Any:  # noqa: ARG001
-    """Set the value to `new` if it is `old`; returns whether it was."""
+    """Set the value to `new` if it is `old`; returns whether it was `old`."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         address = _address(context, builder, signature, args)
@@ -167,7 +167,7 @@ def _swap_if(_: Any, queue: Any, place: Any, old: Any, new: Any) -> Any:  # noqa
 
 @intrinsic  # type: ignore[untyped-decorator]
 def _pass_on(_: Any) -> Any:
-    """Let whoever else waits for this core have it."""
+    """Let another thread that waits for this core have it."""
 
     def codegen(context: Any, builder: Any, _signature: Any, _args: Any) -> Any:
         function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(ir.IntType(32), []), "sched_yield")

@@ -1,12 +1,12 @@
 """Vectors of 16, 32 or 64 floats inside Numba functions, one lane per neuron, and operations on the bits of spikes.
 
-LLVM's own vector types: it maps them to whatever registers the processor has (four of AVX-512's for 64 lanes), keeps
-them there through a loop, and turns a comparison into the bits of a spike word at once. Numba's arrays go through
-memory for each operation instead.
+They are LLVM's own vector types. LLVM maps them to the registers of the processor (four of AVX-512's for 64 lanes),
+keeps them there through a loop, and turns a comparison directly into the bits of a spike word. Numba's arrays would go
+through memory for each operation.
 
-A vector's width is part of its Numba type: functions that take a `like` vector, of zeros, work at its width, and Numba
-compiles them once for each. Addresses are indices of floats in a flat array and are not checked. Each `intrinsic` below
-gives Numba the type of a call and the LLVM instructions for it.
+A vector's width is part of its Numba type. Functions that take a vector of zeros, `like`, work at its width, and Numba
+compiles them once for each width. Addresses are indices of floats in a flat array and are not checked. Each `intrinsic`
+below gives Numba the type of a call and its LLVM instructions.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, models, overload, register_model
 
-# Sums may be reordered and contracted, but NaN and infinity keep their meaning.
+# LLVM may reorder and contract sums, but NaN and infinity keep their meaning.
 FAST = ("reassoc", "contract", "arcp", "nsz")
 
 _FLOAT, _INDEX = ir.FloatType(), ir.IntType(32)
@@ -93,7 +93,7 @@ def load(_: Any, array: Any, index: Any, like: Any) -> Any:  # noqa: ARG001
 
 @intrinsic  # type: ignore[untyped-decorator]
 def store(_: Any, array: Any, index: Any, vector: Any) -> Any:  # noqa: ARG001
-    """Write the lanes to array[index] and on."""
+    """Write the lanes to the array, from array[index] on."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         address = _address(context, builder, signature.args[0], args[0], args[1], vector)
@@ -166,7 +166,7 @@ def total(_: Any, a: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def lowest_bit(_: Any, word: Any) -> Any:  # noqa: ARG001
-    """Place of the lowest bit that is set in a word, int64; 64 if none is."""
+    """Place of the lowest bit that is set in a word, int64; 64 if no bit is set."""
 
     def codegen(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
         return builder.cttz(args[0], ir.Constant(ir.IntType(1), 0))
@@ -195,7 +195,7 @@ def transpose_bits(_: Any, words: Any, index: Any) -> Any:  # noqa: ARG001
         first = builder.gep(data, [args[1]])
         block = builder.load(builder.bitcast(first, row.as_pointer()), align=8)
         zeros = ir.Constant(column, [0] * 64)
-        for number in range(8):  # a byte of every word at a time, of which each bit is one comparison
+        for number in range(8):  # one byte of every word at a time; each of its bits is one comparison
             octets = builder.trunc(builder.lshr(block, ir.Constant(row, [8 * number] * 64)), column)
             for bit in range(8):
                 set_ = builder.icmp_unsigned("!=", builder.and_(octets, ir.Constant(column, [1 << bit] * 64)), zeros)

@@ -1,16 +1,16 @@
-"""Elastic distortion, scale and rotation of images: the compiled loops behind `augment`.
+"""Elastic distortion, scale and rotation of images: the compiled loops of `augment`.
 
-A map gives every pixel a displacement (dv, dh), and the image is read at (row - dv, column - dh). On R x K pixels with
-the middle at R // 2 and K // 2, where y and x count from the middle and n are noises in [-1, 1):
+A map gives every pixel a displacement (dv, dh), and the image is read at (row - dv, column - dh). The image has R x K
+pixels; y and x count from its middle at R // 2 and K // 2; n and N are noises in [-1, 1):
 
     elastic    dh += a * (G * N_h), dv += a * (G * N_v): two fields of noise, zero outside the image, convolved with
                G_ij = exp(-(i^2 + j^2) / (2 * 4^2)) / (2 pi * 4) for i, j from -10 to 10
     scale      dh += s n_h x, dv += s n_v y
     rotation   by w = r n: dh += x - x cos w - y sin w, dv += y - y cos w + x sin w
 
-Source: Simard, Steinkraus, Platt 2003, with the constants of the HM2-BP and ST-RSBP simulators. Their own map, of which
-`authors` tells, has one field in place of two, takes n_h = n and n_v from the field's first two noises, and enlarges
-only: s n becomes s max(0, n).
+Source: Simard, Steinkraus, Platt 2003, with the constants of the HM2-BP and ST-RSBP simulators. `authors` gives the map
+of these simulators: one field in place of two; n_h = n and n_v from the first two noises of the field; and it only
+enlarges: s n becomes s max(0, n).
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from snnrun.compiled.jit import Floats, Words, jit, part
 from snnrun.compiled.turns import NONE, Turn, take
 
 SIGMA = 4.0  # of the Gaussian, in pixels
-REACH = 10  # pixels to each side that it covers
+REACH = 10  # it covers so many pixels to each side
 
-# SplitMix64, as the encoders use it.
+# SplitMix64, as in `encoders.draws`.
 _STEP, _MIX1, _MIX2 = (np.uint64(x) for x in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
 
@@ -40,7 +40,7 @@ def gaussian() -> Floats:
 
 @part
 def _noise(key: Any, number: Any) -> Any:
-    """Noise in [-1, 1), float32, with 24 bits: number 0, 1, ... of a stream."""
+    """Noise `number` (0, 1, ...) of a stream: float32 in [-1, 1), with 24 bits."""
     x = key + np.uint64(number + 1) * _STEP
     x = (x ^ (x >> np.uint64(30))) * _MIX1
     x = (x ^ (x >> np.uint64(27))) * _MIX2
@@ -50,7 +50,7 @@ def _noise(key: Any, number: Any) -> Any:
 
 @partial(jit, exact=True)
 def _blur(field: Floats, taps: Floats, wide: Floats) -> None:
-    """Convolve a field (R, K) with taps_i taps_j, zero outside; `wide` (R, K) is for the half of it."""
+    """Convolve a field (R, K) with taps_i taps_j, zero outside; `wide` (R, K) is scratch for the first direction."""
     rows, columns = field.shape
     reach = len(taps) // 2
     for r in range(rows):
@@ -74,7 +74,7 @@ def _blur(field: Floats, taps: Floats, wide: Floats) -> None:
 def displacements(
     key: np.uint64, strength: Floats, taps: Floats, authors: bool, dv: Floats, dh: Floats, wide: Floats
 ) -> None:
-    """Make the map of one stream: `strength` has a, s and r, in pixels, 1 and radians; `dv` and `dh` (R, K) get it."""
+    """Write the map of one stream to `dv` and `dh` (R, K); `strength` has a (pixels), s (no unit) and r (radians)."""
     rows, columns = dv.shape
     elastic, scale, rotation = strength[0], strength[1], strength[2]
     if elastic != 0:
@@ -112,7 +112,7 @@ def displacements(
 
 @part
 def _value(image: Any, r: Any, k: Any) -> Any:
-    """A pixel, and the background outside the image."""
+    """A pixel; outside the image the background, 0."""
     inside = 0 <= r < image.shape[0] and 0 <= k < image.shape[1]
     return np.float32(image[r, k]) if inside else np.float32(0)
 
@@ -121,7 +121,7 @@ def _value(image: Any, r: Any, k: Any) -> Any:
 def warp(image: NDArray[np.uint8], dv: Floats, dh: Floats, authors: bool, shown: NDArray[np.uint8]) -> None:
     """Read an image (C, R, K) at the displaced places into `shown`: bilinear, background 0 outside, rounded.
 
-    The authors cut coordinates towards zero, and a place whose four pixels are not all inside is background.
+    The authors round coordinates towards zero. With theirs, a place whose four pixels are not all inside is background.
     """
     channels, rows, columns = image.shape
     for r in range(rows):
@@ -154,7 +154,7 @@ def distort(
     shown: NDArray[np.uint8],
     turn: Turn,
 ) -> None:
-    """Distort the images of a turn of (B, C, R, K) into `shown`, each by the map of its key, `keys` (B,)."""
+    """Distort the images of a turn, of (B, C, R, K), into `shown`, each by the map of its key in `keys` (B,)."""
     rows, columns = images.shape[2], images.shape[3]
     dv, dh = np.empty((rows, columns), np.float32), np.empty((rows, columns), np.float32)
     wide = np.empty((rows, columns), np.float32)

@@ -1,4 +1,4 @@
-"""Encoders: from samples to input spikes; images are redrawn at every presentation unless frozen, recordings never."""
+"""Encoders turn samples into input spikes. Images are redrawn at every presentation unless frozen, recordings never."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = [
 
 
 class Encoder(Protocol):
-    """What the engine asks of an encoder."""
+    """What training and evaluation need of an encoder."""
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -35,18 +35,19 @@ class Encoder(Protocol):
 
     @property
     def steps(self) -> int | None:
-        """T, the length of the spike trains it makes; None for that of the samples."""
+        """T, the length of the spike trains that it makes; None for the length of the samples."""
 
     def encode(self, samples: NDArray[Any], index: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
-        """Turn samples (B, ...) into bits of spikes (B, T, W), a function of seed, epoch and each sample's index alone.
+        """Turn samples (B, ...) into bits of spikes (B, T, W).
 
-        Neuron n of a step is bit n % 64 of word n // 64, see `kernels.packed`.
+        The spikes of a sample depend only on the sample, its index, the seed and the epoch. Neuron n of a step is bit
+        n % 64 of word n // 64, see `kernels.packed`.
         """
 
 
 @runtime_checkable
 class RecordingEncoder(Protocol):
-    """An encoder of sound: draws nothing, so that a recording is encoded once and its spikes are kept."""
+    """An encoder of sound. It draws nothing, so a recording is encoded once and its spikes are kept."""
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -61,7 +62,7 @@ class RecordingEncoder(Protocol):
         """T, the length of the spike trains."""
 
     def key(self) -> dict[str, Any]:
-        """All that its spikes depend on beside the recording, as JSON can hold it."""
+        """All that its spikes depend on besides the recording, in values that JSON can hold."""
 
     def encode_recording(self, wave: NDArray[np.float64], sample_rate: int) -> NDArray[np.int64]:
         """Turn samples (S,) in [-1, 1] into bits of spikes (T, W), as in `Encoder.encode`.
@@ -73,14 +74,14 @@ class RecordingEncoder(Protocol):
 
 @runtime_checkable
 class CuttingEncoder(RecordingEncoder, Protocol):
-    """An encoder of sound that says how much of a recording it cuts, so that users are told."""
+    """An encoder of sound that says how much of a recording it cuts off, so that users are told."""
 
     @property
     def step_s(self) -> float:
         """Length of a step, in s."""
 
     def left_out(self, samples: int, sample_rate: int) -> int:
-        """How many steps a recording of so many samples, at so many Hz, goes on after the last one."""
+        """How many steps of a recording of so many samples, at so many Hz, come after the last encoded step."""
 
 
 # A new encoder is one line here.
@@ -95,10 +96,10 @@ ENCODERS: dict[str, Callable[..., Encoder | RecordingEncoder]] = {
 def encode_ahead(
     encoder: Encoder, samples: NDArray[Any], index: NDArray[np.int64], epoch: int
 ) -> Callable[[], NDArray[np.int64]]:
-    """Begin to encode a batch, if the encoder can; returns what to call, once, for what `encode` gives.
+    """Begin to encode a batch, if the encoder can. Returns a function to call once; it gives the result of `encode`.
 
-    One that can has a method `begin`, of the arguments of `encode`, which returns that: it goes on with the batch while
-    threads of the training wait for one another. One that only inherits it and encodes in a way of its own cannot.
+    An encoder that can has a method `begin` with the arguments of `encode`, which returns such a function. It goes on
+    with the batch while training leaves a thread idle. A class that inherits `begin` but has its own `encode` cannot.
     """
     for kind in type(encoder).__mro__:
         if "begin" in vars(kind):

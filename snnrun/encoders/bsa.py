@@ -1,8 +1,8 @@
-"""Ben's Spiker Algorithm: a spike wherever taking a fixed kernel from a signal makes it smaller by enough.
+"""Ben's Spiker Algorithm: a spike wherever subtracting a fixed kernel makes the signal enough smaller.
 
-What the spikes stand for is their convolution with the kernel.
+The spikes stand for the signal that is their convolution with the kernel.
 
-Source: B. Schrauwen and J. Van Campenhout (2003), "BSA, a fast and accurate spike train encoding scheme"; kernel,
+Source: B. Schrauwen and J. Van Campenhout (2003), "BSA, a fast and accurate spike train encoding scheme". Kernel,
 threshold and the holding of frames are those of the ST-RSBP simulator.
 """
 
@@ -38,12 +38,12 @@ def bsa_encode(
 ) -> NDArray[np.uint8]:
     """Encode a signal, each channel by itself.
 
-    With x the signal times `gain`, each frame repeated `hold` times and zeros after the last, there is a spike at step
-    t + 1 where sum_i |x(t + i) - h_i| < sum_i |x(t + i)| - threshold, and h is then taken from x(t) and on.
+    x is the signal times `gain`, with each frame repeated `hold` times and zeros after the last. There is a spike at
+    step t + 1 if sum_i |x(t + i) - h_i| < sum_i |x(t + i)| - threshold. Then h is subtracted from x, from x(t) on.
 
     Args:
         signal: Shape (channels, frames).
-        steps: T; what would fire later is left out, so fewer steps give the beginning of the same train.
+        steps: T; later spikes are left out, so fewer steps give the beginning of the same train.
         gain: Factor of the signal. A spike in every step stands for 1.
         hold: Steps of a frame.
         threshold: Least gain of a spike; no spike gains more than 1.
@@ -53,7 +53,7 @@ def bsa_encode(
         Spikes of 0 and 1, shape (T, channels); step 0 never carries one.
 
     Raises:
-        ValueError: If the signal has not two dimensions, or `steps` or `hold` is not positive.
+        ValueError: If the signal does not have two dimensions, or if `steps` or `hold` is not positive.
     """
     if signal.ndim != 2 or steps < 1 or hold < 1:
         raise ValueError(f"want a signal (channels, frames), steps and hold >= 1; got {signal.shape}, {steps}, {hold}")
@@ -62,12 +62,12 @@ def bsa_encode(
     return spikes
 
 
-@partial(jit, memory=True, exact=True)  # what hangs on a comparison of sums shall not hang on their order
+@partial(jit, memory=True, exact=True)  # exact, because spikes depend on comparisons of sums
 def _encode(signal: Floats, hold: int, h: Floats, threshold: float, spikes: NDArray[np.uint8]) -> None:
-    """Encode a signal (frames, channels) into `spikes` (T, channels), zero."""
+    """Encode a signal (frames, channels) into `spikes` (T, channels), which must be 0."""
     frames, channels = signal.shape
     steps, taps = min(frames * hold, len(spikes) - 1), len(h)
-    x = np.zeros((steps + taps, channels))  # what the spikes do not stand for yet
+    x = np.zeros((steps + taps, channels))  # the part of the signal that the spikes do not stand for yet
     for t in range(min(frames * hold, len(x))):
         x[t] = signal[t // hold]
     with_spike, without = np.empty(channels), np.empty(channels)
@@ -76,7 +76,7 @@ def _encode(signal: Floats, hold: int, h: Floats, threshold: float, spikes: NDAr
         for i in range(taps):
             row, tap = x[t + i], h[i]
             for c in range(channels):
-                value = row[c]  # read once, so that no write can come between
+                value = row[c]  # read only once, so that no write can come between
                 with_spike[c] += abs(value - tap)
                 without[c] += abs(value)
         for c in range(channels):
@@ -89,7 +89,7 @@ def _encode(signal: Floats, hold: int, h: Floats, threshold: float, spikes: NDAr
 def bsa_decode(
     spikes: NDArray[np.uint8], *, gain: float = 2000.0, taps: int = 24, center: float = 12.0, width: float = 25.0
 ) -> Floats:
-    """What spikes (T, channels) stand for: the signal step by step, shape (T + taps - 2, channels).
+    """The signal that spikes (T, channels) stand for, step by step, shape (T + taps - 2, channels).
 
     A spike at step t + 1 adds h / gain from step t on, see `bsa_encode`.
     """

@@ -1,8 +1,8 @@
-"""Bernoulli draws 64 steps at a time, compiled: a neuron's word has each of its bits set with the neuron's probability.
+"""Compiled Bernoulli draws, 64 steps at a time: each bit of a neuron's word is set with the neuron's probability.
 
-A probability m / 2^L is a chain of L random words, from the lowest binary digit of m to the highest: `or` with the next
-word where the digit is 1 halves the probability and adds a half, `and` where it is 0 halves it. So a word costs the
-same whatever the probability, in whole-number arithmetic that gives the same bits on every machine.
+A probability m / 2^L takes a chain of L random words, from the lowest binary digit of m to the highest. If the digit is
+1, `or` with the next word halves the probability and adds a half. If it is 0, `and` halves it. So a word costs the same
+for every probability. The arithmetic uses whole numbers and gives the same bits on every machine.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from snnrun.compiled.vector import transpose_bits
 DIGITS = 24
 ALWAYS = 1 << DIGITS
 
-# SplitMix64 (Steele, Lea and Flood 2014): numbers of a stream are mixed values of an arithmetic progression.
+# SplitMix64 (Steele, Lea and Flood 2014): the numbers of a stream are mixed values of an arithmetic progression.
 _STEP = np.uint64(0x9E3779B97F4A7C15)
 _MIX1, _MIX2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
@@ -34,7 +34,7 @@ def mix(x: Any) -> Any:
     return x ^ (x >> np.uint64(31))
 
 
-@partial(jit, memory=True)  # arrays made here are known not to overlap, which makes the loops over neurons vectors
+@partial(jit, memory=True)  # LLVM knows that arrays made here do not overlap, so it vectorises loops over neurons
 def draw(
     samples: NDArray[np.uint8],
     levels: NDArray[np.int64],
@@ -45,13 +45,13 @@ def draw(
 ) -> None:
     """Draw the samples of a turn.
 
-    `samples` (B, N) pixels; `levels` (256,) probability of each value in units of 2^-L; `keys` (B, 3) name the stream
-    of each sample; `words` (B, T, W) gets the bits, from `first_step` on. Every neuron has a stream of its own,
-    used from the first step on: fewer steps give the beginning of the same train.
+    `samples` (B, N) are pixels. `levels` (256,) has the probability of each value in units of 2^-L. `keys` (B, 3) name
+    the stream of each sample. `words` (B, T, W) gets the bits, from `first_step` on. Every neuron has its own stream,
+    used from the first step on, so fewer steps give the beginning of the same train.
     """
     steps, width = words.shape[1], words.shape[2]
     neurons = samples.shape[1]
-    # Of the active neurons of a word: their streams, the words that grow, which they are, their probabilities.
+    # Of the active neurons of a word: their streams, their words so far, their numbers, their probabilities.
     lane, bits = np.empty(64, np.uint64), np.empty(64, np.uint64)
     place, level = np.empty(64, np.int64), np.empty(64, np.int64)
     block = np.empty(64, np.uint64)

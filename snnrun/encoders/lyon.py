@@ -1,8 +1,8 @@
-"""Lyon's passive ear: what the auditory nerve of a cochlea without active amplification would carry.
+"""Lyon's passive ear: the firing rates in the auditory nerve of a cochlea without active amplification.
 
-A cascade of second-order filters is the basilar membrane: each is a channel and feeds the next, from the highest
-frequency to the lowest. Half-wave rectification stands for the hair cells, four stages of gain control for
-adaptation; the difference of neighbours sharpens, and a low-pass makes frames of it.
+A cascade of second-order filters models the basilar membrane. Each filter is a channel and feeds the next, from the
+highest frequency to the lowest. Half-wave rectification models the hair cells, and four stages of gain control model
+adaptation. The difference of neighbours sharpens the channels, and a low-pass reduces them to frames.
 
 Source: R. F. Lyon (1982), "A computational model of filtering, detection, and compression in the cochlea", as M. Slaney
 describes it (Apple Technical Report 13, 1988) and his AuditoryToolbox computes it.
@@ -23,16 +23,16 @@ Floats = NDArray[np.float64]
 
 # The sections before the first channel: the outer and middle ear's high-pass, and the compensation of the cascade.
 FRONT = 2
-# What a stage of gain control takes away at most.
+# A stage of gain control takes away at most this share.
 _MOST = 0.9
-# Far below any sound. What falls below it between frames is set to 0: the processor is slow at denormal numbers, into
-# which the filters decay in digital silence.
+# Far below any sound. Between frames, smaller values are set to 0. In digital silence the filters decay to denormal
+# numbers, on which the processor is slow.
 _NOTHING = 1e-200
 
 
 @dataclass(frozen=True)
 class Filters:
-    """The cascade for one sample rate; read-only, for it is shared.
+    """The cascade for one sample rate. It is read-only, since it is shared.
 
     Attributes:
         sections: b0, b1, b2, a1, a2 of each second-order section (a0 is 1), shape (FRONT + channels, 5), in the order
@@ -59,7 +59,7 @@ def design(
 
     Args:
         sample_rate: Hz.
-        ear_q: Center frequency over bandwidth of a channel well above `break_frequency`; over 0.5.
+        ear_q: Center frequency over bandwidth of a channel far above `break_frequency`; more than 0.5.
         step_factor: Distance of neighbours as a share of their bandwidth; the toolbox takes ear_q / 32.
         break_frequency: Hz; below it the bandwidth tends to a constant.
         zero_offset: Distance of a section's zero above its pole, in steps.
@@ -101,7 +101,7 @@ def design(
 
 
 def _resonance(frequency: NDArray[np.float64], q: NDArray[np.float64], sample_rate: float) -> NDArray[np.float64]:
-    """Coefficients of z^-1 and z^-2 of a second-order polynomial with its roots at a frequency and Q, shape (C, 2)."""
+    """Coefficients of z^-1 and z^-2 of second-order polynomials with roots at a frequency and Q, shape (C, 2)."""
     radius = np.exp(-np.pi * frequency / (sample_rate * q))
     angle = 2 * np.pi * frequency / sample_rate * np.sqrt(np.maximum(0.0, 1 - 1 / (4 * q**2)))
     return np.stack([-2 * radius * np.cos(angle), radius**2], axis=1)
@@ -128,7 +128,7 @@ def passive_ear(
 ) -> NDArray[np.float64]:
     """Hear a sound; the defaults are the AuditoryToolbox's.
 
-    Loudness matters: gain control weakens differences of level and does not remove them.
+    Loudness matters: gain control reduces differences of level but does not remove them.
 
     Args:
         wave: Samples in [-1, 1], shape (S,).
@@ -136,15 +136,15 @@ def passive_ear(
         decimation: Samples in a frame; 1 leaves out the low-pass too.
         ear_q, step_factor: See `design`.
         agc: Whether there is gain control.
-        difference: Whether a channel becomes what the one before it, higher in frequency, exceeds it by, else 0.
+        difference: Whether to replace a channel by how much the next higher frequency exceeds it, at least 0.
         tau_factor: Time constant of the low-pass in frames.
         agc_taus: Time constant of each stage of gain control, s.
         agc_targets: Output that each stage aims at.
-        constants: The others of `design`.
+        constants: The other arguments of `design`.
 
     Returns:
         Firing rates without a unit, not negative, shape (channels, S // decimation), the highest frequency first.
-        Samples after the last whole frame play no part.
+        Samples after the last whole frame are not used.
 
     Raises:
         ValueError: If the wave has more than one dimension, if stages lack a target, or if the ear has no channels.
@@ -173,7 +173,7 @@ def _smoothing(tau: float) -> float:
 
 @part
 def _cascade(sound: float, sections: Floats, first: Floats, second: Floats, rates: Floats) -> None:
-    """Pass a sample through all sections (transposed direct form II), and rectify what each puts out."""
+    """Pass a sample through all sections (transposed direct form II), and rectify the output of each."""
     b0, b1, b2, a1, a2 = sections
     for c in range(len(rates)):
         out = b0[c] * sound + first[c]
@@ -185,7 +185,7 @@ def _cascade(sound: float, sections: Floats, first: Floats, second: Floats, rate
 
 @part
 def _control(rates: Floats, gains: Floats, own: float, spread: float) -> None:
-    """One stage of gain control; `gains` has one more than `rates`, the last one's neighbour."""
+    """One stage of gain control; `gains` has one entry more than `rates`, the neighbour of the last."""
     gains[-1] = gains[-2]
     above = gains[0]
     for c in range(len(rates)):
@@ -199,7 +199,7 @@ def _control(rates: Floats, gains: Floats, own: float, spread: float) -> None:
 
 @part
 def _sharpen(rates: Floats) -> None:
-    """Let each channel be what the one before it exceeds it by."""
+    """Replace each channel by how much the one before it exceeds it, at least 0."""
     above = rates[0]
     for c in range(1, len(rates)):
         rate = rates[c]
@@ -210,7 +210,7 @@ def _sharpen(rates: Floats) -> None:
 
 @part
 def _smooth(rates: Floats, first: Floats, second: Floats, share: float) -> None:
-    """Two equal poles, unit gain at 0 Hz, two samples late (transposed direct form II)."""
+    """A low-pass of two equal poles, with gain 1 at 0 Hz, two samples late (transposed direct form II)."""
     pole = 1.0 - share
     for c in range(len(rates)):
         out = first[c]
@@ -221,20 +221,20 @@ def _smooth(rates: Floats, first: Floats, second: Floats, share: float) -> None:
 
 @part
 def _settle(state: Floats) -> None:
-    """Set to 0 what decays."""
+    """Set values below `_NOTHING` to 0."""
     for i in range(len(state)):
         if abs(state[i]) < _NOTHING:
             state[i] = 0.0
 
 
-@partial(jit, memory=True)  # arrays made here are known not to overlap, which makes the loops over channels vectors
+@partial(jit, memory=True)  # LLVM knows that arrays made here do not overlap, so it vectorises loops over channels
 def _hear(
     wave: Floats, sections: Floats, stages: Floats, decimation: int, difference: bool, share: float, frames: Floats
 ) -> None:
     """Fill `frames` (channels, F).
 
-    `sections` (5, C); `stages` (stages, 2): what a rate and what each neighbour's gain adds to a gain; `share` of the
-    low-pass, for which `decimation` 1 has no use.
+    `sections` (5, C). `stages` (stages, 2): the factors with which a rate and each neighbour's gain add to a gain.
+    `share` is that of the low-pass, which `decimation` 1 leaves out.
     """
     count = sections.shape[1]
     filters = sections.copy()
@@ -244,7 +244,7 @@ def _hear(
         for sample in range(frame * decimation, (frame + 1) * decimation):
             _cascade(wave[sample], filters, wave1, wave2, rates)
             if sample == frame * decimation:
-                rates[:FRONT] = 0.0  # here alone, as in the toolbox
+                rates[:FRONT] = 0.0  # only here, as in the toolbox
             for stage in range(stages.shape[0]):
                 _control(rates, gains[stage], stages[stage, 0], stages[stage, 1])
             if difference:

@@ -15,23 +15,23 @@ from snnrun.encoders.bsa import bsa_encode
 from snnrun.encoders.lyon import design, passive_ear
 from snnrun.errors import UsageError
 
-# Raise it with every change that changes spikes: kept ones are then made anew.
+# Raise it with every change that changes spikes. Stored spikes are then made anew.
 _VERSION = 1
 
 
 @dataclass(frozen=True)
 class LyonBsa:
-    """The encoder of the ST-RSBP work for TI46, by its defaults.
+    """Sound to spikes; the defaults are those of the ST-RSBP paper's encoder for TI46.
 
     Recordings of another rate are resampled by `librosa.resample(res_type="polyphase")`, which is SciPy's
     `resample_poly` with the reduced ratio (8 kHz to 12.5 kHz: 25 / 16).
 
     Attributes:
-        steps: T; longer recordings are cut, see `left_out`, shorter ones end in silence.
-        sample_rate: Hz, of what the ear hears.
-        loudness: "rms" scales each recording to one root mean square before the ear, whose gain control weakens
-            differences of level and does not remove them; "none" takes it as it is.
-        loudness_rms: That root mean square. Silence stays silent.
+        steps: T; longer recordings are cut, see `left_out`; shorter ones end in silence.
+        sample_rate: Hz, of the sound that the ear hears.
+        loudness: "rms" scales each recording to the same root mean square before the ear, because the ear's gain
+            control reduces differences of level but does not remove them; "none" leaves it as it is.
+        loudness_rms: This root mean square. Silence stays silent.
         decimation, ear_q, step_factor, agc, difference, tau_factor: See `passive_ear`.
         gain, hold, threshold: See `bsa_encode`.
 
@@ -73,24 +73,24 @@ class LyonBsa:
         return self.decimation / self.sample_rate / self.hold
 
     def left_out(self, samples: int, sample_rate: int) -> int:
-        """How many steps a recording of so many samples, at so many Hz, goes on after the last one."""
+        """How many steps of a recording of so many samples, at so many Hz, come after the last encoded step."""
         frames = -(-samples * self.sample_rate // sample_rate) // self.decimation
         return max(0, frames * self.hold - self.steps)
 
     def key(self) -> dict[str, Any]:
-        """All that the spikes of a recording depend on beside the recording, as JSON can hold it."""
+        """All that the spikes of a recording depend on besides the recording, in values that JSON can hold."""
         return {"encoder": "lyon_bsa", "version": _VERSION, **asdict(self)}
 
     def encode_recording(self, wave: NDArray[np.float64], sample_rate: int) -> NDArray[np.int64]:
-        """Encode one recording; the same whichever thread does it.
+        """Encode one recording; the result is the same in every thread.
 
         Args:
             wave: Samples in [-1, 1], shape (S,).
             sample_rate: Hz, of the wave.
 
         Returns:
-            Spikes as bits, shape (T, W) int64: channel n of a step is bit n % 64 of word n // 64. A recording that is
-            too short for one frame has none.
+            Spikes as bits, shape (T, W) int64: channel n of a step is bit n % 64 of word n // 64. A recording shorter
+            than one frame has no spikes.
 
         Raises:
             ValueError: If the wave has a sample that is not finite or more than one dimension.

@@ -18,10 +18,10 @@ from snnrun.encoders import draws
 
 @dataclass(frozen=True)
 class RateEncoder:
-    """Independent draws: a pixel's neuron fires at a step with a probability that its brightness sets.
+    """Independent draws: a pixel's neuron fires at each step with a probability that depends on its brightness.
 
-    The draws of a sample are keyed by `(seed, epoch, index)` alone: whatever the batch, the order or the thread it is
-    encoded in, it gets the same spikes, on any machine. Fewer steps give the beginning of the same train.
+    The draws of a sample depend only on `(seed, epoch, index)`. It gets the same spikes in any batch, order and thread,
+    on any machine. Fewer steps give the beginning of the same train.
 
     Attributes:
         seed: Not negative.
@@ -49,7 +49,7 @@ class RateEncoder:
         return np.arange(256) / 255 / self.attenuation
 
     def encode(self, samples: NDArray[np.uint8], index: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
-        """Draw the spikes of a batch: bits (B, T, W) int64, neuron n of a step is bit n % 64 of word n // 64.
+        """Draw the spikes of a batch: bits (B, T, W) int64. Neuron n of a step is bit n % 64 of word n // 64.
 
         Arguments and errors are those of `begin`.
         """
@@ -66,7 +66,7 @@ class RateEncoder:
             epoch: 0 for evaluation, from 1 up for training.
 
         Returns:
-            What to call, once, for the spikes; it waits for them.
+            A function to call once: it waits for the spikes and returns them.
 
         Raises:
             ValueError: If the arrays do not fit each other or the epoch is negative.
@@ -95,8 +95,8 @@ class RateEncoder:
 class Poisson(RateEncoder):
     """Poisson-like trains: p = pixel / 255 / attenuation at steps 1 to T-1; step 0 stays silent.
 
-    Pixels with p < 1e-5 never fire. Source: the encoders of the HM2-BP and ST-RSBP simulators (attenuation 5.5, so
-    that a white pixel fires at 18 % of the steps), which draw each sample once: `frozen=True`.
+    Pixels with p < 1e-5 never fire. Source: the encoders of the HM2-BP and ST-RSBP simulators. Their attenuation is
+    5.5, so a white pixel fires at 18 % of the steps. They draw each sample once, as `frozen=True` does.
     """
 
     first_step: ClassVar[int] = 1

@@ -1,4 +1,4 @@
-"""The encoder of corpora whose samples are spike trains already."""
+"""The encoder of corpora whose samples are already spike trains."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from snnrun.errors import UsageError
 
 @dataclass(frozen=True)
 class Stored:
-    """The samples themselves; seed, epoch and index play no part.
+    """The samples themselves; seed, epoch and index are not used.
 
     Attributes:
-        steps: T; longer trains are cut there. None: all steps that are stored.
+        steps: T; longer trains are cut there. None: all stored steps.
 
     Raises:
         UsageError: If `steps` is not positive.

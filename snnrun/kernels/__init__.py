@@ -1,12 +1,12 @@
-"""The inner loops. Every backend is one file with the same functions; this is the one place that chooses between them.
+"""The inner loops. Every backend is a package with the same functions; only this module chooses between them.
 
 Shapes, used throughout: `B` samples, `T` steps of 1 ms, `N` neurons of the layer, `I` inputs, `S` recurrent synapses.
 Spikes are bits, `(B, T, W)` int64 with 64 neurons to a word, see `packed`.
 
-The functions of `ops` and, for layers over images, `ops.images` run those of the backend in use; `use(name, device)`
-chooses it for the process. `reference` is plain PyTorch, on any device, in float32 or float64: the truth, and what
-stands until something else is chosen. `cpu` is compiled by Numba and `gpu` by Triton, both in float32. `auto` is the
-fastest one there is for the device.
+The functions of `ops` and, for layers over images, of `ops.images` run those of the backend in use. `use(name, device)`
+chooses the backend for the process. `reference` is plain PyTorch, on any device, in float32 or float64. It is the truth
+and the backend in use until another is chosen. Numba compiles `cpu` and Triton compiles `gpu`, both in float32. `auto`
+is the fastest backend for the device.
 """
 
 from __future__ import annotations
@@ -60,11 +60,11 @@ def ready() -> bool:
 def choose(name: str, device: str) -> str:
     """The backend that a name, `auto` included, stands for on a device; changes nothing.
 
-    `device` is its type, `cpu` or `cuda`. `auto` is `cpu` on a CPU and `gpu` on a GPU, or `reference` there where
-    Triton is missing.
+    `device` is its type, `cpu` or `cuda`. `auto` is `cpu` on a CPU. On a GPU it is `gpu`, or `reference` if Triton is
+    missing.
 
     Raises:
-        UsageError: there is no such backend, it does not work on the device, or what it needs is not installed.
+        UsageError: there is no such backend, it does not work on the device, or Triton is not installed for it.
     """
     if name == "auto":
         on_gpu = "gpu" if find_spec("triton") else "reference"
@@ -94,7 +94,7 @@ def use(name: str = "auto", device: str = "cpu") -> str:
         from snnrun.kernels import cpu
 
         ops.backend = cpu
-        # PyTorch's threads go on waiting at full speed after each of its operations, on the cores of the kernels'.
+        # PyTorch's threads go on waiting at full speed after each operation, on the cores that the kernels need.
         torch.set_num_threads(1)
     elif name == "gpu":
         from snnrun.kernels import gpu

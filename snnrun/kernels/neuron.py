@@ -17,8 +17,8 @@ THRESHOLD_SLACK = 1e-6
 def slack_threshold(v_th: float, dtype: torch.dtype = torch.float32) -> float:
     """What a membrane of this type must exceed to fire at `v_th`, mV, in dense layers and pools.
 
-    `THRESHOLD_SLACK` below the threshold, and no higher than the number before it: from 16 mV on, float32 may have no
-    number in between, so that v_th - 1e-6 is rounded to v_th itself, which a membrane at the threshold does not exceed.
+    It is `THRESHOLD_SLACK` below the threshold, or the next lower number if that is lower. From 16 mV on, float32 may
+    round v_th - 1e-6 to v_th itself, and then a membrane exactly at the threshold would not fire.
     """
     threshold = torch.tensor(v_th, dtype=dtype)
     return min(v_th - THRESHOLD_SLACK, torch.nextafter(threshold, torch.full_like(threshold, -math.inf)).item())
@@ -50,9 +50,9 @@ class Stbp(NamedTuple):
     """Iterative leaky integrate-and-fire neuron of STBP (Wu et al. 2018, eq. 3-8) and its surrogate derivative.
 
     `decay` is the paper's tau, the share of the membrane that a step without a spike keeps. `strict` fires only above
-    `v_th` (the authors' code) instead of at it (eq. 7). `exponential_reset` keeps the paper's f(1) = tau exp(-1/tau)
-    after a spike (eq. 6) instead of the 0 it is approximated by (eq. 8). `temporal_gradient=False` drops every term of
-    the backward pass that comes from the next step (the ablation SDBP).
+    `v_th` (the authors' code), not at it (eq. 7). `exponential_reset` keeps the paper's f(1) = tau exp(-1/tau) of the
+    membrane after a spike (eq. 6); otherwise it is 0, the paper's approximation (eq. 8). `temporal_gradient=False`
+    drops every term of the backward pass that comes from the next step (the ablation SDBP).
     """
 
     v_th: float
@@ -72,7 +72,7 @@ class Stbp(NamedTuple):
 class Synapses(NamedTuple):
     """The existing synapses of a recurrent layer, sorted by pre-neuron and then by post-neuron, each pair once.
 
-    `weight`: (S,), mV. `pre`, `post`: (S,) int64, from which neuron and to which.
+    `weight`: (S,), mV. `pre`, `post`: (S,) int64, the neurons that each comes from and goes to.
     """
 
     weight: Tensor
@@ -80,7 +80,7 @@ class Synapses(NamedTuple):
     post: Tensor
 
     def dense(self, neurons: int) -> Tensor:
-        """The weights as a matrix (N, N), to row from column; 0 where no synapse is."""
+        """The weights as a matrix (N, N), to row from column; 0 where there is no synapse."""
         matrix = self.weight.new_zeros(neurons, neurons)
         matrix[self.post, self.pre] = self.weight
         return matrix
@@ -93,8 +93,8 @@ class Window(NamedTuple):
 
     `channels`, `rows`, `columns`: of the input. `kernels`: output channels; a pool has as many as the input. `height`,
     `width`: of the window. `padding`: rows and columns without spikes on each side of the input. `pool`: the side of
-    the squares over which the input is averaged before the window looks at it; what is left of the rows and columns
-    beyond the last whole square is not seen. Only STBP's convolutions have `pool` above 1.
+    the squares over which the input is averaged before the window looks at it. The window does not see the rows and
+    columns beyond the last whole square. Only STBP's convolutions have `pool` above 1.
     """
 
     channels: int
@@ -109,12 +109,12 @@ class Window(NamedTuple):
 
     @property
     def out_rows(self) -> int:
-        """Rows of the output; below 1 where the window is larger than the image."""
+        """Rows of the output; below 1 if the window is larger than the image."""
         return (self.rows // self.pool + 2 * self.padding - self.height) // self.stride + 1
 
     @property
     def out_columns(self) -> int:
-        """Columns of the output; below 1 where the window is larger than the image."""
+        """Columns of the output; below 1 if the window is larger than the image."""
         return (self.columns // self.pool + 2 * self.padding - self.width) // self.stride + 1
 
     @property

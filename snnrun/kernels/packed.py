@@ -1,6 +1,6 @@
-"""Spike trains as bits: (B, T, W) int64, neuron n of a step being bit n % 64 of word n // 64.
+"""Spike trains as bits: (B, T, W) int64. Neuron n of a step is bit n % 64 of word n // 64.
 
-An eighth of the memory of a byte per spike, and a step of 64 silent neurons is one comparison. In memory this is
+This takes an eighth of the memory of bytes, and one comparison finds 64 silent neurons. In memory it is
 `numpy.packbits(..., bitorder="little")` with each step padded to whole words.
 """
 
@@ -18,7 +18,7 @@ def words(neurons: int) -> int:
 
 
 def pack(spikes: Tensor) -> Tensor:
-    """Bits (B, T, W) int64 of spikes (B, T, N), in which everything but 0 is a spike."""
+    """Bits (B, T, W) int64 of spikes (B, T, N). Every value except 0 is a spike."""
     batch, steps, neurons = spikes.shape
     padded = torch.zeros(batch, steps, words(neurons) * BITS, dtype=torch.uint8, device=spikes.device)
     padded[:, :, :neurons] = spikes != 0
@@ -36,6 +36,6 @@ def unpack(packed: Tensor, neurons: int, dtype: torch.dtype = torch.uint8) -> Te
 
 def count_spikes(packed: Tensor, neurons: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """Firing counts (B, neurons) of bits (B, T, W)."""
-    # Bytes are added as bytes, 255 steps at a time: thirty times faster than a sum that converts each of them.
+    # Bytes are added as bytes, 255 steps at a time. That is thirty times faster than a sum that converts each byte.
     parts = [unpack(part, neurons).sum(dim=1, dtype=torch.uint8).to(dtype) for part in torch.split(packed, 255, dim=1)]
     return torch.stack(parts).sum(dim=0)

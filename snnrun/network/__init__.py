@@ -15,7 +15,7 @@ from snnrun.rules.base import synapse_index
 
 
 class Activity(NamedTuple):
-    """What a forward pass leaves: the output and the spike train of every layer, output included."""
+    """What a forward pass returns: the output and the spike train of every layer, output included."""
 
     output: SpikeTrain
     layers: list[SpikeTrain]
@@ -24,7 +24,7 @@ class Activity(NamedTuple):
 class Layer(nn.Module):
     """The weights of one layer as parameters, under the names that checkpoints and exports use.
 
-    Those of a spiking pool, all 1, are no parameters and in no checkpoint.
+    The weights of a spiking pool are all 1. They are no parameters and are in no checkpoint.
     """
 
     weight: Tensor
@@ -37,7 +37,7 @@ class Layer(nn.Module):
     def __init__(self, kind: LayerKind, weights: LayerWeights) -> None:
         super().__init__()
         self.kind = kind
-        # Stored input by input, or tap by tap: on a CPU an input spike adds rows of weights to the neurons it reaches.
+        # Stored input by input, or tap by tap, because on a CPU an input spike adds rows of weights to its neurons.
         if kind.pool:
             self.register_buffer("weight", weights.weight, persistent=False)
         elif kind.window is not None:
@@ -53,7 +53,7 @@ class Layer(nn.Module):
         self.register_load_state_dict_post_hook(_list_again)  # type: ignore[no-untyped-call]
 
     def weights(self) -> LayerWeights:
-        """The tensors as the rule takes them."""
+        """The tensors in the form that the rule takes."""
         index = None
         if self.recurrent_pre is not None and self.recurrent_post is not None:
             index = self.recurrent_pre, self.recurrent_post
@@ -68,7 +68,7 @@ def _listed(weights: LayerWeights) -> tuple[Tensor | None, Tensor | None]:
 
 
 def _list_again(layer: nn.Module, _: object) -> None:
-    """Weights of another network have come with its mask."""
+    """List the synapses anew, since loaded weights come with a mask of their own."""
     assert isinstance(layer, Layer)
     if layer.recurrent_mask is not None:
         layer.recurrent_pre, layer.recurrent_post = synapse_index(layer.recurrent_mask)
@@ -86,12 +86,12 @@ class Network(nn.Module):
         image: (channels, rows, columns) of the inputs, which convolutions and pools need; None if they are no image.
 
     Attributes:
-        layers: those that have neurons; the rule's average pools belong to the layer after them.
+        layers: the layers that have neurons; an average pool belongs to the layer after it.
         layer_names: `conv1`, `pool2`, `hidden3`, ..., `output`, numbered from the input on.
         sizes: their numbers of neurons.
 
     Raises:
-        UsageError: the topology cannot be read or does not fit the input, or the number of thresholds does not fit it.
+        UsageError: the topology cannot be read or does not fit the input, or the number of thresholds is wrong.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class Network(nn.Module):
     def forward(self, spikes: Tensor, labels: Tensor | None = None) -> Activity:
         """Run spikes: (B, T, inputs) of 0 and 1, or their bits (B, T, W) int64 (see `kernels.pack`).
 
-        `labels` (B,) are needed for training: the output layer's rule uses them.
+        Training needs `labels` (B,), which the rule uses in the output layer. Raises ValueError for other shapes.
         """
         packed = spikes.dtype == torch.int64
         bits = spikes if packed else pack(spikes)
@@ -131,7 +131,7 @@ class Network(nn.Module):
         return Activity(train, trains)
 
     def add_weight_penalty(self) -> None:
-        """Add the rule's regulariser to the gradients that a backward pass has left."""
+        """Add the rule's regulariser to the gradients of a backward pass."""
         for layer in self.layers:
             assert isinstance(layer, Layer)
             penalty = self.rule.weight_penalty(layer.kind, layer.weights())
@@ -149,7 +149,7 @@ class Network(nn.Module):
                 yield parameter, layer.recurrent_mask if name == "recurrent_weight" else None
 
     def synapses(self) -> int:
-        """Number of trained weights and biases; one that the neurons of a convolution share counts once."""
+        """Number of trained weights and biases. A weight that the neurons of a convolution share counts once."""
         total = 0
         for layer in self.layers:
             assert isinstance(layer, Layer)
@@ -160,7 +160,7 @@ class Network(nn.Module):
 
 
 def _initial(rule: Rule, layer: Planned, generator: torch.Generator) -> LayerWeights:
-    """The initial weights of a layer, in the shape that its kind has."""
+    """The initial weights of a layer, in the shape of its kind."""
     window = layer.kind.window
     if window is None:
         return rule.initialise(layer.kind, layer.columns, layer.rows, generator)

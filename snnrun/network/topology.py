@@ -1,4 +1,4 @@
-"""Topology strings such as `15C5-P2-40C5-P2-R300`: read, and laid out over the input as the layers of a network."""
+"""Reads topology strings such as `15C5-P2-40C5-P2-R300` and plans the layers of a network over its input."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class LayerSpec:
 
 @dataclass(frozen=True)
 class ConvSpec:
-    """A convolution: `15C5` of 15 kernels of 5 x 5, `8C3x5` of 3 rows and 5 columns; `s2` and `p1` after it."""
+    """A convolution: `15C5` is 15 kernels of 5 x 5, `8C3x5` 8 of 3 rows and 5 columns; `s2` and `p1` may follow."""
 
     kernels: int
     height: int
@@ -32,7 +32,7 @@ class ConvSpec:
 
 @dataclass(frozen=True)
 class PoolSpec:
-    """A pool: `P2` over 2 x 2, moved by its size, or by another stride as in `P3s2`."""
+    """A pool: `P2` over 2 x 2. Its stride is its size, or another one as in `P3s2`."""
 
     size: int
     stride: int
@@ -71,10 +71,10 @@ def _parse(part: str, topology: str) -> Spec:
 
 
 class Planned(NamedTuple):
-    """A layer that has neurons: what it is, its name, its neurons, and the rows and columns of its weights.
+    """A layer that has neurons: its kind, its name, its number of neurons, and the rows and columns of its weights.
 
-    The weights of a convolution have a row for each kernel and a column for each input of its receptive field. Those of
-    a spiking pool are all 1: `rows` is 0.
+    The weights of a convolution have a row for each kernel and a column for each input of its receptive field. The
+    weights of a spiking pool are all 1, and its `rows` is 0.
     """
 
     kind: LayerKind
@@ -113,7 +113,7 @@ def plan(
 
 
 class _Layout:
-    """Lays layer upon layer, and knows what the next one looks at."""
+    """Plans one layer after another, and knows what the next one looks at."""
 
     def __init__(self, inputs: int, image: tuple[int, int, int] | None, average_pools: bool) -> None:
         self.layers: list[Planned] = []
@@ -154,7 +154,7 @@ class _Layout:
         self._add(planned, (window.channels, window.out_rows, window.out_columns))
 
     def _window(self, part: str, kernels: int, height: int, width: int, stride: int, padding: int) -> Window:
-        """The window over what the layer looks at, which fits in there."""
+        """The window over what the layer looks at. Raises UsageError if there is no image or it is too small."""
         if self._image is None and self.layers:
             raise UsageError(
                 f"model.network: {part!r} cannot follow a dense layer, whose neurons have no rows and columns. "

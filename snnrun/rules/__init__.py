@@ -1,7 +1,7 @@
 """Learning rules: how a layer fires, what its loss is, and how the error comes back through it.
 
-A rule is a frozen dataclass of plain options. A network asks it for the neuron it needs (`parameters`), to run a layer
-(`layer`) and for the loss of an output (`sample_loss`); everything else is its own business.
+A rule is a frozen dataclass of plain options. A network asks it to draw the weights of a layer (`initialise`) and to
+run the layer (`layer`). It asks for the regulariser (`weight_penalty`); training asks for the loss (`sample_loss`).
 """
 
 from snnrun.rules.authors import StRsbp

@@ -1,8 +1,8 @@
-"""ST-RSBP and what its authors' code does differently from their paper, each an option: `model=strsbp`.
+"""ST-RSBP with options for what its authors' code does differently from their paper: `model=strsbp`.
 
 - `connectivity=one_sided`: their layers have no loops, see `connectivity`.
-- `solve=authors`: row-major buffers reach a column-major solver, so A^T X = Phi' is solved with Phi' the column-major
-  reading of Phi; for square layers the error below is that of Phi A^-1 instead of A^-1 Phi, with A = Omega - Theta.
+- `solve=authors`: they pass row-major buffers to a column-major solver. It solves A^T X = Phi', where A = Omega - Theta
+  and Phi' is the column-major reading of Phi. For square layers the error below is then Phi A^-1, not A^-1 Phi.
 - `self_coupling=false`: they drop Theta_ii of a self-connection.
 - `silent_ratio`: 0 until October 2019, 0.5 since; 0 here.
 - `slope_tables=authors`: their generator, and the tables of other time constants that the published runs read.
@@ -10,12 +10,12 @@
 - `regulariser_fan_in=authors`: one normaliser for a whole recurrent layer.
 - `convolution=authors`: convolutions and pools keep HM2-BP's closed form; see `closed_form_layer`.
 
-No options, for theirs breaks down where ours differs:
+Two differences have no option, because the authors' code breaks down there:
 
-- The denominators of feed-forward layers and of the lateral factor are kept 1e-4 away from 0, as they keep those of
-  recurrent layers alone; elsewhere theirs may be 0.
-- `revive` leaves `t_ref` steps between the spikes that it imposes where a run is too short for `desired` of them (up to
-  104 steps at the defaults). Theirs puts them closer, and all but the first then count for nothing.
+- All denominators stay 1e-4 away from 0. The authors guard those of recurrent layers only; those of feed-forward
+  layers and of the lateral factor may be 0 in their code.
+- `revive` leaves `t_ref` steps between the spikes that it imposes, even if a run is then too short for `desired` of
+  them (up to 104 steps at the defaults). The authors put them closer, and all but the first then count for nothing.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from snnrun.rules.slope_table import slope_table
 from snnrun.rules.strsbp import PaperStRsbp
 from snnrun.rules.views import Dense, Pool
 
-# What stands for e_ij / n_j of silent pairs in their convolutions and pools, and for e_ij of a silent post-neuron.
+# The authors' values of e_ij / n_j of silent pairs in convolutions and in pools, and of e_ij of a silent post-neuron.
 CONV_RATIO, POOL_RATIO, CONV_EFFECT = 0.5, 0.0, 0.1
 
 # The speech and Fashion-MNIST runs of the paper read these tables, whatever their own tau_m and steps.
@@ -44,7 +44,7 @@ PUBLISHED_ROWS = 50
 
 @dataclass(frozen=True, kw_only=True)
 class StRsbp(PaperStRsbp):
-    """The paper's ST-RSBP, as its defaults have it, and the options of this module."""
+    """ST-RSBP with the options of this module; the defaults give the paper's rule."""
 
     slope_tables: Literal["own", "authors"] = "own"
     extrapolate_slope: bool = False
@@ -53,7 +53,7 @@ class StRsbp(PaperStRsbp):
     convolution: Literal["spsp", "authors"] = "spsp"
 
     def gradients(self, p: Pass) -> Gradients:
-        """The paper's, or the closed form in a layer over images, or the paper's with the error of a misread Phi."""
+        """The paper's gradients; or the closed form in a layer over images; or the error of a misread Phi."""
         if self.convolution == "authors" and not isinstance(p.view, Dense):
             return closed_form_layer(p)
         if self.solve == "authors" and p.loop is not None and p.wants_error:
@@ -62,7 +62,7 @@ class StRsbp(PaperStRsbp):
         return super().gradients(p)
 
     def solved(self, p: Pass, D: Tensor) -> Tensor:
-        """The paper's, or without Theta's own diagonal."""
+        """The paper's solution, or that without Theta's own diagonal."""
         if p.loop is None or self.self_coupling:
             return super().solved(p, D)
         return ops.coupling_solve(p.theta(p.loop), p.loop.synapses, D, p.delta, self_coupling=False)
@@ -70,26 +70,26 @@ class StRsbp(PaperStRsbp):
     def misread_error(self, p: Pass, loop: Loop) -> Tensor:
         """Error below as the authors' solver call returns it: P = reshape(reshape(Phi, (I, N)) A^-1, (N, I)).
 
-        The slip needs the dense matrices, so it runs on the reference kernels whichever are in use.
+        This needs the dense matrices, so it always runs on the reference kernels.
         """
         batch, neurons = p.counts.shape
         e = reference.spsp(p.spsp, p.lif, p.spikes_in, p.spikes, p.weight)
         misread = (p.weight * self.ratio(e, p.counts, p.counts_in)).reshape(batch, -1, neurons)
         theta = reference.coupling(loop.e, p.counts, loop.synapses, p.lif.v_th, self.silent_ratio)
         system = reference.system(theta, loop.synapses, self.diagonal(p), self.self_coupling)
-        # X A^-1, row by row of X: the transposed system with one right-hand side after another.
+        # X A^-1, row by row of X: each row is a right-hand side of the transposed system.
         solved = reference.solve(system.transpose(1, 2), misread.transpose(1, 2))
         return torch.einsum("bi,bij->bj", p.delta, solved.transpose(1, 2).reshape(batch, neurons, -1))
 
     def table(self, p: Pass) -> Tensor:
-        """The paper's of this run, or the one that a layer read in the published runs."""
+        """The table of this run's constants, or the one that such a layer read in the published runs."""
         if self.slope_tables == "own":
             return super().table(p)
         steps = PUBLISHED_STEPS["feedforward" if p.loop is None else "recurrent"]
         return slope_table(PUBLISHED_TAU_M, self.tau_s, self.t_ref, steps, PUBLISHED_ROWS, authors_clock=True)
 
     def read_at(self, p: Pass, rows: int) -> Tensor:
-        """The paper's counts, or also those beyond the table."""
+        """The counts clamped to the table, or the counts themselves (`extrapolate_slope`)."""
         beyond = self.extrapolate_slope and p.loop is None and isinstance(p.view, Dense)
         return p.counts if beyond else super().read_at(p, rows)
 
@@ -102,8 +102,8 @@ class StRsbp(PaperStRsbp):
 def closed_form_layer(p: Pass) -> Gradients:
     """A convolution or pool by the closed-form effect of HM2-BP, without the factor 1 / D_i.
 
-    Their code truncates the sum in D_i to a whole number, which is 0 while its size is below 1. Silent pairs have the
-    ratio 0.5 in a convolution and 0 in a pool, whose error is averaged as in HM2-BP.
+    The authors' code truncates the sum in D_i to a whole number, which is 0 while the sum is below 1 in size. Silent
+    pairs have the ratio 0.5 in a convolution and 0 in a pool. A pool averages its error as in HM2-BP.
     """
     if isinstance(p.view, Pool):
         p = p._replace(spsp="hm2bp", silent_ratio=POOL_RATIO, delta=p.averaged_delta(p.view))

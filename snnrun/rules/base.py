@@ -17,9 +17,9 @@ from snnrun.kernels import Synapses, Window
 class SpikeTrain(NamedTuple):
     """What one layer hands to the next.
 
-    `spikes` is (B, T, W) int64, the bits of the N neurons' trains (see `kernels.packed`); `counts` is (B, N) float, the
-    number of spikes of each neuron. The gradient travels in `counts`. STBP, which needs it step by step, has `link` for
-    it besides: zeros (B, T, N) that take no memory and whose gradient is that of the spikes.
+    `spikes` is (B, T, W) int64, the bits of the N neurons' trains (see `kernels.packed`). `counts` is (B, N) float, the
+    number of spikes of each neuron. The gradient travels in `counts`. STBP also needs the gradient of each step: it
+    travels in `link`, zeros (B, T, N) that take no memory.
     """
 
     spikes: Tensor
@@ -30,9 +30,9 @@ class SpikeTrain(NamedTuple):
 class LayerKind(NamedTuple):
     """What a layer is.
 
-    `number` counts from the input the layers that have neurons; `output` and `recurrent` tell dense layers. `window`
-    is how a convolution or a spiking pool (`pool`) looks at its input, None of a dense layer; `average` is the average
-    pool, no layer itself, that a dense layer looks through.
+    `number` counts the layers that have neurons, from the input on. Only dense layers are `output` or `recurrent`.
+    `window` says how a convolution or a spiking pool (`pool`) looks at its input; it is None in a dense layer.
+    `average` is the average pool before a dense layer; such a pool is no layer itself.
     """
 
     number: int
@@ -50,8 +50,8 @@ class LayerWeights:
     `weight` is (N, I), in a convolution (K, C, height, width) and in a spiking pool (C, 1, height, width), all 1.
     `bias` is (N,) or (K,).
 
-    `recurrent_index` is the mask as lists of pre- and post-neurons, (S,) each, see `synapse_index`; of a layer whose
-    recurrent synapses have one fixed weight, of these.
+    `recurrent_index` lists the pre- and post-neurons of the recurrent synapses, (S,) each, see `synapse_index`. An
+    output layer has it without a mask: it lists the fixed lateral inhibition.
     """
 
     weight: Tensor
@@ -72,7 +72,7 @@ class LayerWeights:
 
 
 def synapse_index(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Pre- and post-neurons, (S,) each, of the synapses that a mask (N, N), to row from column, lets exist."""
+    """Pre- and post-neurons, (S,) each, of the synapses that a mask (N, N) marks: to row, from column."""
     pre, post = torch.nonzero(mask.T).T.contiguous()
     return pre, post
 
@@ -87,7 +87,7 @@ class Rule(ABC):
 
     average_pools: ClassVar[bool] = False
 
-    state_variables: ClassVar[int] = 1  # of a neuron, which each step updates
+    state_variables: ClassVar[int] = 1  # each step updates so many of a neuron
 
     v_th: Annotated[Sequence[float], Range(above=0)]
 
@@ -97,14 +97,14 @@ class Rule(ABC):
 
     @abstractmethod
     def initialise(self, kind: LayerKind, inputs: int, neurons: int, generator: Generator) -> LayerWeights:
-        """Draw the initial weights of a layer, float32 on the CPU: (neurons, inputs), whatever it is.
+        """Draw the initial weights of a layer of any kind, float32 on the CPU: (neurons, inputs).
 
-        Of a convolution `neurons` are its kernels and `inputs` the size of its receptive field.
+        For a convolution, `neurons` is the number of its kernels and `inputs` the size of its receptive field.
         """
 
     @abstractmethod
     def layer(self, kind: LayerKind, weights: LayerWeights, inputs: SpikeTrain, labels: Tensor | None) -> SpikeTrain:
-        """Run a layer over (B, T, I) spikes. `labels` (B,) are needed where a gradient of the output layer is."""
+        """Run a layer over spikes of (B, T, I). The output layer needs `labels` (B,) for its gradient."""
 
     @abstractmethod
     def sample_loss(self, output: SpikeTrain, labels: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Recurrent connectivity: sparse and by distance on a grid, as in the liquid state machines the papers build on."""
+"""Recurrent connectivity: sparse and by distance on a grid. The papers take it from liquid state machines."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def grid(neurons: int) -> tuple[int, int, int]:
 def connect(neurons: int, connectivity: str, generator: Generator) -> tuple[Tensor, Tensor]:
     """Draw which recurrent synapses exist.
 
-    Pre-neuron p reaches post-neuron i, itself included, with probability 1.5 c exp(-d^2 / 4), d their distance on the
-    grid and c by their types (HM2-BP's and ST-RSBP's reservoirs). `connectivity`:
+    Pre-neuron p reaches post-neuron i (or itself) with probability 1.5 c exp(-d^2 / 4). Here d is their distance on the
+    grid, and c depends on their types (HM2-BP's and ST-RSBP's reservoirs). `connectivity`:
 
     - `two_sided`: that rule.
     - `one_sided`: what the ST-RSBP authors' code builds. Its grid coordinates are unsigned, so a synapse exists only
-      where the pre-neuron's are no smaller than the post-neuron's in every direction: no loops but self-connections.
+      if no coordinate of the pre-neuron is smaller than the post-neuron's. The only loops are self-connections.
     - `full`: every pair, self-connections included.
 
     Returns:

@@ -4,28 +4,28 @@
     error below: dE/dn_j = sum_i delta_i w_ij e_ij / n_j
     dE/dw_ij = delta_i e_ij (1 + sigma_i),   sigma_i = (1 / v_th) sum_j w_ij e_ij / n_i
 
-with e_ij in closed form (`kernels.reference.hm2bp_readout`). 1 + sigma_i is the first-order expansion of
-1 / (1 - sigma_i), the effect of the post-neuron's own count on e_ij, estimated from this sample instead of a table.
+with e_ij in closed form (`kernels.reference.time.hm2bp_readout`). 1 + sigma_i is the first-order expansion of
+1 / (1 - sigma_i), the effect of the post-neuron's own count on e_ij. This sample gives the estimate, not a table.
 
-Recurrent layers, which the original does not train, follow by the same first-order expansion. With Theta_lp =
-w_lp (e_lp / n_p) / v_th the exact adjoint of the loop is (1 - Theta^T)^-1 delta; here
+The original does not train recurrent layers. They follow by the same first-order expansion. With Theta_lp =
+w_lp (e_lp / n_p) / v_th the exact adjoint of the loop is (1 - Theta^T)^-1 delta. This module computes
 
     lambda = delta + Theta^T delta,   error below: sum_i lambda_i w_ij e_ij / n_j,
 
-one turn of credit around the loop. sigma_i sums over the recurrent synapses too, and their gradient is
-delta_i e_ip (1 + sigma_i), as for the others.
+one turn of credit around the loop. sigma_i sums over the recurrent synapses too. Their gradient is
+delta_i e_ip (1 + sigma_i), as for the other synapses.
 
-The authors' special cases are the defaults, for the paper leaves them open: e = `silent_effect` (0.1) where the
-post-neuron is silent and the pre-neuron is not, e_ij / n_j = `silent_ratio` (1) where either is silent, and
-e_ij / n_i = 0.5 in sigma where the post-neuron is silent. `effect_ratio=false` returns the error through bare weights.
+The paper leaves some cases open; the defaults are those of the authors' code. e = `silent_effect` (0.1) if the
+post-neuron is silent and the pre-neuron is not. e_ij / n_j = `silent_ratio` (1) if either is silent. In sigma,
+e_ij / n_i = 0.5 if the post-neuron is silent. `effect_ratio=false` passes the error down by the weights alone.
 
-Differs from the authors' code, without an option, for theirs breaks down there: the lateral factor's denominator is
-kept 1e-4 away from 0, and `revive` leaves `t_ref` steps between the spikes that it imposes where a run is too short for
-`desired` of them (theirs come closer, and all but the first then count for nothing).
+Two differences from the authors' code have no option, because their code breaks down there. The denominator of the
+lateral factor stays 1e-4 away from 0. `revive` leaves `t_ref` steps between the spikes that it imposes, even if a run
+is then too short for `desired` of them. The authors put them closer, and all but the first then count for nothing.
 
-In a convolution the sums over i run over the positions of a kernel, and sigma over each one's receptive field. A
-spiking pool fires with weight 1 for each input and hands its error back as an average would, by the size of its window
-and not by v_th: dE/dn_j = sum_i dE/dn_i / (height width) e_ij / n_j, the paper's weight 0.25 of a 2 x 2 window.
+In a convolution the sums over i run over the positions of a kernel, and sigma over the receptive field of each. A
+spiking pool fires with weight 1 for each input. It hands its error back as an average does, divided by the size of its
+window and not by v_th: dE/dn_j = sum_i dE/dn_i / (height width) e_ij / n_j, the paper's weight 0.25 for 2 x 2.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Hm2Bp(SpikeTrainRule):
     silent_effect: Annotated[float, Range(at_least=0)] = 0.1
 
     def first_read(self) -> int:
-        """The closed form reads input spikes more than `t_ref` before, and none at step 0."""
+        """The closed form reads input spikes more than `t_ref` steps before a spike, and none at step 0."""
         return self.t_ref + 2
 
     def gradients(self, p: Pass) -> Gradients:
@@ -83,7 +83,7 @@ class Hm2Bp(SpikeTrainRule):
         return ratio / p.lif.v_th
 
     def credit(self, p: Pass) -> Tensor:
-        """lambda = delta + Theta^T delta of a recurrent layer, delta of another, (B, N)."""
+        """lambda = delta + Theta^T delta in a recurrent layer, delta in any other, (B, N)."""
         if p.loop is None:
             return p.delta
         pre, post = p.loop.synapses.pre, p.loop.synapses.post

@@ -1,4 +1,4 @@
-"""The backward pass of one layer at a spike-train-level rule: what it has, and the sums over synapses that it needs."""
+"""The backward pass of one layer by a spike-train-level rule: its data, and the sums over synapses that it needs."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class Gradients(NamedTuple):
 
 
 class Pass(NamedTuple):
-    """One layer's forward pass as its backward pass needs it, and the error that came back.
+    """What the backward pass of one layer needs of its forward pass, and the error that came back.
 
-    `spsp` says whose S-PSP e_ij is; `silent_ratio` stands for e_ij / n_j where either neuron is silent. `spikes_in` and
-    `spikes` are bits (B, T, W), `counts_in` (B, I) and `counts` (B, N) their counts; `delta` (B, N) is dE/dn / v_th
-    (ST-RSBP eq. 5). `factor`, (B, N) or 1, multiplies the weight gradient only; `wants_error` unless nothing below
-    learns; `view` is what the neurons see.
+    `spsp` names the rule that defines the S-PSP e_ij. `silent_ratio` replaces e_ij / n_j if either neuron is silent.
+    `spikes_in` and `spikes` are bits (B, T, W); `counts_in` (B, I) and `counts` (B, N) are their counts. `delta` (B, N)
+    is dE/dn / v_th (ST-RSBP eq. 5). `factor`, (B, N) or 1, multiplies the weight gradient only. `wants_error` is false
+    if nothing below learns. `view` is what the neurons see.
     """
 
     spsp: str
@@ -61,10 +61,10 @@ class Pass(NamedTuple):
         return ops.coupling(loop.e, self.counts, loop.synapses, self.lif.v_th, self.silent_ratio)
 
     def gradients(self, gain: Tensor, credit: Tensor | None) -> Gradients:
-        """What a gain and a credit (B, N) of the neurons come to.
+        """The gradients that a gain and a credit (B, N) of the neurons give.
 
-        sum_b gain_i e_ij by weight and by recurrent synapse, and, with a credit, Phi^T credit: by input
-        sum_i credit_i w_ij e_ij / n_j.
+        The sum over b of gain_i e_ij for each weight and each recurrent synapse. With a credit also Phi^T credit, which
+        is sum_i credit_i w_ij e_ij / n_j for each input.
         """
         weight, weighted = self.view.backward(self, gain, credit)
         recurrent = None if self.loop is None else ops.recurrent_gradient(self.loop.e, gain, self.loop.synapses)
@@ -80,9 +80,9 @@ class Pass(NamedTuple):
         return error
 
     def silent_gradient(self, gain: Tensor) -> Tensor:
-        """Sum of gain_i, by weight, over the pairs of a silent post-neuron i and a pre-neuron that fires."""
+        """For each weight, the sum of gain_i over the pairs of a silent post-neuron i and a pre-neuron that fires."""
         return self.view.outer(gain * (self.counts == 0), (self.counts_in > 0).to(gain.dtype), self.weight)
 
     def averaged_delta(self, pool: Pool) -> Tensor:
-        """dE/dn of a spiking pool as HM2-BP hands it back, divided by the size of its window, (B, N)."""
+        """dE/dn of a spiking pool divided by the size of its window, as HM2-BP hands it back, (B, N)."""
         return self.delta * self.lif.v_th / (pool.window.height * pool.window.width)

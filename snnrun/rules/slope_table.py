@@ -1,13 +1,13 @@
 """ST-RSBP's fitted table of S-PSP against firing counts, made for a run's own time constants and number of steps.
 
-The table holds, for each input count n_in, a polynomial of degree 4 in the output count n_out that is fitted to the
-mean S-PSP of random spike trains; its derivative stands for de_ij / dn_i. The input and output trains are drawn
+For each input count n_in the table holds a polynomial of degree 4 in the output count n_out. It is fitted to the mean
+S-PSP of random spike trains; its derivative is the estimate of de_ij / dn_i. The input and output trains are drawn
 independently, so the mean factorises exactly:
 
     mean e(n_in, n_out) = sum over t of P(t; n_in) K(t; n_out)
 
-with P the probability that an input train of n_in spikes fires at t and K the mean readout of output trains of n_out
-spikes. Two averages over trains, not one over every pair of counts, make the table in about a second.
+P is the probability that an input train of n_in spikes fires at t. K is the mean readout of output trains of n_out
+spikes. So two averages over trains are enough, and the table takes about a second.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ def slope_table(
 ) -> Tensor:
     """Coefficients (rows, 5) float64, highest power first; row r - 1 belongs to n_in = r.
 
-    Times are uniform over the steps with more than `t_ref` steps between spikes. Where the steps cannot hold `rows`
-    spikes the table ends earlier. `authors_clock` is their generator: times from 0 to `steps` inclusive, the two ends
-    half as likely, and a spike at 0 that silences an output train. The draws have a fixed seed.
+    Spike times are uniform over the steps, more than `t_ref` steps apart. The table ends earlier if the steps cannot
+    hold `rows` spikes. `authors_clock` is the authors' generator: times from 0 to `steps` inclusive, the two ends half
+    as likely; a spike at 0 silences an output train. The draws have a fixed seed.
     """
     rows = max(2 * DEGREE, min(rows, int(0.75 * steps / (t_ref + 1))))
     generator = torch.Generator().manual_seed(5)

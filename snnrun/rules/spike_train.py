@@ -1,7 +1,7 @@
 """What ST-RSBP and HM2-BP share: neuron, targets, output layer, initialisation, regulariser.
 
-Both rules treat a layer as a function from input counts to output counts, n ~ a / v_th with a_i = sum_j w_ij e_ij,
-and backpropagate through whole spike trains. Here that function is an ordinary autograd node: the loss is any
+Both rules treat a layer as a function from input counts to output counts, n ~ a / v_th with a_i = sum_j w_ij e_ij.
+They backpropagate through whole spike trains. Here that function is an ordinary autograd node: the loss is any
 differentiable function of the output counts, the error arrives as dE/dn, and the node's backward pass is the rule.
 Gradients of a batch are sums over its samples, so the mean of the samples' losses gives the mean of their gradients.
 """
@@ -23,8 +23,7 @@ from snnrun.rules.connectivity import connect
 from snnrun.rules.passes import Gradients, Loop, Pass
 from snnrun.rules.views import Convolution, Dense, Pool, View
 
-# The guard of the ST-RSBP authors' recurrent layers, here of every denominator. Their feed-forward layers and lateral
-# factors have none.
+# The guard of every denominator. The ST-RSBP authors have it in recurrent layers only.
 SMALLEST_DENOMINATOR = 1e-4
 
 
@@ -34,11 +33,11 @@ class SpikeTrainRule(Rule):
 
     Targets: the label's neuron should fire `desired` times, the others `undesired` times; an error of at most `margin`
     spikes counts as none. `revive` imposes a regular train on a silent label neuron before the backward pass.
-    `lateral` is the strength of the fixed inhibition among output neurons, `lateral_factor` its share in the gradient.
-    `silent_ratio` stands for e_ij / n_j where either neuron is silent.
+    `lateral` is the strength of the fixed inhibition among output neurons; `lateral_factor` puts it into the gradient.
+    `silent_ratio` replaces e_ij / n_j if either neuron is silent.
     """
 
-    spsp: ClassVar[str]  # whose S-PSP the kernels compute
+    spsp: ClassVar[str]  # the rule whose S-PSP the kernels compute
     state_variables: ClassVar[int] = 2  # synapse and membrane
 
     tau_m: Annotated[float, Range(at_least=1)] = 64.0
@@ -72,8 +71,8 @@ class SpikeTrainRule(Rule):
     def initialise(self, kind: LayerKind, inputs: int, neurons: int, generator: Generator) -> LayerWeights:
         """Uniform on [-init_scale, init_scale], or +-init_scale on a few random inputs of each neuron (`fixed`).
 
-        The kernels of convolutions have a scale of their own, `conv_init_scale`.
-        Recurrent weights are uniform too, or have the sign of the pre-neuron's type (`recurrent_init=sign`).
+        The kernels of convolutions have a scale of their own, `conv_init_scale`. Recurrent weights are uniform too, or
+        +-init_scale with the sign of the pre-neuron's type (`recurrent_init=sign`).
         """
         uniform = torch.rand(neurons, inputs, generator=generator) * 2 - 1
         if self.init == "fixed":
@@ -125,15 +124,15 @@ class SpikeTrainRule(Rule):
     # -- backward -----------------------------------------------------------------------------------------------------
 
     def first_read(self) -> int:
-        """The first step at which a spike has an S-PSP, of input spikes one step before it or earlier."""
+        """The first step at which a spike has an S-PSP: it comes from input spikes at least one step before."""
         return 1
 
     @abstractmethod
     def gradients(self, p: Pass) -> Gradients:
-        """The rule proper: from a layer's error to its gradients and the error of the layer below."""
+        """The rule itself: from a layer's error to its gradients and the error of the layer below."""
 
     def taught(self, p: Pass, labels: Tensor, inhibition: Synapses | None) -> Pass:
-        """The pass of the output layer with the factor of its inhibition and then with its silent labels revived."""
+        """The pass of the output layer: first with the factor of its inhibition, then with silent labels revived."""
         factor, spikes, counts = p.factor, p.spikes, p.counts
         if inhibition is not None and self.lateral_factor:
             factor = self.lateral_share(spikes, counts, labels, p.lif, inhibition)
@@ -144,9 +143,9 @@ class SpikeTrainRule(Rule):
     def revived(self, spikes: Tensor, counts: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Spikes and counts in which a silent label neuron fires at D, 2 D, ... < T with D = floor(T / desired).
 
-        Spikes in the hold after another count for nothing, so D is `t_ref` + 1 at least, and a short run has fewer
-        spikes; one that is shorter than D has a single spike, at its last step. Where no input spike could act on any
-        of them the neuron stays silent.
+        A spike within `t_ref` steps of another counts for nothing, so D is at least `t_ref` + 1, and a short run has
+        fewer spikes. A run shorter than D has a single spike, at its last step. The neuron stays silent if no input
+        spike could act on any of these spikes.
         """
         steps = spikes.shape[1]
         interval = min(max(int(steps // self.desired), self.t_ref + 1), steps - 1)
@@ -164,7 +163,7 @@ class SpikeTrainRule(Rule):
     def lateral_share(self, spikes: Tensor, counts: Tensor, labels: Tensor, lif: Lif, pairs: Synapses) -> Tensor:
         """L_i = 1 / (1 - s^2 sum_{l != i} r_li x_l r_il x_i), (B, N): the first-order echo of the lateral inhibition.
 
-        r_li = e(l from i) / n_i, and x_i = 1 / v_th if i fired or is the label, else 0. `pairs`: from `inhibition`.
+        r_li = e(l from i) / n_i. x_i = 1 / v_th if i fired or is the label, else 0. `pairs` come from `inhibition`.
         """
         v_th, neurons = lif.v_th, counts.shape[1]
         e = counts.new_zeros(len(spikes), neurons, neurons)
@@ -177,21 +176,21 @@ class SpikeTrainRule(Rule):
         return 1.0 / away_from_zero(1.0 - self.lateral**2 * loop.sum(dim=1))
 
     def ratio(self, e: Tensor, counts: Tensor, counts_in: Tensor) -> Tensor:
-        """e_ij / n_j, the estimate of de_ij / dn_j; `silent_ratio` where either neuron is silent. (B, N, I)."""
+        """e_ij / n_j, the estimate of de_ij / dn_j, (B, N, I); `silent_ratio` if either neuron is silent."""
         both = (counts > 0)[:, :, None] & (counts_in > 0)[:, None, :]
         return torch.where(both, e / counts_in.clamp(min=1.0)[:, None, :], self.silent_ratio)
 
     # -- regulariser --------------------------------------------------------------------------------------------------
 
     def authors_fan_in(self, weights: LayerWeights) -> int:
-        """The normaliser Z of a dense layer's regulariser as the rule's authors coded it: its inputs."""
+        """The normaliser Z of a dense layer's regulariser in the code of the rule's authors: its inputs."""
         return weights.weight.shape[1]
 
     def weight_penalty(self, kind: LayerKind, weights: LayerWeights) -> tuple[Tensor, Tensor | None] | None:
         """Exponential regulariser: G_ij += L b (w_ij / W) exp(b (q_i - 1)), q_i = (1/Z) sum_j (w_ij / W)^2.
 
-        Z is the number of the neuron's synapses, or what the authors' code has (`regulariser_fan_in=authors`). Of a
-        convolution i is a kernel and j a weight of its receptive field.
+        L is `regulariser`, b `regulariser_beta`, W `weight_limit`. Z is the number of the neuron's synapses, or that of
+        the authors' code (`regulariser_fan_in=authors`). In a convolution i is a kernel and j a weight of it.
         """
         if not self.regulariser or kind.pool:
             return None
@@ -217,7 +216,7 @@ def view_of(kind: LayerKind) -> View:
 
 
 def away_from_zero(x: Tensor) -> Tensor:
-    """A denominator kept finite to divide by."""
+    """A denominator, at least 1e-4 away from 0."""
     guard = torch.full_like(x, SMALLEST_DENOMINATOR)  # two Python numbers in `where` make float32
     return torch.where(x.abs() < SMALLEST_DENOMINATOR, torch.where(x < 0, -guard, guard), x)
 
@@ -227,7 +226,7 @@ def _detach(tensor: Tensor | None) -> Tensor | None:
 
 
 class _Layer(torch.autograd.Function):
-    """A layer as a node from input counts to output counts. The spikes ride along as constants."""
+    """A layer as a node from input counts to output counts. The spikes are constants."""
 
     @staticmethod
     def forward(

@@ -1,18 +1,18 @@
 """STBP: spatio-temporal backpropagation (Wu, Deng, Li, Zhu & Shi, Frontiers in Neuroscience 2018).
 
-Backpropagation through time over an iterative leaky integrate-and-fire layer whose step function gets a surrogate
-derivative. The neuron and the recursions are in `kernels.reference`; here are the layer as an autograd node, the
+Backpropagation through time over an iterative leaky integrate-and-fire layer, with a surrogate derivative for its step
+function. The neuron and the recursions are in `kernels.reference`. This module has the layer as an autograd node, the
 paper's initialisation (eq. 29-30) and its loss (eq. 9), L = 1/2 |y - (1/T) sum_t o^t|^2 with y one-hot.
 
 `temporal_gradient=false` is the paper's ablation SDBP: errors travel down the layers but not back through time.
 Recurrent layers, which the paper does not have, receive W_rec o^{t-1} and backpropagate through it.
 
-A convolution has one bias for each kernel. Pools are averages of the spikes and no neurons: they belong to the layer
-after them, which sees the mean of each square. Of a dense layer that is a dense layer on the spikes themselves whose
-weights are spread over the squares.
+A convolution has one bias for each kernel. Pools average the spikes and have no neurons. A pool belongs to the layer
+after it, which sees the mean of each square. If that layer is dense, it runs on the spikes themselves, and its weights
+are spread over the squares (`spread`).
 
-Differs from the authors' released code, each difference an option: they fire strictly above the threshold
-(`strict_threshold`), initialise as PyTorch does (`init=torch`) and average the loss over the outputs too
+The authors' released code differs from the paper, and each difference is an option. It fires strictly above the
+threshold (`strict_threshold`) and initialises as PyTorch does (`init=torch`). It averages the loss over the outputs too
 (`loss=mean_squared`), a constant factor. The paper's f(o) = tau exp(-o / tau) (eq. 6) is `reset=exponential`.
 """
 
@@ -63,10 +63,7 @@ class StbpRule(Rule):
         )
 
     def initialise(self, kind: LayerKind, inputs: int, neurons: int, generator: Generator) -> LayerWeights:
-        """Uniform on [-1, 1], each neuron's incoming weights scaled to norm 1 (eq. 29-30); or PyTorch's default.
-
-        Of a convolution those of each kernel.
-        """
+        """Uniform on [-1, 1], then scaled to norm 1 for each neuron or kernel (eq. 29-30); or PyTorch's default."""
         weight = torch.rand(neurons, inputs, generator=generator) * 2 - 1
         norm = math.sqrt(inputs) if self.init == "torch" else weight.norm(dim=1, keepdim=True)
         weights = LayerWeights(weight=weight / norm)
@@ -82,7 +79,7 @@ class StbpRule(Rule):
         return weights
 
     def layer(self, kind: LayerKind, weights: LayerWeights, inputs: SpikeTrain, labels: Tensor | None) -> SpikeTrain:
-        """Run a layer; the gradient of its spikes comes back through counts and link."""
+        """Run a layer. The gradient of its spikes comes back through `counts` and `link`."""
         del labels
         weight = weights.weight if kind.average is None else spread(weights.weight, kind.average)
         spikes, counts, link = _Layer.apply(
@@ -92,7 +89,7 @@ class StbpRule(Rule):
         return SpikeTrain(spikes, counts, link)
 
     def sample_loss(self, output: SpikeTrain, labels: Tensor) -> Tensor:
-        """Squared distance of the firing rates from the one-hot label (eq. 9); half of it, or its mean over outputs."""
+        """Half the squared distance of the firing rates from the one-hot label (eq. 9), or its mean over outputs."""
         rate = output.counts / output.spikes.shape[1]
         wanted = torch.nn.functional.one_hot(labels, rate.shape[1]).to(rate.dtype)
         square = (wanted - rate).square()
@@ -100,7 +97,7 @@ class StbpRule(Rule):
 
 
 def spread(weight: Tensor, average: Window) -> Tensor:
-    """Weights (N, I) of a dense layer after an average pool as those (N, inputs of the pool) of one without it.
+    """Weights (N, I) of a dense layer after an average pool, as weights (N, inputs of the pool) on the pool's inputs.
 
     The inputs of a square share its weight; those beyond the last whole square have 0. Differentiable.
     """
@@ -112,7 +109,7 @@ def spread(weight: Tensor, average: Window) -> Tensor:
 
 
 class _Layer(torch.autograd.Function):
-    """A layer as a node from (spikes, link) to (spikes, counts, link); the spikes ride along as constants."""
+    """A layer as a node from (spikes, link) to (spikes, counts, link). The spikes are constants."""
 
     @staticmethod
     def forward(

@@ -1,6 +1,6 @@
 """ST-RSBP: spike-train level recurrent SNN backpropagation (Zhang & Li, NeurIPS 2019).
 
-For a layer with input spike trains j and, if recurrent, its own trains p (paper's eq. numbers):
+A layer has input spike trains j and, if it is recurrent, its own trains p. The numbers are those of the paper:
 
     a_i = sum_j w_ij e_ij + sum_p w_ip e_ip,  n_i ~ a_i / v_th                                               (1, 2)
     delta_i = dE/dn_i / v_th                                                                                 (5)
@@ -9,7 +9,7 @@ For a layer with input spike trains j and, if recurrent, its own trains p (paper
     (Omega - Theta)^T lambda = delta,   error below = Phi^T lambda                                          (13)
     dE/dw_ij = delta_i e_ij / D_i                                                                            (4)
 
-The system of eq. 13 is solved for its one right-hand side; nothing is inverted. de_ij/dn_j is estimated by e_ij / n_j.
+The system of eq. 13 is solved for one right-hand side, without an inverse. e_ij / n_j is the estimate of de_ij/dn_j.
 
 de_ij/dn_i, the slope by the post-neuron's count, has three forms (`slope`):
 
@@ -17,11 +17,11 @@ de_ij/dn_i, the slope by the post-neuron's count, has three forms (`slope`):
 - `counts`: HM2-BP's first-order form from this sample, 1 / D_i = 1 + (1 / v_th) sum w e / n_i;
 - `table`: the paper's fitted table, see `slope_table`.
 
-A convolution is a layer whose neurons see a window each and share weights: its sums over j run over the receptive
-field, in which what is beyond the image's edge counts as no input, and dE/dw over the positions of a kernel. A spiking
-pool is a layer with the fixed weights 1.
+A convolution is a layer whose neurons see one window each and share weights. Its sums over j run over the receptive
+field; places beyond the edge of the image are no inputs. dE/dw sums over the positions of a kernel. A spiking pool is a
+layer with the fixed weights 1.
 
-What the authors' code does differently is in `authors`.
+`authors` has what the authors' code does differently.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ from snnrun.rules.spike_train import SpikeTrainRule, away_from_zero
 class PaperStRsbp(SpikeTrainRule):
     """ST-RSBP as in the paper. `slope_rows`: rows of the fitted table, its largest count.
 
-    Its S-PSP is the stepwise one of the paper's supplement: a unit-weight input's membrane just before each reset.
+    Its S-PSP is the stepwise one of the paper's supplement: what an input of weight 1 adds to the membrane, read just
+    before each reset.
     """
 
     spsp: ClassVar[str] = "strsbp"
@@ -53,7 +54,7 @@ class PaperStRsbp(SpikeTrainRule):
     slope_rows: Annotated[int, Range(at_least=5)] = 100
 
     def gradients(self, p: Pass) -> Gradients:
-        """Eq. 4 to 13 for one layer, in which `p` has delta (eq. 5) and the product with Phi (eq. 13)."""
+        """Eq. 4 to 13 for one layer. `p` has delta (eq. 5), and its `gradients` multiply with Phi (eq. 13)."""
         D = self.diagonal(p)
         lambda_ = self.solved(p, D) if p.wants_error else None
         return p.gradients(p.delta / D * p.factor, lambda_)
@@ -82,7 +83,7 @@ class PaperStRsbp(SpikeTrainRule):
         return ops.coupling_solve(p.theta(p.loop), p.loop.synapses, D, p.delta)
 
     def table(self, p: Pass) -> Tensor:
-        """Coefficients of the table a layer reads, (rows, 5), highest power first."""
+        """Coefficients of the table that a layer reads, (rows, 5), highest power first."""
         return slope_table(self.tau_m, self.tau_s, self.t_ref, p.spikes.shape[1], self.slope_rows)
 
     def read_at(self, p: Pass, rows: int) -> Tensor:
@@ -93,13 +94,13 @@ class PaperStRsbp(SpikeTrainRule):
 def slope_sum(table: Tensor, drive: Callable[[Tensor], Tensor], counts_in: Tensor, counts: Tensor) -> Tensor:
     """sum_j w_ij de_ij/dn_i, (B, N) float64, by the derivatives of the table's polynomials.
 
-    `drive` gives sum_j w_ij x_j, (B, N), of x (B, I), both float64: terms of either sign cancel to D_i near 0, which is
-    divided by. Counts of the inputs are clamped to the table's rows 1 ... R. The polynomial in n_i has coefficients by
-    n_j alone, so the sum over inputs is one product per power.
+    `drive` gives sum_j w_ij x_j, (B, N), of x (B, I). Both are float64, because terms of either sign may cancel to a
+    small D_i, which then divides. Counts of the inputs are clamped to the table's rows 1 ... R. The coefficients of the
+    polynomial in n_i depend on n_j alone, so the sum over inputs is one product for each power.
     """
     table, counts = table.to(counts.device), counts.double()
     derivative = table[:, :4] * torch.tensor([4.0, 3.0, 2.0, 1.0], dtype=table.dtype, device=table.device)
     rows = counts_in.clamp(1, len(table)).long() - 1
-    coefficients = derivative[rows].permute(2, 0, 1)  # (4, B, I), in one product, whose rounding depends on no batch
+    coefficients = derivative[rows].permute(2, 0, 1)  # (4, B, I): one product, rounded alike in every batch
     c3, c2, c1, c0 = drive(coefficients.flatten(0, 1)).view(4, *counts.shape).unbind()
     return ((c3 * counts + c2) * counts + c1) * counts + c0

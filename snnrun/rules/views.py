@@ -1,8 +1,8 @@
 """What each neuron of a layer sees of the layer below: all of it, or a window of an image.
 
-These classes have the same methods: the kernels of a layer, which take its backward pass where they are part of that,
-and three products of its weights with counts, those of the inputs (B, I) or of the neurons (B, N). `weight` is (N, I)
-in a dense layer and (K, C, height, width) in a convolution.
+These classes have the same methods. Three run the kernels of a layer; two of them take its backward pass. Three are
+products of its weights with values of the inputs (B, I) or of the neurons (B, N). `weight` is (N, I) in a dense layer
+and (K, C, height, width) in a convolution.
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ class Dense:
         return ops.spsp_activation(p.spsp, p.lif, p.spikes_in, p.spikes, p.weight)
 
     def backward(self, p: Pass, gain: Tensor, credit: Tensor | None) -> tuple[Tensor | None, Tensor]:
-        """Sums of gain_i e_ij by weight, None in a pool, and of credit_i w_ij e_ij by input, (B, 0) without credit."""
+        """Sums of gain_i e_ij for each weight (None in a pool) and of credit_i w_ij e_ij for each input.
+
+        The second has the shape (B, I), or (B, 0) without credit.
+        """
         return ops.spsp_backward(p.spsp, p.lif, p.spikes_in, p.spikes, gain, credit, p.weight)
 
     def drive(self, x: Tensor, weight: Tensor) -> Tensor:
@@ -44,7 +47,7 @@ class Dense:
         return credit @ weight
 
     def outer(self, gain: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-        """Sum of gain_i x_j over samples, and over the pairs (i, j) that share a weight; of the weight's shape."""
+        """Sum of gain_i x_j over samples and over the pairs (i, j) that share a weight, in the weight's shape."""
         del weight
         return gain.T @ x
 
@@ -91,7 +94,7 @@ class Pool(Convolution):
         return images.pool_forward(spikes_in, self.window, lif, weight.dtype)
 
     def activation(self, p: Pass) -> Tensor:
-        """See `Dense`; by the reference, for no backend has it."""
+        """See `Dense`. The reference computes it, since no backend does."""
         return reference.conv_activation(p.spsp, p.lif, p.spikes_in, p.spikes, p.weight, self.window)
 
     def backward(self, p: Pass, gain: Tensor, credit: Tensor | None) -> tuple[Tensor | None, Tensor]:

@@ -1,8 +1,8 @@
-"""Checks of a backend's kernels against the reference in float64, on whatever device there is, with fixed seeds.
+"""Checks of a backend's kernels against the reference in float64, on any device, with fixed seeds.
 
-Floats must come within 1e-5 of the largest entry. Spikes must be the reference's until its own membrane stands within
-1e-4 mV of the threshold, which is where a threshold that much lower or higher changes them. What comes after it in that
-train, or in a recurrent layer in any train of that sample, is excused.
+Floats may differ by 1e-5 of the largest entry. Spikes must be the reference's until a membrane of the reference is
+within 1e-4 mV of the threshold, that is, until a threshold so much lower or higher changes the spikes. After that, the
+rest of this train may differ; in a recurrent layer, every train of this sample may.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from snnrun.kernels.neuron import Lif, Stbp, Synapses
 from snnrun.kernels.packed import pack, unpack
 
 _SYNAPSES = 30  # of a neuron, recurrent
-# mV; from 16 on, the numbers of float32 are further apart than the slack.
+# mV. From 16 on, the distance between float32 numbers is larger than the slack.
 THRESHOLDS = (5.0, 17.3, 20.0, 32.0, 33.0, 40.0, 64.0, 100.0, 1000.0, 1000.1)
 
 
@@ -36,7 +36,7 @@ class Case(NamedTuple):
     seed: int = 0
 
 
-# One word of bits and several, whole and not; steps beyond HM2-BP's window of 4 tau_m; each refractory period.
+# One word of bits and several, full and partly filled; steps beyond HM2-BP's window of 4 tau_m; refractory periods.
 CASES = (
     Case(3, 40, 20, 10, Lif(20.0, 8.0, 2, 1.0)),
     Case(2, 60, 64, 65, Lif(5.0, 4.0, 3, 2.0), seed=1),
@@ -50,7 +50,7 @@ class Data(NamedTuple):
     """Random tensors for a case, on the CPU, in float64 with the values of float32."""
 
     spikes_in: Tensor  # bits (B, T, W) of the inputs, from silent to dense
-    spikes: Tensor  # bits of the layer itself, at rates of their own
+    spikes: Tensor  # bits of the layer itself, independent of the inputs
     counts: Tensor
     weight: Tensor
     recurrent: Synapses  # all in a small layer
@@ -100,7 +100,7 @@ def check_lif_forward(backend: Any, device: str, case: Case, recurrent: bool) ->
 
 
 def check_threshold(backend: Any, device: str, case: Case, recurrent: bool) -> CheckResult:
-    """Who fires where one input spike takes the membrane to the threshold exactly, and a few roundings off it."""
+    """Which neurons fire if one input spike takes the membrane exactly to the threshold, or a few roundings off it."""
     spikes_in = pack(torch.tensor([1, 0, 0])[None, :, None])
     none, first = torch.zeros(1).double(), torch.zeros(1, dtype=torch.int64)
     synapses = Synapses(none, first, first) if recurrent else None
@@ -130,7 +130,7 @@ def check_spsp_activation(backend: Any, device: str, case: Case, rule: str) -> C
 
 
 def check_spsp_backward(backend: Any, device: str, case: Case, rule: str) -> CheckResult:
-    """Weight gradient and the error of the layer below, and the gradient alone."""
+    """Weight gradient and the error of the layer below; then the gradient alone."""
     data = Data.of(case)
     pairs: list[tuple[Tensor, Tensor]] = []
     for credit in (data.credit, None):
@@ -165,10 +165,10 @@ def check_coupling(backend: Any, device: str, case: Case) -> CheckResult:
 def check_coupling_solve(
     backend: Any, device: str, case: Case, self_coupling: bool, radius: float, name: str = "coupling_solve"
 ) -> CheckResult:
-    """The residual of the coupled system, theta of about the spectral radius `radius`.
+    """The residual of the coupled system, with a theta whose spectral radius is about `radius`.
 
-    The error is the residual as a share of what rounding the matrix' entries could cause: a system near a singular one
-    has no solution more exact than that.
+    The error is the residual as a share of the residual that rounding the matrix could cause. If the system is nearly
+    singular, no solution is more exact than that.
     """
     data = Data.of(case)
     size = radius / math.sqrt(len(data.recurrent.pre) / case.neurons)  # theta's entries, independent normal
@@ -207,7 +207,7 @@ def check_stbp_forward(backend: Any, device: str, case: Case, neuron: Stbp, recu
 
 
 def check_stbp_backward(backend: Any, device: str, case: Case, neuron: Stbp, recurrent: bool) -> CheckResult:
-    """All gradients, for a gradient that differs by step and for one that is the same at each."""
+    """All gradients, for an incoming gradient that differs from step to step and for one that does not."""
     data = Data.of(case)
     loop = data.loop(0.3) if recurrent else None
     generator = torch.Generator().manual_seed(case.seed)
@@ -233,7 +233,7 @@ NEURONS = (
 _RULES: list[dict[str, Any]] = [{"rule": "strsbp"}, {"rule": "hm2bp"}]
 _LOOPS: list[dict[str, Any]] = [{"recurrent": False}, {"recurrent": True}]
 _STBP: list[dict[str, Any]] = [{"neuron": neuron, **loop} for neuron in NEURONS for loop in _LOOPS]
-# Half of the systems have a series that converges.
+# The series converges for half of the systems.
 _SYSTEMS: list[dict[str, Any]] = [
     {"self_coupling": own, "radius": radius, "name": name}
     for radius, name in ((0.3, "coupling_solve"), (2.0, "coupling_solve divergent"))
@@ -254,7 +254,7 @@ CHECKS: list[tuple[Callable[..., CheckResult], list[dict[str, Any]]]] = [
 
 
 def run_checks(backend: Any, device: str = "cpu", cases: Sequence[Case] = CASES) -> list[CheckResult]:
-    """Run every check of a backend's module; one result per name, the worst of its cases.
+    """Run every check of a backend's module; returns one result per name, the worst of its cases.
 
     `cases` are those of dense layers; layers over images have their own.
     """
@@ -272,7 +272,7 @@ def run_checks(backend: Any, device: str = "cpu", cases: Sequence[Case] = CASES)
 def _attempt(check: Callable[..., CheckResult], backend: Any, device: str, case: Any, options: Any) -> CheckResult:
     try:
         result = check(backend, device, case, **options)
-    except Exception as error:  # of a compiler or driver: the other kernels are still worth checking
+    except Exception as error:  # from a compiler or driver; the other kernels are still worth checking
         name = check.__name__.removeprefix("check_")
         result = CheckResult(name, False, math.nan, note=f"{type(error).__name__}: {error}")
     return result if result.passed else result._replace(note=f"{result.note or 'differs'} ({case}, {options})")

@@ -19,8 +19,9 @@ NEAR_THRESHOLD = 1e-4  # mV
 class CheckResult(NamedTuple):
     """Outcome of one check.
 
-    `error` is the worst deviation as a share of the largest entry. Of the spikes, `differing` are not the reference's,
-    and `near` of the reference's own change with a threshold 1e-4 mV lower or higher. `note` says what went wrong.
+    `error` is the worst deviation as a share of the largest entry. `differing` counts the spikes that differ from the
+    reference's. `near` counts those of the reference that change with a threshold 1e-4 mV lower or higher. `note` says
+    what went wrong.
     """
 
     name: str
@@ -50,7 +51,7 @@ def compare(name: str, *pairs: tuple[Tensor, Tensor]) -> CheckResult:
             return CheckResult(name, False, math.nan, note=f"{tuple(actual.shape)} is not {tuple(expected.shape)}")
         if expected.numel():
             difference = (actual.double().cpu() - expected).abs().max()
-            # Python's max would lose a NaN.
+            # Python's max could lose a NaN.
             worst = torch.maximum(torch.tensor(worst), difference / expected.abs().max().clamp(min=1e-6)).item()
     return CheckResult(name, worst <= TOLERANCE, worst)
 
@@ -58,7 +59,7 @@ def compare(name: str, *pairs: tuple[Tensor, Tensor]) -> CheckResult:
 def compare_spikes(
     name: str, spikes: Tensor, counts: Tensor, expected: Sequence[Tensor], recurrent: bool
 ) -> tuple[CheckResult, Tensor]:
-    """Compare bits with the reference's at the threshold, below and above it; also says which (B, T, N) are excused."""
+    """Compare bits with the reference's at, below and above the threshold; also returns which (B, T, N) may differ."""
     neurons = counts.shape[1]
     fired, exact, low, high = (unpack(bits.cpu(), neurons).bool() for bits in (spikes, *expected))
     near, differing = low != high, fired != exact

@@ -1,4 +1,4 @@
-"""Checks of a backend's kernels of layers over images, in the manner of `checks`, which runs them."""
+"""Checks of a backend's kernels of layers over images. `checks` runs them and says what may differ."""
 
 from __future__ import annotations
 
@@ -28,8 +28,7 @@ class Case(NamedTuple):
 
 
 # One pixel; oblong images, kernels and strides with padding; more kernels than lanes; the papers' layers on smaller
-# images; pixels that no window reaches; rows of a few lanes more than whole vectors, a single step, strips unlike each
-# other.
+# images; pixels that no window reaches; rows slightly longer than whole vectors; a single step; strips that differ.
 CASES = (
     Case(2, 30, Window(1, 1, 1, 1, 1, 1), Lif(20.0, 8.0, 2, 0.5)),
     Case(3, 40, Window(2, 7, 9, 5, 2, 3, 2, 1), Lif(5.0, 4.0, 3, 1.0), seed=1),
@@ -75,7 +74,7 @@ def pool_of(window: Window) -> Window:
 
 
 def averaged(window: Window) -> Window:
-    """The window after averages over 2 x 2, of an image with a row and a column over; a larger one if it must."""
+    """The window after averages over 2 x 2. The image has a row and a column too many, and is larger if needed."""
     same = window._replace(rows=window.rows // 2 * 2 + 1, columns=window.columns // 2 * 2 + 1, pool=2)
     if min(same.out_rows, same.out_columns) > 1:
         return same
@@ -111,7 +110,7 @@ def check_conv_activation(backend: Any, device: str, case: Case, rule: str) -> C
 
 
 def check_conv_backward(backend: Any, device: str, case: Case, rule: str) -> CheckResult:
-    """Weight gradient and the error of the layer below, and the gradient alone."""
+    """Weight gradient and the error of the layer below; then the gradient alone."""
     data = Data(case, case.window)
     pairs: list[tuple[Tensor, Tensor]] = []
     for credit in (data.credit, None):
@@ -145,7 +144,7 @@ def check_stbp_conv_forward(backend: Any, device: str, case: Case, neuron: Stbp,
 
 
 def check_stbp_conv_backward(backend: Any, device: str, case: Case, neuron: Stbp, average: bool) -> CheckResult:
-    """All gradients, for a gradient that differs by step and for one that is the same at each."""
+    """All gradients, for an incoming gradient that differs from step to step and for one that does not."""
     data = Data(case, averaged(case.window) if average else case.window)
     shape = (case.batch, case.steps, data.window.neurons)
     membrane, by_step = data.normal(*shape), data.normal(*shape)

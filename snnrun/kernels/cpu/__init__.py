@@ -1,15 +1,15 @@
-"""The kernels for CPUs, compiled by Numba: driven by events, threads over samples and words of inputs.
+"""The kernels for CPUs, compiled by Numba. Spikes drive them; threads share samples and words of inputs.
 
 - A spike adds the weight row of its neuron; a silent neuron costs nothing. Layers store their weights pre-neuron first
-  (see `network.Layer`), so that the rows are there without a copy, in step with the optimiser.
-- The S-PSP of an input neuron is the sum of the readout's rows at its spikes. It lives in registers for as long as it
-  takes to add its share to the gradient and to the error below: nothing of size (N, I) is stored for a sample. Neurons
-  that are silent in a sample, and samples without error, are left out, see `active_loops`.
+  (see `network.Layer`), so that the kernels and the optimiser use the same rows without a copy.
+- The S-PSP of an input neuron is the sum of the readout's rows at its spikes. It stays in registers until it is added
+  to the gradient and to the error below: nothing of size (N, I) is stored for a sample. Neurons that are silent in a
+  sample, and samples without error, are left out, see `active_loops`.
 - Convolutions do the same strip by strip of their output: a spike adds a run of taps, see `image_layout`.
-- Recurrent S-PSPs and the recurrent system live on the list of existing synapses; the system is solved by Gauss-Seidel
-  sweeps to float32 rounding, and by the reference where they do not converge.
+- Recurrent S-PSPs and the recurrent system use the list of existing synapses. Gauss-Seidel sweeps solve the system to
+  float32 rounding; the reference solves it if they do not converge.
 
-Which samples are added up in which order does not depend on the number of threads (see `parallel`): 1, 2 or N give the
+The order of sums over samples does not depend on the number of threads (see `arrays.pieces_of`): 1, 2 or N give the
 same bits. Numba compiles at the first call on a machine and caches the result. Tensors are float32.
 """
 
@@ -72,7 +72,7 @@ __all__ = [
 ]
 
 
-# Spikes of a step in `row_addition_rate`, as many as an input layer of images has.
+# Spikes of a step in `row_addition_rate`: about as many as an image gives its input layer.
 ROWS_AT_A_TIME = 40
 
 
@@ -97,7 +97,7 @@ def lif_forward(spikes_in: Tensor, weight: Tensor, recurrent: Synapses | None, l
 
     def some(turn: Turn) -> None:
         if fours is None:
-            listed = np.empty(64 * inputs.shape[2] * steps + ROOM, np.uint16)  # as much is touched as there are spikes
+            listed = np.empty(64 * inputs.shape[2] * steps + ROOM, np.uint16)  # only as many as spikes are touched
             forward_loops.lif_forward(inputs, layer, out, n, listed, np.empty(steps + 1, np.int32), turn)
             return
         room = forward_loops.room_for_coupled(padded, inputs.shape[2], out.shape[2])
@@ -119,7 +119,7 @@ def count_spikes(spikes: Tensor, neurons: int, dtype: torch.dtype = torch.float3
 def row_addition_rate(inputs: int, neurons: int) -> float:
     """Float additions per second of one thread that adds random rows of a float32 matrix (inputs, neurons) to a vector.
 
-    What the loops do for a spike and nothing else: the bound of a layer of this shape on this core.
+    The loops do at least this for each spike, so it bounds the speed of a layer of this shape on this core.
     """
     generator = np.random.default_rng(0)
     padded = padded_size(neurons)

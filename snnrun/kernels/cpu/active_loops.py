@@ -1,7 +1,8 @@
-"""Who fires in a sample: the others have no S-PSP, and the loops over pairs of neurons leave them out.
+"""Finds the neurons that fire in a sample. The others have no S-PSP; the loops over pairs of neurons leave them out.
 
-The spikes of those that fire are closed up: bit n of the closed words is the n-th of them in ascending order, so their
-readouts fill whole blocks. What a block gives is spread over the lanes of its neurons again, see `vector.expand`.
+The spikes of the neurons that fire are closed up: bit n of the closed words is the n-th of them in ascending order. So
+their readouts fill whole blocks. The results of a block are then spread over the lanes of its neurons again, see
+`vector.expand`.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ LANES = 16  # a group of neurons that a block is spread over at a time
 
 
 class Active(NamedTuple):
-    """Who fires in a sample, and the room to find out.
+    """The neurons that fire in a sample, and the scratch to find them.
 
     `neuron` (64 W,) has the neurons that fire, in ascending order, `fires` (W,) their bits and `words` (1, T, W) their
-    spikes, closed up. `lanes` and `begin` (4 W,) say of each group which of its neurons are of a block and where in the
-    block they begin. `trains` (S, 64 W) has a word of 64 steps for each neuron of the words in which any fires, of S
-    spans. `turned` (64,) is scratch.
+    spikes, closed up. `lanes` and `begin` (4 W,) say for each group which of its neurons belong to a block and where
+    they begin in the block. `trains` (S, 64 W) has, for each of S spans of 64 steps, a word for each neuron; words of
+    neurons that never fire are not written. `turned` (64,) is scratch.
     """
 
     neuron: Indices
@@ -50,7 +51,7 @@ def room_for_active(steps: int, words: int) -> Active:
 
 @part
 def close_up(words: Words, b: int, active: Active) -> int:
-    """Find who fires in sample b of `words` (B, T, W) and close up their spikes; returns how many they are."""
+    """Find the neurons that fire in sample b of `words` (B, T, W), close up their spikes and return their number."""
     count = 0
     for w in range(words.shape[2]):
         fires = np.uint64(0)
@@ -78,7 +79,7 @@ def close_up(words: Words, b: int, active: Active) -> int:
 
 @part
 def list_train(active: Active, neuron: int, out: Times) -> int:
-    """Write the steps in which an active neuron fires to `out`, which needs room for four more; return how many."""
+    """Write the steps in which an active neuron fires to `out`, with room for four more; return their number."""
     count = 0
     for span in range(active.trains.shape[0]):
         count = list_bits(active.trains[span, neuron], 64 * span, out, count)
@@ -87,7 +88,7 @@ def list_train(active: Active, neuron: int, out: Times) -> int:
 
 @part
 def spread(active: Active, start: int, stop: int) -> tuple[int, int]:
-    """Set `lanes` and `begin` for the block of the active neurons start ... stop; returns the groups' range."""
+    """Set `lanes` and `begin` for the block of the active neurons start ... stop; return the range of its groups."""
     lowest, highest = active.neuron[start], active.neuron[stop - 1]
     at = 0
     for group in range(lowest // LANES, highest // LANES + 1):
@@ -103,7 +104,7 @@ def spread(active: Active, start: int, stop: int) -> tuple[int, int]:
 
 @part
 def idle(factor: Floats, b: int) -> bool:
-    """Whether a sample's row of factors (B, P) is all 0, or absent, (B, 0)."""
+    """Whether a sample's row of factors (B, P) is all 0, or is absent as in (B, 0)."""
     used = False
     for i in range(factor.shape[1]):
         used |= factor[b, i] != np.float32(0)

@@ -1,4 +1,4 @@
-"""Between tensors and the arrays of the spike_loops."""
+"""Turns tensors into the arrays of the loops, and back."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from snnrun.kernels.cpu.spike_loops import ROOM, Trains
 from snnrun.kernels.neuron import Synapses
 from snnrun.kernels.packed import BITS, words
 
-# A batch's gradient is added up in parts, with these shares of the samples, whatever the number of threads: of a large
-# batch in more, so that a thread on a slower core has less to do; of a small one they would cost more than they bring.
+# A batch's gradient is added up in parts with these shares of the samples, for any number of threads. A large batch has
+# more parts, so that a thread on a slower core can do less. In a small batch they would cost more than they save.
 SHARES, SHARES_OF_LARGE, LARGE = (1, 1), (6, 6, 2, 2, 1, 1), 64
-# Steps and neurons are listed as 16-bit numbers, those of images and the spikes of a batch as 32-bit ones.
+# Lists of steps and neurons have 16-bit numbers; lists of neurons of images and of a batch's spikes have 32-bit ones.
 MOST, MOST_OF_IMAGES = 2**16, 2**31 - 64
 
 
 def sort_by_neuron(spikes: Tensor, neurons: int) -> Trains:
-    """Spike times neuron by neuron from bits (B, T, W); ValueError for more spikes than 32-bit numbers count."""
+    """Spike times, neuron by neuron, from bits (B, T, W); ValueError if 32-bit numbers cannot count the spikes."""
     trains = as_words(spikes, most=MOST_OF_IMAGES)
     begin = np.concatenate([[0], np.cumsum(spikes_of(trains) + ROOM)])
     if begin[-1] > MOST_OF_IMAGES:
@@ -53,7 +53,7 @@ def spikes_of(trains: Words) -> Counts:
 
 
 def padded_size(neurons: int) -> int:
-    """P: so many neurons in blocks of 64, the last one of 16, 32 or 64."""
+    """P: the number of neurons rounded up to blocks of 64, of which the last may have 16 or 32."""
     rest = neurons % 64
     return neurons - rest + next(width for width in (0, 16, 32, 64) if rest <= width)
 
@@ -64,7 +64,7 @@ def room_for_spikes(words: Words) -> Times:
 
 
 def as_words(spikes: Tensor, most: int = MOST) -> Words:
-    """The bits (B, T, W) as an array; ValueError where there are more than 2**16 steps or `most` neurons."""
+    """The bits (B, T, W) as an array; ValueError for more than 2**16 steps or more than `most` neurons."""
     if spikes.shape[1] > MOST:
         raise ValueError(f"the cpu kernels take at most {MOST} steps, not {spikes.shape[1]}")
     if spikes.shape[2] > words(most):
@@ -80,7 +80,7 @@ def as_floats(tensor: Tensor) -> Floats:
 
 
 def check_type(dtype: torch.dtype) -> None:
-    """ValueError for all but float32."""
+    """Raise ValueError if the type is not float32."""
     if dtype != torch.float32:
         raise ValueError(f"the cpu kernels compute in float32, not {dtype}")
 
@@ -97,15 +97,15 @@ def unpadded(gradient: Tensor, neurons: int) -> Tensor:
 
 
 def as_rows(weight: Tensor) -> Floats:
-    """The weights (N, I) as rows by input, (I * P,): a view where the layer stores them so and N fills its blocks."""
+    """The weights (N, I) as rows by input, (I * P,); a view if the layer stores them so and N fills its blocks."""
     return pad(weight.T).reshape(-1)
 
 
 class Groups(NamedTuple):
     """Recurrent synapses grouped by pre-neuron: where each group begins, (N + 1,), and the post-neurons, (S,).
 
-    And the same with each group filled up to whole fours by synapses to place P, where no neuron is; `place` (S,) is
-    where the synapses stand there.
+    The same again in fours: synapses to place P, where there is no neuron, fill each group up to a multiple of four.
+    `place` (S,) has the places of the synapses among them.
     """
 
     first: Indices
@@ -115,12 +115,12 @@ class Groups(NamedTuple):
     place: Places
 
 
-# Of the synapses whose post-neurons a tensor has, for as long as it lives: a network's stay the same in every step.
+# The groups by the tensor of post-neurons, for as long as it lives; a network keeps the same tensor in every step.
 _groups: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 
 def groups_of(recurrent: Synapses, neurons: int) -> Groups:
-    """The groups of a layer's synapses; found once for tensors that do not change."""
+    """The groups of a layer's synapses, computed once for each tensor of post-neurons."""
     known: Groups | None = _groups.get(recurrent.post)  # type: ignore[no-untyped-call]
     if known is None or len(known.first) != neurons + 1:
         _groups[recurrent.post] = known = _group(recurrent, neurons)
@@ -150,8 +150,8 @@ def in_fours(recurrent: Synapses, neurons: int) -> Fours:
 def pieces_of(wanted: Flags, words: int) -> tuple[Indices, int]:
     """The pieces of a batch's gradient, see `pair_loops.spsp_backward`, (K, 5), and the number of its parts.
 
-    Each part is of samples one after another, with its share of those that are `wanted` (B,). The large ones come first
-    and leave small ones for whoever is done early; of many threads, several share a part's `words` of inputs.
+    Each part has consecutive samples, with its share of those that are `wanted` (B,). Large parts come first; the small
+    ones are left for threads that finish early. If there are many threads, several share a part's `words` of inputs.
     """
     shares = SHARES if len(wanted) < LARGE else SHARES_OF_LARGE
     done = wanted.cumsum()
@@ -163,6 +163,6 @@ def pieces_of(wanted: Flags, words: int) -> tuple[Indices, int]:
 
 
 def parts_of(batch: int, most: int) -> Indices:
-    """The ranges of samples, (K, 2), `most` at most, that are added up apart."""
+    """The ranges of samples, (K, 2), that are added up separately; there are at most `most`."""
     size = -(-batch // most)
     return np.array([(start, min(start + size, batch)) for start in range(0, batch, size)], np.int32)

@@ -1,4 +1,4 @@
-"""The constants of neurons and rules under their names, in the types that the loops compute with."""
+"""The constants of neurons and rules by name, in the types that the loops compute with."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from snnrun.kernels.neuron import Lif, Stbp, slack_threshold
 
 NO_FLOATS = np.zeros(0, np.float32)
 STRSBP, HM2BP = 0, 1
-# How a surrogate derivative is computed: by a loop, or given for every step and neuron.
+# How a surrogate derivative is computed: in the loop, or beforehand for every step and neuron (GIVEN).
 RECTANGLE, POLYNOMIAL, GIVEN = 0, 1, 2
 
 
 class LifConstants(NamedTuple):
-    """A `Lif`: both decays, `rise` = 1 / tau_s, the threshold, less its slack if it has one, and refractory steps."""
+    """A `Lif`: both decays, `rise` = 1 / tau_s, the threshold (less the slack, if there is one), refractory steps."""
 
     decay_m: np.float32
     decay_s: np.float32
@@ -31,8 +31,8 @@ class LifConstants(NamedTuple):
 class Hm2BpConstants(NamedTuple):
     """HM2-BP's kernel h, see `readout_loops.hm2bp_readout`.
 
-    `window` in whole steps; decays of x_m and x_s; what h, x_m and x_s are one step before a spike; the gain of h by
-    x_s; x_m at the end of the window; `kernel` (T,), h by the distance to the next spike.
+    `window` in whole steps; the decays of x_m and x_s; the values of h, x_m and x_s one step before a spike; the gain
+    of h from x_s; x_m at the end of the window; `kernel` (T,), h by the distance to the next spike.
     """
 
     window: int
@@ -55,9 +55,9 @@ class RuleConstants(NamedTuple):
 
 
 class StbpConstants(NamedTuple):
-    """A `Stbp`: `decays` (2,) without and with a spike in the step before, and `slopes` (2,) of that by the spike.
+    """A `Stbp`: `decays` (2,) without and with a spike in the step before, and `slopes` (2,) of the decay by the spike.
 
-    `surrogate`: RECTANGLE, POLYNOMIAL or GIVEN; of the first two, `height` and `reach`.
+    `surrogate`: RECTANGLE, POLYNOMIAL or GIVEN; `height` and `reach` belong to the first two.
     """
 
     v_th: np.float32
@@ -72,7 +72,7 @@ class StbpConstants(NamedTuple):
 
 @lru_cache
 def lif_constants(lif: Lif, slack: bool = True) -> LifConstants:
-    """The constants of a neuron, whose threshold has its `slack` or not."""
+    """The constants of a neuron, with or without the `slack` of its threshold."""
     threshold = slack_threshold(lif.v_th) if slack else lif.v_th
     return LifConstants._make([*_singles(lif.decay_m, lif.decay_s, 1.0 / lif.tau_s, threshold), int(lif.t_ref)])
 

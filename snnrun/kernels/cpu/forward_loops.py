@@ -22,13 +22,13 @@ from snnrun.kernels.cpu.spike_loops import (
     valid_bits,
 )
 
-# Steps between two looks whether any neuron can still fire: a current a adds at most a to a membrane in all, and the
-# margin covers the rounding of either side.
+# After so many steps a loop checks whether any neuron can still fire. A current a adds at most a to a membrane in all;
+# the margin covers rounding on both sides.
 LOOK, MARGIN = 8, 1.0001
 
 
 class Layer(NamedTuple):
-    """A dense layer: weights by input, `rows` (I * P,), in rows of P `padded` for N `neurons`, which are `lif`."""
+    """A dense layer of N `neurons` with constants `lif`; `rows` (I * P,) has its weights by input, P is `padded`."""
 
     rows: Floats
     padded: int
@@ -39,7 +39,7 @@ class Layer(NamedTuple):
 class Fours(NamedTuple):
     """Recurrent synapses by pre-neuron, each group of whole fours, see `arrays.in_fours`.
 
-    Where the groups begin, (N + 1,); post-neurons, P where none is; weights, 0 there.
+    Where the groups begin, (N + 1,); post-neurons, and weights. Synapses that fill up have the post-neuron P, weight 0.
     """
 
     first: Indices
@@ -50,8 +50,8 @@ class Fours(NamedTuple):
 class Coupled(NamedTuple):
     """The state of a sample of a recurrent layer, and room for a step.
 
-    Membranes `u` (P,), currents `a` (P,), what the synapses bring, `loop` (P + 1,); `inputs` and `own` for the spikes
-    of a step; `block` (64,) is scratch.
+    Membranes `u` (P,), currents `a` (P,), input from the recurrent synapses `loop` (P + 1,); `inputs` and `own` for the
+    spikes of a step; `block` (64,) is scratch.
     """
 
     u: Floats
@@ -63,7 +63,7 @@ class Coupled(NamedTuple):
 
 
 def room_for_coupled(padded: int, words_in: int, words: int) -> Coupled:
-    """Room for a layer of P neurons; of its inputs and its neurons as many words as they have."""
+    """Room for a layer of P neurons, whose inputs have `words_in` words and whose neurons have `words`."""
     return Coupled(
         u=np.empty(padded, np.float32),
         a=np.empty(padded, np.float32),
@@ -165,7 +165,7 @@ def run_block(
     words: Words,
     counts: Floats,
 ) -> None:
-    """All steps of a block of neurons that no synapse couples, with the input spikes inputs[begin[t]:begin[t + 1]]."""
+    """All steps of a block of uncoupled neurons. The input spikes of step t are inputs[begin[t]:begin[t + 1]]."""
     lif = layer.lif
     decay_m, decay_s, rise = splat(lif.decay_m, like), splat(lif.decay_s, like), splat(lif.rise, like)
     theta, one, margin = splat(lif.threshold, like), splat(np.float32(1), like), splat(np.float32(MARGIN), like)
@@ -193,8 +193,8 @@ def lif_forward(
     """The samples of a turn of `reference.lif_forward` without recurrent synapses, block by block.
 
     So the state of a block stays in registers and its weights in the nearest cache. `words` (B, T, W) and `counts`
-    (B, P) are written. Scratch: `inputs` with room for a sample's spikes, `begin` (T + 1,). Once the input is over, the
-    simulation ends when no membrane can reach the threshold any more.
+    (B, P) are written. Scratch: `inputs` with room for a sample's spikes, `begin` (T + 1,). After the last input spike
+    the simulation ends as soon as no membrane can reach the threshold.
     """
     steps = words_in.shape[1]
     while True:
@@ -213,7 +213,7 @@ def lif_forward(
 
 @part
 def add_recurrent(fired: int, fours: Fours, room: Coupled) -> None:
-    """Add to `loop` what the synapses of the neurons own.neurons[:fired] bring, four at a time."""
+    """Add the weights of the synapses from the neurons own.neurons[:fired] to `loop`, four at a time."""
     post, weight, loop = fours.post, fours.weight, room.loop
     for k in range(fired):
         n = room.own.neurons[k]

@@ -1,12 +1,12 @@
 """How the loops over images lay out a convolution: strips of neurons, runs of taps, and the tables between them.
 
 A *strip* is a few neighbouring positions of one output row with all of their kernels, position by position: lane
-p * K + k is kernel k at the strip's position p. A spike of an input reaches, in each output row that sees it, a run of
-neighbouring positions, so with the taps of a kernel row stored backwards it adds one contiguous *run* of taps to the
-lanes. Zeros on both sides of a run, as many as a strip has lanes, let a loop load its lanes without asking how much of
-the run falls into the strip.
+p * K + k is kernel k at the strip's position p. In each output row that sees an input, a spike of it reaches
+neighbouring positions. The taps of a kernel row are stored backwards, so the spike adds one contiguous *run* of taps to
+the lanes. On both sides of a run are as many zeros as a strip has lanes. So a loop can load its lanes and need not know
+how much of the run falls into the strip.
 
-Where a kernel moves by more than one column, a run has every so-manieth tap, and there is one for each remainder.
+If a kernel moves by `stride` > 1 columns, a run has every stride-th tap, and there is a run for each remainder.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from snnrun.compiled.jit import Floats, Indices
 from snnrun.kernels.cpu.arrays import as_floats, check_type
 from snnrun.kernels.neuron import Window
 
-# Lanes of a strip, if one position has not more. Spikes are listed strip by strip: wide strips share a list, but add
-# more zeros.
+# Lanes of a strip, unless one position has more. Spikes are listed strip by strip. Wider strips need fewer lists but
+# add more zeros.
 STRIP = 192
 
 
 class Layout(NamedTuple):
-    """The numbers that the loops need of a layer; `plane` are the inputs of one channel.
+    """The numbers that the loops need of a layer; `plane` is the number of inputs of one channel.
 
-    A row has `strips` strips of `span` positions, `lanes` lanes in `blocks` words of 64. A run covers `reach` positions
-    and begins every `run` floats; before the first one are `lead` zeros, as many as the blocks of a strip have lanes.
+    A row has `strips` strips of `span` positions, with `lanes` lanes in `blocks` words of 64. A run covers `reach`
+    positions; one begins every `run` floats. `lead` zeros come first, as many as the blocks of a strip have lanes.
     """
 
     channels: int
@@ -59,9 +59,10 @@ class Layout(NamedTuple):
 class Tables(NamedTuple):
     """Arrays that go with a layout.
 
-    `unit` and `address` list for each input pixel, from `first[pixel]` on, the strips that its spikes reach and where
-    in channel 0's taps the strip's lane 0 finds its tap. `column`: what a column of the input adds to such an address
-    (of position 0). `place`: neuron of each lane in strip 0. `lane`: place of each neuron's bit among the strips'.
+    `unit` and `address` have entries for each input pixel, from `first[pixel]` on: the strips that its spikes reach,
+    and where in channel 0's taps lane 0 of the strip finds its tap. `column`: what a column of the input adds to such
+    an address (of position 0). `place`: neuron of each lane in strip 0. `lane`: the place of each neuron's bit among
+    the bits of the strips.
     """
 
     first: Indices
@@ -81,13 +82,13 @@ class Convolution(NamedTuple):
 
 
 def block_width(lanes: int) -> int:
-    """How many lanes the loops compute at once where so many are left of a strip; the layout has room for as many."""
+    """How many lanes the loops compute at once if `lanes` are left of a strip; the layout has room for as many."""
     return 64 if lanes > 32 else 32
 
 
 @lru_cache(maxsize=64)
 def layout_of(window: Window) -> tuple[Layout, Tables]:
-    """The layout of a window's layer; ValueError where the window is larger than the image."""
+    """The layout of a window's layer; ValueError if the window is larger than the image."""
     if window.out_rows < 1 or window.out_columns < 1:
         raise ValueError(f"the window is larger than the image: {window}")
     most = max(1, STRIP // window.kernels)
@@ -144,7 +145,7 @@ def _targets(layout: Layout, begins: NDArray[Any], column: NDArray[Any]) -> tupl
 
 
 def runs_of(weight: Tensor, layout: Layout, scale: float = 1.0) -> Floats:
-    """The taps (K, C, height, width), times `scale`, as runs; ValueError for all but float32."""
+    """The taps (K, C, height, width), times `scale`, as runs; ValueError if they are not float32."""
     check_type(weight.dtype)
     taps = weight.detach().permute(1, 2, 3, 0)  # (C, height, width, K)
     missing = layout.reach * layout.stride - layout.width
@@ -159,7 +160,7 @@ def runs_of(weight: Tensor, layout: Layout, scale: float = 1.0) -> Floats:
 
 
 def convolution(weight: Tensor, window: Window, scale: float = 1.0) -> Convolution:
-    """A layer with its weights (K, C, height, width), times `scale`; ValueError as by `layout_of` and `runs_of`."""
+    """A layer with its weights (K, C, height, width), times `scale`; ValueError as in `layout_of` and `runs_of`."""
     layout, tables = layout_of(window)
     return Convolution(layout, tables, runs_of(weight, layout, scale))
 
@@ -173,13 +174,13 @@ def taps_of(runs: Tensor, layout: Layout) -> Tensor:
 
 
 def run_floats(layout: Layout) -> int:
-    """Number of floats of all runs and the zeros around them."""
+    """Number of floats of all runs, with the zeros around them."""
     return layout.lead + layout.channels * layout.height * layout.stride * layout.run
 
 
 @lru_cache(maxsize=64)
 def pool_tables(window: Window) -> tuple[Indices, Indices, Indices, Indices]:
-    """The neurons of a pool that see each input: where those of an input begin (I + 1), neurons; and the reverse."""
+    """Where the neurons of a pool that see each input begin (I + 1), and these neurons; then the same in reverse."""
     channel, row, column, y, x = np.indices(
         (window.channels, window.out_rows, window.out_columns, window.height, window.width)
     ).reshape(5, -1)

@@ -15,16 +15,16 @@ from snnrun.kernels.cpu.image_layout import Convolution, Layout, block_width
 from snnrun.kernels.cpu.readout_loops import Readout, read_wide_block
 from snnrun.kernels.cpu.spike_loops import Listed, held_bits, list_sparse, valid_bits
 
-# The layout's own, compiled: a loop that computed more lanes than it pads to would write beyond its arrays.
+# The layout's own function, compiled. If a loop computed more lanes than the layout has, it would write beyond arrays.
 width_at = part(block_width)
 
 
 class Events(NamedTuple):
     """The input spikes of a sample for each strip that they reach, step by step, see `list_events`.
 
-    Those of strip u at step t are address[begin[u, t]:begin[u, t + 1]], each the address of lane 0's tap. `seen`
-    (pixels,): spikes of a pixel over all channels. Scratch: `listed` for the sample's spikes, `ends` (T,), `fill`
-    (strips,).
+    Strip u has at step t the entries address[begin[u, t]:begin[u, t + 1]], each the address of lane 0's tap. `seen`
+    (pixels,) has the number of spikes of a pixel over all channels. Scratch: `listed` for the sample's spikes, `ends`
+    (T,), `fill` (strips,).
     """
 
     listed: Listed
@@ -84,7 +84,7 @@ def list_events(words_in: Words, b: int, convolution: Convolution, events: Event
 
 @part
 def field(layout: Layout, row: int, position: int, last: int) -> tuple[int, int, int, int]:
-    """Rows and columns of the input, (start, stop) each, that the positions up to `last` of an output row see."""
+    """The input's rows and columns, (start, stop) each, that an output row sees from `position` to `last`."""
     y, x, end = (
         row * layout.stride - layout.padding,
         position * layout.stride - layout.padding,
@@ -102,13 +102,13 @@ def lanes_of(layout: Layout, u: int) -> int:
 
 @part
 def shift_of(layout: Layout, u: int) -> int:
-    """What strip u adds to the neuron of a lane, see `Tables.place`."""
+    """What strip u adds to the neuron of each lane, see `Tables.place`."""
     return u // layout.strips * layout.out_columns + u % layout.strips * layout.span
 
 
 @part
 def sees_spikes(layout: Layout, u: int, offset: int, stop: int, seen: Indices) -> bool:
-    """Whether any pixel that lanes offset ... stop of strip u see has a spike."""
+    """Whether lanes offset ... stop of strip u see a pixel that has a spike."""
     position = u % layout.strips * layout.span
     y0, y1, x0, x1 = field(
         layout, u // layout.strips, position + offset // layout.kernels, position + (stop - 1) // layout.kernels
@@ -122,7 +122,7 @@ def sees_spikes(layout: Layout, u: int, offset: int, stop: int, seen: Indices) -
 
 @part
 def add_taps(like: Any, taps: Floats, offset: int, events: Events, u: int, t: int) -> Any:
-    """Sum of the taps that the events of step t add to the lanes of strip u from `offset` on."""
+    """Sum of the taps that the events of step t add to the lanes of strip u, from `offset` on."""
     sum_ = like
     for k in range(events.begin[u, t], events.begin[u, t + 1]):
         sum_ = sum_ + load(taps, np.int64(events.address[k]) + offset, like)
@@ -146,7 +146,7 @@ def run_lanes(
 ) -> None:
     """All steps of a block of strip u's lanes. Scratch: `own` (1, T, 1) for its spikes, `when` (T,) for their steps.
 
-    The spikes are written down at the end: a branch for each in between would be guessed wrong too often.
+    The spikes are written at the end, since the processor would predict a branch for each step wrong too often.
     """
     decay_m, decay_s, rise = splat(lif.decay_m, like), splat(lif.decay_s, like), splat(lif.rise, like)
     theta, margin, place = splat(lif.threshold, like), splat(np.float32(MARGIN), like), convolution.tables.place
@@ -200,7 +200,7 @@ def conv_forward(
     """The samples of a turn of `reference.images.conv_forward`.
 
     `words` (B, T, W) and `counts` (B, N) are written; scratch `own` and `when` as in `run_lanes`. The state of a block
-    of lanes stays in registers through all steps; where no spike is seen nothing is done.
+    of lanes stays in registers through all steps. Blocks that see no spike are skipped.
     """
     layout = convolution.layout
     while True:
@@ -248,7 +248,7 @@ def is_silent(own: Words, block: int) -> bool:
 @in_64_or_32
 @part
 def activate_lanes(like: Any, u: int, offset: int, taps: Floats, events: Events, values: Floats) -> None:
-    """Sum of readout times drive of a block of lanes, which becomes row 0 of the readout."""
+    """Sum of readout times drive of a block of lanes; row 0 of the readout gets it."""
     sum_ = like
     for t in range(events.begin.shape[1] - 1):
         if events.begin[u, t] < events.begin[u, t + 1]:

@@ -18,7 +18,7 @@ from snnrun.kernels.cpu.spike_loops import Listed, Trains
 
 
 class Lanes(NamedTuple):
-    """Room for the layer of a sample by lanes: its spikes, `own` by way of `listed`, and (64,) of a block each."""
+    """Room for a sample's layer by lanes: its spikes `own`, scratch `listed` for them, and (64,) of a block each."""
 
     listed: Listed
     own: Words
@@ -41,10 +41,10 @@ def add_windows(
     gradient: Floats,
     error: Floats,
 ) -> None:
-    """e_.j of a block of strip u's lanes for each input j in its field, in registers for as long as it takes.
+    """Compute e_.j of a block of strip u's lanes for each input j in its field, in registers, and add its share.
 
-    `values` of the readout, a row of lanes each step; `gain` and `credit` (64,) of the block's lanes; no credit where
-    `error` is (B, 0).
+    `values` of the readout have a row of lanes for each step. `gain` and `credit` (64,) are of the block's lanes; there
+    is no credit if `error` is (B, 0).
     """
     layout, taps, first, width = convolution.layout, convolution.taps, trains.first, lanes(like)
     has_credit = error.shape[1] > 0
@@ -71,7 +71,7 @@ def add_windows(
 
 @part
 def gather_lanes(values: Floats, b: int, offset: int, stop: int, place: Indices, shift: int, out: Floats) -> bool:
-    """Values of a block's neurons, `out` (64,), 0 where a lane is none; returns whether any is not 0."""
+    """Write the values of a block's neurons to `out` (64,), 0 for a lane without one; return whether any is not 0."""
     found = False
     for i in range(64):
         out[i] = np.float32(0)
@@ -95,8 +95,8 @@ def conv_backward(
 ) -> None:
     """The parts of a turn of `reference.images.conv_backward`: samples parts[k, 0] ... parts[k, 1] in their order.
 
-    `gradients` of the parts in runs, to which is added, and which hold anything between them; `readout` of 64 neurons.
-    Blocks of lanes that never fire are skipped.
+    The loop adds to `gradients`, which has those of the parts in runs; between the runs may be any values. `readout` is
+    of 64 neurons. Blocks of lanes that never fire are skipped.
     """
     layout, place = convolution.layout, convolution.tables.place
     while True:

@@ -70,7 +70,7 @@ def stbp_conv_forward(
 ) -> None:
     """The samples of a turn of `reference.images.stbp_conv_forward`.
 
-    `bias` of a strip's lanes; `words` (B, T, W) and `counts` (B, N) come in as zeros, `membrane` (B * T * N,) is
+    `bias` is that of a strip's lanes. `words` (B, T, W) and `counts` (B, N) must be zeros; `membrane` (B * T * N,) is
     written. Scratch `room` as in `stbp_lanes`.
     """
     while True:
@@ -99,7 +99,7 @@ def gather_steps(
     stop: int,
     out: Floats,
 ) -> bool:
-    """Rows of `width` lanes, a step each, of grad_u from `base` on; returns whether any is not 0."""
+    """Write grad_u from `base` on to `out`, a row of `width` lanes for each step; return whether any is not 0."""
     found = False
     for t in range(steps):
         for i in range(width):
@@ -127,8 +127,8 @@ def conv_weight_gradient(
 ) -> None:
     """Sum over samples, steps and positions of grad_u times input spikes, for the parts of a turn.
 
-    That of samples parts[k, 0] ... parts[k, 1] is added to gradients[k] in runs. `grad_u` (B * T * N,); of the
-    convolution no taps are needed; `ones` (64,); `error` (B, 0); scratch `rows` (T * 64,).
+    The sum of samples parts[k, 0] ... parts[k, 1] is added to gradients[k] in runs. `grad_u` is (B * T * N,). The
+    convolution needs no taps. `ones` (64,); `error` (B, 0); scratch `rows` (T * 64,).
     """
     layout, place = convolution.layout, convolution.tables.place
     while True:

@@ -1,7 +1,7 @@
 """The functions of the backend for layers over images: convolutions and spiking pools.
 
-Driven by events, as dense layers are: a spike adds the taps of its neuron to the strips of output that see it (see
-`image_layout`); strips that no spike reaches and neurons that never fire cost next to nothing.
+Spikes drive them, as in dense layers: a spike adds the taps of its neuron to the strips of output that see it (see
+`image_layout`). Strips that no spike reaches and neurons that never fire cost almost nothing.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from snnrun.kernels.cpu.spike_loops import room_to_list
 from snnrun.kernels.neuron import Lif, Window
 from snnrun.kernels.packed import words
 
-# A batch's gradient is added up in so many parts at most, whatever the number of threads, and in at least two: a
-# convolution's is small, and PART_FLOATS bounds the sum of them.
+# A batch's gradient is added up in 2 to PARTS parts, for any number of threads. The gradient of a convolution is small;
+# PART_FLOATS bounds the size of all parts together.
 PARTS, PART_FLOATS = 16, 2**23
 
 
@@ -148,12 +148,12 @@ def bits_of(spikes: Tensor) -> Words:
 
 
 def most_spikes(inputs: Words) -> int:
-    """The spikes of the sample that has most."""
+    """The number of spikes of the sample that has most."""
     return int(spikes_of(inputs).max(initial=0))
 
 
 def room_for_events(inputs: Words, spikes: int, layer: Convolution, own: int = 0) -> Events:
-    """Room for samples of up to so many spikes, and for the words of a step of the layer's `own`."""
+    """Room for samples of at most so many spikes, and for a step of the layer's `own` words."""
     steps, units = inputs.shape[1], layer.layout.out_rows * layer.layout.strips
     reached = int(np.diff(layer.tables.first).max(initial=0))
     sizes = (steps, layer.layout.plane, units, (units, steps + 1), spikes * reached)
@@ -161,7 +161,7 @@ def room_for_events(inputs: Words, spikes: int, layer: Convolution, own: int = 0
 
 
 def parts_of_gradient(batch: int, layout: Layout) -> Indices:
-    """The ranges of samples whose gradients in runs are added up apart."""
+    """The ranges of samples whose gradients in runs are added up separately."""
     return parts_of(batch, max(2, min(PARTS, PART_FLOATS // run_floats(layout))))
 
 

@@ -15,14 +15,14 @@ from snnrun.kernels.cpu.forward_loops import add_row_pairs, add_rows
 from snnrun.kernels.cpu.readout_loops import Readout, read_block, room_for_readout
 from snnrun.kernels.cpu.spike_loops import ROOM, list_spikes, sort_sample
 
-# Floats that a thread adds up the parts of at a time: they stay in the nearest cache.
+# A thread adds up the parts of so many floats at a time, so that they stay in the nearest cache.
 STRIP = 4096
 
 
 class Errors(NamedTuple):
-    """Of each pair of neurons the S-PSP times `gain` (B, N) goes to the gradient, times `credit` and weight to `below`.
+    """For each pair of neurons the gradient gets the S-PSP times `gain`; `below` gets it times `credit` and weight.
 
-    `credit` (B, N) and `below` (B, I), which comes in as zeros; (B, 0) where no error is sent below.
+    `gain` and `credit` are (B, N); `below` (B, I) must be 0. If no error goes below, `credit` and `below` are (B, 0).
     """
 
     gain: Floats
@@ -31,10 +31,10 @@ class Errors(NamedTuple):
 
 
 class Backward(NamedTuple):
-    """Room for the backward pass of a sample: of a block of neurons, and of all inputs.
+    """Room for the backward pass of a sample, with a block of neurons at a time and all inputs.
 
-    `readout` is of a block, as is `e` (64,), for one input at a time. `active` is who fires.
-    `times` and `first` (I + 1,) are the inputs' spikes by `sort_sample`, `turned` its scratch.
+    `readout` is that of a block, and so is `e` (64,), for one input at a time. `active` has the neurons that fire.
+    `times` and `first` (I + 1,) have the inputs' spikes from `sort_sample`; `turned` is its scratch.
     """
 
     readout: Readout
@@ -51,7 +51,7 @@ def room_for_backward(rule: RuleConstants, steps: int, words: int, inputs: int) 
         readout=room_for_readout(rule, steps, 64),
         e=np.empty(64, np.float32),
         active=room_for_active(steps, words),
-        times=np.empty(inputs * steps + ROOM, np.uint16),  # of which no more is touched than there are spikes
+        times=np.empty(inputs * steps + ROOM, np.uint16),  # only as many as spikes are touched
         first=np.empty(inputs + 1, np.int32),
         turned=np.empty(steps + 63, np.uint64),
     )
@@ -71,7 +71,7 @@ def add_block(
     high: int,
     gradient: Floats,
 ) -> None:
-    """e_.j of a block of active neurons for each input j of low ... high, added to gradient and error at once."""
+    """Compute e_.j of a block of active neurons for each input j of low ... high; add it to gradient and error."""
     has_credit = errors.credit.shape[1] > 0
     active, e, first, stride = room.active, room.e, room.first, lanes(like)
     for j in range(low, high):
@@ -105,9 +105,9 @@ def spsp_backward(
 ) -> None:
     """The pieces of a turn of `reference.spsp_backward`.
 
-    `pieces` (K, 5): a part of the batch, two words of inputs and two samples; each is of the inputs from the one word
-    up to the other, for the samples from the one up to the other in their order. `errors` of P neurons; `first`
-    (I * P,) and `others` (parts - 1, I * P) are the gradients of the parts, written.
+    A piece of `pieces` (K, 5) has the number of its part, the first word of inputs and the one after its last, and the
+    first sample and the one after its last. Samples are added in order. `errors` are of P neurons. The gradients of the
+    parts are written to `first` (I * P,) and `others` (parts - 1, I * P).
     """
     while True:
         k = take(turn)
@@ -142,7 +142,7 @@ def spsp_activation(
     activation: Floats,
     turn: Turn,
 ) -> None:
-    """The samples of a turn of `reference.spsp_activation`; `readout` of P neurons, `activation` (B, P) zero."""
+    """The samples of a turn of `reference.spsp_activation`; `readout` of P neurons; `activation` (B, P) must be 0."""
     steps = words_in.shape[1]
     while True:
         b = take(turn)
@@ -163,7 +163,7 @@ def spsp_activation(
 
 @jit
 def add_parts(total: Floats, others: Floats, turn: Turn) -> None:
-    """Add the rows of `others` (K, M) to `total` (M,) in their order, for the strips of a turn, STRIP floats each."""
+    """Add the rows of `others` (K, M) to `total` (M,) in order, for the strips of a turn, of STRIP floats each."""
     while True:
         k = take(turn)
         if k == NONE:

@@ -31,9 +31,9 @@ def pool_forward(
 ) -> None:
     """The samples of a turn of `reference.images.pool_forward`, step by step.
 
-    `first` (I + 1), `post`: the neurons that see an input; `words` (B, T, W) and `counts` (B, 64 * W) are written.
-    Scratch: `u`, `a`, `drive` (64 * W,), `awake` (W,), `inputs` for those of a step. A word of neurons sleeps until the
-    first spike that reaches it.
+    `first` (I + 1), `post`: the neurons that see an input. `words` (B, T, W) and `counts` (B, 64 * W) are written.
+    Scratch: `u`, `a`, `drive` (64 * W,), `awake` (W,), `inputs` for the spikes of a step. A word of neurons sleeps
+    until the first spike reaches it.
     """
     steps = words.shape[1]
     while True:
@@ -86,8 +86,8 @@ def pool_backward(
 ) -> None:
     """The samples of a turn of `reference.images.pool_backward`.
 
-    `begin` (N + 1), `pre`: the inputs that a neuron sees; `credit` (B, N); `readout` of 64 neurons; `error` (B, I)
-    zero.
+    `begin` (N + 1), `pre`: the inputs that a neuron sees; `credit` (B, N); `readout` of 64 neurons; `error` (B, I) must
+    be 0.
     """
     while True:
         b = take(turn)

@@ -1,4 +1,4 @@
-"""Readouts: what a spike of an input at each step is worth to each neuron of a block, for either rule."""
+"""Readouts: what an input spike at each step adds to the S-PSP of each neuron of a block, for both rules."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from snnrun.compiled.vector import above, choose, load, lowest_bit, splat, store
 from snnrun.kernels.cpu.constants import HM2BP, RuleConstants
 from snnrun.kernels.cpu.spike_loops import held_bits
 
-# Below it a filter counts as empty: no denormal numbers, on which a processor is tens of times slower.
+# A filter below this counts as empty, because a processor is tens of times slower on denormal numbers.
 TINY = np.float32(1e-30)
 
 
 class Readout(NamedTuple):
-    """A readout and what makes it: `values`, row by row, and `previous` (64,), the last spike of each of a block."""
+    """A readout: its rule, its `values` row by row, and `previous` (64,), the last spike of each neuron of a block."""
 
     rule: RuleConstants
     previous: Indices
@@ -30,7 +30,7 @@ def room_for_readout(rule: RuleConstants, steps: int, width: int) -> Readout:
 
 @part
 def strsbp_readout(like: Any, readout: Readout, words: Words, b: int, w: int, base: int, stride: int) -> None:
-    """Word w of sample b of `reference.strsbp_readout`, row t at values[base + t * stride]."""
+    """Word w of sample b of `reference.strsbp_readout`; row t is at values[base + t * stride]."""
     lif, values = readout.rule.lif, readout.values
     decay_m, decay_s = splat(lif.decay_m, like), splat(lif.decay_s, like)
     drive, one, tiny = splat(lif.rise, like), splat(np.float32(1), like), splat(TINY, like)
@@ -51,9 +51,9 @@ def strsbp_readout(like: Any, readout: Readout, words: Words, b: int, w: int, ba
 def hm2bp_readout(like: Any, readout: Readout, words: Words, b: int, w: int, base: int, stride: int) -> None:
     """Word w of sample b of `reference.hm2bp_readout`.
 
-    The kernel h runs backwards with the steps, from the spike that follows: it decays with tau_m and gains from x_s,
-    which decays with tau_s, so that nothing cancels. x_m tells the end of the window. Where a tail ends only a scan
-    forwards knows, which leaves there what ends.
+    The kernel h is computed backwards through the steps, from the spike that follows. It decays with tau_m and gains
+    from x_s, which decays with tau_s, so that no terms cancel. x_m shows where the window ends. Only a forward scan
+    knows where a tail ends; it writes there what the tail then loses.
     """
     previous, values, steps = readout.previous, readout.values, words.shape[1]
     t_ref, constants = readout.rule.lif.t_ref, readout.rule.hm2bp
@@ -106,7 +106,7 @@ def held_after(words: Words, b: int, t: int, w: int, t_ref: int) -> np.uint64:
 
 @part
 def read(like: Any, readout: Readout, words: Words, b: int, w: int, base: int, stride: int) -> None:
-    """The readout of a block of neurons by either rule."""
+    """The readout of a block of neurons by the rule of `readout`."""
     if readout.rule.number == HM2BP:
         hm2bp_readout(like, readout, words, b, w, base, stride)
     else:

@@ -1,6 +1,6 @@
 """The loops over the recurrent synapses of a layer.
 
-They are grouped by pre-neuron: those of p stand at first[p] ... first[p + 1], each with its post-neuron.
+They are grouped by pre-neuron: those of p are at first[p] ... first[p + 1], each with its post-neuron.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from snnrun.compiled.turns import NONE, Turn, take
 from snnrun.kernels.cpu.active_loops import Active, close_up, idle, list_train, width_of
 from snnrun.kernels.cpu.readout_loops import Readout, read_block
 
-# Gauss-Seidel: largest change of a sweep, as a share of the largest entry, and the sweeps it may take.
+# Gauss-Seidel stops at this largest change of a sweep, as a share of the largest entry, or after so many sweeps.
 TOLERANCE = 1e-7
 SWEEPS = 200
-# Synapses that a thread adds up the gradients of at a time.
+# A thread adds up the gradients of so many synapses at a time.
 SYNAPSES = 512
 
 
 class Kept(NamedTuple):
     """Room for the synapses that count in a sample, grouped as all are.
 
-    Those of the n-th neuron kept stand at first[n] ... first[n + 1]; `post` has their post-neurons. All have room for
-    one more than the neurons or synapses of the layer.
+    Those of the n-th kept neuron are at first[n] ... first[n + 1]; `post` has their post-neurons. All arrays have room
+    for one more than the layer has neurons or synapses.
     """
 
     neuron: Indices
@@ -48,9 +48,9 @@ def room_to_keep(neurons: int, synapses: int) -> Kept:
 
 @part
 def keep_active(count: int, first: Indices, post: Indices, active: Active, kept: Kept) -> None:
-    """Keep the synapses between the neurons of a sample that fire, of which there are `count`, by their closed places.
+    """Keep the synapses between the `count` neurons of a sample that fire, by their places in the closed-up words.
 
-    `neuron` has the closed place of each neuron, or -1.
+    `neuron` has this place of each neuron, or -1.
     """
     for i in range(first.shape[0] - 1):
         kept.neuron[i] = -1
@@ -59,7 +59,7 @@ def keep_active(count: int, first: Indices, post: Indices, active: Active, kept:
     total = 0
     for n in range(count):
         kept.first[n] = total
-        for s in range(first[active.neuron[n]], first[active.neuron[n] + 1]):  # written whether it is kept or not
+        for s in range(first[active.neuron[n]], first[active.neuron[n] + 1]):  # written even if it is not kept
             kept.synapse[total], kept.post[total] = s, kept.neuron[post[s]]
             total += kept.neuron[post[s]] >= 0
     kept.first[count] = total
@@ -114,7 +114,7 @@ def coupling(
     theta: Floats,
     turn: Turn,
 ) -> None:
-    """The samples of a turn of `reference.coupling`; `weight` (S,) is divided by the threshold."""
+    """The samples of a turn of `reference.coupling`; `weight` (S,) is already divided by the threshold."""
     while True:
         b = take(turn)
         if b == NONE:
@@ -128,9 +128,9 @@ def coupling(
 
 
 class Systems(NamedTuple):
-    """The recurrent systems of a batch, solutions `x` (B, N), and room for one: its diagonal `own` (N,), `kept`.
+    """The recurrent systems of a batch, their solutions `x` (B, N), and room for one: its diagonal `own` (N,), `kept`.
 
-    `theta` (B, S) of the synapses, whose groups by pre-neuron are `first` and `post`; `diagonal`, `right` (B, N).
+    `theta` (B, S) is that of the synapses, grouped by pre-neuron in `first` and `post`; `diagonal`, `right` (B, N).
     """
 
     theta: Floats
@@ -146,9 +146,9 @@ class Systems(NamedTuple):
 
 @part
 def keep_coupled(b: int, systems: Systems) -> int:
-    """Keep the entries of a sample's system beside its diagonal, which goes to `own`; returns how many rows have some.
+    """Keep the entries of a sample's system off its diagonal; `own` gets the diagonal. Returns how many rows have some.
 
-    `kept.neuron` has these rows. The others are solved: `x` becomes right / own.
+    `kept.neuron` has these rows. Rows without such entries are solved at once: `x` becomes right / own.
     """
     theta, first, post, kept, own = systems.theta, systems.first, systems.post, systems.kept, systems.own
     total = rows = 0
@@ -197,7 +197,7 @@ def sweep_to_rest(b: int, systems: Systems) -> bool:
 
 @jit
 def coupling_solve(systems: Systems, solved: Flags, turn: Turn) -> None:
-    """The samples of a turn of `reference.coupling_solve`; `solved` (B,) says which of them converged."""
+    """The samples of a turn of `reference.coupling_solve`; `solved` (B,) says which converged."""
     while True:
         b = take(turn)
         if b == NONE:
@@ -211,7 +211,7 @@ def coupling_solve(systems: Systems, solved: Flags, turn: Turn) -> None:
 
 @jit
 def recurrent_gradient(e: Floats, gain: Floats, post: Indices, gradient: Floats, turn: Turn) -> None:
-    """The strips of a turn, SYNAPSES each, of `reference.recurrent_gradient`; `gradient` (S,) zero."""
+    """The strips of a turn, of SYNAPSES each, of `reference.recurrent_gradient`; `gradient` (S,) must be 0."""
     while True:
         k = take(turn)
         if k == NONE:

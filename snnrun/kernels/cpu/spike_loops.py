@@ -1,4 +1,4 @@
-"""Loops over the bits of spikes: who fires in a step, when a neuron fires, how often."""
+"""Loops over the bits of spikes: which neurons fire in a step, when a neuron fires, and how often."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from snnrun.compiled.jit import Counts, Floats, Indices, Times, Words, jit, part
 from snnrun.compiled.turns import NONE, Turn, take
 from snnrun.compiled.vector import count_bits, lowest_bit, transpose_bits
 
-# What is listed four at a time may be written so far beyond the end of the list.
+# Lists are written four entries at a time, so up to so many places beyond their end may be written.
 ROOM = 4
 
 
@@ -22,14 +22,14 @@ class Trains(NamedTuple):
 
 
 class Listed(NamedTuple):
-    """Room for `list_sparse`: `busy` (W,), the words that are not 0, and the `neurons` that fire, and ROOM more."""
+    """Room for `list_sparse`: `busy` (W,) for words that are not 0; `neurons` for those that fire, and ROOM more."""
 
     busy: Indices
     neurons: Indices
 
 
 def room_to_list(words: int, spikes: int = 0) -> Listed:
-    """Room for a step of so many words, and for so many spikes."""
+    """Room for a step of so many words and for so many spikes."""
     return Listed(np.empty(words, np.int32), np.empty(max(64 * words, spikes) + ROOM, np.int32))
 
 
@@ -37,8 +37,8 @@ def room_to_list(words: int, spikes: int = 0) -> Listed:
 def list_bits(word: np.uint64, base: int, out: Any, count: int) -> int:
     """Write base + the place of each bit of a word to `out`, from `count` on; return where they end.
 
-    Four places are written at a time, bits or not: a branch for each would be guessed wrong too often. So `out` needs
-    room for four more than bits.
+    Four places are written at a time, even without a bit, since the processor would predict a branch for each wrong too
+    often. So `out` needs room for four more than there are bits.
     """
     place = count
     stop: int = count + count_bits(word)
@@ -60,7 +60,7 @@ def list_spikes(words: Words, b: int, t: int, out: Times, count: int = 0) -> int
 
 @part
 def list_sparse(words: Words, b: int, t: int, room: Listed, count: int = 0) -> int:
-    """`list_spikes` to `room.neurons` where most words are 0: the others are found first, without a branch."""
+    """`list_spikes` to `room.neurons` for steps in which most words are 0: first finds the others, without a branch."""
     busy, out, found = room.busy, room.neurons, 0
     for w in range(words.shape[2]):
         busy[found] = w
@@ -89,7 +89,7 @@ def held_bits(words: Words, b: int, t: int, w: int, t_ref: int) -> np.uint64:
 
 @part
 def turn_span(words: Words, b: int, span: int, w: int, block: Words, place: int) -> None:
-    """Spikes of word w in steps 64 * span and on, to 64 words of `block` from `place` on: one a neuron."""
+    """Write the spikes of word w from step 64 * span on to 64 words of `block`, from `place` on: one word a neuron."""
     rest = min(64, words.shape[1] - 64 * span)
     for k in range(64):
         block[place + k] = words[b, 64 * span + k, w] if k < rest else np.uint64(0)
@@ -98,7 +98,7 @@ def turn_span(words: Words, b: int, span: int, w: int, block: Words, place: int)
 
 @jit
 def total_spikes(words: Words, totals: Counts, turn: Turn) -> None:
-    """Number of spikes of the samples of a turn, to `totals` (B,)."""
+    """Write the number of spikes of the samples of a turn to `totals` (B,)."""
     while True:
         b = take(turn)
         if b == NONE:
@@ -112,7 +112,7 @@ def total_spikes(words: Words, totals: Counts, turn: Turn) -> None:
 
 @part
 def count_sample(words: Words, b: int, block: Words, counts: Floats, neurons: int) -> None:
-    """How often each neuron of sample b fires, to counts[b]; `block` (64,) is scratch."""
+    """Write how often each neuron of sample b fires to counts[b]; `block` (64,) is scratch."""
     for w in range(words.shape[2]):
         inside = min(64, neurons - 64 * w)
         for k in range(inside):
@@ -137,10 +137,10 @@ def count_spikes(words: Words, block: Words, counts: Floats, turn: Turn) -> None
 def sort_sample(
     words: Words, b: int, low: int, high: int, times: Times, first: Indices, block: Words, neurons: int, count: int
 ) -> None:
-    """Spike times of sample b of `words` (B, T, W), neuron by neuron, for those of the words low ... high.
+    """Write the spike times of sample b of `words` (B, T, W), neuron by neuron, for the neurons of words low ... high.
 
-    Those of neuron j go to times[first[j] ... first[j + 1]], from `count` on; `times` has room for four more than
-    spikes, see `list_bits`. `block`, a word for each step rounded up to 64, is scratch.
+    Those of neuron j go to times[first[j] ... first[j + 1]]; the first goes to times[count]. `times` needs room for
+    four more than the spikes, see `list_bits`. `block` is scratch, a word for each step, rounded up to 64.
     """
     spans = (words.shape[1] + 63) // 64
     first[64 * low] = count
@@ -155,7 +155,7 @@ def sort_sample(
 
 @jit
 def sort_by_neuron(words: Words, times: Times, first: Indices, block: Words, turn: Turn) -> None:
-    """`sort_sample` for the samples of a turn, all their words; `first` (B, N + 1), of which first[b, 0] is given."""
+    """`sort_sample` for all words of the samples of a turn; `first` is (B, N + 1), and first[b, 0] is given."""
     while True:
         b = take(turn)
         if b == NONE:
@@ -165,7 +165,7 @@ def sort_by_neuron(words: Words, times: Times, first: Indices, block: Words, tur
 
 @part
 def valid_bits(neurons: int) -> np.uint64:
-    """Bits of the first neurons of a word, of all from 64 on."""
+    """Bits of the first `neurons` of a word; all bits from 64 on."""
     return ~np.uint64(0) if neurons >= 64 else ~np.uint64(0) >> np.uint64(64 - neurons)
 
 

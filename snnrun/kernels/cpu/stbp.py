@@ -61,7 +61,7 @@ def stbp_backward(
     neurons = membrane.shape[2]
     if recurrent_weight is None:
         grad_u = stbp_scan_backward(grad_spikes, spikes, membrane, neuron)
-    else:  # a dense product per step, which PyTorch does as well
+    else:  # a dense product per step, for which PyTorch is as good
         own = unpack(spikes, neurons, membrane.dtype)
         grad_u = reference.stbp_scan_backward(grad_spikes, own, membrane, recurrent_weight, neuron)
     trace = pad(grad_u)
@@ -75,7 +75,7 @@ def stbp_backward(
 
 
 def stbp_scan_backward(grad_spikes: Tensor, spikes: Tensor, membrane: Tensor, neuron: Stbp) -> Tensor:
-    """See `reference.stbp_scan_backward`; without recurrent synapses."""
+    """See `reference.stbp_scan_backward`; for layers without recurrent synapses."""
     neurons, constants = membrane.shape[2], stbp_constants(neuron)
     given = pad(reference.surrogate(membrane, neuron)) if constants.surrogate == GIVEN else NO_FLOATS
     own, grad, u = as_words(spikes), pad(grad_spikes), pad(membrane)

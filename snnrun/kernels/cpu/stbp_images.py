@@ -22,7 +22,7 @@ from snnrun.kernels.reference.images import drive_by_input
 def stbp_conv_forward(
     spikes_in: Tensor, weight: Tensor, bias: Tensor | None, window: Window, neuron: Stbp
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See `reference.images.stbp_conv_forward`; a spike that is averaged adds its share of the taps."""
+    """See `reference.images.stbp_conv_forward`. If spikes are averaged, each adds its share of the taps."""
     batch, steps, _ = spikes_in.shape
     inputs, layer = bits_of(spikes_in), convolution(weight, window, 1.0 / window.pool**2)
     by_lane = np.zeros(64 * layer.layout.blocks, np.float32)
@@ -65,7 +65,7 @@ def stbp_conv_backward(
 
 
 def _send_below(grad_u: Tensor, weight: Tensor, window: Window, grad_in: Tensor) -> None:
-    """Write the gradient (T, I) of a sample's inputs: dense in both, a product that PyTorch does as well."""
+    """Write the gradient (T, I) of a sample's inputs: a dense product, for which PyTorch is as good."""
     side = window.pool
     averaged = window._replace(rows=window.rows // side, columns=window.columns // side, pool=1)
     images = drive_by_input(grad_u, weight / side**2, averaged)

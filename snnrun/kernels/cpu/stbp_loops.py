@@ -13,12 +13,12 @@ from snnrun.kernels.cpu.constants import GIVEN, RECTANGLE, StbpConstants
 from snnrun.kernels.cpu.forward_loops import add_row_pairs, add_rows
 from snnrun.kernels.cpu.spike_loops import Trains, list_spikes, valid_bits
 
-# Inputs that a thread adds up the gradients of at a time.
+# A thread adds up the gradients of so many inputs at a time.
 INPUTS = 64
 
 
 class StbpLayer(NamedTuple):
-    """A dense layer of `neurons`: weights by input, `rows` (I * P,), `bias` (P,), `recurrent` (N * P,) or empty."""
+    """A dense layer of `neurons`: `rows` (I * P,) has weights by input; `bias` (P,); `recurrent` (N * P,) or empty."""
 
     rows: Floats
     bias: Floats
@@ -43,7 +43,7 @@ def stbp_step(
     membrane: Floats,
     counts: Floats,
 ) -> None:
-    """Advance a block by one step, with inputs[:spikes] and of the layer itself own[:looped]."""
+    """Advance a block by one step, with the input spikes inputs[:spikes] and the layer's own spikes own[:looped]."""
     constants, w = layer.constants, offset // 64
     padded, steps = counts.shape[1], membrane.shape[0] // counts.size
     place = (b * steps + t) * padded + offset
@@ -75,8 +75,8 @@ def stbp_forward(
 ) -> None:
     """The samples of a turn of `reference.stbp_forward`.
 
-    `words` (B, T, W) and `counts` (B, P) come in as zeros, `membrane` (B * T * P,) is written. Scratch: `inputs` and
-    `own` with room for a step's spikes.
+    `words` (B, T, W) and `counts` (B, P) must be zeros; `membrane` (B * T * P,) is written. Scratch: `inputs` and `own`
+    with room for a step's spikes.
     """
     padded = counts.shape[1]
     looped = 0
@@ -190,9 +190,10 @@ def pair_gradient(
 def weight_gradient(
     trace: Floats, delay: int, steps: int, trains: Trains, padded: int, gradient: Floats, turn: Turn
 ) -> None:
-    """Sum over samples and steps of trace(t + delay) spikes(t), for the strips of a turn, INPUTS each.
+    """Sum over samples and steps of trace(t + delay) spikes(t), for the strips of a turn, of INPUTS each.
 
-    `trace` (B * T * P,); their rows of `gradient` (I * P,) are written. A sum stays in registers until it is whole.
+    `trace` is (B * T * P,). The strips' rows of `gradient` (I * P,) are written. A sum stays in registers until it is
+    complete.
     """
     while True:
         k = take(turn)

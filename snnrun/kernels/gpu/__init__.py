@@ -1,13 +1,13 @@
 """The kernels in Triton, for a GPU, in float32.
 
-The recursions through time are one launch per layer (`loops`), all samples and neurons in parallel; all sums
-over pairs of neurons are matrix products of the unpacked spikes, in which no S-PSP `e` of a sample is ever stored.
-Layers over images read the bits themselves, see `images`.
-PyTorch computes them in full float32 as long as `torch.backends.cuda.matmul.allow_tf32` is False, its default. Nothing
-is read back by the host. With one launch per scan there is little left for CUDA graphs to save, so there are none.
+Each recursion through time is one launch per layer (`loops`), with all samples and neurons in parallel. Sums over pairs
+of neurons are matrix products of the unpacked spikes; the S-PSPs `e` of a sample are never stored. PyTorch computes
+these products in full float32 as long as `torch.backends.cuda.matmul.allow_tf32` is False, its default. Layers over
+images read the bits themselves, see `images`. The host reads nothing back. There are no CUDA graphs, since with one
+launch per scan they could save little.
 
-Not measured: this has run in Triton's interpreter on a CPU (`TRITON_INTERPRET=1`) and been compiled for NVIDIA GPUs,
-but no GPU has executed it yet. `checks` compares it with the reference wherever it runs.
+Not measured: this has run in Triton's interpreter on a CPU (`TRITON_INTERPRET=1`) and has been compiled for NVIDIA
+GPUs, but no GPU has run it yet. `checks` compares it with the reference wherever it runs.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ __all__ = [
 ]
 
 SYNAPSES_PER_PROGRAM = 128
-# The series for the coupled system shrinks by 0.8 or better per sweep to get there; what is slower is eliminated.
+# A series for the coupled system that shrinks by 0.8 or better per sweep gets there. Elimination solves slower ones.
 SWEEPS = 64
 SWEEP_TOLERANCE = 1e-6
 
@@ -109,7 +109,7 @@ def spsp_backward(
     gradient = (trains.flatten(0, 1).T @ (traces * gain[:, None]).flatten(0, 1)).T
     if credit is None:
         return gradient, gain.new_zeros(batch, 0)
-    # sum_i credit_i w_ij e_ij, with the sum over the steps at which j fired done last: e is not needed.
+    # sum_i credit_i w_ij e_ij. The sum over the steps at which j fired comes last, so e is not needed.
     sent_back = traces.mul_(credit[:, None]) @ weight
     error = weight.new_empty(batch, inputs)
     launch(
@@ -142,9 +142,9 @@ def coupling_solve(
 ) -> Tensor:
     """See `reference.coupling_solve`.
 
-    The series x = (right + theta^T x) / diagonal needs S products a sweep, a dense factorisation N^3 / 3, so it comes
-    first. It diverges for rare samples, whose theta is too large: those are eliminated densely. Each sample's own
-    program sees which case it has, for the host would have to wait to learn it.
+    The series x = (right + theta^T x) / diagonal comes first, because it needs S products a sweep and a dense
+    factorisation needs N^3 / 3. It diverges for rare samples whose theta is too large; these are solved by dense
+    elimination. The program of each sample decides, so that the host need not wait.
     """
     check_float32(theta.dtype)
     batch, neurons = right.shape

@@ -1,13 +1,14 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
 """The loops of the `gpu` backend's layers over images, in Triton; `images` prepares their arguments, see there.
 
-A program has one sample and a word of bits, 64 neurons or inputs; in `conv_gradient` it has a tile of the weights. It
-takes `STEPS` steps at once and tests, for each tap of the window, the one bit of each step that a neuron sees there.
+A program has one sample and a word of bits, that is 64 neurons or inputs. In `conv_gradient` it has a tile of the
+weights. It takes `STEPS` steps at once. For each tap of the window it tests the one bit of each step that a neuron sees
+there.
 
-Names in capitals are those of `neuron.Window`, and a kernel is compiled for each. All spikes that are read are bits
-(B, T, words) int32, which a GPU shifts faster; `weight` is tap by tap, (C * HEIGHT * WIDTH, K), or None for a pool,
-whose neurons have the weight 1 and see their own channel only. All else is as in `reference.images`. What is added up
-in several programs is written part by part, for the host to add in a fixed order.
+Names in capitals are those of `neuron.Window`; Triton compiles a kernel for each of their values. Kernels read spikes
+as bits (B, T, words) int32, which a GPU shifts faster. `weight` is tap by tap, (C * HEIGHT * WIDTH, K), or None for a
+pool, whose neurons have the weight 1 and see their own channel only. All else is as in `reference.images`. If several
+programs share a sum, each writes its part, and the host adds the parts in a fixed order.
 """
 
 import triton
@@ -25,7 +26,7 @@ STEPS = tl.constexpr(8)
 def inputs_at(
     spikes, channel, row, column, inside, ROWS: tl.constexpr, COLUMNS: tl.constexpr, POOL: tl.constexpr
 ):  # fmt: skip
-    """The inputs of the image after averaging, 0 where not `inside`; `spikes` points to the bits of a step."""
+    """The inputs of the image after averaging, 0 if not `inside`; `spikes` points to the bits of a step."""
     corner = (channel * ROWS + row * POOL) * COLUMNS + column * POOL
     fired = (tl.load(spikes + (corner >> 5), mask=inside, other=0) >> (corner & 31)) & 1
     for pixel in range(1, POOL * POOL):
@@ -39,7 +40,7 @@ def window_of(
     neuron, mine, HEIGHT: tl.constexpr, STRIDE: tl.constexpr, PADDING: tl.constexpr,
     OUT_ROWS: tl.constexpr, OUT_COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Kernel of a neuron, and the first row and column it sees; where not `mine` a window above the image."""
+    """Kernel of a neuron, and the first row and column that it sees; if not `mine`, a window above the image."""
     top = neuron // OUT_COLUMNS % OUT_ROWS * STRIDE - PADDING
     left = neuron % OUT_COLUMNS * STRIDE - PADDING
     return neuron // (OUT_ROWS * OUT_COLUMNS), tl.where(mine, top, -HEIGHT), left
@@ -51,7 +52,7 @@ def drive(
     CHANNELS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, KERNELS: tl.constexpr,
     HEIGHT: tl.constexpr, WIDTH: tl.constexpr, POOL: tl.constexpr,
 ):  # fmt: skip
-    """Weighted sums (steps, neurons); `spikes` (steps, 1) points to steps, which are 0 where not `seen`."""
+    """Weighted sums (steps, neurons); `spikes` (steps, 1) points to steps, whose bits are 0 if not `seen`."""
     total = tl.zeros((spikes.shape[0], kernel.shape[0]), tl.float32)
     for tap in range(0, HEIGHT * WIDTH if weight is None else CHANNELS * HEIGHT * WIDTH):
         row = top + tap // WIDTH % HEIGHT
@@ -83,7 +84,7 @@ def sent_back(
     """
     total = tl.zeros((errors.shape[0], row.shape[0]), tl.float32)
     for tap in range(0, HEIGHT * WIDTH):
-        # The neuron whose window begins there has this tap on the input.
+        # The neuron whose window begins at this place has this tap on the input.
         top = row + PADDING - tap // WIDTH
         left = column + PADDING - tap % WIDTH
         exists = (top >= 0) & (top % STRIDE == 0) & (top // STRIDE < OUT_ROWS)
@@ -107,7 +108,7 @@ def sent_back(
 def image_of(
     number, CHANNELS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, POOL: tl.constexpr, PADDING: tl.constexpr
 ):  # fmt: skip
-    """Channel, row and column, after averaging, of an input; where there is no such one a row above all windows."""
+    """Channel, row and column of an input after averaging; if there is no such input, a row above all windows."""
     row = number // COLUMNS % ROWS // POOL
     column = number % COLUMNS // POOL
     real = (number < CHANNELS * ROWS * COLUMNS) & (row < ROWS // POOL) & (column < COLUMNS // POOL)
@@ -208,7 +209,7 @@ def conv_activation(
     WIDTH: tl.constexpr, STRIDE: tl.constexpr, PADDING: tl.constexpr, POOL: tl.constexpr,
     OUT_ROWS: tl.constexpr, OUT_COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Sum over t of readout times drive, (parts, B, N), of which each part has `share` steps."""
+    """Sum over t of readout times drive, (parts, B, N); each part has `share` steps."""
     NEURONS: tl.constexpr = KERNELS * OUT_ROWS * OUT_COLUMNS
     sample = tl.program_id(0).to(tl.int64)
     neuron = tl.program_id(1) * 64 + tl.arange(0, 64)
@@ -239,8 +240,9 @@ def conv_gradient(
 ):  # fmt: skip
     """`reference.images.drive_by_weight` of errors (B, T, N) times `scale` (B, N) or None: (B, parts, taps, K).
 
-    A product of matrices: taps by places, the inputs seen there; places by kernels, the errors. Places are those of all
-    steps, one after another. Neither matrix is in memory, they are read from the bits and errors block by block.
+    This is a product of two matrices. One has, by tap and place, the inputs seen there. The other has, by place and
+    kernel, the errors. Places are those of all steps, one after another. Neither matrix is in memory: the kernel reads
+    bits and errors block by block.
     """
     PLACES: tl.constexpr = OUT_ROWS * OUT_COLUMNS
     TAPS: tl.constexpr = CHANNELS * HEIGHT * WIDTH
@@ -282,7 +284,7 @@ def conv_error(
     WIDTH: tl.constexpr, STRIDE: tl.constexpr, PADDING: tl.constexpr, POOL: tl.constexpr,
     OUT_ROWS: tl.constexpr, OUT_COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Sum, over the steps at which an input fired, of what is sent back to it, (parts, B, I); see `conv_activation`."""
+    """Sum of what is sent back to an input, over the steps at which it fired, (parts, B, I); see `conv_activation`."""
     sample = tl.program_id(0).to(tl.int64)
     number = tl.program_id(1) * 64 + tl.arange(0, 64)
     part = tl.program_id(2)

@@ -1,11 +1,11 @@
 """The `gpu` backend's layers over images: convolutions, spiking pools and STBP's convolutions.
 
-A layer's forward pass is one launch (`image_loops`): the drive is made from the bits of the input a few steps
-at a time and never stored. Backward, the readouts are scans of their own and all steps are taken at once; weight
-gradient and error are correlations of readouts and bits that need no unfolded input. Every sum has a fixed order: what
-several programs share is written in parts, which are added afterwards.
+The forward pass of a layer is one launch (`image_loops`). It computes the drive from the bits of the input a few steps
+at a time and never stores it. The backward pass computes the readouts in scans of their own and then takes all steps at
+once. Weight gradient and error are correlations of readouts and bits, without an unfolded input. Every sum has a fixed
+order: several programs that share a sum write it in parts, which are added afterwards.
 
-Not measured, as all of `gpu`: interpreted and compiled, but executed by no GPU yet.
+Not measured, like all of `gpu`: interpreted and compiled, but no GPU has run it yet.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from snnrun.kernels.gpu.time import check_float32, launch, readout, stbp_scan_ba
 from snnrun.kernels.neuron import Lif, Stbp, Window, slack_threshold
 from snnrun.kernels.packed import words
 
-# Numbers of a readout that are held at once, 256 MiB; larger batches go in parts.
+# So many numbers of a readout are held at once, 256 MiB; larger batches are taken in parts.
 READOUT = 2**26
-# Programs that fill a large GPU. Fewer samples and neurons than that have their steps shared out as well.
+# So many programs fill a large GPU. If samples and neurons give fewer, the steps are shared out as well.
 PROGRAMS = 4096
 BLOCK_TAPS = 32
 BLOCK_PLACES = 32
@@ -188,14 +188,14 @@ def _at_spikes(traces: Tensor, credit: Tensor, bits: Tensor, weight: Tensor | No
 
 
 def _samples(spikes: Tensor, neurons: int) -> Iterator[slice]:
-    """The batch in parts whose readouts together have `READOUT` numbers, or in single samples."""
+    """The batch in parts whose readouts have at most `READOUT` numbers, or in single samples."""
     batch, steps, _ = spikes.shape
     size = max(1, READOUT // max(1, steps * neurons))
     return (slice(begin, begin + size) for begin in range(0, batch, size))
 
 
 def _shared_out(steps: int, programs: int) -> tuple[int, int]:
-    """Into how many parts the steps are cut so that all of `PROGRAMS` have work, and the steps of a part."""
+    """The number of parts into which the steps are cut, so that all `PROGRAMS` have work; and the steps of a part."""
     least = loops.STEPS.value
     parts = min(max(1, PROGRAMS // max(1, programs)), max(1, triton.cdiv(steps, least)))
     share = max(1, triton.cdiv(triton.cdiv(steps, parts), least)) * least
@@ -213,7 +213,7 @@ def _by_tap(weight: Tensor) -> Tensor:
 
 
 def _by_kernel(by_tap: Tensor, window: Window) -> Tensor:
-    """Back again."""
+    """The reverse of `_by_tap`."""
     return by_tap.reshape(window.channels, window.height, window.width, window.kernels).permute(3, 0, 1, 2)
 
 

@@ -1,10 +1,10 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
 """The loops of the `gpu` backend, in Triton; `gpu` prepares their arguments, see there.
 
-Each program has one sample and runs through all of its steps. Without recurrent synapses it has one word of bits, 64
-neurons, for neurons do not meet; with them it has the whole layer, padded to a power of 2 (`BLOCK`), because at each
-step every neuron needs the others'. What neurons of a program tell each other goes through memory, between two
-barriers.
+Each program has one sample and runs through all of its steps. Without recurrent synapses it has one word of bits, that
+is 64 neurons, because neurons do not depend on each other. With them it has the whole layer, padded to a power of 2
+(`BLOCK`), because at each step every neuron needs the spikes of the others. Neurons of a program exchange values
+through memory, between two barriers.
 
 `spikes` are bits (B, T, words) int64, all else is as in `reference`. Arguments that may be absent are None.
 """
@@ -12,7 +12,7 @@ barriers.
 import triton
 import triton.language as tl
 
-# Rows of a matrix, or steps, that are read at once, so that the reads wait for memory together.
+# So many rows of a matrix, or steps, are read at once, so that the reads wait for memory together.
 ROWS = tl.constexpr(8)
 
 
@@ -21,7 +21,7 @@ ROWS = tl.constexpr(8)
 
 @triton.jit
 def note_spikes(fired, names, neuron):
-    """Write the numbers of the neurons that fired to `names`; returns how many there are."""
+    """Write the numbers of the neurons that fired to `names`; returns how many fired."""
     fired = fired.to(tl.int32)
     tl.debug_barrier()
     tl.store(names + tl.cumsum(fired, axis=0) - 1, neuron, mask=fired != 0)
@@ -31,7 +31,7 @@ def note_spikes(fired, names, neuron):
 
 @triton.jit
 def sum_rows(names, count, matrix, neurons, neuron):
-    """Sum of the rows of `matrix` (neurons, neurons) that the first `count` of `names` call."""
+    """Sum of the rows of `matrix` (neurons, neurons) that the first `count` entries of `names` select."""
     total = tl.zeros((ROWS, neuron.shape[0]), tl.float32)
     for first in range(0, count, ROWS):
         place = first + tl.arange(0, ROWS)
@@ -56,7 +56,7 @@ def vector_times_matrix(vector, matrix, rows, neurons, neuron):
 
 @triton.jit
 def store_bits(spikes, fired, words):
-    """Store who fired at one step as bits."""
+    """Store as bits which neurons fired at one step."""
     bits = tl.reshape(fired.to(tl.int64), (fired.shape[0] // 64, 64)) << tl.arange(0, 64)[None, :].to(tl.int64)
     word = tl.arange(0, fired.shape[0] // 64)
     tl.store(spikes + word, tl.sum(bits, axis=1), mask=word < words)
@@ -128,8 +128,8 @@ def strsbp_scan(spikes, readout, steps, neurons, words, decay_m, decay_s, rise, 
 def hm2bp_scan(spikes, kernel, readout, steps, neurons, words, window, tau_s, decay):
     """`reference.hm2bp_readout`; `kernel` of `reference.hm2bp_kernel`, `window` in whole steps.
 
-    A pair of successive spikes leaves a tail from the first of them back to the begin of the last one's window. Where
-    that is, only a scan forwards knows both: it leaves in the readout's own row what is cut from the tail there.
+    A pair of successive spikes gives a tail, from the first spike back to where the window of the last one begins. Only
+    a forward scan knows both spikes at that step. So it writes to the readout's row there what the tail then loses.
     """
     sample = tl.program_id(0).to(tl.int64)
     word = tl.program_id(1)
@@ -206,7 +206,7 @@ def coupling_sweeps(
     theta, first, post, diagonal, right, x, converged, neurons, synapses, sweeps, tolerance,
     SELF: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
-    """Iterate x = (right + theta^T x) / diagonal until it stands still; says of which samples it did.
+    """Iterate x = (right + theta^T x) / diagonal until x no longer changes; `converged` says for which samples it did.
 
     `first` (N + 1,): number of the first synapse of each pre-neuron.
     """
@@ -248,9 +248,9 @@ def coupling_sweeps(
 def coupling_elimination(
     theta, pre, post, diagonal, right, x, converged, matrix, neurons, synapses, SELF: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
-    """Solve by Gauss-Jordan elimination with pivots where the sweeps did not converge.
+    """Solve by Gauss-Jordan elimination with pivots the samples whose sweeps did not converge.
 
-    `matrix` (B, N + 1, N) is scratch: row l has the coefficients of x_l in the N equations, the last the right side.
+    `matrix` (B, N + 1, N) is scratch: row l has the coefficients of x_l in the N equations, row N the right side.
     """
     sample = tl.program_id(0).to(tl.int64)
     if tl.load(converged + sample) == 0:
@@ -304,13 +304,13 @@ def fill_system(theta, pre, post, diagonal, right, matrix, neurons, synapses, SE
 
 @triton.jit
 def eliminate(matrix, best, factor, k, neurons, equation):
-    """Subtract `factor` times equation `best` from all others, right of unknown `k`."""
+    """Subtract `factor` times equation `best` from all other equations, for the unknowns after `k`."""
     for begin in range(k + 1, neurons + 1, ROWS):
         unknown = begin + tl.arange(0, ROWS)
         inside = unknown <= neurons
         subtracted = tl.load(matrix + unknown * neurons + best, mask=inside, other=0.0)
         entry = matrix + unknown[:, None] * neurons + equation[None, :]
-        # Equation `best` itself is not written: other threads read it here.
+        # Equation `best` itself is not written, because other threads read it here.
         others = inside[:, None] & ((equation < neurons) & (equation != best))[None, :]
         tl.store(entry, tl.load(entry, mask=others, other=0.0) - subtracted[:, None] * factor[None, :], mask=others)
 
@@ -373,7 +373,7 @@ def stbp_scan_backward(
     v_th, decay, decay_after_spike, slope, slope_after_spike, peak, scale,
     SURROGATE: tl.constexpr, TEMPORAL: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
-    """`reference.stbp_scan_backward`; `loop` (N, N) to row from column, f and f' without and after a spike."""
+    """`reference.stbp_scan_backward`; `loop` (N, N) is to row from column; f and f' without and after a spike."""
     sample = tl.program_id(0).to(tl.int64)
     neuron = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     mine = neuron < neurons
@@ -392,7 +392,7 @@ def stbp_scan_backward(
             kept = ahead * tl.where(fired, decay_after_spike, decay)
             if loop is not None:
                 tl.debug_barrier()
-                # Of the last step there is none ahead: no rows are read.
+                # The last step has none ahead, so no rows are read.
                 rows = tl.where(t + 1 < steps, neurons, 0)
                 grad_o += vector_times_matrix(grad_u + (t + 1) * neurons, loop, rows, neurons, neuron)
         ahead = grad_o * surrogate(u - v_th, SURROGATE, peak, scale) + kept

@@ -54,7 +54,7 @@ def stbp_scan_backward(
     slopes = (-1.0, -math.exp(-1.0 / neuron.decay)) if smooth else (-neuron.decay, -neuron.decay)
     grid, block = programs(batch, neurons, loop)
     launch(
-        # By its strides, for the gradient of the counts is one step expanded to all.
+        # Read by its strides, since the gradient of the counts is one step expanded to all.
         loops.stbp_scan_backward, grid, grad_spikes, *grad_spikes.stride(), spikes, membrane, loop, grad_u,
         steps, neurons, words(neurons), neuron.v_th, neuron.decay, neuron.decay_after_spike, *slopes,
         *surrogate_constants(neuron), SURROGATE=neuron.surrogate, TEMPORAL=neuron.temporal_gradient, **block,
@@ -63,7 +63,7 @@ def stbp_scan_backward(
 
 
 def surrogate_constants(neuron: Stbp) -> tuple[float, float]:
-    """Height of the surrogate derivative, and what its distance from the threshold is scaled by, or compared with."""
+    """Height of the surrogate derivative, and the number that scales the distance from the threshold or bounds it."""
     a = neuron.width
     match neuron.surrogate:
         case "rectangle":
@@ -87,24 +87,24 @@ def programs(batch: int, neurons: int, loop: Tensor | None) -> tuple[tuple[int, 
 
 
 def names(batch: int, loop: Tensor | None, block: int) -> Tensor | None:
-    """Scratch for the numbers of the neurons that fired at a step; not needed where they do not meet."""
+    """Scratch for the numbers of the neurons that fired at a step; None without recurrent synapses."""
     return None if loop is None else loop.new_empty(batch, block, dtype=torch.int32)
 
 
 def warps(block: int) -> int:
-    """Four neurons a thread: their reads are one of 16 bytes. Of one word there is one warp, so no barrier waits."""
+    """Number of warps. Each thread has four neurons, read as 16 bytes. One word has one warp, so no barrier waits."""
     return min(max(block // 128, 1), 16)
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
     """Run a kernel with one program for each place of the grid."""
-    # Triton launches on the current device, which need not be that of the tensors. Products are rounded before they are
-    # added, as PyTorch does step by step; what Triton does by default differs by version.
+    # Triton launches on the current device, which need not be that of the tensors. Without fusion, products are rounded
+    # before they are added, as PyTorch does step by step; Triton's default differs by version.
     with torch.cuda.device_of(arguments[0]):  # type: ignore[no-untyped-call]
         kernel[grid](*arguments, **constants, enable_fp_fusion=False)
 
 
 def check_float32(*types: torch.dtype) -> None:
-    """Raise `ValueError` for any other type."""
+    """Raise `ValueError` if a type is not float32."""
     for wrong in set(types) - {torch.float32}:
         raise ValueError(f"the gpu kernels compute in float32, not {wrong}; the reference takes float64 too")

@@ -1,8 +1,8 @@
-"""The kernels as operators of PyTorch, `torch.ops.snnrun.*`: what the rules call, and what compile and export see.
+"""The kernels as operators of PyTorch, `torch.ops.snnrun.*`. The rules call them; compilation and export see them.
 
-Each runs the function of the same name of the backend in use, where `reference` describes it. An operator takes
-tensors and plain numbers alone, so each has a wrapper that takes the neuron and the synapses as the backends do. The
-fakes give shapes and types, for tracing without running. `docs/python.md` compiles and exports a network.
+Each runs the function of the same name of the backend in use; `reference` describes it. An operator takes only tensors
+and plain numbers, so each has a wrapper that takes the neuron and the synapses as the backends do. The fakes give
+shapes and types, so that PyTorch can trace without running. `docs/python.md` compiles and exports a network.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ backend: Any = reference
 
 _NO_SYNAPSES = (None, None, None)
 
-# torch.library.custom_op would do for all this, at three times the cost of a call.
+# torch.library.custom_op would do all this too, but each call would cost three times as much.
 _library = torch.library.Library("snnrun", "DEF")  # type: ignore[no-untyped-call]
 
 
 def operator(function: Callable[..., Any]) -> Any:
-    """Register a function as an operator of its name without underscore; returns what calls it."""
+    """Register a function as an operator, by its name without underscore; returns a callable that runs it."""
     name = function.__name__.removeprefix("_")
     schema = name + torch.library.infer_schema(function, mutates_args=())
     _library.define(schema)  # type: ignore[no-untyped-call]
@@ -38,7 +38,7 @@ def operator(function: Callable[..., Any]) -> Any:
 
 
 def fake(name: str) -> Callable[[_Function], _Function]:
-    """Register a function that gives the results of an operator as to shape and type."""
+    """Register a function that gives only the shapes and types of an operator's results."""
     register: Callable[[_Function], _Function] = torch.library.register_fake(f"snnrun::{name}", lib=_library)
     return register
 
@@ -61,7 +61,7 @@ def count_spikes(spikes: Tensor, neurons: int, dtype: torch.dtype = torch.float3
 
 
 def _by_input(weight: Tensor) -> Tensor:
-    """A gradient of the weight, stored input by input as layers store their weights, whatever its own order is."""
+    """A gradient of the weight, stored input by input as layers store their weights, in any case."""
     return weight.new_empty(weight.shape[1], weight.shape[0]).T
 
 
@@ -179,7 +179,7 @@ def _(_rule: str, spikes: Tensor, weight: Tensor, *_: Any) -> Tensor:
 
 
 def recurrent_spsp(rule: str, lif: Lif, spikes: Tensor, recurrent: Synapses, neurons: int) -> Tensor:
-    """See `reference.recurrent_spsp`; of the type of the weights."""
+    """See `reference.recurrent_spsp`. The result has the type of the weights."""
     result: Tensor = _recurrent_spsp(rule, spikes, *recurrent, neurons, *lif)
     return result
 

@@ -1,6 +1,6 @@
-"""The kernels of layers over images as operators of PyTorch, in the manner of `ops` and with the backend in use there.
+"""The kernels of layers over images as operators of PyTorch. They work as those of `ops` and use the same backend.
 
-A window goes into an operator as the list of its numbers.
+An operator takes a window as the list of its numbers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from snnrun.kernels.packed import words
 
 
 def _tap_by_tap(weight: Tensor) -> Tensor:
-    """A gradient of the weight, stored as layers store their weights, whatever its own order is."""
+    """A gradient of the weight, stored tap by tap as layers store their weights, in any case."""
     kernels, *taps = weight.shape
     return weight.new_empty(*taps, kernels).permute(3, 0, 1, 2)
 

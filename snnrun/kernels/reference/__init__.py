@@ -1,11 +1,11 @@
 """The kernels in plain PyTorch: short, readable, on any device and in float32 or float64. This is the truth.
 
-Vectorised over samples and neurons; the recursions through time, in `reference.time`, are Python loops over steps.
-Layers over images are in `reference.images`. Spikes come and go as bits (see `packed`) and are unpacked to one byte or
-float each for the computation.
+The functions are vectorised over samples and neurons. The recursions through time, in `reference.time`, are Python
+loops over steps. Layers over images are in `reference.images`. Spikes come in and go out as bits (see `packed`). Each
+is unpacked to one byte or float for the computation.
 
-The spike-train-level rules need for each pair of neurons the S-PSP `e[b, i, j]`. Both of its definitions, the stepwise
-one of ST-RSBP and the closed form of HM2-BP, are linear in the spikes of the pre-neuron, so each is one product
+The spike-train-level rules need the S-PSP `e[b, i, j]` of each pair of neurons. ST-RSBP defines it step by step, HM2-BP
+in closed form. Both definitions are linear in the spikes of the pre-neuron, so each is one product
 
     e_ij = sum over t of readout_i(t) s_j(t)
 
@@ -86,7 +86,7 @@ def lif_forward(spikes_in: Tensor, weight: Tensor, recurrent: Synapses | None, l
     Args:
         spikes_in: bits (B, T, W) of the I inputs.
         weight: (N, I), mV.
-        recurrent: synapses among the N neurons, acting with a delay of one step; None for none.
+        recurrent: synapses among the N neurons, which act after one step; None if there are none.
         lif: neuron parameters.
 
     Returns:
@@ -123,16 +123,16 @@ def spsp_backward(
     """The two sums over pairs that a spike-train-level backward pass needs.
 
     Args:
-        rule: whose S-PSP, `strsbp` or `hm2bp`.
-        lif: neuron parameters; `v_th` plays no part.
+        rule: the rule that defines the S-PSP, `strsbp` or `hm2bp`.
+        lif: neuron parameters; `v_th` is not used.
         spikes_in: bits (B, T, W) of the I inputs.
         spikes: bits (B, T, W) of the layer's N neurons.
-        gain: (B, N), what multiplies e_ij in the weight gradient.
-        credit: (B, N), what multiplies w_ij e_ij in the error of the layer below; None when no layer is below.
+        gain: (B, N), multiplies e_ij in the weight gradient.
+        credit: (B, N), multiplies w_ij e_ij in the error of the layer below; None if no error goes below.
         weight: (N, I), mV.
 
     Returns:
-        sum over b of gain_bi e_bij, (N, I) stored input by input as layers store their weights; sum over i of
+        sum over b of gain_bi e_bij, (N, I), stored input by input as layers store their weights; sum over i of
         credit_bi w_ij e_bij, (B, I), or (B, 0) without credit.
     """
     trains = unpack(spikes_in, weight.shape[1])
@@ -164,7 +164,7 @@ def coupling(e: Tensor, counts: Tensor, recurrent: Synapses, v_th: float, silent
         counts: (B, N).
         recurrent: the synapses.
         v_th: threshold, mV.
-        silent_ratio: stands for e_lp / n_p where either neuron is silent.
+        silent_ratio: replaces e_lp / n_p if either neuron is silent.
     """
     n_pre, n_post = counts[:, recurrent.pre], counts[:, recurrent.post]
     ratio = torch.where((n_pre > 0) & (n_post > 0), e / n_pre.clamp(min=1.0), silent_ratio)
@@ -174,7 +174,7 @@ def coupling(e: Tensor, counts: Tensor, recurrent: Synapses, v_th: float, silent
 def coupling_solve(
     theta: Tensor, recurrent: Synapses, diagonal: Tensor, right: Tensor, self_coupling: bool = True
 ) -> Tensor:
-    """x (B, N) of (diag(diagonal) - theta)^T x = right (B, N); see `system`."""
+    """Solution x (B, N) of (diag(diagonal) - theta)^T x = right (B, N); see `system`."""
     return solve(system(theta, recurrent, diagonal, self_coupling).transpose(1, 2), right[:, :, None]).squeeze(2)
 
 
@@ -194,10 +194,10 @@ def recurrent_gradient(e: Tensor, gain: Tensor, recurrent: Synapses) -> Tensor:
 
 
 def solve(matrix: Tensor, right: Tensor) -> Tensor:
-    """Solution (B, N, M) of matrix (B, N, N) @ x = right (B, N, M); not finite where a matrix is singular."""
+    """Solution x (B, N, M) of matrix (B, N, N) @ x = right (B, N, M); not finite if a matrix is singular."""
     threads = torch.get_num_threads()
-    # After torch.set_num_threads(n > 1), MKL runs several threads in each of PyTorch's own, and its LU factorisation
-    # of a batch then fails with wrong pivots (seen with PyTorch 2.13 and MKL 2024.2).
+    # After torch.set_num_threads(n > 1), MKL runs several threads in each of PyTorch's own. Its LU factorisation of a
+    # batch then fails with wrong pivots (seen with PyTorch 2.13 and MKL 2024.2).
     torch.set_num_threads(1)
     try:
         solution: Tensor = torch.linalg.solve_ex(matrix, right)[0]
@@ -218,7 +218,7 @@ def stbp_forward(
         spikes_in: bits (B, T, W) of the I inputs; no synaptic delay.
         weight: (N, I).
         bias: (N,), or None.
-        recurrent_weight: (N, N), acting with a delay of one step, or None.
+        recurrent_weight: (N, N), which acts after one step, or None.
         neuron: parameters.
 
     Returns:
@@ -243,9 +243,9 @@ def stbp_backward(
     """Backpropagate through the steps of a layer.
 
     Args:
-        grad_spikes: (B, T, N), dL/do as it comes from the layer above.
-        spikes_in, spikes, membrane, weight, recurrent_weight, neuron: of `stbp_forward`.
-        wants_input: whether a layer is below.
+        grad_spikes: (B, T, N), dL/do from the layer above.
+        spikes_in, spikes, membrane, weight, recurrent_weight, neuron: as in `stbp_forward`.
+        wants_input: whether the layer below needs its gradient.
 
     Returns:
         dL/d(input spikes) (B, T, I), or (B, 0, 0) if not wanted; dL/dW (N, I), stored input by input; dL/db (N,);

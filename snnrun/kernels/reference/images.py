@@ -1,12 +1,12 @@
 """The reference kernels of layers over images: convolutions, spiking pools, and STBP's convolutions.
 
-The drive of a convolution, the weighted spikes of a step, is linear in the weights and in the spikes, so its S-PSPs
-need no sum over pairs: with the readout r_i(t) of an output neuron (see `reference`)
+The drive of a convolution is the weighted spikes of a step. It is linear in the weights and in the spikes, so the
+S-PSPs need no sum over pairs. With the readout r_i(t) of an output neuron (see `reference`)
 
     sum_i gain_i e_ij           the weight gradient       is the derivative of sum_it gain_i r_i(t) drive_i(t) by w
     sum_i credit_i w_ij e_ij    the weighted error below  is sum_t s_j(t) (transposed convolution of credit r(t))_j
 
-and nothing of size (outputs x receptive field x time) is stored. Samples take their turn, for the reference's memory.
+and nothing of size (outputs x receptive field x time) is stored. To save memory, samples are taken one by one.
 
 Weights are (K, C, height, width), mV, of a cross-correlation (nothing is flipped), stored tap by tap with the kernels
 innermost: `weight.permute(1, 2, 3, 0)` is contiguous. `window` says where they look; see `neuron.Window`.
@@ -27,7 +27,7 @@ from snnrun.kernels.reference.time import lif_scan, readout, stbp_scan, stbp_sca
 
 
 def drive(inputs: Tensor, weight: Tensor, window: Window) -> Tensor:
-    """Weighted sums (..., N) of inputs (..., I), which are averaged over squares first where `window.pool` > 1."""
+    """Weighted sums (..., N) of inputs (..., I), which are first averaged over squares if `window.pool` > 1."""
     maps = functional.conv2d(
         _averaged(inputs, window),
         weight,
@@ -39,7 +39,7 @@ def drive(inputs: Tensor, weight: Tensor, window: Window) -> Tensor:
 
 
 def drive_by_weight(inputs: Tensor, errors: Tensor, weight: Tensor, window: Window) -> Tensor:
-    """Derivative by the weights, of their shape, of the sum of errors (..., N) times the drive of inputs (..., I)."""
+    """Derivative by the weights, in their shape, of the sum of errors (..., N) times the drive of inputs (..., I)."""
     images, maps = _averaged(inputs, window), _maps(errors, window)
     gradient: Tensor = conv2d_weight(  # type: ignore[no-untyped-call]
         images, list(weight.shape), maps, stride=window.stride, padding=window.padding
@@ -61,12 +61,12 @@ def drive_by_input(errors: Tensor, weight: Tensor, window: Window) -> Tensor:
 
 
 def pool_weight(window: Window, like: Tensor) -> Tensor:
-    """The weights of a spiking pool, (C, 1, height, width): 1 for each input of its window, which has one channel."""
+    """The weights of a spiking pool, (C, 1, height, width): 1 for each input of its window in one channel."""
     return torch.ones(window.channels, 1, window.height, window.width, device=like.device, dtype=like.dtype)
 
 
 def tap_by_tap(weight: Tensor) -> Tensor:
-    """The same values (K, C, height, width) stored as layers store them, the kernels of a tap side by side."""
+    """The same values (K, C, height, width), stored as layers store them: the kernels of a tap are side by side."""
     return weight.permute(1, 2, 3, 0).contiguous().permute(3, 0, 1, 2)
 
 
@@ -82,7 +82,7 @@ def _maps(values: Tensor, window: Window) -> Tensor:
 
 
 def _groups(weight: Tensor, window: Window) -> int:
-    """1 for the weights of a convolution; for a pool's, which see one channel each, the number of channels."""
+    """1 for the weights of a convolution. A pool's see one channel each: the number of channels."""
     return window.channels // weight.shape[1]
 
 
@@ -96,7 +96,7 @@ def conv_forward(spikes_in: Tensor, weight: Tensor, window: Window, lif: Lif) ->
         spikes_in: bits (B, T, W) of the C * rows * columns inputs.
         weight: (K, C, height, width), mV.
         window: where each neuron looks.
-        lif: neuron parameters; unlike dense layers the authors' convolutions fire above `v_th` itself.
+        lif: neuron parameters. As in the authors' code, convolutions fire above `v_th` itself, unlike dense layers.
 
     Returns:
         bits of the spikes (B, T, W), none at step 0; firing counts (B, N).
@@ -117,7 +117,7 @@ def pool_forward(
 
 
 def conv_activation(rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, weight: Tensor, window: Window) -> Tensor:
-    """Total post-synaptic potential a_i = sum_j w_ij e_ij over each neuron's window, (B, N); of a pool, too."""
+    """Total post-synaptic potential a_i = sum_j w_ij e_ij over each neuron's window, (B, N); also for a pool."""
     driven = drive(unpack(spikes_in, window.inputs, weight.dtype), weight, window)
     return (readout(rule, spikes, window.neurons, lif, weight.dtype) * driven).sum(dim=1)
 
@@ -135,11 +135,11 @@ def conv_backward(
     """The two sums that a spike-train-level backward pass of a convolution needs.
 
     Args:
-        rule: whose S-PSP, `strsbp` or `hm2bp`.
-        lif: neuron parameters; `v_th` plays no part.
+        rule: the rule that defines the S-PSP, `strsbp` or `hm2bp`.
+        lif: neuron parameters; `v_th` is not used.
         spikes_in, spikes: bits (B, T, W) of the inputs and of the layer's N neurons.
-        gain: (B, N), what multiplies e_ij in the weight gradient.
-        credit: (B, N), what multiplies w_ij e_ij in the error of the layer below; None when no layer is below.
+        gain: (B, N), multiplies e_ij in the weight gradient.
+        credit: (B, N), multiplies w_ij e_ij in the error of the layer below; None if no error goes below.
         weight: (K, C, height, width), mV.
         window: where each neuron looks.
 
@@ -158,7 +158,7 @@ def conv_backward(
 
 
 def pool_backward(rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, credit: Tensor, window: Window) -> Tensor:
-    """Sum over the pool's neurons i that see input j of credit_i e_ij, (B, inputs). Arguments as `conv_backward`'s."""
+    """For each input j, the sum of credit_i e_ij over the neurons i that see it, (B, inputs). See `conv_backward`."""
     errors = []
     for b in range(len(credit)):
         trains = unpack(spikes_in[b : b + 1], window.inputs, credit.dtype)
@@ -173,7 +173,7 @@ def pool_backward(rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, credit
 def stbp_conv_forward(
     spikes_in: Tensor, weight: Tensor, bias: Tensor | None, window: Window, neuron: Stbp
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Simulate a convolution of STBP's neurons over the spikes, averaged over squares first where `window.pool` > 1.
+    """Simulate a convolution of STBP's neurons over the spikes, first averaged over squares if `window.pool` > 1.
 
     Args:
         spikes_in: bits (B, T, W) of the C * rows * columns inputs; no synaptic delay.
@@ -205,9 +205,9 @@ def stbp_conv_backward(
     """Backpropagate through the steps of a convolution.
 
     Args:
-        grad_spikes: (B, T, N), dL/do as it comes from the layer above.
-        spikes_in, spikes, membrane, weight, window, neuron: of `stbp_conv_forward`.
-        wants_input: whether a layer is below.
+        grad_spikes: (B, T, N), dL/do from the layer above.
+        spikes_in, spikes, membrane, weight, window, neuron: as in `stbp_conv_forward`.
+        wants_input: whether the layer below needs its gradient.
 
     Returns:
         dL/d(input spikes) (B, T, inputs), or (B, 0, 0) if not wanted; dL/dW (K, C, height, width), stored as layers

@@ -1,7 +1,7 @@
 """The reference's recursions through time, which dense layers and those over images share.
 
-Each is a Python loop over steps, vectorised over samples and neurons: the neurons' forward, the readouts of the two
-spike-train-level rules and STBP's gradient backward. What readouts are for stands in `reference`.
+Each is a Python loop over steps, vectorised over samples and neurons. The neurons run forwards; the readouts of the two
+spike-train-level rules and STBP's gradient run backwards. `reference` says what readouts are for.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ def lif_scan(drive: Tensor, loop: Tensor | None, lif: Lif, theta: float) -> Tens
         threshold  s(t) = 1 if u(t) > theta, else 0
         reset      u(t) = 0 if s(t) = 1
 
-    `drive` (B, T, N) is sum_j w_ij s_j; `loop` (N, N) holds w_ip, to row from column; `theta`, mV, stands for
-    `lif.v_th`. Returns s, (B, T, N) uint8.
+    `drive` (B, T, N) is sum_j w_ij s_j. `loop` (N, N) holds w_ip, to row from column. `theta`, mV, is the threshold
+    instead of `lif.v_th`. Returns s, (B, T, N) uint8.
     """
     batch, steps, neurons = drive.shape
     s = torch.zeros(drive.shape, dtype=torch.uint8, device=drive.device)
@@ -52,7 +52,7 @@ def lif_scan(drive: Tensor, loop: Tensor | None, lif: Lif, theta: float) -> Tens
 def strsbp_readout(spikes: Tensor, lif: Lif, dtype: torch.dtype = torch.float32) -> Tensor:
     """Readout of ST-RSBP's S-PSP (Zhang & Li 2019, eq. 7): e_ij = sum_t readout_i(t) s_j(t).
 
-    e_ij is what a single input j of weight 1 brings to the membrane of neuron i, whose spikes are imposed. From
+    e_ij is what a single input j of weight 1 adds to the membrane of neuron i. The spikes of i are given. From
     p(0) = q(0) = 0, for t = 1 ... T - 1:
 
         p(t) = decay_s p(t-1) + s_j(t-1)                  synapse
@@ -60,8 +60,8 @@ def strsbp_readout(spikes: Tensor, lif: Lif, dtype: torch.dtype = torch.float32)
         q(t) = 0 in the t_ref steps after a spike of i    hold
         e_ij += q(t), then q(t) = 0, at a spike of i      readout and reset
 
-    This is linear in s_j. Its adjoint, with dp and dq the derivatives of e_ij by p(t) and q(t), runs the same lines
-    backwards, for t = T - 1 ... 1:
+    This is linear in s_j. Its adjoint runs the same lines backwards, for t = T - 1 ... 1. dp and dq are the derivatives
+    of e_ij by p(t) and q(t):
 
         dq = 1 at a spike of i                            readout and reset
         dq = 0 in the hold                                hold
@@ -71,7 +71,7 @@ def strsbp_readout(spikes: Tensor, lif: Lif, dtype: torch.dtype = torch.float32)
 
     Args:
         spikes: (B, T, N) of 0 and 1, the post-neurons' spikes.
-        lif: neuron parameters; `v_th` plays no part.
+        lif: neuron parameters; `v_th` is not used.
         dtype: of the result.
 
     Returns:
@@ -97,12 +97,12 @@ def strsbp_readout(spikes: Tensor, lif: Lif, dtype: torch.dtype = torch.float32)
 def hm2bp_readout(spikes: Tensor, lif: Lif, dtype: torch.dtype = torch.float32) -> Tensor:
     """Readout of HM2-BP's effect e, the closed form with exact exponentials (Jin, Zhang & Li 2018, eq. 8).
 
-    For an output spike at t_f, with the reference t_prev = previous spike + t_ref (1 before the first spike), an input
-    spike at t_j in [max(1, floor(t_f - 4 tau_m)), t_f - t_ref] counts, with S = t_f - t_prev and t = t_f - t_j - t_ref,
+    An output spike at t_f has the reference t_prev = previous spike + t_ref (1 before the first spike). An input spike
+    at t_j in [max(1, floor(t_f - 4 tau_m)), t_f - t_ref] adds, with S = t_f - t_prev and t = t_f - t_j - t_ref,
 
         exp(-max(t - S, 0) / tau_s) (exp(-min(S, t) / tau_m) - exp(-min(S, t) / tau_s)) / (1 - tau_s / tau_m).
 
-    Input spikes since the previous output spike (t <= S) see the second factor alone; older ones decay with tau_s.
+    For input spikes since the previous output spike (t <= S) the first factor is 1; older ones decay with tau_s.
 
     Args, Returns: as for `strsbp_readout`.
     """
@@ -110,8 +110,8 @@ def hm2bp_readout(spikes: Tensor, lif: Lif, dtype: torch.dtype = torch.float32) 
     kernel, window, decay = hm2bp_kernel(steps, lif)
     kernel = kernel.to(spikes.device, dtype)
 
-    # A pair of successive spikes (first, last) gives the inputs before `first` a tail that starts from kernel(S) and
-    # is cut where the window of `last` begins.
+    # A pair of successive spikes (first, last) gives the inputs before `first` a tail. It starts from kernel(S) and
+    # ends where the window of `last` begins.
     sample, neuron, time = torch.nonzero(spikes.transpose(1, 2), as_tuple=True)
     successive = (sample[1:] == sample[:-1]) & (neuron[1:] == neuron[:-1])
     sample, neuron, first, last = (x[successive] for x in (sample[1:], neuron[1:], time[:-1], time[1:]))
@@ -136,7 +136,8 @@ def hm2bp_readout(spikes: Tensor, lif: Lif, dtype: torch.dtype = torch.float32) 
 def hm2bp_kernel(steps: int, lif: Lif) -> tuple[Tensor, float, float]:
     """kernel(t) of HM2-BP's effect by the distance t + t_ref to the output spike, its window and tau_s' decay per step.
 
-    (2 T + 1,) float64; 0 inside the refractory period, outside the window, and from T on, which stands for no spike.
+    The kernel is (2 T + 1,) float64. It is 0 inside the refractory period, outside the window, and from T on, which
+    means that there is no spike.
     """
     window = 4.0 * lif.tau_m
     distance = torch.arange(2 * steps + 1, dtype=torch.float64)
@@ -176,7 +177,7 @@ def stbp_scan(drive: Tensor, recurrent_weight: Tensor | None, neuron: Stbp) -> t
 
 
 def surrogate(u: Tensor, neuron: Stbp) -> Tensor:
-    """Derivative that stands in for that of the step function: h1 to h4 of Wu et al. 2018, each of integral 1."""
+    """Derivative that replaces that of the step function: h1 to h4 of Wu et al. 2018, each of integral 1."""
     x, a = u - neuron.v_th, neuron.width
     match neuron.surrogate:
         case "rectangle":
@@ -195,11 +196,11 @@ def stbp_scan_backward(
 ) -> Tensor:
     """The recursion backwards through time: dL/du (B, T, N), which is also dL/d(drive).
 
-    `grad_spikes` is what reaches the spikes from above, the first sum of
+    `grad_spikes` is the gradient of the spikes from the layer above, the first sum of
 
         dL/do^t = sum_j dL/du_j^{t, n+1} w_ji + dL/du^{t+1} u^t f'(o^t),  dL/du^t = dL/do^t h(u^t) + dL/du^{t+1} f(o^t)
 
-    (Wu et al. 2018, eq. 13-20 with their index slips mended); a recurrent weight adds dL/du^{t+1} W_rec to dL/do^t.
+    (Wu et al. 2018, eq. 13-20 with corrected indices). A recurrent weight adds dL/du^{t+1} W_rec to dL/do^t.
     """
     grad_u = torch.empty_like(grad_spikes)
     h = surrogate(membrane, neuron)
