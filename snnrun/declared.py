@@ -34,13 +34,9 @@ class Range(NamedTuple):
         """Raise UsageError if a value is not a number within the limits."""
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise UsageError(f"{key}: {value!r} is not a number")
-        words = (
-            ("at least", operator.ge),
-            ("greater than", operator.gt),
-            ("less than", operator.lt),
-            ("at most", operator.le),
-        )
-        limits = [(word, within, limit) for (word, within), limit in zip(words, self, strict=True) if limit is not None]
+        limits = [
+            (word, within, limit) for (word, within), limit in zip(_LIMITS, self, strict=True) if limit is not None
+        ]
         if not (math.isfinite(value) and all(within(value, limit) for _, within, limit in limits)):
             allowed = " and ".join(f"{word} {limit}" for word, _, limit in limits)
             raise UsageError(f"{key}: {value:g} is out of range. Allowed: {allowed}.")

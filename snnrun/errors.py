@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_REFUSED = "DefaultCPUAllocator: "  # the beginning of PyTorch's message when it gets no memory
+
 
 class SnnrunError(Exception):
     """A failure at run time that the user can do something about: a missing corpus, a damaged file, a NaN.
@@ -16,9 +18,6 @@ class SnnrunError(Exception):
 
     def __init__(self, text: str) -> None:
         super().__init__(printable(text))
-
-
-_REFUSED = "DefaultCPUAllocator: "  # the beginning of PyTorch's message when it gets no memory
 
 
 class UsageError(SnnrunError):
