@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import importlib.util
 import math
 import struct
 import zlib
@@ -96,15 +97,26 @@ def digits(_root: Path, _download: bool) -> Corpus:
 
     Source: Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI (its test part), through scikit-learn.
     """
-    from sklearn.datasets import load_digits
-
-    pixels, labels = load_digits(return_X_y=True)
-    samples = np.rint(pixels * (255 / 16)).astype(np.uint8)
-    labels = labels.astype(np.int64)
+    table = np.loadtxt(_digits_file(), delimiter=",", dtype=np.int64, encoding="ascii")
+    samples, labels = np.rint(table[:, :-1] * (255 / 16)).astype(np.uint8), np.ascontiguousarray(table[:, -1])
     test = stratified(labels, _DIGITS_TEST_SIZE, np.random.Generator(np.random.PCG64(_DIGITS_TEST_SEED)))
     train = np.setdiff1d(np.arange(len(labels)), test)
     parts = samples[train], labels[train], samples[test], labels[test]
     return Corpus("image", (8, 8), _DIGIT_NAMES, *parts, image=(1, 8, 8))
+
+
+def _digits_file() -> Path:
+    """The file in scikit-learn's package, which is not imported: that takes a second and brings in pandas.
+
+    Raises:
+        SnnrunError: If scikit-learn or the file is not there.
+    """
+    package = importlib.util.find_spec("sklearn")
+    for folder in () if package is None else package.submodule_search_locations or ():
+        path = Path(folder, "datasets", "data", "digits.csv.gz")
+        if path.is_file():
+            return path
+    raise SnnrunError("data=digits: its file is part of scikit-learn, which lacks it here. pip install scikit-learn")
 
 
 @known("handwritten digits of 28 x 28 pixels", "free, downloaded when it is first used", "mnist", (60_000, 10_000))

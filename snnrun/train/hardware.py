@@ -50,7 +50,8 @@ def set_up(device: str = "auto", threads: int | None = None, place: int = 0, her
     # Membranes that decay without input become denormal numbers. With these a CPU is tens of times slower.
     torch.set_flush_denormal(True)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with this
-    torch.use_deterministic_algorithms(True)
+    # As use_deterministic_algorithms(True), which also imports PyTorch's compiler: more than a second for nothing here.
+    torch.set_deterministic_debug_mode("error")
     # The line above also fills new memory with NaN, which costs time. It only helps to find reads of unwritten memory.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return chosen
