@@ -23,7 +23,8 @@ from torch import Tensor
 from snnrun.compiled.jit import jit
 from snnrun.compiled.turns import alone
 from snnrun.compiled.vector import load, store, zeros32
-from snnrun.data import distort
+from snnrun.data import distort, scatter
+from snnrun.data.augment_spikes import displacements
 from snnrun.encoders import bsa, draws, lyon
 from snnrun.kernels import Lif, Stbp, Synapses, cpu, pack
 from snnrun.kernels.cpu import (
@@ -310,6 +311,22 @@ def test_distortions_keep_to_their_arrays():
             warp(image[0], dv, dh, authors, np.zeros_like(image[0]))
             whole(image, np.arange(2, dtype=np.uint64), strength, taps, authors, np.zeros_like(image), alone(2))
     assert guards.ran == {*loops_of(distort)}
+
+
+def test_scattered_spikes_keep_to_their_arrays():
+    guards, rng = Guards(), np.random.default_rng(0)
+    loop = guards.around(scatter.scatter)
+    for neurons, steps, reach in itertools.product((1, 63, 64, 65, 130), (1, 2, 65), (0, 1, 200)):
+        words = rng.integers(0, 2**63, (3, steps, (neurons + 63) // 64)).astype(np.uint64)
+        if neurons % 64:
+            words[:, :, -1] &= np.uint64(2 ** (neurons % 64) - 1)
+        keys, moves = rng.integers(0, 2**63, 3).astype(np.uint64), rng.integers(-reach, reach + 1, (3, 5))
+        moves[:, 4] = 0, 1, 0
+        for rows, columns in (0, 0), (1, neurons), (neurons, 1):
+            for deviation, dropped in (0.0, 0), (0.3 + reach, 1 << 31):
+                below, shown = displacements(deviation), np.empty_like(words)
+                loop(words, keys, moves, dropped, below, neurons, rows, columns, shown, alone(3))
+    assert guards.ran == {*loops_of(scatter)}
 
 
 def test_bens_spiker_keeps_to_its_arrays(monkeypatch):

@@ -283,7 +283,7 @@ def test_archives_are_downloaded_and_checked(tmp_path: Path, monkeypatch: pytest
         ({"bin_ms": float("nan")}, "data.bin_ms: nan"),
         ({"steps": 1}, "data.steps: 1 is out of range. Allowed: at least 2"),
         ({"polarity": "both"}, "data.polarity: 'both' is not allowed. Allowed: kept, merged"),
-        ({"shift": 1}, "data.shift: only images can be augmented"),
+        ({"rotation": 1.0}, "data.rotation: only images can be augmented"),
     ],
 )
 def test_values_out_of_range(tmp_path: Path, options: dict[str, Any], words: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,8 @@ from numpy.typing import NDArray
 from snnrun import declared
 from snnrun.data import audio, blank, cifar, events, image_folder, images, nmnist, pictures, speech, ti46
 from snnrun.data.augment import Augment
-from snnrun.data.corpus import Corpus, Dataset, Split, UnfitError, listed, pick, scan, stratified
+from snnrun.data.augment_spikes import AugmentSpikes
+from snnrun.data.corpus import Augmentation, Corpus, Dataset, Split, UnfitError, listed, pick, scan, stratified
 from snnrun.data.spikes_file import Encoded
 from snnrun.data.utterances import utterances
 from snnrun.declared import Range
@@ -24,6 +26,8 @@ __all__ = [
     "PICTURES",
     "RECORDINGS",
     "Augment",
+    "AugmentSpikes",
+    "Augmentation",
     "Corpus",
     "Dataset",
     "Split",
@@ -55,6 +59,8 @@ DATASETS: dict[str, Callable[..., Corpus]] = {
 PICTURES: dict[str, Callable[..., pictures.Form]] = {"image_folder": image_folder.form}
 RECORDINGS: dict[str, Callable[..., Encoded]] = {"nmnist": nmnist.read}
 
+_OF_SPIKES = ("time_shift", "channel_shift", "jitter", "drop")  # the options that change spike trains alone
+
 # Distinct streams of the run's seed; large, so that no encoder key (seed, epoch, index) equals one of them.
 _VALIDATION_STREAM = 0x76616C69
 _LIMIT_STREAM = 0x6C696D69
@@ -75,6 +81,10 @@ def load(
     rotation: Annotated[float, Range(at_least=0, at_most=180)] = 0.0,
     scale: Annotated[float, Range(at_least=0, at_most=1)] = 0.0,
     distortion: Literal["own", "authors"] = "own",
+    time_shift: Annotated[int, Range(at_least=0)] = 0,
+    channel_shift: Annotated[int, Range(at_least=0)] = 0,
+    jitter: Annotated[float, Range(at_least=0)] = 0.0,
+    drop: Annotated[float, Range(at_least=0, below=1)] = 0.0,
     **options: Any,
 ) -> Dataset:
     """Load a corpus and cut it; every part keeps the order of the corpus.
@@ -93,6 +103,8 @@ def load(
         encode: Gives the corpus that is used for the one that was found, such as the spikes of its recordings, or
             refuses it; None: that one.
         mirror, shift, elastic, rotation, scale, distortion: Augmentation of the training images, see `Augment`.
+        time_shift, channel_shift, jitter, drop: Of training samples that are spike trains, see `AugmentSpikes`; those
+            on a grid of pixels take `mirror` and `shift` too.
         options: Of this corpus, see its function.
 
     Raises:
@@ -115,8 +127,7 @@ def load(
         except UnfitError:  # it is about one file, and the user should know of all
             _refuse(name, faults(corpus))
             raise
-    image = corpus.image if corpus.kind == "image" else None
-    augment = Augment(image, seed, mirror, shift, elastic, rotation, scale, distortion)
+    augment = _augmentation(corpus, given)
     train, held = _cut(corpus, limit, validation, seed)
     size = len(corpus.train_labels)
     return Dataset(
@@ -182,6 +193,28 @@ def lacks(name: str, corpus: Corpus) -> str:
             lines = [f"data={name}: nothing is left to {part} on, and every run does. What is known of this copy:"]
             return "\n".join([*lines, *(f"  {note}" for note in corpus.notes)])
     return ""
+
+
+def _augmentation(corpus: Corpus, given: Mapping[str, Any]) -> Augmentation | None:
+    """What is done to the training samples by the options of `load`; None for samples of a kind that none changes.
+
+    Raises:
+        UsageError: If an option is on that has no meaning for these samples.
+    """
+    pixels, maps, trains = ("mirror", "shift"), ("elastic", "rotation", "scale"), _OF_SPIKES
+    known = {"image": (*pixels, *maps), "spikes": trains if corpus.image is None else (*pixels, *trains)}
+    takes = known.get(corpus.kind, ())
+    wrong = [f"data.{key}" for key in (*pixels, *maps, *trains) if given[key] and key not in takes]
+    if wrong:
+        what = {"image": "spike trains", "spikes": "images"}.get(corpus.kind, "images and spike trains")
+        raise UsageError(
+            f"{', '.join(wrong)}: only {what} can be augmented so; these samples are of kind {corpus.kind}"
+        )
+    own = {key: given[key] for key in takes}
+    if corpus.kind == "spikes":
+        steps, neurons = corpus.train_samples.shape[1], math.prod(corpus.shape)
+        return AugmentSpikes(neurons, steps, corpus.image, given["seed"], **own)
+    return Augment(corpus.image, given["seed"], distortion=given["distortion"], **own) if takes else None
 
 
 def _cut(

@@ -66,7 +66,7 @@ class Augment:
         images = samples.reshape(-1, *self.image)
         if distorts:
             images = self._distorted(images, index, epoch)
-        draw = self._draw(index, epoch, _STREAM)
+        draw = keyed(self.seed, index, epoch, _STREAM)
         if self.shift:
             images = self._shifted(images, draw)
         if self.mirror:
@@ -79,7 +79,7 @@ class Augment:
         from snnrun.data import distort
 
         authors = self.distortion == "authors"
-        keys = self._draw(np.full_like(index, _EVERY) if authors else index, epoch, _MAP_STREAM)
+        keys = keyed(self.seed, np.full_like(index, _EVERY) if authors else index, epoch, _MAP_STREAM)
         strength = np.array([self.elastic, self.scale, math.radians(self.rotation)], np.float32)
         images, shown, taps = np.ascontiguousarray(images), np.empty(images.shape, np.uint8), distort.gaussian()
         threads.share(len(images), lambda turn: distort.distort(images, keys, strength, taps, authors, shown, turn))
@@ -96,12 +96,13 @@ class Augment:
         # Indices on both sides of the channels' slice put these last.
         return np.moveaxis(wide[np.arange(len(wide))[:, None, None], :, y, x], 3, 1)
 
-    def _draw(self, index: NDArray[np.int64], epoch: int, stream: int) -> NDArray[np.uint64]:
-        """A random word for each sample."""
-        word = np.zeros(len(index), np.uint64)
-        for key in (np.full(len(index), stream), np.full(len(index), self.seed), np.full(len(index), epoch), index):
-            word = word + _STEP + key.astype(np.uint64)
-            word = (word ^ (word >> np.uint64(30))) * _MIX1
-            word = (word ^ (word >> np.uint64(27))) * _MIX2
-            word ^= word >> np.uint64(31)
-        return word
+
+def keyed(seed: int, index: NDArray[np.int64], epoch: int, stream: int) -> NDArray[np.uint64]:
+    """A random word for each sample, by its number (B,) in the corpus."""
+    word = np.zeros(len(index), np.uint64)
+    for key in (np.full(len(index), stream), np.full(len(index), seed), np.full(len(index), epoch), index):
+        word = word + _STEP + key.astype(np.uint64)
+        word = (word ^ (word >> np.uint64(30))) * _MIX1
+        word = (word ^ (word >> np.uint64(27))) * _MIX2
+        word ^= word >> np.uint64(31)
+    return word

@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 
 from snnrun.compiled import parallel
 from snnrun.data import audio
-from snnrun.data.augment import Augment
 from snnrun.data.spikes_file import Encoded
 from snnrun.errors import SnnrunError
 
 Loader = TypeVar("Loader", bound="Callable[..., Corpus]")
+
+# What is done to training samples (B, ...) with their numbers (B,) in an epoch; epoch 0, the evaluation, leaves them.
+Augmentation = Callable[[NDArray[Any], NDArray[np.int64], int], NDArray[Any]]
 
 _WORD = 64  # channels to a word of packed spikes
 _AT_ONCE = 256  # samples in memory while all of a corpus are read
@@ -270,7 +272,7 @@ class Dataset:
     digest: str
     origin: str = "recorded"
     notes: tuple[str, ...] = ()
-    augment: Augment | None = None
+    augment: Augmentation | None = None
     image: tuple[int, int, int] | None = None
 
     @property

@@ -19,7 +19,11 @@ LAST = "test/accuracy_last"
 # Parameters that do not change what is learnt, by their beginnings.
 BOOKKEEPING = (*("outputs", "tracking.", "hardware.", "checkpoint.", "sweep.", "plugin", "data.root", "data.download"),)
 NAMED = 5  # changed settings in a note
-AUGMENTATION = ("data.mirror", "data.shift", "data.elastic", "data.augment")  # keys of `data` that are settings
+# Keys of `data` that are settings, and no other corpus.
+AUGMENTATION = (
+    *("data.mirror", "data.shift", "data.elastic", "data.rotation", "data.scale", "data.distortion"),
+    *("data.time_shift", "data.channel_shift", "data.jitter", "data.drop", "data.augment"),
+)
 
 
 @dataclass

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from snnrun.data import Augment, Split
+from snnrun.data import Augmentation, Split
 from snnrun.encoders import Encoder, encode_ahead
 
 # Encoded batches that wait for a GPU while it computes. On a CPU the encoder uses the same cores: the next batch is
@@ -43,7 +43,7 @@ def batches(
     epoch: int,
     batch_size: int,
     device: torch.device,
-    augment: Augment | None = None,
+    augment: Augmentation | None = None,
     share: Callable[[NDArray[np.int64]], NDArray[np.int64]] = lambda positions: positions,
     ahead: bool = True,
 ) -> Iterator[Batch]:
