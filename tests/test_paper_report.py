@@ -7,16 +7,19 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-import yaml
 from made_runs import invented
 
 import snnrun
+from snnrun import tracking
+from snnrun.config.compose import compose
 from snnrun.paper import compare, figures, pages
 from snnrun.paper.pages import Frame
-from snnrun.paper.published import ROWS, others_of, row_of
+from snnrun.paper.published import Published, others_of, row_of, rule_of, tables
+from snnrun.paper.rows_others import LATER
 from snnrun.runs.collect import Run
 
-EXPERIMENTS = sorted((Path(snnrun.__file__).parents[1] / "conf" / "experiment").glob("*_paper.yaml"))
+EXPERIMENTS = Path(snnrun.__file__).parents[1] / "conf" / "experiment"
+TEMPORAL = {"model_temporal_gradient": False}
 HISTORY = [{"test/accuracy": 0.80, "time/epoch_s": 50.0}, {"test/accuracy": 0.90, "time/epoch_s": 52.0}]
 
 
@@ -42,24 +45,77 @@ def written(parts: list[compare.Part], notes: tuple[str, ...] = ()) -> tuple[str
 # ---- the table ------------------------------------------------------------------------------------------------------
 
 
-def test_the_rows_are_sound() -> None:
-    assert len({(row.rule, row.data, row.network) for row in ROWS}) == len(ROWS)
-    for row in ROWS:
-        figures = [row.best, *row.curve.values(), *([row.mean] if row.mean else [])]
-        assert all(10 < figure <= row.best for figure in figures)
-        assert row.source
-        assert row.best_epoch is None or row.epochs is None or row.best_epoch <= row.epochs
-        assert row.seconds is None or row.seconds[0] <= row.seconds[1]
+ROWS = [pytest.param(row, id=f"{table.name}/{row.name}") for table in tables().values() for row in table.rows]
 
 
-@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
-def test_the_settings_of_the_papers_name_the_same_figures(path: Path) -> None:
-    text = path.read_text(encoding="utf-8")
-    settings = yaml.safe_load(text)
-    chosen = {key: value for entry in settings["defaults"] if isinstance(entry, dict) for key, value in entry.items()}
-    row = row_of(chosen["override /model"], chosen["override /data"], settings["model"]["network"])
-    if row is not None:  # the HM2-BP rows of the ST-RSBP paper's tables have no figures here
-        assert f"{row.best:.2f} %" in text
+@pytest.mark.parametrize("row", ROWS)
+def test_a_row_is_sound(row: Published) -> None:
+    highest = 100 if row.best is None else row.best
+    shown = [row.best, row.mean, row.single, *row.curve.values()]
+    assert all(10 < figure <= highest for figure in shown if figure is not None)
+    assert row.single is None or (row.best is None and row.mean is None)
+    assert row.std is None or row.mean is not None
+    assert not row.curve or row.best is not None
+    assert row.source
+    assert row.title
+    assert row.best_epoch is None or row.log_epochs is None or row.best_epoch <= row.log_epochs
+    assert row.seconds is None or row.seconds[0] <= row.seconds[1]
+
+
+def test_rows_have_names_of_their_own_and_tables_too() -> None:
+    for name, table in tables().items():
+        assert table.name == name
+        assert len({row.name for row in table.rows}) == len(table.rows)
+
+
+def test_every_figure_of_the_tables_is_there() -> None:
+    """Spot checks of what is easily mistyped: one row of each kind."""
+    found = {(name, row.name): row for name, table in tables().items() for row in table.rows}
+    assert len(found) == 53
+    assert found["strsbp/table2", "hm2bp_400-400"].figures == "90.60, best of 5 runs; mean 89.83 ± 0.71"
+    assert found["strsbp/table5", "hm2bp"].figures == "88.99 (mean or best: not said)"
+    assert found["strsbp/table4", "lstm"].figures == "no figure"
+    assert found["strsbp/table6", "slayer"].figures == "99.41; mean 99.36 ± 0.05"
+    assert sum(row.parameters or 0 for row in tables()["strsbp/table5"].rows) == 3_218_989
+    assert sum(row.parameters or 0 for row in tables()["strsbp/table2"].rows) == 1_509_593
+
+
+WAITED_FOR = {  # of systems that are not in this program yet
+    *("ti46_alpha_lsm_R2000_paper", "ti46_digits_lsm_R500_paper", "ti46_digits_spilinc_R3200_paper"),
+    *("ntidigits_gru_200-200-100_paper", "ntidigits_phased_lstm_250-250_paper", "ntidigits_lstm_250-250_paper"),
+    *("fashion_mnist_mlp_5x256_paper", "fashion_mnist_lra_5x256_paper", "fashion_mnist_mlp_3x512_paper"),
+    *("fashion_mnist_mlp_512-512_paper", "cifar10_cnn_20C5-P2-30C5-P2-256_paper"),
+    *("mnist_lee_20C5-P2-50C5-P2-200_paper", "mnist_slayer_12C5-P2-64C5-P2_paper"),
+}
+
+
+@pytest.mark.parametrize("row", [entry for entry in ROWS if entry.values[0].experiment])
+def test_every_row_has_settings_that_name_its_figure_and_compose(row: Published) -> None:
+    if row.experiment in WAITED_FOR:
+        assert not (EXPERIMENTS / f"{row.experiment}.yaml").exists(), "it is here: wait no longer"
+        return
+    values = compose([f"experiment={row.experiment}", *row.settings])
+    params = tracking.flatten(values)
+    assert (rule_of(params), values["data"]["name"], values["model"]["network"]) == (row.rule, row.data, row.network)
+    if row.level is not None:
+        assert f"{row.level:.2f} %" in (EXPERIMENTS / f"{row.experiment}.yaml").read_text(encoding="utf-8")
+
+
+def test_sdbp_is_not_stbp() -> None:
+    params = {"model.name": "stbp", "model.temporal_gradient": "False"}
+    assert (rule_of(params), rule_of({"model.name": "stbp"})) == ("sdbp", "stbp")
+    [part] = parts_of(invented("run", data_name="mnist", model_name="stbp", model_network="400", **TEMPORAL))
+    assert part.entries[0].name == "SDBP, 400"
+    assert part.entries[0].published is not None
+    assert part.entries[0].published.single == 98.24
+
+
+def test_later_work_stands_under_the_table_of_its_corpus() -> None:
+    assert all(record.level is not None and record.source for record in LATER)
+    for text in written(parts_of(fashion())):
+        assert "TSSL-BP (2020), 400-400 89.92; mean 89.75 ± 0.03" in text
+    for text in written(parts_of(fashion(origin="surrogate"))):
+        assert "TSSL-BP" not in text
 
 
 def test_rows_are_found_by_rule_corpus_and_network() -> None:
@@ -67,7 +123,12 @@ def test_rows_are_found_by_rule_corpus_and_network() -> None:
     assert row is not None
     assert (row.best, row.mean, row.curve[1]) == (90.13, 90.00, 84.71)
     assert row_of("stbp", "fashion_mnist", "400-R400") is None
-    assert {row.network for row in others_of("ti46_digits", {("strsbp", "R100-100")})} == {"200-R200-200", "R200-200"}
+    others = others_of("ti46_digits", {("strsbp", "R100-100")})
+    assert {row.network for row in others if row.rule == "strsbp"} == {"200-R200-200", "R200-200"}
+    assert {row.title for row in others} == {"ST-RSBP", "HM2-BP", "LSM, readout by non-spiking BP", "SpiLinC"}
+    stbp = row_of("stbp", "mnist", "15C5-P2-40C5-P2-300")
+    assert stbp is not None
+    assert stbp.best == 99.42
 
 
 # ---- what stands beside what ----------------------------------------------------------------------------------------
@@ -84,7 +145,7 @@ def test_ours_stands_beside_the_published_row() -> None:
     assert (ours.epochs, ours.seconds) == ("20", 51.0)
     assert ours.curve == [pytest.approx((80.0, 80.0, 80.0)), pytest.approx((90.0, 90.0, 90.0))]
     for text in written([part]):
-        assert "90.13, best of 5 runs; mean 90.00" in text
+        assert "90.13, best of 5 runs; mean 90.00 ± 0.14" in text
         assert "91.00 ± 1.41" in text
         assert "best epoch on the test set" in text
 

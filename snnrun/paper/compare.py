@@ -6,14 +6,14 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from snnrun.paper.published import Published, others_of, row_of
+from snnrun.paper.published import NAMES, Published, Record, of_corpus, others_of, row_of, rule_of
+from snnrun.paper.rows_others import LATER
 from snnrun.runs.collect import Run
 from snnrun.runs.compare import LAST, TEST, VALIDATION, Group, by_corpus, groups_of
 from snnrun.runs.significance import mean_std
 
 MAXIMUM = "test/accuracy_max_over_epochs"
 SHOWN = 10  # settings of one rule and network; of more, those with the best validation accuracy
-NAMES = {"strsbp": "ST-RSBP", "hm2bp": "HM2-BP", "stbp": "STBP"}
 
 
 @dataclass
@@ -58,6 +58,7 @@ class Part:
     warning: str | None
     entries: list[Entry]
     others: list[Published] = field(default_factory=list)
+    later: list[Record] = field(default_factory=list)
 
 
 def build(runs: Sequence[Run], history: Callable[[Run], Sequence[dict[str, float]]]) -> list[Part]:
@@ -68,14 +69,17 @@ def build(runs: Sequence[Run], history: Callable[[Run], Sequence[dict[str, float
         warning = _warning(corpus, known=bool(others_of(name, set())))
         pairs: dict[tuple[str, str], list[Run]] = {}
         for run in members:
-            pairs.setdefault((run.params.get("model.name", "?"), run.params.get("model.network", "?")), []).append(run)
+            pairs.setdefault((rule_of(run.params), run.params.get("model.network", "?")), []).append(run)
         entries = []
-        for (rule, network), part in sorted(pairs.items()):
+        for (rule, network), chosen in sorted(pairs.items()):
             published = None if warning else row_of(rule, name, network)
-            groups = sorted(groups_of(part, None), key=lambda group: -_mean(group, VALIDATION))
+            groups = sorted(groups_of(chosen, None), key=lambda group: -_mean(group, VALIDATION))
             ours = [_ours(group, history) for group in groups[:SHOWN]]
             entries.append(Entry(rule, network, published, ours, len(groups) - len(ours)))
-        parts.append(Part(title, warning, entries, [] if warning else others_of(name, set(pairs))))
+        part = Part(title, warning, entries)
+        if not warning:
+            part.others, part.later = others_of(name, set(pairs)), of_corpus(LATER, name)
+        parts.append(part)
     return parts
 
 

@@ -81,4 +81,5 @@ def _authors(axes: Axes, name: str, row: Published, colour: str, longest: int) -
     end = max(longest * 1.5, 20)
     points = {epoch: value for epoch, value in row.curve.items() if epoch <= end}
     axes.plot(list(points), list(points.values()), "x", color=colour, markersize=7, label=f"{name}: authors' log")
-    axes.axhline(row.best, color=colour, linestyle="--", linewidth=0.9, alpha=0.8, label=f"{name}: published best")
+    if row.best is not None:
+        axes.axhline(row.best, color=colour, linestyle="--", linewidth=0.9, alpha=0.8, label=f"{name}: published best")

@@ -12,7 +12,7 @@ from pathlib import Path
 from string import Template
 from urllib.parse import quote
 
-from snnrun.paper.compare import NAMES, SHOWN, Entry, Ours, Part
+from snnrun.paper.compare import SHOWN, Entry, Ours, Part
 from snnrun.paper.published import Published
 from snnrun.runs.collect import Run
 
@@ -67,13 +67,11 @@ def rows_of(entry: Entry, link: Callable[[Run], Link]) -> list[tuple[bool, list[
 
 
 def _published_row(entry: Entry, row: Published) -> list[Cell]:
-    runs = f", best of {row.runs} runs" if row.runs else ""
-    mean = "" if row.mean is None else f"; mean {row.mean:.2f}" + (f" ± {row.std:.2f}" if row.std is not None else "")
     at = f", epoch {row.best_epoch}" if row.best_epoch else ""
     seconds = f"{row.seconds[0]:,.0f} / {row.seconds[1]:,.0f}" if row.seconds else ""
     source = f"{row.source}{at}. {row.note}".strip()
     name = f"{entry.name}: published"
-    return [name, "", "", "", "", f"{row.best:.2f}{runs}{mean}", str(row.epochs or ""), seconds, source]
+    return [name, "", "", "", "", row.figures, str(row.log_epochs or row.epochs or ""), seconds, source]
 
 
 def _our_row(entry: Entry, ours: Ours, link: Callable[[Run], Link]) -> list[Cell]:
@@ -102,8 +100,13 @@ def remarks(part: Part) -> list[str]:
         if any(ours.validation is None for ours in entry.ours):
             told.append(f"{entry.name}: without validation samples no epoch could be chosen; read the last epoch.")
     if part.others:
-        rows = "; ".join(f"{NAMES[row.rule]}, {row.network} {row.best:.2f} % ({row.source})" for row in part.others)
+        rows = "; ".join(f"{row.title}, {row.network} {row.level:.2f} % ({row.source})" for row in part.others)
         told.append(f"Published for this corpus, with no run of ours beside it: {rows}.")
+    if part.later:
+        records = "; ".join(
+            f"{record.system}, {record.network} {record.figures} ({record.source})" for record in part.later
+        )
+        told.append(f"Later work on this corpus, with other networks: {records}.")
     return told
 
 

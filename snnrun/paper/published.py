@@ -1,155 +1,159 @@
 """What the papers and their authors' released logs report, for comparison with runs of this program.
 
 Accuracies are in percent. "Best" is what the papers call so: the maximum over the epochs on the TEST set, of several
-runs where the paper has several. Epochs count from 1 (the ST-RSBP paper's tables count from 0). Seconds are those of
-training in one epoch, batch 1, on a Titan XP. The least counts for the hardware, since several jobs shared it at times.
+runs where the paper has several. Means are of such maxima. A row with a single figure that does not say which of the
+two it is has it as `single`. The rows themselves are in `rows_strsbp`, `rows_others` and `later`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 STRSBP = "Zhang and Li 2019 (ST-RSBP)"
 HM2BP = "Jin, Zhang and Li 2018 (HM2-BP)"
 STBP = "Wu et al. 2018 (STBP)"
 
+# The names that the papers use, by what a run is known by, see `rule_of`.
+NAMES = {
+    "strsbp": "ST-RSBP",
+    "hm2bp": "HM2-BP",
+    "stbp": "STBP",
+    "sdbp": "SDBP",
+    "lee": "Membrane-potential BP",
+    "slayer": "SLAYER",
+    "lsm": "LSM",
+    "spilinc": "SpiLinC",
+    "mlp": "MLP, BP",
+    "lra": "MLP, LRA-E",
+    "cnn": "CNN, BP",
+    "lstm": "LSTM",
+    "gru": "GRN",
+    "phased_lstm": "Phased LSTM",
+}
 
-@dataclass(frozen=True)
-class Published:
-    """One row: `network` as `model.network` has it; `curve` is test accuracy by epoch, from the authors' log.
 
-    `best_epoch` and `epochs` (how long the run of the log went on) are the log's; `runs` is how many the best is of.
-    `seconds` are the least and the median of an epoch.
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """Accuracies as they are printed. `runs` is how many the best is of."""
+
+    best: float | None = None
+    mean: float | None = None
+    std: float | None = None
+    single: float | None = None
+    runs: int | None = None
+
+    @property
+    def level(self) -> float | None:
+        """The figure that stands for all where one must: the best, else the single one, else the mean."""
+        return next((value for value in (self.best, self.single, self.mean) if value is not None), None)
+
+    @property
+    def figures(self) -> str:
+        """All of them in words, "no figure" where there is none."""
+        said = []
+        if self.best is not None:
+            said.append(f"{self.best:.2f}" + (f", best of {self.runs} runs" if self.runs else ""))
+        if self.mean is not None:
+            said.append(f"mean {self.mean:.2f}" + (f" ± {self.std:.2f}" if self.std is not None else ""))
+        if self.single is not None:
+            said.append(f"{self.single:.2f} (mean or best: not said)")
+        return "; ".join(said) or "no figure"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published(Figures):
+    """One row of a table, a text or a log.
+
+    `name` is what the row is called in its table. `rule` is what `rule_of` makes of a run's parameters, and `network`
+    is as `model.network` has it. `experiment` is the published setting in `conf/experiment`, None where the corpus was
+    never published, and `settings` what the row changes in it. `parameters` and `epochs` are as printed (the epochs of
+    the ST-RSBP paper are those of the best, counted from 0). `best_epoch` and `log_epochs`, how long the run went on,
+    are those of the released log, counted from 1; `curve` is its test accuracy by epoch, and `seconds` are the least
+    and the median of its epochs, batch 1, on a Titan XP. The least counts for the hardware, since several jobs shared
+    it at times.
     """
 
+    name: str
     rule: str
     data: str
     network: str
-    best: float
     source: str
-    mean: float | None = None
-    std: float | None = None
-    runs: int | None = None
-    best_epoch: int | None = None
+    experiment: str | None
+    settings: tuple[str, ...] = ()
+    system: str = ""
+    parameters: int | None = None
     epochs: int | None = None
+    best_epoch: int | None = None
+    log_epochs: int | None = None
     curve: dict[int, float] = field(default_factory=dict)
     seconds: tuple[float, float] | None = None
     note: str = ""
 
+    @property
+    def title(self) -> str:
+        """The system as its paper names it."""
+        return self.system or NAMES[self.rule]
 
-def _curve(*points: float) -> dict[int, float]:
-    return dict(zip((1, 5, 10, 20, 50), points, strict=True))
+
+@dataclass(frozen=True)
+class Table:
+    """A table of a paper, a section of its text, or what a log has. `name` is `PAPER/TABLE`."""
+
+    name: str
+    title: str
+    rows: tuple[Published, ...]
+    note: str = ""
 
 
-ROWS = (
-    Published(
-        *("strsbp", "fashion_mnist", "400-R400", 90.13, f"{STRSBP}, table and released log"),
-        mean=90.00,
-        runs=5,
-        best_epoch=37,
-        epochs=94,
-        curve=_curve(84.71, 87.67, 88.91, 89.75, 89.64),
-        seconds=(911, 940),
-    ),
-    Published(
-        *("strsbp", "mnist", "15C5-P2-40C5-P2-300", 99.62, f"{STRSBP}, Table 6 and released log"),
-        best_epoch=66,
-        epochs=100,
-        curve=_curve(96.20, 98.83, 98.97, 99.14, 98.83),
-        seconds=(1689, 1924),
-    ),
-    Published(
-        *("strsbp", "ti46_alpha", "400-R400-400", 93.35, f"{STRSBP}, table; curve of the released log (best 93.23)"),
-        runs=5,
-        best_epoch=58,
-        epochs=115,
-        curve=_curve(61.30, 82.80, 90.03, 90.95, 92.31),
-        seconds=(80, 88),
-        note="The best run of the table is not the one of the log.",
-    ),
-    Published(
-        *("strsbp", "ti46_alpha", "R800", 91.85, f"{STRSBP}, table"),
-        runs=5,
-        note="The released log of this name is of R800-400, and has this very maximum.",
-    ),
-    Published(
-        *("strsbp", "ti46_alpha", "R800-400", 91.85, f"{STRSBP}, released log named R800"),
-        best_epoch=26,
-        epochs=150,
-        curve=_curve(56.70, 86.90, 90.53, 91.14, 91.10),
-        seconds=(60, 156),
-    ),
-    Published(
-        *("strsbp", "ti46_digits", "200-R200-200", 99.39, f"{STRSBP}, table and released log"),
-        best_epoch=24,
-        epochs=368,
-        curve=_curve(85.45, 97.37, 96.44, 98.75, 98.79),
-        seconds=(59, 145),
-    ),
-    Published(
-        *("strsbp", "ti46_digits", "R100-100", 98.95, f"{STRSBP}, table and released log"),
-        best_epoch=76,
-        epochs=201,
-        curve=_curve(79.63, 95.55, 97.82, 97.78, 98.34),
-        note="Its seconds are of a shared GPU and left out.",
-    ),
-    Published(
-        *("strsbp", "ti46_digits", "R200-200", 99.27, f"{STRSBP}, table and released log"),
-        best_epoch=98,
-        epochs=197,
-        curve=_curve(84.56, 97.45, 97.33, 97.62, 99.03),
-        note="The paper says 28 epochs, the log 98. Its seconds are of a shared GPU and left out.",
-    ),
-    Published(
-        *("strsbp", "ntidigits", "250-R250", 93.13, f"{STRSBP}, table and released log"),
-        best_epoch=269,
-        epochs=400,
-        curve=_curve(41.47, 59.30, 71.67, 81.04, 89.01),
-        seconds=(31, 32),
-        note="2,475 training samples, as data.split=ab has them.",
-    ),
-    Published(
-        *("strsbp", "ntidigits", "400-R400-400", 93.90, f"{STRSBP}, table and released log"),
-        best_epoch=204,
-        epochs=400,
-        curve=_curve(48.83, 67.99, 72.76, 85.04, 89.25),
-        seconds=(47, 84),
-        note="The paper says 287 epochs, the log 204. 2,475 training samples, as data.split=ab has them.",
-    ),
-    Published(
-        *("hm2bp", "mnist", "800", 98.93, f"{HM2BP}, released log"),
-        best_epoch=101,
-        epochs=200,
-        curve=_curve(97.32, 98.45, 98.57, 98.64, 98.79),
-        seconds=(471, 596),
-    ),
-    Published(
-        *("hm2bp", "mnist", "15C5-P2-40C5-P2-300", 99.49, f"{HM2BP}, released log"),
-        best_epoch=191,
-        epochs=200,
-        curve=_curve(95.74, 96.42, 98.24, 99.18, 99.20),
-        seconds=(1024, 1672),
-    ),
-    Published(
-        *("hm2bp", "nmnist", "800", 98.88, f"{HM2BP}, released log"),
-        best_epoch=56,
-        epochs=200,
-        curve=_curve(97.09, 98.41, 98.67, 98.77, 98.78),
-        seconds=(597, 675),
-    ),
-    Published(*("stbp", "mnist", "400", 98.48, f"{STBP}, text on surrogates and ablations"), epochs=200),
-    Published(*("stbp", "nmnist", "400-400", 98.78, f"{STBP}, text")),
-)
+@dataclass(frozen=True, kw_only=True)
+class Record(Figures):
+    """What later work reached on a corpus of the tables, with networks of its own."""
+
+    system: str
+    data: str
+    network: str
+    source: str
+    epochs: int | None = None
+    note: str = ""
+
+
+def rule_of(params: Mapping[str, str]) -> str:
+    """What the papers tell a run by: its model, and SDBP for STBP without errors from step to step."""
+    name = params.get("model.name", "?")
+    if name == "stbp" and params.get("model.temporal_gradient", "True").lower() == "false":
+        return "sdbp"
+    return name
+
+
+def tables() -> dict[str, Table]:
+    """Every table by its name."""
+    from snnrun.paper import rows_others, rows_strsbp
+
+    return {table.name: table for table in (*rows_strsbp.TABLES, *rows_others.TABLES)}
+
+
+def rows() -> list[Published]:
+    """Every row that stands for a rule, a corpus and a network; variants of one row in a study are left out."""
+    return [row for table in tables().values() for row in table.rows if not row.settings]
 
 
 def row_of(rule: str, data: str, network: str) -> Published | None:
-    """The published row of a rule and a network on a corpus, or None."""
-    for row in ROWS:
-        if (row.rule, row.data, row.network) == (rule, data, network):
-            return row
-    return None
+    """The published row of a rule and a network on a corpus, or None. Of several papers' the one with a curve."""
+    found = [row for row in rows() if (row.rule, row.data, row.network) == (rule, data, network)]
+    return max(found, key=lambda row: bool(row.curve), default=None)
 
 
 def others_of(data: str, networks: set[tuple[str, str]]) -> list[Published]:
-    """The rows of a corpus whose (rule, network) is none of these."""
-    return [row for row in ROWS if row.data == data and (row.rule, row.network) not in networks]
+    """The rows of a corpus with a figure whose (rule, network) is none of these, each rule and network once."""
+    found: dict[tuple[str, str], Published] = {}
+    for row in rows():
+        key = (row.rule, row.network)
+        if row.data == data and row.level is not None and key not in networks:
+            found.setdefault(key, row)
+    return list(found.values())
+
+
+def of_corpus(records: Sequence[Record], data: str) -> list[Record]:
+    """The records of a corpus."""
+    return [record for record in records if record.data == data]
