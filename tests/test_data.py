@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from snnrun import data
+from snnrun import data, encoders
 from snnrun.data import blank
 from snnrun.data.corpus import Corpus, Mapped, stratified
 from snnrun.errors import UsageError
@@ -211,3 +213,59 @@ def test_samples_without_a_spike_are_told():
     labels = np.zeros(2, int), np.zeros(3, int)
     own = Corpus("spikes", (128,), ("a", "b"), mapped[0], labels[0], mapped[1], labels[1])
     assert blank.notes(own) == ["2 of 5 samples have no input spike"]
+
+
+# ---- vectors, series and images of floats ----------------------------------------------------------------------------
+
+
+def own_corpus(kind: str) -> Corpus:
+    """20 samples to train on and 5 to test on; a series in two channels, whose second half some lack."""
+    rng, shape = np.random.default_rng(0), {"image": (6, 6), "vector": (5,), "series": (2,)}[kind]
+    size = (25, 8, 2) if kind == "series" else (25, int(np.prod(shape)))
+    samples = rng.random(size).astype(np.float32)
+    if kind == "series":
+        samples[::3, 4:] = np.nan
+    labels = np.arange(25) % 2
+    image = (1, 6, 6) if kind == "image" else None
+    return Corpus(kind, shape, ("a", "b"), samples[:20], labels[:20], samples[20:], labels[20:], image=image)
+
+
+@pytest.mark.parametrize("kind", ["image", "vector", "series"])
+def test_samples_of_floats_reach_the_encoder(monkeypatch, kind):
+    monkeypatch.setitem(data.DATASETS, "digits", lambda root, download: own_corpus(kind))
+    loaded = data.load("digits", validation=0.2)
+    assert loaded.kind == kind
+    assert loaded.steps == (8 if kind == "series" else 0)
+    assert loaded.notes == ()
+    encoder = encoders.build("poisson", seed=0, steps=16)
+    bits = encoder.encode(loaded.train.samples, loaded.train.index, 1)
+    assert bits.shape == (16, 16, 1)
+    assert encoders.inputs(encoder, loaded.channels) == loaded.channels
+    if kind == "series":
+        ended = loaded.train.index % 3 == 0
+        assert not bits[ended, 8:].any(), "these end after half of their points"
+        assert bits[~ended, 8:].any()
+
+
+def test_values_that_are_equal_or_small_are_told(monkeypatch):
+    own = own_corpus("vector")
+    own.train_samples[:] *= 0.1
+    own.test_samples[:] *= 0.1
+    own.train_samples[3] = 0.05
+    monkeypatch.setitem(data.DATASETS, "digits", lambda root, download: own)
+    first, second = data.load("digits").notes
+    assert first == "1 of 25 samples have one value alone"
+    assert re.fullmatch(
+        r"no value of any sample is larger than 0[.]\d+ of 1, so that few or no spikes come of it", second
+    )
+
+
+def test_float_images_are_moved_and_not_distorted(monkeypatch):
+    own = own_corpus("image")
+    monkeypatch.setitem(data.DATASETS, "digits", lambda root, download: own)
+    moved = data.load("digits", shift=2, mirror=True)
+    shown = moved.augment(moved.train.samples, moved.train.index, 1)
+    assert shown.dtype == np.float32
+    assert (shown != moved.train.samples).any()
+    with pytest.raises(UsageError, match="only pixels of 8 bits"):
+        data.load("digits", rotation=5.0)

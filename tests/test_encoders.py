@@ -257,6 +257,57 @@ def test_draws_are_the_chain_of_random_words(name, first_step):
     assert np.array_equal(spikes_of(encoder, samples, [3, 2**33]), expected)
 
 
+# ---- values and series ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_values_are_drawn_as_pixels_are(name):
+    """0, 128/256 and 1 have no rounding in either form."""
+    pixels = np.array([[0, 255, 255, 0] * 20], np.uint8)
+    values = (pixels / 255).astype(np.float32)
+    encoder = build(name)
+    index = np.array([7])
+    assert np.array_equal(encoder.encode(values, index, 2), encoder.encode(pixels, index, 2))
+    faint = np.full((1, 60), 1e-7, np.float32)
+    assert spikes_of(build(name, attenuation=1.0), faint, [0]).sum() == 0
+
+
+def test_rates_match_the_values():
+    values = np.linspace(0, 1, 64, dtype=np.float32)[None]
+    counts = spikes_of(encoders.build("bernoulli", seed=3, steps=4000), values).sum(axis=1, dtype=np.int64)[0]
+    p = values[0].astype(float)
+    assert (np.abs(counts - 4000 * p) <= 5 * np.sqrt(4000 * p * (1 - p)) + 1e-6).all()
+
+
+@pytest.mark.parametrize(("name", "first_step"), [("poisson", 1), ("bernoulli", 0)])
+@pytest.mark.parametrize("steps", [4, 7, 30])
+def test_series_are_the_comparisons_of_random_words(name, first_step, steps):
+    """Point floor(t P / T) at step t, its probability against the upper 24 bits of the step's word."""
+    step, points = 0x9E3779B97F4A7C15, 7
+    series = np.random.default_rng(0).random((2, points, 66), np.float32)
+    series[1, 4:] = np.nan
+    encoder = encoders.build(name, seed=5, steps=steps)
+    expected = np.zeros((2, steps, 66), np.uint8)
+    for b, index in enumerate((3, 2**33)):
+        key = 0
+        for part in (5, 1, index):
+            key = mixed((key + step + part) % 2**64)
+        for n in range(66):
+            lane = mixed((key + (n + 1) * step) % 2**64)
+            for t in range(first_step, steps):
+                value = float(series[b, t * points // steps, n])
+                level = 0 if np.isnan(value) else int(np.rint(value / encoder.attenuation * 2**24))
+                expected[b, t, n] = mixed((lane + (t - first_step + 1) * step) % 2**64) >> 40 < level
+    bits = encoder.encode(series, np.array([3, 2**33]), 1)
+    assert np.array_equal(np.unpackbits(bits.view(np.uint8), axis=2, bitorder="little", count=66), expected)
+
+
+@pytest.mark.parametrize("value", [-0.01, 1.01, np.inf])
+def test_values_out_of_range_are_refused(value):
+    with pytest.raises(ValueError, match="from 0 to 1"):
+        build("poisson").encode(np.full((1, 3), value, np.float32), np.zeros(1, np.int64), 0)
+
+
 # ---- options and arrays ---------------------------------------------------------------------------------------------
 
 
@@ -271,7 +322,7 @@ def test_shape_and_type(name, pixels):
     assert every[:, :, :pixels].any()
     assert not every[:, :, pixels:].any(), "no bit beyond the last neuron is set"
     assert encoder.steps == steps
-    assert encoder.kinds == ("image",)
+    assert encoder.kinds == ("image", "vector", "series")
     assert not encoder.encode(np.zeros((2, pixels), np.uint8), np.arange(2), 1).any()
     assert encoder.encode(np.zeros((0, pixels), np.uint8), np.arange(0), 1).shape == (0, steps, words)
 
@@ -313,7 +364,7 @@ def test_bad_options(name, options, words):
     ],
 )
 def test_arrays_that_do_not_fit(samples, index, epoch):
-    with pytest.raises(ValueError, match="want uint8 samples"):
+    with pytest.raises(ValueError, match="want samples"):
         build("poisson").encode(samples, index, epoch)
 
 

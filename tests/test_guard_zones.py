@@ -288,12 +288,14 @@ def test_layers_over_images_of_every_size_keep_to_their_arrays(guards):
 
 
 def test_draws_keep_to_their_arrays():
-    draw, levels = Guards().around(draws.draw), np.full(256, draws.ALWAYS // 2)
+    draw, draw_series = (Guards().around(loop) for loop in (draws.draw, draws.draw_series))
     for neurons, steps in itertools.product((1, 63, 64, 65, 130), (1, 2, 63, 64, 65, 66)):
         words = np.zeros((2, steps, (neurons + 63) // 64), np.uint64)
         for first_step in (0, 1):
-            samples, keys = np.full((2, neurons), 9, np.uint8), np.ones((2, 3), np.int64)
-            draw(samples, levels, keys, first_step, words, alone(2))
+            levels, keys = np.full((2, neurons), draws.ALWAYS // 2, np.int32), np.ones((2, 3), np.int64)
+            draw(levels, keys, first_step, words, alone(2))
+            for points in (1, 3, 70):
+                draw_series(np.repeat(levels[:, None], points, 1), keys, first_step, words, alone(2))
 
 
 def test_distortions_keep_to_their_arrays():

@@ -211,6 +211,11 @@ def _augmentation(corpus: Corpus, given: Mapping[str, Any]) -> Augmentation | No
             f"{', '.join(wrong)}: only {what} can be augmented so; these samples are of kind {corpus.kind}"
         )
     own = {key: given[key] for key in takes}
+    distorts = [f"data.{key}" for key in maps if own.get(key)]
+    if distorts and corpus.train_samples[:1].dtype != np.uint8:
+        raise UsageError(
+            f"{', '.join(distorts)}: only pixels of 8 bits can be distorted; those of these images are floats"
+        )
     if corpus.kind == "spikes":
         steps, neurons = corpus.train_samples.shape[1], math.prod(corpus.shape)
         return AugmentSpikes(neurons, steps, corpus.image, given["seed"], **own)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,7 +59,7 @@ class Augment:
         if self.shift and not 0 < self.shift < least:
             raise UsageError(f"data.shift={self.shift}: a number of pixels below the {least} of an image")
 
-    def __call__(self, samples: NDArray[np.uint8], index: NDArray[np.int64], epoch: int) -> NDArray[np.uint8]:
+    def __call__(self, samples: NDArray[Any], index: NDArray[np.int64], epoch: int) -> NDArray[Any]:
         """Samples (B, N) as they are shown in an epoch, from 1; epoch 0, the evaluation, leaves them as they are."""
         distorts = self.elastic or self.rotation or self.scale
         if self.image is None or epoch == 0 or not (self.mirror or self.shift or distorts):
@@ -85,7 +86,7 @@ class Augment:
         threads.share(len(images), lambda turn: distort.distort(images, keys, strength, taps, authors, shown, turn))
         return shown
 
-    def _shifted(self, images: NDArray[np.uint8], draw: NDArray[np.uint64]) -> NDArray[np.uint8]:
+    def _shifted(self, images: NDArray[Any], draw: NDArray[np.uint64]) -> NDArray[Any]:
         rows, columns = images.shape[2:]
         choices = np.uint64(2 * self.shift + 1)
         down = ((draw >> np.uint64(8)) % choices).astype(np.int64)

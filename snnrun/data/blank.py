@@ -1,4 +1,4 @@
-"""Samples with nothing in them: pictures of one colour, and spike trains without a spike. No run learns from these."""
+"""Samples with nothing in them: values that are all equal, spike trains without a spike. No run learns from these."""
 
 from __future__ import annotations
 
@@ -12,22 +12,25 @@ from numpy.typing import NDArray
 from snnrun.data import folders
 from snnrun.data.corpus import Corpus, Mapped, Unread
 
-_DARK = 64  # the brightest pixel of a corpus is below this only where its files were taken for darker than they are
+_DARK = 0.25  # of the range: the brightest value is below only where files were taken for darker than they are
 _AT_ONCE = 4096  # pictures compared at a time
 
 
 def notes(corpus: Corpus) -> list[str]:
-    """What a user should know of a corpus of pictures or spikes before a run; nothing of files not read yet."""
+    """What a user should know of samples that are at hand before a run; nothing of files not read yet."""
     parts = [part for part in (corpus.train_samples, corpus.test_samples) if not isinstance(part, Unread)]
-    if corpus.kind not in ("image", "spikes") or len(parts) < 2:
+    if corpus.kind == "audio" or len(parts) < 2:
         return []
     if corpus.kind == "spikes":
         return silent(np.concatenate([_silent(part) for part in parts]), corpus.names)
     even = np.concatenate([_even(part) for part in parts])
-    found = [] if not even.any() else [_note(even, "are of one colour", corpus.names)]
-    brightest = max((int(part[:].max()) for part in parts if len(part)), default=0)
-    if 0 < brightest < _DARK:
-        found.append(f"no pixel of any sample is brighter than {brightest} of 255, so that few or no spikes come of it")
+    what = "are of one colour" if corpus.kind == "image" else "have one value alone"
+    found = [] if not even.any() else [_note(even, what, corpus.names)]
+    brightest = max((_largest(part) for part in parts if len(part)), default=0.0)
+    top = 255 if corpus.train_samples[:1].dtype == np.uint8 else 1
+    if 0 < brightest < _DARK * top:
+        none = "no pixel of any sample is brighter" if corpus.kind == "image" else "no value of any sample is larger"
+        found.append(f"{none} than {brightest:.3g} of {top}, so that few or no spikes come of it")
     return found
 
 
@@ -47,12 +50,16 @@ def _note(which: NDArray[np.bool_], what: str, names: Sequence[str]) -> str:
 
 
 def _even(samples: NDArray[Any] | Mapped) -> NDArray[np.bool_]:
-    """Which pictures (S, N) have one value alone."""
+    """Which samples (S, ...) have one value alone, NaN aside."""
     even = np.zeros(len(samples), np.bool_)
     for start in range(0, len(samples), _AT_ONCE):
         some = samples[start : start + _AT_ONCE].reshape(-1, math.prod(samples.shape[1:]))
-        even[start : start + _AT_ONCE] = (some == some[:, :1]).all(axis=1)
+        even[start : start + _AT_ONCE] = ((some == some[:, :1]) | (some != some)).all(axis=1)
     return even
+
+
+def _largest(samples: NDArray[Any] | Mapped) -> float:
+    return max(float(np.nanmax(samples[start : start + _AT_ONCE])) for start in range(0, len(samples), _AT_ONCE))
 
 
 def _silent(samples: NDArray[Any] | Mapped) -> NDArray[np.bool_]:

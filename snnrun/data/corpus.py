@@ -170,13 +170,14 @@ class Corpus:
     """A corpus as its files have it.
 
     Attributes:
-        kind: What a sample is ("image", "spikes", "audio"); an encoder says which kinds it takes.
+        kind: What a sample is ("image", "vector", "series", "spikes", "audio"); an encoder says which kinds it takes.
         shape: Shape of one sample, without its time; N, the number of input channels, is its product. Empty for
             recordings, whose channels are the encoder's.
         classes: Name of each class, in the order of the labels.
-        train_samples, test_samples: Images are uint8, shape (S, N), channel by channel and row by row; spikes are bits,
-            int64 of shape (S, T, W), channel n of a step being bit n % 64 of word n // 64. Recordings are their files,
-            objects of type Path, shape (S,).
+        train_samples, test_samples: Images are (S, N), channel by channel and row by row, uint8 or float32 from 0 to 1;
+            vectors are float32 (S, N) from 0 to 1. Series are float32 (S, T, N) from 0 to 1, NaN at the steps after the
+            end of a shorter one. Spikes are bits, int64 of shape (S, T, W), channel n of a step being bit n % 64 of
+            word n // 64. Recordings are their files, objects of type Path, shape (S,).
         train_labels, test_labels: int64, shape (S,).
         origin: "recorded"; "synthetic" if a program made it up; "surrogate" if a program made it in the form of a
             recorded corpus, to stand in for that.
@@ -292,8 +293,8 @@ class Dataset:
 
     @property
     def steps(self) -> int:
-        """T of stored spike trains; 0 where the encoder sets it."""
-        return self.train.samples.shape[1] if self.kind == "spikes" else 0
+        """T of stored spike trains, and the length of series; 0 where there is no time."""
+        return self.train.samples.shape[1] if self.kind in ("spikes", "series") else 0
 
 
 def stratified(labels: NDArray[np.int64], size: int, rng: np.random.Generator) -> NDArray[np.int64]:

@@ -19,10 +19,12 @@ __all__ = [
     "ENCODERS",
     "CuttingEncoder",
     "Encoder",
+    "InputsEncoder",
     "RecordingEncoder",
     "Stored",
     "build",
     "encode_ahead",
+    "inputs",
 ]
 
 
@@ -31,7 +33,7 @@ class Encoder(Protocol):
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """Kinds of corpora it takes, such as `("image",)`."""
+        """Kinds of corpora it takes, such as `("image",)`; see `data.corpus.Corpus` for what their samples are."""
 
     @property
     def steps(self) -> int | None:
@@ -43,6 +45,14 @@ class Encoder(Protocol):
         The spikes of a sample depend only on the sample, its index, the seed and the epoch. Neuron n of a step is bit
         n % 64 of word n // 64, see `kernels.packed`.
         """
+
+
+@runtime_checkable
+class InputsEncoder(Encoder, Protocol):
+    """An encoder with another number of inputs than a sample has values, such as two for each channel of a series."""
+
+    def inputs(self, channels: int) -> int:
+        """N, the number of neurons that it makes of so many channels."""
 
 
 @runtime_checkable
@@ -108,6 +118,11 @@ def encode_ahead(
         if "encode" in vars(kind):
             break
     return partial(encoder.encode, samples, index, epoch)
+
+
+def inputs(encoder: Encoder, channels: int) -> int:
+    """N, the number of input neurons that an encoder makes of samples with so many channels."""
+    return encoder.inputs(channels) if isinstance(encoder, InputsEncoder) else channels
 
 
 def build(name: str, *, seed: int, **options: Any) -> Encoder | RecordingEncoder:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -101,7 +102,12 @@ def load(values: Mapping[str, Any]) -> Inputs:
         return recordings.kept(corpus, store, title) if corpus.unread else corpus
 
     dataset = data.load(seed=seed, encode=encode, **values["data"])
-    return Inputs(dataset, encoders.Stored(seed) if isinstance(encoder, encoders.RecordingEncoder) else encoder)
+    if isinstance(encoder, encoders.RecordingEncoder):
+        return Inputs(dataset, encoders.Stored(seed))
+    channels = encoders.inputs(encoder, dataset.channels)
+    if channels != dataset.channels:  # they lie on no grid then
+        dataset = replace(dataset, shape=(channels,), image=None)
+    return Inputs(dataset, encoder)
 
 
 class Task(Protocol):
