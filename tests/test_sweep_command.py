@@ -126,6 +126,46 @@ def test_equal_points_run_once(train: Any, runs: Runs) -> None:
     assert runs.seeds == [0, 1]
 
 
+def test_listed_points_have_overrides_and_names_of_their_own(train: Any, runs: Runs) -> None:
+    listed = 'search.points=["fast: train.lr=0.5 train.epochs=1","slow: train.epochs=2 train.lr=0.1"]'
+    assert train("search=list", listed, "seed=0,1", "train.epochs=3")[0] == 0
+    assert [(run["train"]["lr"], run["train"]["epochs"], run["seed"]) for run in runs.values] == [
+        (0.5, 1, 0), (0.5, 1, 1), (0.1, 2, 0), (0.1, 2, 1),
+    ]  # fmt: skip
+    made = points.attempts(the_sweep())
+    assert [point.label for point in made] == ["fast", "fast", "slow", "slow"]
+    assert made[3].name == "point 3 (slow: train.epochs=2 train.lr=0.1 seed=1)"
+    assert not any(word.startswith("search.points") for point in made for word in point.overrides)
+    runs.seeds = []
+    code, out, _ = train("sweep.resume=last")
+    assert (code, runs.seeds) == (0, [])
+    assert "4 points, 4 of them finished already" in out
+
+
+@pytest.mark.parametrize(
+    ("listed", "said"),
+    [
+        ("[]", "search.points: names no point"),
+        ('["train.lr=1"]', "'train.lr=1' is no point. Write"),
+        ('["a: lr"]', "'a: lr' is no point"),
+        ('["a: train.lt=1"]', "train.lt: train has no such key"),
+    ],
+)
+def test_a_list_that_cannot_be_read_is_one_line(train: Any, runs: Runs, listed: str, said: str) -> None:
+    code, _, err = train("search=list", f"search.points={listed}")
+    assert (code, runs.seeds) == (2, [])
+    assert said in err
+    assert err.count("\n") == 1
+
+
+def test_the_papers_curves_are_a_list(train: Any, runs: Runs) -> None:
+    assert train("search=stbp_curves", "experiment=mnist_stbp_paper", "train.epochs=1")[0] == 0
+    assert [(run["model"]["surrogate"], run["model"]["surrogate_width"]) for run in runs.values] == [
+        *((curve, 1.0) for curve in ("rectangle", "polynomial", "sigmoid", "gaussian")),
+        *(("rectangle", width) for width in (0.1, 2.5, 5.0, 7.5, 10.0)),
+    ]
+
+
 def test_fail_fast_begins_no_more_points(train: Any, runs: Runs) -> None:
     runs.failing = {1}
     assert train("seed=range(4)", "sweep.fail_fast=true")[0] == 1

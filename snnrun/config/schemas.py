@@ -122,15 +122,16 @@ class Tracking:
 
 @section
 class Search:
-    """`search=grid`, `random`, `optuna`."""
+    """`search=grid`, `random`, `optuna`, `list`."""
 
-    method: Literal["grid", "random", "optuna"]
+    method: Literal["grid", "random", "optuna", "list"]
     trials: Annotated[int, Range(at_least=1)]
     startup: Annotated[int, Range(at_least=1)]
     parallel: Annotated[int | None, Range(at_least=1)]
     prune: bool
     prune_after: Annotated[int, Range(at_least=1)]
     space: Any
+    points: list[str]
 
 
 @section
@@ -170,7 +171,7 @@ SCHEMAS: dict[str, dict[str, type]] = {
     "model": {name: model(name, own) for name, own in source.table("snnrun.rules", "RULES").items()},
     "hardware": dict.fromkeys(("auto", "cpu", "gpu"), Hardware),
     "tracking": dict.fromkeys(("mlflow", "none"), Tracking),
-    "search": dict.fromkeys(("grid", "random", "optuna"), Search),
+    "search": dict.fromkeys(("grid", "random", "optuna", "list"), Search),
 }
 # Those of `SCHEMAS` that plugins have registered. The file of such an option need not name its schema.
 PLUGINS: dict[tuple[str, str], type] = {}

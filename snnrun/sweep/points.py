@@ -39,6 +39,7 @@ class Point:
     id: str
     overrides: list[str]
     swept: list[str] = field(default_factory=list)  # the overrides in which the points differ
+    label: str = ""  # what search=list calls it
     epochs: int = 0
     workers: int = 1  # points at work at the same time on a machine
     status: str = "WAITING"  # RUNNING, FINISHED, PRUNED, FAILED, KILLED
@@ -61,7 +62,7 @@ class Point:
     @property
     def name(self) -> str:
         """The name of the point in messages."""
-        return f"point {self.number} ({' '.join(self.swept)})"
+        return f"point {self.number} ({self.label}{': ' if self.label else ''}{' '.join(self.swept)})"
 
     def take_over(self, other: Point) -> None:
         """Let another attempt go on in this one's folder, with what the folder holds."""

@@ -1,4 +1,4 @@
-"""Hydra's sweeper of snnrun: a grid, random points or Optuna's, with any launcher.
+"""Hydra's sweeper of snnrun: a grid, a list, random points or Optuna's, with any launcher.
 
 It composes every point of a batch before it starts one, gives each a numbered folder, leaves out finished points
 (`sweep.resume`), and tells each point how many points share its machine.
@@ -96,10 +96,12 @@ class Search(Sweeper):
         self.fixed, dimensions = self._split([*given, *arguments], search.method)
         self.folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, self.folder / "multirun.yaml")
-        if search.method != "grid" and not dimensions:
+        if search.method in ("random", "optuna") and not dimensions:
             dimensions = self._default_space()
         if search.method == "grid":
             self._run(space.grid(dimensions))
+        elif search.method == "list":
+            self._run(*self._listed(search.points, dimensions))
         elif search.method == "random":
             self._run([space.draw(dimensions, self.config.seed, number) for number in range(search.trials)])
         else:
@@ -115,6 +117,8 @@ class Search(Sweeper):
         fixed, dimensions = {}, {}
         for override in OverridesParser.create(self.loader).parse_overrides(arguments):
             key = override.get_key_element()
+            if key == "search.points":  # which the points themselves need not know
+                continue
             if not override.is_sweep_override():
                 fixed[key] = f"{key}={override.get_value_element_as_str()}"
                 continue
@@ -122,6 +126,22 @@ class Search(Sweeper):
                 raise UsageError(f"{key}: has one value for the whole sweep.")
             dimensions[key] = _dimension(key, override, method, whole=_takes_whole_numbers(self.config, key))
         return list(fixed.values()), dimensions
+
+    def _listed(self, entries: Sequence[str], dimensions: dict[str, Any]) -> tuple[list[dict[str, str]], list[str]]:
+        """The points of `search.points`, each with every combination of the other dimensions, and their names."""
+        batch, labels = [], []
+        for entry in entries:
+            label, colon, text = entry.partition(": ")
+            words = text.split()
+            if not colon or not label.strip() or not all("=" in word for word in words):
+                raise UsageError(f'search.points: {entry!r} is no point. Write "NAME: key=value key=value".')
+            fixed, own = self._split(words, "grid")
+            for values in space.grid(dimensions | own):
+                batch.append(dict(word.split("=", 1) for word in fixed) | values)
+                labels.append(label.strip())
+        if not batch:
+            raise UsageError("search.points: names no point. Write 'search.points=[\"NAME: key=value\"]'.")
+        return batch, labels
 
     def _default_space(self) -> dict[str, Any]:
         model = self.config.model.name
@@ -150,17 +170,17 @@ class Search(Sweeper):
             if self.config.sweep.fail_fast and any(point.status == "FAILED" for point in outcomes):
                 return
 
-    def _run(self, batch: Sequence[dict[str, str]]) -> list[Point]:
+    def _run(self, batch: Sequence[dict[str, str]], labels: Sequence[str] = ()) -> list[Point]:
         """Run the points that are not finished yet. Returns the record of each point, in order."""
         every = points.attempts(self.folder)
         known = {point.id: point for point in every}
         number = max((point.number for point in every), default=-1) + 1
         todo: dict[str, Point] = {}
         ids = []
-        for values in batch:
-            overrides = [*self.fixed, *(f"{key}={value}" for key, value in values.items())]
-            point = self._compose(overrides)
-            point.swept = overrides[len(self.fixed) :]
+        for values, label in zip(batch, labels or [""] * len(batch), strict=True):
+            swept = [f"{key}={value}" for key, value in values.items()]
+            point = self._compose([*(word for word in self.fixed if word.partition("=")[0] not in values), *swept])
+            point.swept, point.label = swept, label
             ids.append(point.id)
             old = known.get(point.id)
             if point.id in todo or (old is not None and old.status in points.DONE):

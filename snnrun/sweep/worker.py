@@ -99,7 +99,7 @@ def run(
         point.save(sweep)
         try:
             with _apart(folder, point.workers):
-                tags = {sweep_run.POINT_TAG: point.id}
+                tags = {sweep_run.POINT_TAG: point.id} | ({sweep_run.LABEL_TAG: point.label} if point.label else {})
                 result = train(on_epoch=watch, tags=tags, workers=point.workers, resumed=resumed)
             if not watch.pruned:
                 settle(result)

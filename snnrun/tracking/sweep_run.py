@@ -10,6 +10,7 @@ from snnrun.tracking import Status, Warn, connect, create_run, quiet, reason, st
 
 NETWORK_TYPES = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "lustre", "gpfs", "beegfs", "ceph", "glusterfs", "9p")
 POINT_TAG, ERROR_TAG, PRUNED_TAG, OLD_TAG = "snnrun.point", "snnrun.error", "snnrun.pruned", "snnrun.superseded"
+LABEL_TAG = "snnrun.label"
 
 
 def start_sweep(
