@@ -188,8 +188,8 @@ def try_dense(neurons: int) -> None:
     counts = cpu.count_spikes(spikes, neurons)
     for rule in RULES:
         cpu.spsp_activation(rule, lif, spikes_in, spikes, weight)
-        for sent in (credit, None):
-            cpu.spsp_backward(rule, lif, spikes_in, spikes, gain, sent, weight)
+        for taken, sent in ((gain, credit), (gain, None), (None, credit)):
+            cpu.spsp_backward(rule, lif, spikes_in, spikes, taken, sent, weight)
         e = cpu.recurrent_spsp(rule, lif, spikes, recurrent, neurons)
     theta = cpu.coupling(e, counts, recurrent, lif.v_th, 0.5)
     cpu.coupling_solve(theta / 1000, recurrent, torch.ones_like(gain), credit)
@@ -253,7 +253,8 @@ def try_convolution(number: int, window: Window) -> None:
     gain = torch.ones(batch, whole.neurons)
     cpu.conv_forward(spikes_in, weight, whole, lif)
     cpu.conv_activation(rule, lif, spikes_in, spikes, weight, whole)
-    cpu.conv_backward(rule, lif, spikes_in, spikes, gain, gain if number % 3 else None, weight, whole)
+    taken, sent = (gain if number % 4 else None), (gain if number % 3 or not number % 4 else None)
+    cpu.conv_backward(rule, lif, spikes_in, spikes, taken, sent, weight, whole)
     spikes_in, bias = trains((batch, steps, window.inputs), density), torch.rand(window.kernels) if number % 2 else None
     own, _, membrane = cpu.stbp_conv_forward(spikes_in, weight, bias, window, stbp)
     above = torch.randn_like(membrane)

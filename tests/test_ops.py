@@ -64,6 +64,7 @@ def operator_cases() -> dict[str, list[tuple]]:
             ("strsbp", image, out, map_gain, map_credit, tapped, [*window], *lif),
             ("strsbp", image, out, map_gain, None, kernel, [*window], *lif),
             ("hm2bp", image, out, map_gain, map_credit, kernel, [*window], *lif),
+            ("hm2bp", image, out, None, map_credit, kernel, [*window], *lif),
         ],
         "pool_forward": [(image, [*pool], *lif)],
         "pool_backward": [
@@ -75,9 +76,19 @@ def operator_cases() -> dict[str, list[tuple]]:
             (image, slim, normal(3), [*averaged], *stbp),
         ],
         "stbp_conv_backward": [
-            (maps, image, out, maps, tapped, [*window], True, *stbp),
-            (maps, image, out, maps, kernel, [*window], False, *stbp),
-            (averaged_maps, image, pack(trains(averaged.neurons)), averaged_maps, slim, [*averaged], True, *stbp),
+            (maps, image, out, maps, tapped, [*window], True, True, *stbp),
+            (maps, image, out, maps, kernel, [*window], False, True, *stbp),
+            (
+                averaged_maps,
+                image,
+                pack(trains(averaged.neurons)),
+                averaged_maps,
+                slim,
+                [*averaged],
+                True,
+                False,
+                *stbp,
+            ),
         ],
         "count_spikes": [(spikes_in, 9)],
         "lif_forward": [(spikes_in, by_neuron, None, None, None, *lif), (spikes_in, by_input, *synapses, *lif)],
@@ -86,6 +97,7 @@ def operator_cases() -> dict[str, list[tuple]]:
             ("strsbp", spikes_in, spikes, gain, credit, by_input, *lif),
             ("strsbp", spikes_in, spikes, gain, None, by_neuron, *lif),
             ("hm2bp", spikes_in, spikes, gain, credit, by_neuron, *lif),
+            ("hm2bp", spikes_in, spikes, None, credit, by_neuron, *lif),
         ],
         "recurrent_spsp": [(rule, spikes, *synapses, 5, *lif) for rule in ("strsbp", "hm2bp")],
         "coupling": [(e, counts, *synapses, 1.0, 0.5)],
@@ -93,9 +105,9 @@ def operator_cases() -> dict[str, list[tuple]]:
         "recurrent_gradient": [(e, gain, *synapses)],
         "stbp_forward": [(spikes_in, by_input, None, None, *stbp), (spikes_in, by_neuron, gain[0], loop, *stbp)],
         "stbp_backward": [
-            (above, spikes_in, spikes, membrane, by_input, None, True, *stbp),
-            (above, spikes_in, spikes, membrane, by_neuron, loop, True, *stbp),
-            (every_step, spikes_in, spikes, membrane, by_input, loop, False, *stbp),
+            (above, spikes_in, spikes, membrane, by_input, None, True, True, *stbp),
+            (above, spikes_in, spikes, membrane, by_neuron, loop, True, False, *stbp),
+            (every_step, spikes_in, spikes, membrane, by_input, loop, False, True, *stbp),
         ],
     }
 

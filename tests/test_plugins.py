@@ -127,7 +127,10 @@ EXAMPLE = ["plugin=my_plugin", "--config-dir", "my_conf", "model=frugal"]
             "model.decay=0.3",
             "model.decay: model=frugal has no such key. Allowed: name, network, v_th, cost. A key that ",
         ),
-        ("+model.dekay=0.3", "model.dekay: model=frugal has no such key. Allowed: name, network, v_th, decay, "),
+        (
+            "+model.dekay=0.3",
+            "model.dekay: model=frugal has no such key. Allowed: name, network, v_th, frozen, weights, ",
+        ),
         ("model.v_th=-1", "model.v_th: -1 is out of range"),
         ("plugin=null", "model: this option has no schema"),
     ],

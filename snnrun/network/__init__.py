@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from snnrun.kernels import ops, pack, reference, words
-from snnrun.network.topology import Planned, check_thresholds, plan
+from snnrun.network.topology import Planned, check_thresholds, frozen_layers, plan
 from snnrun.rules import LayerKind, LayerWeights, Rule, SpikeTrain
 from snnrun.rules.base import synapse_index
 
@@ -24,7 +24,8 @@ class Activity(NamedTuple):
 class Layer(nn.Module):
     """The weights of one layer as parameters, under the names that checkpoints and exports use.
 
-    The weights of a spiking pool are all 1. They are no parameters and are in no checkpoint.
+    The weights of a spiking pool are all 1. They are no parameters and are in no checkpoint. Those of a `frozen` layer
+    have no gradient and stay as they are.
     """
 
     weight: Tensor
@@ -34,9 +35,9 @@ class Layer(nn.Module):
     recurrent_pre: Tensor | None
     recurrent_post: Tensor | None
 
-    def __init__(self, kind: LayerKind, weights: LayerWeights) -> None:
+    def __init__(self, kind: LayerKind, weights: LayerWeights, frozen: bool = False) -> None:
         super().__init__()
-        self.kind = kind
+        self.kind, self.frozen = kind, frozen
         # Stored input by input, or tap by tap, because on a CPU an input spike adds rows of weights to its neurons.
         if kind.pool:
             self.register_buffer("weight", weights.weight, persistent=False)
@@ -47,6 +48,7 @@ class Layer(nn.Module):
         for name in ("recurrent_weight", "bias"):
             value = getattr(weights, name)
             self.register_parameter(name, None if value is None else nn.Parameter(value))
+        self.requires_grad_(not frozen)
         self.register_buffer("recurrent_mask", weights.recurrent_mask)
         for name, value in zip(("recurrent_pre", "recurrent_post"), _listed(weights), strict=True):
             self.register_buffer(name, value, persistent=False)
@@ -91,7 +93,8 @@ class Network(nn.Module):
         sizes: their numbers of neurons.
 
     Raises:
-        UsageError: the topology cannot be read or does not fit the input, or the number of thresholds is wrong.
+        UsageError: the topology cannot be read or does not fit the input, the number of thresholds is wrong, or there
+            is no layer of a name in `rule.frozen`.
     """
 
     def __init__(
@@ -109,7 +112,10 @@ class Network(nn.Module):
         check_thresholds(rule.v_th, topology, rule.average_pools)
         planned = plan(topology, inputs=inputs, outputs=outputs, image=image, average_pools=rule.average_pools)
         generator = torch.Generator().manual_seed(seed)
-        self.layers = nn.ModuleList(Layer(layer.kind, _initial(rule, layer, generator)) for layer in planned)
+        frozen = frozen_layers(rule.frozen, topology, rule.average_pools)
+        self.layers = nn.ModuleList(
+            Layer(layer.kind, _initial(rule, layer, generator), layer.name in frozen) for layer in planned
+        )
         self.sizes = [layer.neurons for layer in planned]
         self.layer_names = [layer.name for layer in planned]
 
@@ -134,6 +140,8 @@ class Network(nn.Module):
         """Add the rule's regulariser to the gradients of a backward pass."""
         for layer in self.layers:
             assert isinstance(layer, Layer)
+            if layer.frozen:
+                continue
             penalty = self.rule.weight_penalty(layer.kind, layer.weights())
             if penalty is None:
                 continue
@@ -142,10 +150,10 @@ class Network(nn.Module):
                     parameter.grad += extra
 
     def trained(self) -> Iterator[tuple[nn.Parameter, Tensor | None]]:
-        """The parameters, each with the mask of the entries that exist, or None where all do."""
+        """The parameters that are trained, each with the mask of the entries that exist, or None where all do."""
         for layer in self.layers:
             assert isinstance(layer, Layer)
-            for name, parameter in layer.named_parameters():
+            for name, parameter in () if layer.frozen else layer.named_parameters():
                 yield parameter, layer.recurrent_mask if name == "recurrent_weight" else None
 
     def synapses(self) -> int:
@@ -153,6 +161,8 @@ class Network(nn.Module):
         total = 0
         for layer in self.layers:
             assert isinstance(layer, Layer)
+            if layer.frozen:
+                continue
             total += 0 if layer.kind.pool else layer.weight.numel()
             total += 0 if layer.bias is None else layer.bias.numel()
             total += 0 if layer.recurrent_mask is None else int(layer.recurrent_mask.sum())

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from snnrun.errors import UsageError
+from snnrun.errors import UsageError, did_you_mean
 from snnrun.kernels import Window
 from snnrun.rules import LayerKind
 
@@ -70,6 +71,16 @@ def _parse(part: str, topology: str) -> Spec:
     )
 
 
+def _name(spec: Spec, number: int) -> str:
+    """The name of a hidden layer, of which there are `number` up to it."""
+    match spec:
+        case ConvSpec():
+            return f"conv{number}"
+        case PoolSpec():
+            return f"pool{number}"
+    return f"hidden{number}"
+
+
 class Planned(NamedTuple):
     """A layer that has neurons: its kind, its name, its number of neurons, and the rows and columns of its weights.
 
@@ -127,14 +138,14 @@ class _Layout:
             average = Window(*self._image, channels, self._average, self._average, self._average)
             fan_in = average.neurons
         kind = LayerKind(len(self.layers), output=output, recurrent=recurrent, average=average)
-        name = "output" if output else f"hidden{len(self.layers) + 1}"
+        name = "output" if output else _name(LayerSpec(size), len(self.layers) + 1)
         self._add(Planned(kind, name, size, size, fan_in), None)
 
     def convolution(self, spec: ConvSpec, part: str) -> None:
         window = self._window(part, spec.kernels, spec.height, spec.width, spec.stride, spec.padding)
         kind = LayerKind(len(self.layers), output=False, recurrent=False, window=window)
         fan_in = window.channels * window.height * window.width
-        planned = Planned(kind, f"conv{len(self.layers) + 1}", window.neurons, window.kernels, fan_in)
+        planned = Planned(kind, _name(spec, len(self.layers) + 1), window.neurons, window.kernels, fan_in)
         self._add(planned, (window.kernels, window.out_rows, window.out_columns))
 
     def pool(self, spec: PoolSpec, part: str) -> None:
@@ -150,7 +161,7 @@ class _Layout:
         window = self._window(part, 0, spec.size, spec.size, spec.stride, 0)
         window = window._replace(kernels=window.channels)
         kind = LayerKind(len(self.layers), output=False, recurrent=False, window=window, pool=True)
-        planned = Planned(kind, f"pool{len(self.layers) + 1}", window.neurons, 0, window.height * window.width)
+        planned = Planned(kind, _name(spec, len(self.layers) + 1), window.neurons, 0, window.height * window.width)
         self._add(planned, (window.channels, window.out_rows, window.out_columns))
 
     def _window(self, part: str, kernels: int, height: int, width: int, stride: int, padding: int) -> Window:
@@ -185,8 +196,7 @@ def check_thresholds(v_th: object, topology: str, average_pools: bool) -> None:
 
     `average_pools`: see `plan`.
     """
-    specs = [spec for spec in parse_topology(topology) if not (average_pools and isinstance(spec, PoolSpec))]
-    layers = len(specs) + 1
+    layers = len(_specs(topology, average_pools)) + 1
     values = list(v_th) if isinstance(v_th, (list, tuple)) else [v_th]
     if len(values) not in (1, layers):
         pools = any(isinstance(spec, PoolSpec) for spec in parse_topology(topology))
@@ -195,3 +205,31 @@ def check_thresholds(v_th: object, topology: str, average_pools: bool) -> None:
             f"model.v_th: {len(values)} thresholds for the {layers} layers of model.network={topology} and the "
             f"output{note}. Allowed: one number for all layers, or {layers} as [a,b,...]."
         )
+
+
+def frozen_layers(frozen: Sequence[str], topology: str, average_pools: bool) -> set[str]:
+    """The names of the layers that are not trained, of the list `model.frozen`: their own, or `hidden` for all but one.
+
+    `average_pools`: see `plan`.
+
+    Raises:
+        UsageError: there is no such layer, or no layer would be trained.
+    """
+    specs = list(enumerate(_specs(topology, average_pools), 1))
+    hidden = [_name(spec, number) for number, spec in specs if not isinstance(spec, PoolSpec)]
+    for name in frozen:
+        if name not in (*hidden, "output", "hidden"):
+            allowed = ", ".join([*hidden, "output"])
+            raise UsageError(
+                f"model.frozen: {name!r} is no layer with weights of model.network={topology}. Allowed: {allowed}, and "
+                f"hidden for all but the output.{did_you_mean(name, [*hidden, 'output'])}"
+            )
+    found = {*frozen, *(hidden if "hidden" in frozen else ())} - {"hidden"}
+    if found == {*hidden, "output"}:
+        raise UsageError(f"model.frozen: it has every layer, so nothing would be trained: {', '.join(frozen)}.")
+    return found
+
+
+def _specs(topology: str, average_pools: bool) -> list[Spec]:
+    """The hidden layers that have neurons."""
+    return [spec for spec in parse_topology(topology) if not (average_pools and isinstance(spec, PoolSpec))]

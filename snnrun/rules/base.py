@@ -81,8 +81,9 @@ def synapse_index(mask: Tensor) -> tuple[Tensor, Tensor]:
 class Rule(ABC):
     """A learning rule with its neuron model.
 
-    `v_th`: a threshold for each layer that has neurons, output included, or one for all. `average_pools`: pools are
-    averages of the spikes; otherwise they are layers of neurons.
+    `v_th`: a threshold for each layer that has neurons, output included, or one for all. `frozen`: the layers that are
+    not trained, see `topology.frozen_layers`. `weights`: the run or the file whose weights a training begins with, see
+    `run.pretrained`. `average_pools`: pools are averages of the spikes; otherwise they are layers of neurons.
     """
 
     average_pools: ClassVar[bool] = False
@@ -90,6 +91,8 @@ class Rule(ABC):
     state_variables: ClassVar[int] = 1  # each step updates so many of a neuron
 
     v_th: Annotated[Sequence[float], Range(above=0)]
+    frozen: Sequence[str] = ()
+    weights: str | None = None
 
     def threshold(self, kind: LayerKind) -> float:
         """Threshold of a layer, mV."""

@@ -64,6 +64,8 @@ class Hm2Bp(SpikeTrainRule):
         """The module's equations for one layer."""
         if isinstance(p.view, Pool):
             return self.handed_back(p, p.delta, p.averaged_delta(p.view))
+        if not p.wants_weight:
+            return self.handed_back(p, p.delta, self.credit(p))
         gain = p.delta * (1.0 + self.sigma(p)) * p.factor
         result = self.handed_back(p, gain, self.credit(p) if p.wants_error else p.delta)
         assert result.weight is not None

@@ -32,7 +32,7 @@ class Pass(NamedTuple):
     `spsp` names the rule that defines the S-PSP e_ij. `silent_ratio` replaces e_ij / n_j if either neuron is silent.
     `spikes_in` and `spikes` are bits (B, T, W); `counts_in` (B, I) and `counts` (B, N) are their counts. `delta` (B, N)
     is dE/dn / v_th (ST-RSBP eq. 5). `factor`, (B, N) or 1, multiplies the weight gradient only. `wants_error` is false
-    if nothing below learns. `view` is what the neurons see.
+    if nothing below learns, `wants_weight` if the layer itself does not. `view` is what the neurons see.
     """
 
     spsp: str
@@ -47,6 +47,7 @@ class Pass(NamedTuple):
     delta: Tensor
     factor: Tensor | float = 1.0
     wants_error: bool = True
+    wants_weight: bool = True
     loop: Loop | None = None
 
     def activation(self) -> Tensor:
@@ -63,9 +64,13 @@ class Pass(NamedTuple):
     def gradients(self, gain: Tensor, credit: Tensor | None) -> Gradients:
         """The gradients that a gain and a credit (B, N) of the neurons give.
 
-        The sum over b of gain_i e_ij for each weight and each recurrent synapse. With a credit also Phi^T credit, which
-        is sum_i credit_i w_ij e_ij / n_j for each input.
+        The sum over b of gain_i e_ij for each weight and each recurrent synapse, None in a layer that is not trained.
+        With a credit also Phi^T credit, which is sum_i credit_i w_ij e_ij / n_j for each input.
         """
+        if not self.wants_weight:
+            if credit is None:
+                return Gradients(None, None, None)
+            return Gradients(None, None, self._by_count(self.view.backward(self, None, credit)[1], credit))
         weight, weighted = self.view.backward(self, gain, credit)
         recurrent = None if self.loop is None else ops.recurrent_gradient(self.loop.e, gain, self.loop.synapses)
         return Gradients(weight, recurrent, None if credit is None else self._by_count(weighted, credit))

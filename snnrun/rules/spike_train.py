@@ -256,7 +256,7 @@ class _Layer(torch.autograd.Function):
         recurrent = None if synapses[0] is None else Synapses(*synapses)
         p = Pass(
             rule.spsp, rule.silent_ratio, lif, view_of(ctx.kind), weight, spikes_in, counts_in, spikes, counts,
-            delta=error / lif.v_th, wants_error=ctx.needs_input_grad[0],
+            delta=error / lif.v_th, wants_error=ctx.needs_input_grad[0], wants_weight=ctx.needs_input_grad[1],
         )  # fmt: skip
         if ctx.kind.output:
             p, recurrent = rule.taught(p, labels, recurrent), None  # the inhibition is not learnt

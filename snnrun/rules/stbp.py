@@ -142,20 +142,22 @@ class _Layer(torch.autograd.Function):
         if grad_counts is not None:
             every_step = grad_counts[:, None].expand(membrane.shape)
             grad_spikes = every_step if grad_link is None else grad_spikes + every_step
-        _, wants_input, _, wants_bias, *_ = ctx.needs_input_grad
+        _, wants_input, wants_weight, *_ = ctx.needs_input_grad
         arguments = (grad_spikes, spikes_in, spikes, membrane, weight)
         if ctx.window is None:
             grad_in, grad_weight, grad_bias, grad_recurrent = ops.stbp_backward(
-                *arguments, recurrent_weight, ctx.neuron, wants_input
+                *arguments, recurrent_weight, ctx.neuron, wants_input, wants_weight
             )
         else:
-            grad_in, grad_weight, grad_bias = images.stbp_conv_backward(*arguments, ctx.window, ctx.neuron, wants_input)
+            grad_in, grad_weight, grad_bias = images.stbp_conv_backward(
+                *arguments, ctx.window, ctx.neuron, wants_input, wants_weight
+            )
         return (
             None,
             grad_in if wants_input else None,
-            grad_weight,
-            grad_bias if wants_bias else None,
-            None if mask is None else grad_recurrent * mask,
+            grad_weight if wants_weight else None,
+            grad_bias if wants_weight and ctx.needs_input_grad[3] else None,
+            grad_recurrent * mask if wants_weight and mask is not None else None,
             None,
             None,
             None,

@@ -31,10 +31,10 @@ class Dense:
         """a_i = sum_j w_ij e_ij (ST-RSBP eq. 1), (B, N)."""
         return ops.spsp_activation(p.spsp, p.lif, p.spikes_in, p.spikes, p.weight)
 
-    def backward(self, p: Pass, gain: Tensor, credit: Tensor | None) -> tuple[Tensor | None, Tensor]:
+    def backward(self, p: Pass, gain: Tensor | None, credit: Tensor | None) -> tuple[Tensor | None, Tensor]:
         """Sums of gain_i e_ij for each weight (None in a pool) and of credit_i w_ij e_ij for each input.
 
-        The second has the shape (B, I), or (B, 0) without credit.
+        Without gain the first has no entries. The second has the shape (B, I), or (B, 0) without credit.
         """
         return ops.spsp_backward(p.spsp, p.lif, p.spikes_in, p.spikes, gain, credit, p.weight)
 
@@ -67,7 +67,7 @@ class Convolution:
         """See `Dense`."""
         return images.conv_activation(p.spsp, p.lif, p.spikes_in, p.spikes, p.weight, self.window)
 
-    def backward(self, p: Pass, gain: Tensor, credit: Tensor | None) -> tuple[Tensor | None, Tensor]:
+    def backward(self, p: Pass, gain: Tensor | None, credit: Tensor | None) -> tuple[Tensor | None, Tensor]:
         """See `Dense`."""
         return images.conv_backward(p.spsp, p.lif, p.spikes_in, p.spikes, gain, credit, p.weight, self.window)
 
@@ -97,10 +97,11 @@ class Pool(Convolution):
         """See `Dense`. The reference computes it, since no backend does."""
         return reference.conv_activation(p.spsp, p.lif, p.spikes_in, p.spikes, p.weight, self.window)
 
-    def backward(self, p: Pass, gain: Tensor, credit: Tensor | None) -> tuple[Tensor | None, Tensor]:
+    def backward(self, p: Pass, gain: Tensor | None, credit: Tensor | None) -> tuple[Tensor | None, Tensor]:
         """See `Dense`."""
+        del gain
         if credit is None:
-            return None, gain.new_zeros(len(gain), 0)
+            return None, p.counts.new_zeros(len(p.counts), 0)
         return None, images.pool_backward(p.spsp, p.lif, p.spikes_in, p.spikes, credit, self.window)
 
 

@@ -14,7 +14,7 @@ from snnrun import data, tracking
 from snnrun.display import console, output
 from snnrun.errors import SnnrunError
 from snnrun.record import journal, names, run_folder, run_lock
-from snnrun.run import announce, artifacts, build, checkpoint
+from snnrun.run import announce, artifacts, build, checkpoint, pretrained
 from snnrun.run.build import Parts
 from snnrun.train import distributed, engine, hardware
 from snnrun.train.distributed import Group
@@ -67,6 +67,7 @@ def run(
         parts = build.parts(values, group)
         prepared = time.monotonic() - started
         kept = _kept(run_dir, parts.dataset) if resumed else None
+        taken = None if kept else _pretrain(parts, run_dir)
         display = console.Display()
         tracker = _open_tracker(parts, run_dir, parent_run_id, display, resumed)
         status: tracking.Status = "FAILED"
@@ -77,6 +78,8 @@ def run(
                 _cut_back(run_dir, kept)
             _record(parts, run_dir, tracker, command, tags or {}, prepared, kept)
             announce.what_runs(parts, run_dir, tracker, display, kept)
+            if taken is not None:
+                display.note(taken)
             result = _train(parts, run_dir, tracker, display, on_epoch, kept)
             status = _STATUS[result.status]
         except (KeyboardInterrupt, SystemExit):
@@ -90,6 +93,9 @@ def run(
 def follow(group: Group, values: Mapping[str, Any], run_dir: str, resumed: bool) -> engine.Result:
     """Train with the leader of a group, silently."""
     parts = build.parts(values, group)
+    kept = _kept(Path(run_dir), parts.dataset) if resumed else None
+    if kept is None:
+        _pretrain(parts, Path(run_dir))
     return engine.train(
         parts.network,
         parts.dataset,
@@ -98,7 +104,7 @@ def follow(group: Group, values: Mapping[str, Any], run_dir: str, resumed: bool)
         seed=parts.values["seed"],
         device=parts.device,
         observer=engine.Silence(),
-        start=_kept(Path(run_dir), parts.dataset) if resumed else None,
+        start=kept,
         group=group,
     )
 
@@ -168,6 +174,12 @@ def _kept(run_dir: Path, dataset: data.Dataset) -> engine.Snapshot | None:
             f"then {found.about.get('digest')}). Put the files back, or train a new run."
         )
     return found.snapshot
+
+
+def _pretrain(parts: Parts, run_dir: Path) -> str | None:
+    """Load the weights that the config names into the network. Returns a note, or None if it names none."""
+    source = parts.values["model"].get("weights")
+    return source and pretrained.take(parts.network, source, Path(parts.values["outputs"]), run_dir)
 
 
 def _cut_back(run_dir: Path, kept: engine.Snapshot | None) -> None:

@@ -61,7 +61,7 @@ def load(folder: Path, values: Mapping[str, Any], weights: str | None = None) ->
     build.plug_in(values)
     about = description.load(folder) or _from_corpus(values)
     network = build.network(values, about)
-    state = _read(path)
+    state = read(path)
     _check(path, state, network.state_dict())
     network.load_state_dict(state)
     network.requires_grad_(False)
@@ -84,7 +84,8 @@ def _from_corpus(values: Mapping[str, Any]) -> Description:
     return build.describe(build.network(values, dataset), dataset, encoder)
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def read(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file of weights. Raises SnnrunError if it is damaged or of another program."""
     try:
         return load_file(path)
     except (OSError, SafetensorError, ValueError) as error:

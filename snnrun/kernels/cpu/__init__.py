@@ -152,19 +152,20 @@ def spsp_activation(rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, weig
 
 
 def spsp_backward(
-    rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, gain: Tensor, credit: Tensor | None, weight: Tensor
+    rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, gain: Tensor | None, credit: Tensor | None, weight: Tensor
 ) -> tuple[Tensor, Tensor]:
     """See `reference.spsp_backward`."""
     batch, steps, _ = spikes_in.shape
     neurons, inputs = weight.shape
     padded, trains, own = padded_size(neurons), as_words(spikes_in), as_words(spikes)
-    gains, credits = pad(gain), pad(credit) if credit is not None else np.zeros((batch, 0), np.float32)
+    gains, credits = (np.zeros((batch, 0), np.float32) if each is None else pad(each) for each in (gain, credit))
     rows = NO_FLOATS if credit is None else as_rows(weight)
     constants = rule_constants(rule, lif, steps)
     pieces, parts = pieces_of(np.logical_or(gains.any(axis=1), credits.any(axis=1)), trains.shape[2])
-    gradient, others = torch.empty(inputs, padded), np.empty((parts - 1, inputs * padded), np.float32)
+    places = inputs * padded if gain is not None else 0
+    gradient, others = torch.empty(places), np.empty((parts - 1, places), np.float32)
     below = torch.zeros(batch, 0 if credit is None else inputs)
-    total, errors = gradient.numpy().reshape(-1), pair_loops.Errors(gains, credits, below.numpy())
+    total, errors = gradient.numpy(), pair_loops.Errors(gains, credits, below.numpy())
 
     def some(turn: Turn) -> None:
         room = pair_loops.room_for_backward(constants, steps, own.shape[2], inputs)
@@ -172,7 +173,7 @@ def spsp_backward(
 
     threads.share(len(pieces), some)
     threads.share(-(-total.size // pair_loops.STRIP), lambda turn: pair_loops.add_parts(total, others, turn))
-    return unpadded(gradient, neurons), below
+    return unpadded(gradient.view(-1, padded), neurons if gain is not None else 0), below
 
 
 def recurrent_spsp(

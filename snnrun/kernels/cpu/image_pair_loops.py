@@ -44,10 +44,10 @@ def add_windows(
     """Compute e_.j of a block of strip u's lanes for each input j in its field, in registers, and add its share.
 
     `values` of the readout have a row of lanes for each step. `gain` and `credit` (64,) are of the block's lanes; there
-    is no credit if `error` is (B, 0).
+    is no credit if `error` is (B, 0), and no gain if `gradient` is empty.
     """
     layout, taps, first, width = convolution.layout, convolution.taps, trains.first, lanes(like)
-    has_credit = error.shape[1] > 0
+    has_gain, has_credit = gradient.shape[0] > 0, error.shape[1] > 0
     g, c = load(gain, 0, like), load(credit, 0, like)
     row, position = u // layout.strips, u % layout.strips * layout.span
     last = (min(lanes_of(layout, u), offset + width) - 1) // layout.kernels
@@ -64,7 +64,8 @@ def add_windows(
                     continue
                 e = add_rows(like, values, width, 0, trains.times, begin, end)
                 place = run + convolution.tables.column[x]
-                store(gradient, place, load(gradient, place, like) + g * e)
+                if has_gain:
+                    store(gradient, place, load(gradient, place, like) + g * e)
                 if has_credit:
                     error[b, n + x] += total(c * load(taps, place, like) * e)
 
@@ -95,8 +96,9 @@ def conv_backward(
 ) -> None:
     """The parts of a turn of `reference.images.conv_backward`: samples parts[k, 0] ... parts[k, 1] in their order.
 
-    The loop adds to `gradients`, which has those of the parts in runs; between the runs may be any values. `readout` is
-    of 64 neurons. Blocks of lanes that never fire are skipped.
+    The loop adds to `gradients`, which has those of the parts in runs; between the runs may be any values. If nobody
+    trains the weights, `gain` is (B, 0) and each gradient is empty. `readout` is of 64 neurons. Blocks of lanes that
+    never fire are skipped.
     """
     layout, place = convolution.layout, convolution.tables.place
     while True:

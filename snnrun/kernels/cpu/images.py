@@ -75,7 +75,7 @@ def conv_backward(
     lif: Lif,
     spikes_in: Tensor,
     spikes: Tensor,
-    gain: Tensor,
+    gain: Tensor | None,
     credit: Tensor | None,
     weight: Tensor,
     window: Window,
@@ -85,10 +85,12 @@ def conv_backward(
     own, trains = bits_of(spikes), sort_by_neuron(spikes_in, window.inputs)
     layer, constants = convolution(weight, window), rule_constants(rule, lif, steps)
     layout = layer.layout
-    gains, credits = as_floats(gain), np.zeros((batch, 0), np.float32) if credit is None else as_floats(credit)
+    nothing = np.zeros((batch, 0), np.float32)
+    gains, credits = (nothing if each is None else as_floats(each) for each in (gain, credit))
     parts = parts_of_gradient(batch, layout)
     below = torch.zeros(batch, 0 if credit is None else window.inputs)
-    gradients, errors = np.zeros((len(parts), run_floats(layout)), np.float32), Errors(gains, credits, below.numpy())
+    gradients = np.zeros((len(parts), 0 if gain is None else run_floats(layout)), np.float32)
+    errors = Errors(gains, credits, below.numpy())
 
     def some(turn: Turn) -> None:
         room = image_pair_loops.Lanes(
@@ -98,6 +100,8 @@ def conv_backward(
         image_pair_loops.conv_backward(own, trains, errors, layer, readout, room, parts, gradients, turn)
 
     threads.share(len(parts), some)
+    if gain is None:
+        return weight.new_zeros(0, 0, 0, 0), below
     return taps_of(torch.from_numpy(gradients.sum(axis=0)), layout), below
 
 

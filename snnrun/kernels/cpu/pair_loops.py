@@ -23,6 +23,7 @@ class Errors(NamedTuple):
     """For each pair of neurons the gradient gets the S-PSP times `gain`; `below` gets it times `credit` and weight.
 
     `gain` and `credit` are (B, N); `below` (B, I) must be 0. If no error goes below, `credit` and `below` are (B, 0).
+    If nobody trains the weights, `gain` is (B, 0), and there is no gradient.
     """
 
     gain: Floats
@@ -72,7 +73,7 @@ def add_block(
     gradient: Floats,
 ) -> None:
     """Compute e_.j of a block of active neurons for each input j of low ... high; add it to gradient and error."""
-    has_credit = errors.credit.shape[1] > 0
+    has_gain, has_credit = errors.gain.shape[1] > 0, errors.credit.shape[1] > 0
     active, e, first, stride = room.active, room.e, room.first, lanes(like)
     for j in range(low, high):
         if first[j] == first[j + 1]:
@@ -82,8 +83,9 @@ def add_block(
         for group in range(groups[0], groups[1]):
             own, place = b * padded + LANES * group, j * padded + LANES * group
             x = expand(e, active.begin[group], active.lanes[group], zeros16())
-            gain = load(errors.gain, own, zeros16())
-            store(gradient, place, load(gradient, place, zeros16()) + gain * x)
+            if has_gain:
+                gain = load(errors.gain, own, zeros16())
+                store(gradient, place, load(gradient, place, zeros16()) + gain * x)
             if has_credit:
                 below = below + load(errors.credit, own, zeros16()) * load(rows, place, zeros16()) * x
         if has_credit:
@@ -107,7 +109,7 @@ def spsp_backward(
 
     A piece of `pieces` (K, 5) has the number of its part, the first word of inputs and the one after its last, and the
     first sample and the one after its last. Samples are added in order. `errors` are of P neurons. The gradients of the
-    parts are written to `first` (I * P,) and `others` (parts - 1, I * P).
+    parts are written to `first` (I * P,) and `others` (parts - 1, I * P); these are empty if there is no gain.
     """
     while True:
         k = take(turn)
@@ -117,8 +119,9 @@ def spsp_backward(
         gradient = others[number - 1] if number else first
         inputs = room.first.shape[0] - 1
         begin, end = 64 * low, min(64 * high, inputs)
-        for place in range(begin * padded, end * padded):
-            gradient[place] = np.float32(0)
+        if errors.gain.shape[1]:
+            for place in range(begin * padded, end * padded):
+                gradient[place] = np.float32(0)
         for b in range(pieces[k, 3], pieces[k, 4]):
             if idle(errors.gain, b) and idle(errors.credit, b):
                 continue

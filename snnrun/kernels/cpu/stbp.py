@@ -56,6 +56,7 @@ def stbp_backward(
     recurrent_weight: Tensor | None,
     neuron: Stbp,
     wants_input: bool,
+    wants_weight: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """See `reference.stbp_backward`."""
     neurons = membrane.shape[2]
@@ -64,10 +65,12 @@ def stbp_backward(
     else:  # a dense product per step, for which PyTorch is as good
         own = unpack(spikes, neurons, membrane.dtype)
         grad_u = reference.stbp_scan_backward(grad_spikes, own, membrane, recurrent_weight, neuron)
-    trace = pad(grad_u)
     grad_in = grad_u @ weight if wants_input else grad_u.new_zeros(len(grad_u), 0, 0)
-    grad_weight = unpadded(_weight_gradient(trace, 0, sort_by_neuron(spikes_in, weight.shape[1])), neurons)
     grad_recurrent = grad_u.new_zeros(0, 0)
+    if not wants_weight:
+        return grad_in, grad_u.new_zeros(0, 0), grad_u.new_zeros(0), grad_recurrent
+    trace = pad(grad_u)
+    grad_weight = unpadded(_weight_gradient(trace, 0, sort_by_neuron(spikes_in, weight.shape[1])), neurons)
     if recurrent_weight is not None:
         own_trains = sort_by_neuron(spikes[:, :-1], neurons)
         grad_recurrent = unpadded(_weight_gradient(trace, 1, own_trains), neurons)

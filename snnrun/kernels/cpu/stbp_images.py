@@ -50,17 +50,20 @@ def stbp_conv_backward(
     window: Window,
     neuron: Stbp,
     wants_input: bool,
+    wants_weight: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `reference.images.stbp_conv_backward`."""
     batch, steps, _ = spikes_in.shape
     grad_u = stbp_scan_backward(grad_spikes, spikes, membrane, neuron)
-    by_kernel = grad_u.reshape(batch, steps, window.kernels, -1).sum(dim=(0, 1, 3))
     grad_in = torch.empty(batch, steps, window.inputs) if wants_input else grad_u.new_zeros(batch, 0, 0)
 
     def one(b: int) -> None:
         _send_below(grad_u[b], weight, window, grad_in[b])
 
     parallel.each(batch if wants_input else 0, one)
+    if not wants_weight:
+        return grad_in, grad_u.new_zeros(0, 0, 0, 0), grad_u.new_zeros(0)
+    by_kernel = grad_u.reshape(batch, steps, window.kernels, -1).sum(dim=(0, 1, 3))
     return grad_in, _weight_gradient(grad_u, spikes_in, window), by_kernel
 
 

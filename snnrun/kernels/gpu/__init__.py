@@ -98,7 +98,7 @@ def spsp_activation(rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, weig
 
 
 def spsp_backward(
-    rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, gain: Tensor, credit: Tensor | None, weight: Tensor
+    rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, gain: Tensor | None, credit: Tensor | None, weight: Tensor
 ) -> tuple[Tensor, Tensor]:
     """See `reference.spsp_backward`."""
     check_float32(weight.dtype)
@@ -106,9 +106,11 @@ def spsp_backward(
     neurons, inputs = weight.shape
     traces = readout(rule, spikes, neurons, lif)
     trains = unpack(spikes_in, inputs, weight.dtype)
-    gradient = (trains.flatten(0, 1).T @ (traces * gain[:, None]).flatten(0, 1)).T
+    gradient = weight.new_zeros(0, 0)
+    if gain is not None:
+        gradient = (trains.flatten(0, 1).T @ (traces * gain[:, None]).flatten(0, 1)).T
     if credit is None:
-        return gradient, gain.new_zeros(batch, 0)
+        return gradient, weight.new_zeros(batch, 0)
     # sum_i credit_i w_ij e_ij. The sum over the steps at which j fired comes last, so e is not needed.
     sent_back = traces.mul_(credit[:, None]) @ weight
     error = weight.new_empty(batch, inputs)
@@ -199,14 +201,17 @@ def stbp_backward(
     recurrent_weight: Tensor | None,
     neuron: Stbp,
     wants_input: bool,
+    wants_weight: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """See `reference.stbp_backward`."""
     check_float32(weight.dtype)
     grad_u = stbp_scan_backward(grad_spikes, spikes.contiguous(), membrane.contiguous(), recurrent_weight, neuron)
     grad_in = grad_u @ weight if wants_input else grad_u.new_zeros(len(grad_u), 0, 0)
+    grad_recurrent = grad_u.new_zeros(0, 0)
+    if not wants_weight:
+        return grad_in, grad_u.new_zeros(0, 0), grad_u.new_zeros(0), grad_recurrent
     trains = unpack(spikes_in, weight.shape[1], weight.dtype)
     grad_weight = (trains.flatten(0, 1).T @ grad_u.flatten(0, 1)).T
-    grad_recurrent = grad_u.new_zeros(0, 0)
     if recurrent_weight is not None:
         own = unpack(spikes[:, :-1], len(weight), weight.dtype)
         grad_recurrent = (own.flatten(0, 1).T @ grad_u[:, 1:].flatten(0, 1)).T

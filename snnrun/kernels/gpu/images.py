@@ -83,7 +83,7 @@ def conv_backward(
     lif: Lif,
     spikes_in: Tensor,
     spikes: Tensor,
-    gain: Tensor,
+    gain: Tensor | None,
     credit: Tensor | None,
     weight: Tensor,
     window: Window,
@@ -92,14 +92,15 @@ def conv_backward(
     check_float32(weight.dtype)
     by_tap = _by_tap(weight)
     gradient = torch.zeros_like(by_tap)
-    error = gain.new_empty(len(gain), 0 if credit is None else window.inputs)
+    error = weight.new_empty(len(spikes), 0 if credit is None else window.inputs)
     for some in _samples(spikes, window.neurons):
         bits = _bits(spikes_in[some])
         traces = readout(rule, spikes[some], window.neurons, lif)
-        gradient += _by_weight(traces, gain[some].contiguous(), bits, window)
+        if gain is not None:
+            gradient += _by_weight(traces, gain[some].contiguous(), bits, window)
         if credit is not None:
             error[some] = _at_spikes(traces, credit[some].contiguous(), bits, by_tap, window)
-    return _by_kernel(gradient, window), error
+    return weight.new_zeros(0, 0, 0, 0) if gain is None else _by_kernel(gradient, window), error
 
 
 def pool_backward(rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, credit: Tensor, window: Window) -> Tensor:
@@ -141,6 +142,7 @@ def stbp_conv_backward(
     window: Window,
     neuron: Stbp,
     wants_input: bool,
+    wants_weight: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `reference.images.stbp_conv_backward`."""
     check_float32(weight.dtype)
@@ -152,6 +154,8 @@ def stbp_conv_backward(
             loops.conv_error_by_step, (batch, words(window.inputs), triton.cdiv(steps, loops.STEPS.value)),
             grad_u, _by_tap(weight), grad_in, steps, **_geometry(window), num_warps=1,
         )  # fmt: skip
+    if not wants_weight:
+        return grad_in, grad_u.new_zeros(0, 0, 0, 0), grad_u.new_zeros(0)
     gradient = _by_weight(grad_u, None, _bits(spikes_in), window)
     grad_bias = grad_u.sum(dim=(0, 1)).reshape(window.kernels, -1).sum(dim=1)
     return grad_in, _by_kernel(gradient, window), grad_bias

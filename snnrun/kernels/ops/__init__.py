@@ -123,7 +123,7 @@ def _spsp_backward(
     rule: str,
     spikes_in: Tensor,
     spikes: Tensor,
-    gain: Tensor,
+    gain: Tensor | None,
     credit: Tensor | None,
     weight: Tensor,
     tau_m: float,
@@ -139,13 +139,14 @@ def _spsp_backward(
 
 @fake("spsp_backward")
 def _(
-    _rule: str, _spikes_in: Tensor, _spikes: Tensor, gain: Tensor, credit: Tensor | None, weight: Tensor, *_: Any
+    _rule: str, spikes_in: Tensor, _spikes: Tensor, gain: Tensor | None, credit: Tensor | None, weight: Tensor, *_: Any
 ) -> tuple[Tensor, Tensor]:
-    return _by_input(weight), gain.new_empty(gain.shape[0], 0 if credit is None else weight.shape[1])
+    gradient = weight.new_empty(0, 0) if gain is None else _by_input(weight)
+    return gradient, weight.new_empty(spikes_in.shape[0], 0 if credit is None else weight.shape[1])
 
 
 def spsp_backward(
-    rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, gain: Tensor, credit: Tensor | None, weight: Tensor
+    rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, gain: Tensor | None, credit: Tensor | None, weight: Tensor
 ) -> tuple[Tensor, Tensor]:
     """See `reference.spsp_backward`."""
     result: tuple[Tensor, Tensor] = _spsp_backward(rule, spikes_in, spikes, gain, credit, weight, *lif)
@@ -295,6 +296,7 @@ def _stbp_backward(
     weight: Tensor,
     recurrent_weight: Tensor | None,
     wants_input: bool,
+    wants_weight: bool,
     v_th: float,
     decay: float,
     surrogate: str,
@@ -305,7 +307,7 @@ def _stbp_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     neuron = Stbp(v_th, decay, surrogate, width, strict, exponential_reset, temporal_gradient)
     result: tuple[Tensor, Tensor, Tensor, Tensor] = backend.stbp_backward(
-        grad_spikes, spikes_in, spikes, membrane, weight, recurrent_weight, neuron, wants_input
+        grad_spikes, spikes_in, spikes, membrane, weight, recurrent_weight, neuron, wants_input, wants_weight
     )
     return result
 
@@ -319,14 +321,15 @@ def _(
     weight: Tensor,
     recurrent_weight: Tensor | None,
     wants_input: bool,
+    wants_weight: bool,
     *_: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     batch, steps, neurons = grad_spikes.shape
     return (
         weight.new_empty((batch, steps, weight.shape[1]) if wants_input else (batch, 0, 0)),
-        _by_input(weight),
-        weight.new_empty(neurons),
-        weight.new_empty(0, 0) if recurrent_weight is None else _by_input(recurrent_weight),
+        _by_input(weight) if wants_weight else weight.new_empty(0, 0),
+        weight.new_empty(neurons if wants_weight else 0),
+        _by_input(recurrent_weight) if wants_weight and recurrent_weight is not None else weight.new_empty(0, 0),
     )
 
 
@@ -339,9 +342,10 @@ def stbp_backward(
     recurrent_weight: Tensor | None,
     neuron: Stbp,
     wants_input: bool,
+    wants_weight: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """See `reference.stbp_backward`."""
     result: tuple[Tensor, Tensor, Tensor, Tensor] = _stbp_backward(
-        grad_spikes, spikes_in, spikes, membrane, weight, recurrent_weight, wants_input, *neuron
+        grad_spikes, spikes_in, spikes, membrane, weight, recurrent_weight, wants_input, wants_weight, *neuron
     )
     return result

@@ -120,7 +120,7 @@ def _conv_backward(
     rule: str,
     spikes_in: Tensor,
     spikes: Tensor,
-    gain: Tensor,
+    gain: Tensor | None,
     credit: Tensor | None,
     weight: Tensor,
     window: Sequence[int],
@@ -139,14 +139,15 @@ def _conv_backward(
 def _(
     _rule: str,
     _spikes_in: Tensor,
-    _spikes: Tensor,
-    gain: Tensor,
+    spikes: Tensor,
+    gain: Tensor | None,
     credit: Tensor | None,
     weight: Tensor,
     window: Sequence[int],
     *_: Any,
 ) -> tuple[Tensor, Tensor]:
-    return _tap_by_tap(weight), gain.new_empty(gain.shape[0], 0 if credit is None else Window(*window).inputs)
+    gradient = weight.new_empty(0, 0, 0, 0) if gain is None else _tap_by_tap(weight)
+    return gradient, weight.new_empty(spikes.shape[0], 0 if credit is None else Window(*window).inputs)
 
 
 def conv_backward(
@@ -154,7 +155,7 @@ def conv_backward(
     lif: Lif,
     spikes_in: Tensor,
     spikes: Tensor,
-    gain: Tensor,
+    gain: Tensor | None,
     credit: Tensor | None,
     weight: Tensor,
     window: Window,
@@ -242,6 +243,7 @@ def _stbp_conv_backward(
     weight: Tensor,
     window: Sequence[int],
     wants_input: bool,
+    wants_weight: bool,
     v_th: float,
     decay: float,
     surrogate: str,
@@ -252,7 +254,7 @@ def _stbp_conv_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     neuron = Stbp(v_th, decay, surrogate, width, strict, exponential_reset, temporal_gradient)
     result: tuple[Tensor, Tensor, Tensor] = ops.backend.stbp_conv_backward(
-        grad_spikes, spikes_in, spikes, membrane, weight, Window(*window), neuron, wants_input
+        grad_spikes, spikes_in, spikes, membrane, weight, Window(*window), neuron, wants_input, wants_weight
     )
     return result
 
@@ -266,11 +268,13 @@ def _(
     weight: Tensor,
     window: Sequence[int],
     wants_input: bool,
+    wants_weight: bool,
     *_: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
     batch, steps = grad_spikes.shape[:2]
     below = (batch, steps, Window(*window).inputs) if wants_input else (batch, 0, 0)
-    return weight.new_empty(below), _tap_by_tap(weight), weight.new_empty(weight.shape[0])
+    gradient = _tap_by_tap(weight) if wants_weight else weight.new_empty(0, 0, 0, 0)
+    return weight.new_empty(below), gradient, weight.new_empty(weight.shape[0] if wants_weight else 0)
 
 
 def stbp_conv_backward(
@@ -282,9 +286,10 @@ def stbp_conv_backward(
     window: Window,
     neuron: Stbp,
     wants_input: bool,
+    wants_weight: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `reference.images.stbp_conv_backward`."""
     result: tuple[Tensor, Tensor, Tensor] = _stbp_conv_backward(
-        grad_spikes, spikes_in, spikes, membrane, weight, list(window), wants_input, *neuron
+        grad_spikes, spikes_in, spikes, membrane, weight, list(window), wants_input, wants_weight, *neuron
     )
     return result

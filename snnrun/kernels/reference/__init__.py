@@ -118,7 +118,7 @@ def spsp_activation(rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, weig
 
 
 def spsp_backward(
-    rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, gain: Tensor, credit: Tensor | None, weight: Tensor
+    rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, gain: Tensor | None, credit: Tensor | None, weight: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The two sums over pairs that a spike-train-level backward pass needs.
 
@@ -127,21 +127,24 @@ def spsp_backward(
         lif: neuron parameters; `v_th` is not used.
         spikes_in: bits (B, T, W) of the I inputs.
         spikes: bits (B, T, W) of the layer's N neurons.
-        gain: (B, N), multiplies e_ij in the weight gradient.
+        gain: (B, N), multiplies e_ij in the weight gradient; None if nobody trains the weights.
         credit: (B, N), multiplies w_ij e_ij in the error of the layer below; None if no error goes below.
         weight: (N, I), mV.
 
     Returns:
-        sum over b of gain_bi e_bij, (N, I), stored input by input as layers store their weights; sum over i of
-        credit_bi w_ij e_bij, (B, I), or (B, 0) without credit.
+        sum over b of gain_bi e_bij, (N, I), stored input by input as layers store their weights, or (0, 0) without
+        gain; sum over i of credit_bi w_ij e_bij, (B, I), or (B, 0) without credit.
     """
     trains = unpack(spikes_in, weight.shape[1])
     traces = readout(rule, spikes, len(weight), lif, weight.dtype)
     if credit is None:
+        assert gain is not None, "nothing is asked for"
         gradient = trains.to(weight.dtype).flatten(0, 1).T @ (traces * gain[:, None]).flatten(0, 1)
         return gradient.T, gain.new_zeros(len(gain), 0)
     e = _spsp(traces, trains)
     error = torch.stack([credit[b] @ (weight * e[b]) for b in range(len(e))])
+    if gain is None:
+        return weight.new_zeros(0, 0), error
     return torch.einsum("bi,bij->ij", gain, e).T.contiguous().T, error
 
 
@@ -239,6 +242,7 @@ def stbp_backward(
     recurrent_weight: Tensor | None,
     neuron: Stbp,
     wants_input: bool,
+    wants_weight: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Backpropagate through the steps of a layer.
 
@@ -246,16 +250,19 @@ def stbp_backward(
         grad_spikes: (B, T, N), dL/do from the layer above.
         spikes_in, spikes, membrane, weight, recurrent_weight, neuron: as in `stbp_forward`.
         wants_input: whether the layer below needs its gradient.
+        wants_weight: whether the layer's own weights and biases need theirs.
 
     Returns:
         dL/d(input spikes) (B, T, I), or (B, 0, 0) if not wanted; dL/dW (N, I), stored input by input; dL/db (N,);
-        dL/dW_rec (N, N), stored likewise, or (0, 0).
+        dL/dW_rec (N, N), stored likewise, or (0, 0). Those of weights that are not wanted have no entries.
     """
     own = unpack(spikes, membrane.shape[2], membrane.dtype)
     grad_u = stbp_scan_backward(grad_spikes, own, membrane, recurrent_weight, neuron)
     grad_in = grad_u @ weight if wants_input else grad_u.new_zeros(len(grad_u), 0, 0)
-    grad_weight = (unpack(spikes_in, weight.shape[1], weight.dtype).flatten(0, 1).T @ grad_u.flatten(0, 1)).T
     grad_recurrent = grad_u.new_zeros(0, 0)
+    if not wants_weight:
+        return grad_in, grad_u.new_zeros(0, 0), grad_u.new_zeros(0), grad_recurrent
+    grad_weight = (unpack(spikes_in, weight.shape[1], weight.dtype).flatten(0, 1).T @ grad_u.flatten(0, 1)).T
     if recurrent_weight is not None:
         grad_recurrent = (own[:, :-1].flatten(0, 1).T @ grad_u[:, 1:].flatten(0, 1)).T
     return grad_in, grad_weight, grad_u.sum(dim=(0, 1)), grad_recurrent

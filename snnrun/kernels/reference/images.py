@@ -127,7 +127,7 @@ def conv_backward(
     lif: Lif,
     spikes_in: Tensor,
     spikes: Tensor,
-    gain: Tensor,
+    gain: Tensor | None,
     credit: Tensor | None,
     weight: Tensor,
     window: Window,
@@ -138,23 +138,24 @@ def conv_backward(
         rule: the rule that defines the S-PSP, `strsbp` or `hm2bp`.
         lif: neuron parameters; `v_th` is not used.
         spikes_in, spikes: bits (B, T, W) of the inputs and of the layer's N neurons.
-        gain: (B, N), multiplies e_ij in the weight gradient.
+        gain: (B, N), multiplies e_ij in the weight gradient; None if nobody trains the weights.
         credit: (B, N), multiplies w_ij e_ij in the error of the layer below; None if no error goes below.
         weight: (K, C, height, width), mV.
         window: where each neuron looks.
 
     Returns:
-        sum over samples and positions of gain_i e_ij, (K, C, height, width), stored as layers store their weights; sum
-        over i of credit_i w_ij e_ij, (B, inputs), or (B, 0) without credit.
+        sum over samples and positions of gain_i e_ij, (K, C, height, width), stored as layers store their weights, or
+        (0, 0, 0, 0) without gain; sum over i of credit_i w_ij e_ij, (B, inputs), or (B, 0) without credit.
     """
-    gradient, errors = torch.zeros_like(weight), []
-    for b in range(len(gain)):
+    gradient, errors = torch.zeros_like(weight) if gain is not None else weight.new_zeros(0, 0, 0, 0), []
+    for b in range(len(spikes)):
         trains = unpack(spikes_in[b : b + 1], window.inputs, weight.dtype)
         traces = readout(rule, spikes[b : b + 1], window.neurons, lif, weight.dtype)
-        gradient += drive_by_weight(trains, traces * gain[b], weight, window)
+        if gain is not None:
+            gradient += drive_by_weight(trains, traces * gain[b], weight, window)
         if credit is not None:
             errors.append((trains * drive_by_input(traces * credit[b], weight, window)).sum(dim=1))
-    return tap_by_tap(gradient), torch.cat(errors) if errors else gain.new_zeros(len(gain), 0)
+    return tap_by_tap(gradient), torch.cat(errors) if errors else weight.new_zeros(len(spikes), 0)
 
 
 def pool_backward(rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, credit: Tensor, window: Window) -> Tensor:
@@ -201,6 +202,7 @@ def stbp_conv_backward(
     window: Window,
     neuron: Stbp,
     wants_input: bool,
+    wants_weight: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Backpropagate through the steps of a convolution.
 
@@ -208,19 +210,23 @@ def stbp_conv_backward(
         grad_spikes: (B, T, N), dL/do from the layer above.
         spikes_in, spikes, membrane, weight, window, neuron: as in `stbp_conv_forward`.
         wants_input: whether the layer below needs its gradient.
+        wants_weight: whether the layer's own weights and biases need theirs.
 
     Returns:
         dL/d(input spikes) (B, T, inputs), or (B, 0, 0) if not wanted; dL/dW (K, C, height, width), stored as layers
-        store their weights; dL/db (K,).
+        store their weights; dL/db (K,). Those of weights that are not wanted have no entries.
     """
     own = unpack(spikes, window.neurons, membrane.dtype)
     grad_u = stbp_scan_backward(grad_spikes, own, membrane, None, neuron)
     gradient, below = torch.zeros_like(weight), []
     for b in range(len(grad_u)):
-        inputs = unpack(spikes_in[b : b + 1], window.inputs, weight.dtype)
-        gradient += drive_by_weight(inputs, grad_u[b : b + 1], weight, window)
+        if wants_weight:
+            inputs = unpack(spikes_in[b : b + 1], window.inputs, weight.dtype)
+            gradient += drive_by_weight(inputs, grad_u[b : b + 1], weight, window)
         if wants_input:
             below.append(drive_by_input(grad_u[b : b + 1], weight, window))
     grad_in = torch.cat(below) if wants_input else grad_u.new_zeros(len(grad_u), 0, 0)
+    if not wants_weight:
+        return grad_in, grad_u.new_zeros(0, 0, 0, 0), grad_u.new_zeros(0)
     grad_bias = grad_u.sum(dim=(0, 1)).reshape(window.kernels, -1).sum(dim=1)
     return grad_in, tap_by_tap(gradient), grad_bias

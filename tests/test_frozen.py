@@ -1,0 +1,190 @@
+"""Layers that are not trained (`model.frozen`), and weights that another run has trained (`model.weights`)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import trained_runs
+import yaml
+from safetensors.torch import load_file, save_file
+
+from snnrun import kernels
+from snnrun.errors import SnnrunError, UsageError
+from snnrun.kernels import ops
+from snnrun.network import Network
+from snnrun.rules import RULES, StRsbp
+from snnrun.run import experiment, pretrained
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "strsbp": {"v_th": [0.5], "margin": 0.0, "slope": "table"},
+    "hm2bp": {"v_th": [0.5], "margin": 0.0},
+    "stbp": {"v_th": [0.2]},
+}
+DENSE: dict[str, Any] = {"inputs": 70, "topology": "9-R8-7", "outputs": 3}
+IMAGES: dict[str, Any] = {"inputs": 98, "topology": "3C3-P2-4C2-R5", "outputs": 3, "image": (2, 7, 7)}
+
+
+def network(rule: str, shape: dict[str, Any], frozen: list[str]) -> Network:
+    return Network(RULES[rule](**OPTIONS[rule], frozen=frozen), **shape, seed=3)
+
+
+def gradients(net: Network) -> dict[str, torch.Tensor | None]:
+    generator = torch.Generator().manual_seed(1)
+    spikes = (torch.rand(5, 40, net.inputs, generator=generator) < 0.3).to(torch.uint8)
+    labels = torch.tensor([0, 1, 2, 1, 0])
+    net.rule.sample_loss(net(spikes, labels).output, labels).sum().backward()
+    net.add_weight_penalty()
+    return {name: parameter.grad for name, parameter in net.named_parameters()}
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize("rule", OPTIONS)
+@pytest.mark.parametrize(
+    ("shape", "frozen"),
+    [
+        (DENSE, ["hidden1"]),
+        (DENSE, ["hidden2", "output"]),
+        (DENSE, ["hidden"]),
+        (IMAGES, ["conv1"]),
+        (IMAGES, ["conv3", "hidden4"]),
+    ],
+    ids=lambda value: "+".join(value) if isinstance(value, list) else value["topology"],
+)
+def test_the_trained_layers_have_the_gradients_they_would_have_anyway(rule, backend, shape, frozen):
+    """But for rounding, since the reference sums in another order; a frozen layer has none."""
+    kernels.use(backend)
+    if rule == "stbp" and shape is IMAGES:  # its pools are no layers
+        frozen = [{"conv3": "conv2", "hidden4": "hidden3"}.get(name, name) for name in frozen]
+    all_, some = (network(rule, shape, names) for names in ([], frozen))
+    wanted, found = gradients(all_), gradients(some)
+    names = [some.layer_names[int(name.split(".")[1])] for name in found]
+    held = {*some.layer_names[:-1]} if frozen == ["hidden"] else {*frozen}
+    assert held <= {*names}
+    for layer, (name, gradient) in zip(names, found.items(), strict=True):
+        if layer in held:
+            assert gradient is None, name
+        else:
+            torch.testing.assert_close(gradient, wanted[name], rtol=1e-5, atol=1e-4, msg=name)
+    assert sum(gradient is not None and bool(gradient.any()) for gradient in found.values()) > 0
+
+
+@pytest.mark.parametrize("rule", OPTIONS)
+def test_no_kernel_runs_back_through_what_nobody_trains(rule, monkeypatch):
+    """Not through frozen layers below the last trained one, and no gradient of weights in those above it."""
+    kernels.use("cpu")
+    calls: Counter[str] = Counter()
+
+    class Counting:
+        def __getattr__(self, name):
+            function = getattr(kernels.cpu, name)
+
+            def call(*arguments):
+                calls[name] += 1
+                if name == "spsp_backward":
+                    calls["gradient"] += arguments[4] is not None
+                if name == "stbp_backward":
+                    calls["gradient"] += arguments[8]
+                return function(*arguments)
+
+            return call
+
+    monkeypatch.setattr(ops, "backend", Counting())
+    back = "stbp_backward" if rule == "stbp" else "spsp_backward"
+    for frozen, passes, with_gradient in (([], 4, 4), (["hidden1", "hidden2"], 2, 2), (["hidden2", "output"], 4, 2)):
+        calls.clear()
+        gradients(network(rule, DENSE, frozen))
+        assert (calls[back], calls["gradient"]) == (passes, with_gradient), frozen
+
+
+def test_frozen_weights_are_no_trained_weights():
+    net, whole = (network("strsbp", DENSE, names) for names in (["hidden"], []))
+    assert net.synapses() == 3 * 7
+    assert [tuple(parameter.shape) for parameter, _ in net.trained()] == [(3, 7)]
+    assert net.state_dict().keys() == whole.state_dict().keys()
+
+
+@pytest.mark.parametrize(
+    ("frozen", "message"),
+    [
+        (
+            ["hiden2"],
+            r"^model\.frozen: 'hiden2' is no layer .*Allowed: hidden1, hidden2, hidden3, output, .*hidden2\?$",
+        ),
+        (["hidden", "output"], "every layer"),
+        (["hidden1", "hidden2", "hidden3", "output"], "every layer"),
+    ],
+)
+def test_wrong_names_are_refused_with_the_layers(frozen, message):
+    with pytest.raises(UsageError, match=message):
+        network("strsbp", DENSE, frozen)
+
+
+def test_pools_have_no_weights_to_freeze():
+    with pytest.raises(UsageError, match=r"'pool2' is no layer with weights .*Allowed: conv1, conv3, hidden4, output"):
+        network("hm2bp", IMAGES, ["pool2"])
+
+
+# ---- runs -----------------------------------------------------------------------------------------------------------
+
+
+def train(folder: Path, seed: int, **model: Any) -> Path:
+    folder.mkdir()
+    values = trained_runs.values("strsbp")
+    values |= {"seed": seed, "outputs": str(folder.parent), "train": values["train"] | {"epochs": 1}}
+    values["model"] = values["model"] | {"v_th": [2.0], **model}
+    (folder / "config.yaml").write_text(yaml.safe_dump(values))
+    experiment.run(values, folder, command=["test"])
+    return folder
+
+
+def test_a_run_leaves_frozen_weights_as_they_were_loaded(tmp_path, capsys):
+    first = train(tmp_path / "first", 0, network="12-R8")
+    second = train(tmp_path / "second", 1, network="12-R9", frozen=["hidden1"], weights=str(first))
+    before, after = (load_file(folder / "last.safetensors") for folder in (first, second))
+    assert torch.equal(load_file(first / "best.safetensors")["layers.0.weight"], after["layers.0.weight"])
+    assert before["layers.1.weight"].shape == (8, 12)
+    assert "the weights of hidden1. Those of hidden2, output are drawn." in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.fixture
+def donor(tmp_path) -> Path:
+    """A file of the weights of 7-5-R4-3."""
+    path = tmp_path / "weights.safetensors"
+    net = Network(StRsbp(v_th=[1.0]), inputs=7, topology="5-R4", outputs=3, seed=1)
+    save_file({name: value.contiguous() for name, value in net.state_dict().items()}, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("topology", "outputs", "taken", "drawn"),
+    [("5-R4", 3, 3, "Nothing is drawn."), ("5-R4", 4, 2, "Those of output are drawn."), ("5-4", 3, 1, "hidden2")],
+)
+def test_the_leading_layers_that_fit_are_taken(donor, tmp_path, topology, outputs, taken, drawn):
+    net, before = (Network(StRsbp(v_th=[1.0]), inputs=7, topology=topology, outputs=outputs) for _ in range(2))
+    note = pretrained.take(net, str(donor), tmp_path, tmp_path)
+    assert drawn in note
+    wanted = {**before.state_dict(), **{k: v for k, v in load_file(donor).items() if int(k.split(".")[1]) < taken}}
+    assert net.state_dict().keys() == wanted.keys()
+    assert all(torch.equal(value, wanted[name]) for name, value in net.state_dict().items())
+
+
+def test_weights_that_cannot_be_taken_are_refused(donor, tmp_path):
+    def take(source: str, inputs: int = 7) -> None:
+        net = Network(StRsbp(v_th=[1.0]), inputs=inputs, topology="5", outputs=3)
+        pretrained.take(net, source, tmp_path, tmp_path / "own")
+
+    with pytest.raises(UsageError, match=r"^model\.weights: .* its first layer is weight \(5, 7\), .* \(5, 8\)"):
+        take(str(donor), inputs=8)
+    with pytest.raises(UsageError, match=r"^model\.weights: nowhere: no run"):
+        take("nowhere")
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "config.yaml").write_text("{}")
+    with pytest.raises(UsageError, match=r"^model\.weights: .* is this run itself"):
+        take(str(tmp_path / "own"))
+    donor.write_bytes(b"nothing")
+    with pytest.raises(SnnrunError, match="damaged"):
+        take(str(donor))
