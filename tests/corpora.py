@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import itertools
 import tarfile
@@ -118,6 +119,58 @@ def nmnist_tree(root: Path, train: int = 2, test: int = 1, packed: bool = False)
             (home / part / name).parent.mkdir(parents=True, exist_ok=True)
             (home / part / name).write_bytes(content)
     return home
+
+
+# ---- the Heidelberg data sets ---------------------------------------------------------------------------------------
+
+KEYS = ("zero", "one", "fünf")
+
+
+def spoken(label: int, number: int, events: int = 60) -> Events:
+    """Units around a place of the class, for some tenths of a second; some events share a step and a channel."""
+    rng = np.random.default_rng((label, number))
+    units = (120 + 230 * label + rng.normal(0, 25, events)).clip(0, 699).astype(int)
+    return units.tolist(), np.sort(rng.uniform(0, 0.7, events)).tolist()
+
+
+def heidelberg_file(path: Path, recordings: Iterable[tuple[int, int, Events]], packed: str = "") -> Path:
+    """A file in the form of the published ones: label, speaker, and units and times of each recording.
+
+    `packed`: ".gz" or ".zip" leaves the file only so.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    labels, speakers, events = zip(*recordings, strict=True)
+    with h5py.File(path, "w") as file:
+        for name, kind, own in ("units", np.uint16, 0), ("times", np.float16, 1):
+            ragged = file.create_dataset(f"spikes/{name}", (len(events),), h5py.vlen_dtype(kind))
+            for row, entry in enumerate(events):
+                ragged[row] = np.array(entry[own], kind)
+        file["labels"] = np.array(labels, np.uint16)
+        file["extra/speaker"] = np.array(speakers, np.uint16)
+        file["extra/keys"] = np.array([key.encode() for key in KEYS])
+    archive = path.with_name(path.name + packed)
+    if packed == ".gz":
+        archive.write_bytes(gzip.compress(path.read_bytes()))
+    elif packed == ".zip":
+        with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+            file.write(path, path.name)
+    if packed:
+        path.unlink()
+    return archive
+
+
+def heidelberg_tree(root: Path, name: str = "shd", packed: str = "", train: int = 9, events: int = 60) -> Path:
+    """The files of SHD or SSC; speakers 0 to 3 train, and 4 and 5 are in the test part alone; returns their folder."""
+    sizes = {"train": train, "valid": 3, "test": 6} if name == "ssc" else {"train": train, "test": 6}
+    for part, size in sizes.items():
+        speakers = range(6) if part == "test" else range(4)
+        start = {"train": 0, "valid": 1000, "test": 2000}[part]
+        heidelberg_file(
+            root / name / f"{name}_{part}.h5",
+            [(k % 3, speakers[k % len(speakers)], spoken(k % 3, start + k, events)) for k in range(size)],
+            packed,
+        )
+    return root / name
 
 
 # ---- CIFAR-10 and pictures ------------------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ def sample(k: int) -> np.ndarray:
 
 
 WHOLE = np.stack([sample(k) for k in range(COUNT)])
-LEFT_OUT = np.array([7 * k for k in range(COUNT)], "<i8").tobytes()
+NUMBERS = np.outer((7, 3, 11), range(COUNT)).astype("<i8").tobytes()  # left out, merged, events
 
 
 def no_sample(k: int) -> np.ndarray:
@@ -52,8 +52,9 @@ def get(folder: Path, key=KEY, encode=sample, **changes) -> tuple[np.ndarray, st
     """The spikes, and what was said."""
     given = {"count": COUNT, "steps": STEPS, "width": WIDTH, "title": "letters", "console": Console(file=io.StringIO())}
     given |= changes
-    stored = cache.stored(folder, key, encode=lambda k: Encoded(encode(k), 7 * k), **given)
-    assert stored.left_out.tolist() == [7 * k for k in range(given["count"])]
+    stored = cache.stored(folder, key, encode=lambda k: Encoded(encode(k), 7 * k, 3 * k, 11 * k), **given)
+    for factor, numbers in zip((7, 3, 11), stored[1:], strict=True):
+        assert numbers.tolist() == [factor * k for k in range(given["count"])]
     return stored.spikes, given["console"].file.getvalue()
 
 
@@ -168,16 +169,16 @@ def test_the_file_is_as_described(tmp_path):
     get(tmp_path)
     content = entry(tmp_path).read_bytes()
     magic, version, length, crc = struct.unpack("<8sIII", content[:20])
-    assert (magic, version) == (b"SNNSPIKE", 2)
+    assert (magic, version) == (b"SNNSPIKE", 3)
     assert zlib.crc32(content[20 : 20 + length]) == crc
     fields = json.loads(content[20 : 20 + length].decode("utf-8"))
     assert fields == {
         **{"key": KEY, "count": COUNT, "steps": STEPS, "width": WIDTH},
         **{"sha256": hashlib.sha256(WHOLE.astype("<i8").tobytes()).hexdigest(), "made_by": exclusive.me()},
-        "crc32": f"{zlib.crc32(LEFT_OUT):08x}",
+        "crc32": f"{zlib.crc32(NUMBERS):08x}",
     }
     assert not any(content[20 + length : 4096])
-    assert content[4096:] == WHOLE.astype("<i8").tobytes() + LEFT_OUT
+    assert content[4096:] == WHOLE.astype("<i8").tobytes() + NUMBERS
 
 
 def test_a_bar_on_a_terminal(tmp_path):
@@ -245,9 +246,9 @@ def flip(content: bytes, bit: int) -> bytes:
         (lambda content: b"", "cut short: 0 bytes"),
         (lambda content: content[:19], "cut short: 19 bytes"),
         (lambda content: content[:100], "header has changed"),
-        (lambda content: content[:4096], "announces 5152 bytes, it has 4096"),
-        (lambda content: content[:-1], "announces 5152 bytes, it has 5151"),
-        (lambda content: content + b"\0", "announces 5152 bytes, it has 5153"),
+        (lambda content: content[:4096], "announces 5344 bytes, it has 4096"),
+        (lambda content: content[:-1], "announces 5344 bytes, it has 5343"),
+        (lambda content: content + b"\0", "announces 5344 bytes, it has 5345"),
         (lambda content: bytes(len(content)), "begins with"),
         (lambda content: b"\x89PNG" + content[4:], "begins with"),
         (lambda content: content[:8] + b"\1" + content[9:], "begins with"),
@@ -255,7 +256,7 @@ def flip(content: bytes, bit: int) -> bytes:
         (lambda content: flip(content, 50 * 8), "header has changed"),
         (lambda content: flip(content, 4096 * 8), "spikes have changed"),
         (lambda content: flip(content, len(content) * 8 - 1), "spikes have changed"),
-        (lambda content: flip(content, (len(content) - len(LEFT_OUT)) * 8 - 1), "spikes have changed"),
+        (lambda content: flip(content, (len(content) - len(NUMBERS)) * 8 - 1), "spikes have changed"),
     ],
 )
 def test_a_damaged_file_is_told_and_made_anew(tmp_path, damage, reason):
@@ -305,7 +306,7 @@ def test_a_file_of_another_key_is_foreign(tmp_path):
 def test_a_description_that_says_something_else(tmp_path, text):
     get(tmp_path)
     path = entry(tmp_path)
-    prefix = struct.pack("<8sIII", b"SNNSPIKE", 2, len(text), zlib.crc32(text))
+    prefix = struct.pack("<8sIII", b"SNNSPIKE", 3, len(text), zlib.crc32(text))
     path.write_bytes((prefix + text).ljust(4096, b"\0") + path.read_bytes()[4096:])
     spikes, said = get(tmp_path)
     assert "its header cannot be understood" in said
@@ -335,7 +336,7 @@ def test_usage_lists_files(tmp_path):
         ("folder.spikes", None, False),
         ("letters", KEY, True),
     ]
-    assert [found[0].size, found[1].size, found[3].size] == [5152, 3, 5152]
+    assert [found[0].size, found[1].size, found[3].size] == [5344, 3, 5344]
 
 
 # --- faults -----------------------------------------------------------------------------------------------------------
@@ -511,7 +512,8 @@ def encode(k):
     at(f"sample {{k}}")
     time.sleep(pause)
     seen.append(k)
-    return Encoded(np.arange({STEPS * WIDTH}).reshape({STEPS}, {WIDTH}) * (-1) ** k * 0x5DEECE66D0123 + k, 7 * k)
+    spikes = np.arange({STEPS * WIDTH}).reshape({STEPS}, {WIDTH}) * (-1) ** k * 0x5DEECE66D0123 + k
+    return Encoded(spikes, 7 * k, 3 * k, 11 * k)
 
 def slow_fsync(descriptor):
     at("fsync")

@@ -93,7 +93,9 @@ def _parser() -> argparse.ArgumentParser:
         "are drawn as those of sample 0. test:17 is a sample of the corpus, which must be there then.",
     )
     parser.add_argument("run", help="a run's folder, the beginning of its name or MLflow id, or `last`")
-    parser.add_argument("sources", nargs="+", metavar="FILE", help="a file, or test:17, validation:3, train:0")
+    parser.add_argument(
+        "sources", nargs="+", metavar="FILE", help="a file, shd_test.h5:17 of a file of many, or test:17, validation:3"
+    )
     parser.add_argument("--weights", choices=("best", "last"), help="default: best, where the run has them")
     parser.add_argument("--top", type=int, default=3, metavar="N", help="so many classes (default: 3)")
     parser.add_argument("--invert", action="store_true", help="take bright pixels for dark ones")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from snnrun import data
 from snnrun.data import DATASETS, audio, blank, events, lacks, repeats
-from snnrun.data.corpus import ANY, ENTRIES, Corpus, Entry, MissingError, late, scan
+from snnrun.data.corpus import ANY, ENTRIES, Corpus, Entry, MissingError, scan, unseen
 from snnrun.data.spikes_file import Encoded
 from snnrun.errors import SnnrunError, printable
 
@@ -96,7 +96,7 @@ def _look(name: str, entry: Entry, root: Path) -> dict[str, Any]:
     return status | {
         "state": "damaged" if corpus.faults else "found",
         "origin": corpus.origin,
-        "train": len(corpus.train_labels),
+        "train": len(corpus.train_labels) - (0 if corpus.validation is None else len(corpus.validation)),
         "test": len(corpus.test_labels),
         "notes": list(corpus.notes),
         "message": corpus.faults[0] if corpus.faults else "",
@@ -130,8 +130,8 @@ def _samples(corpus: Corpus, ear: Ear | None) -> tuple[Corpus, list[str], dict[s
         return corpus, list(corpus.faults), {"shape": list(corpus.shape)}
     details = {"channels": math.prod(corpus.shape), "steps": corpus.train_samples.shape[1]}
     if corpus.unread:
-        found, counts, left_out, contents = scan(*corpus.unread)
-        notes = [*late(left_out, corpus.unread[0].steps), *blank.silent(counts == 0, corpus.names)]
+        found, counts, *numbers, contents = scan(*corpus.unread)
+        notes = [*unseen(corpus.unread[0].steps, *numbers), *blank.silent(counts == 0, corpus.names)]
         corpus = replace(corpus, contents=contents, notes=(*corpus.notes, *notes))
         return corpus, [*corpus.faults, *found], {**details, "spikes": _spread(counts[counts >= 0])}
     # Of a negative number, NumPy counts the bits of the absolute value.

@@ -113,56 +113,69 @@ class Scan(NamedTuple):
     Attributes:
         faults: Of the samples that have one.
         spikes: Of each sample (S,), -1 with a fault.
-        left_out: How many events of each sample come after the last step, (S,).
+        left_out, merged, events: Of each sample, see `Encoded`, (S,); 0 with a fault.
         contents: SHA-256 of all samples.
     """
 
     faults: list[str]
     spikes: NDArray[np.int64]
     left_out: NDArray[np.int64]
+    merged: NDArray[np.int64]
+    events: NDArray[np.int64]
     contents: str
 
 
 def scan(*parts: Unread) -> Scan:
     """Read every file, on all threads."""
     sha, faults = hashlib.sha256(), list[str]()
-    counts, cut = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    counts, numbers = [np.zeros(0, np.int64)], [np.zeros((0, 3), np.int64)]
     for part in parts:
         for start in range(0, len(part), _AT_ONCE):
-            samples, left_out, found = _attempt(part, part.rows[start : start + _AT_ONCE])
+            samples, own, found = _attempt(part, part.rows[start : start + _AT_ONCE])
             sha.update(samples.data)
             faults += [fault for fault in found if fault]
             # Of a negative number, NumPy counts the bits of the absolute value.
             spikes = np.bitwise_count(samples.view(np.uint64)).sum(axis=(1, 2), dtype=np.int64)
             counts.append(np.where([bool(fault) for fault in found], -1, spikes))
-            cut.append(left_out)
-    return Scan(faults, np.concatenate(counts), np.concatenate(cut), sha.hexdigest())
+            numbers.append(own)
+    left_out, merged, events = np.concatenate(numbers).T
+    return Scan(faults, np.concatenate(counts), left_out, merged, events, sha.hexdigest())
 
 
-def late(left_out: NDArray[np.int64], steps: int) -> list[str]:
-    """The note on events after the last of so many steps; `left_out`: how many each sample has, (S,)."""
-    cut = int((left_out > 0).sum())
-    if not cut:
-        return []
-    return [
-        f"{left_out.sum():,} events of {cut:,} of {len(left_out):,} recordings come after the last step "
-        f"(data.steps={steps}) and are left out"
-    ]
+def unseen(steps: int, left_out: NDArray[np.int64], merged: NDArray[np.int64], events: NDArray[np.int64]) -> list[str]:
+    """The notes on events that the spikes of so many steps do not show; the numbers are those of a `Scan`."""
+    notes, cut, lost = [], int((left_out > 0).sum()), int(merged.sum())
+    if cut:
+        notes.append(
+            f"{left_out.sum():,} events of {cut:,} of {len(left_out):,} recordings come after the last step "
+            f"(data.steps={steps}) and are left out"
+        )
+    if lost:
+        share = 100 * lost / int(events.sum())
+        notes.append(
+            f"{lost:,} of {events.sum():,} events ({share:.2g} %) share a step and a channel with another, and are one "
+            "spike with it"
+        )
+    return notes
 
 
 def _attempt(part: Unread, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], list[str]]:
-    """These samples, what each leaves out, and its fault, empty if it has none; a sample with a fault is silent."""
-    samples, left_out = np.zeros((len(rows), part.steps, part.width), np.int64), np.zeros(len(rows), np.int64)
+    """These samples; what each leaves out, merges and has (S, 3); and its fault, empty if it has none.
+
+    A sample with a fault is silent.
+    """
+    samples, numbers = np.zeros((len(rows), part.steps, part.width), np.int64), np.zeros((len(rows), 3), np.int64)
     faults = [""] * len(rows)
 
     def task(item: int) -> None:
         try:
-            samples[item], left_out[item] = part.read(int(rows[item]))
+            sample = part.read(int(rows[item]))
+            samples[item], numbers[item] = sample.spikes, sample[1:]
         except UnfitError as error:
             faults[item] = str(error)
 
     parallel.each(len(rows), task)
-    return samples, left_out, faults
+    return samples, numbers, faults
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from snnrun.data import folders
+from snnrun.data import folders, hdf5
 from snnrun.data.corpus import Corpus, MissingError, known, pack
 from snnrun.declared import Range
 from snnrun.errors import SnnrunError
@@ -90,7 +90,7 @@ def ntidigits(
     path = find(root)
     if path is None:
         raise MissingError(_missing(root))
-    with _opened(path) as file:
+    with hdf5.opened(path, "ntidigits", f"md5 {MD5}") as file:
         recordings, notes, faults = _listed(path, file)
         tested = np.array([r.part == "test" if split == "official" else r.name.take == "b" for r in recordings], bool)
         spikes = np.zeros((len(recordings), steps, 1), np.int64)
@@ -178,28 +178,6 @@ def bin_events(
 
 
 # ---- the file -------------------------------------------------------------------------------------------------------
-
-
-def _opened(path: Path) -> Any:
-    try:
-        import h5py
-    except ImportError:
-        raise SnnrunError(
-            "data=ntidigits: an HDF5 file is read by h5py. Install it: pip install 'snnrun[events]'"
-        ) from None
-    try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        reason = str(error)
-        if "truncated" in reason:
-            what = "it is cut short; get it anew"
-        elif "signature" in reason:
-            what = "it is no HDF5 file; replace it by the published one"
-        elif error.errno:
-            what = f"it cannot be read ({error.strerror or reason}); check its permissions"
-        else:
-            what = f"it is damaged ({reason}); get it anew"
-        raise SnnrunError(f"{path}: {what} (md5 {MD5})") from None
 
 
 def _listed(path: Path, file: Any) -> tuple[list[_Recording], list[str], list[str]]:

@@ -63,7 +63,7 @@ def download(
         url = mirror + target.name if mirror.endswith("/") else mirror
         request = urllib.request.Request(url, headers=_HEADERS)
         try:
-            with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as source, _temporary(target) as file:
+            with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as source, replacing(target) as file:
                 _copy(source, file, url, target.name, md5, console, inflate)
             return
         except (OSError, http.client.HTTPException, _Unusable) as error:
@@ -90,7 +90,7 @@ def _copy(source: _Source, file: IO[bytes], url: str, name: str, md5: str, conso
                 digest.update(inflater.decompress(chunk) if inflate else chunk)
             except zlib.error:
                 raise _Unusable("what it sends is not a gzip file") from None
-            with _writing(file.name):
+            with writing(file.name):
                 file.write(chunk)
             received += len(chunk)
             bar.advance(bar.task_ids[0], len(chunk))
@@ -102,19 +102,19 @@ def _copy(source: _Source, file: IO[bytes], url: str, name: str, md5: str, conso
 
 
 @contextmanager
-def _temporary(target: Path) -> Iterator[IO[bytes]]:
+def replacing(target: Path) -> Iterator[IO[bytes]]:
     """A file beside the target that takes its place at the end, whole and on disk, or goes."""
     partial = target.with_name(f".{target.name}.{os.getpid()}.part")
-    with _writing(target):
+    with writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         file = partial.open("wb")
     try:
         with file:
             yield file
-            with _writing(target):
+            with writing(target):
                 file.flush()
                 os.fsync(file.fileno())
-        with _writing(target):
+        with writing(target):
             partial.replace(target)
     except BaseException:
         partial.unlink(missing_ok=True)
@@ -122,7 +122,7 @@ def _temporary(target: Path) -> Iterator[IO[bytes]]:
 
 
 @contextmanager
-def _writing(path: Path | str) -> Iterator[None]:
+def writing(path: Path | str) -> Iterator[None]:
     """Tell a fault of the disk from a fault of the network: both are OSError."""
     try:
         yield

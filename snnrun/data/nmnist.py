@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snnrun.data import fetch, folders
+from snnrun.data.binning import binned
 from snnrun.data.corpus import Corpus, MissingError, UnfitError, Unread, known
 from snnrun.data.spikes_file import Encoded
 from snnrun.declared import Range
@@ -78,7 +79,7 @@ class Binning:
         return (2 if self.polarity == "kept" else 1), SIDE, SIDE
 
     def encoded(self, content: bytes) -> Encoded:
-        """Spikes (T, W) of the content of a file, and its number of events after the last step.
+        """Spikes (T, W) of the content of a file, and what of its events they do not show.
 
         Raises:
             ValueError: If it is no recording; its text is the reason.
@@ -88,14 +89,9 @@ class Binning:
             right, down = motion(time)
             x, y = x - right, y - down
         step = np.floor(time / (1e3 * self.bin_ms)).astype(np.int64) + 1
-        within = step < self.steps
-        seen = (x >= 0) & (x < SIDE) & (y >= 0) & (y < SIDE) & within
+        seen = (x >= 0) & (x < SIDE) & (y >= 0) & (y < SIDE)
         channel = y * SIDE + x + (on * SIDE * SIDE if self.polarity == "kept" else 0)
-        late = int(len(step) - within.sum())
-        step, channel = step[seen], channel[seen]
-        words = np.zeros((self.steps, -(-math.prod(self.image) // 64)), np.uint64)
-        np.bitwise_or.at(words, (step, channel // 64), np.uint64(1) << (channel % 64).astype(np.uint64))
-        return Encoded(words.view(np.int64), late)
+        return binned(step[seen], channel[seen], self.steps, math.prod(self.image))
 
 
 class _Recording(NamedTuple):

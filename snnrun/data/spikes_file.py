@@ -8,7 +8,8 @@ bytes 0-7       b"SNNSPIKE"
                 follows them in 8 hexadecimal digits, `made_by`
 to n * 4096     zeros
 from n * 4096   spikes, int64 (count, steps, width), C order: channel n of a step is bit n % 64 of word n // 64
-after them      how much of each sample was left out of its spikes, int64 (count,), see `Encoded`
+after them      how much was left out of each sample, how many of its events were merged, and how many it has, int64
+                (count,) each, see `Encoded`
 """
 
 from __future__ import annotations
@@ -28,12 +29,13 @@ from numpy.typing import NDArray
 
 from snnrun.data.exclusive import FULL
 
-VERSION = 2
+VERSION = 3
 
 _MAGIC = b"SNNSPIKE"
 _PREFIX = struct.Struct("<8sIII")
 _PAGE = 4096
 _PIECE = 1 << 18  # bytes read at a time
+_NUMBERS = 3  # beside the spikes of a sample
 
 
 class UnsoundError(Exception):
@@ -41,20 +43,27 @@ class UnsoundError(Exception):
 
 
 class Encoded(NamedTuple):
-    """One sample: its spikes as bits, (T, W) int64, and how much of it came after the last step.
+    """One sample: its spikes as bits, (T, W) int64, and what they do not show of it.
 
-    The unit of `left_out` is the corpus's or the encoder's: events, or steps.
+    Attributes:
+        left_out: How much of it comes after the last step, in units of the corpus or the encoder: events, or steps.
+        merged: How many of its events fall into a step in which their channel has one already, which a bit cannot show.
+        events: How many it has in all; 0 if it is none of events.
     """
 
     spikes: NDArray[np.int64]
     left_out: int = 0
+    merged: int = 0
+    events: int = 0
 
 
 class Stored(NamedTuple):
-    """All samples of a file: spikes (S, T, W), not to be written to, and what was left out of each, (S,)."""
+    """All samples of a file: spikes (S, T, W), not to be written to; the rest as in `Encoded`, shape (S,) each."""
 
     spikes: NDArray[np.int64]
     left_out: NDArray[np.int64]
+    merged: NDArray[np.int64]
+    events: NDArray[np.int64]
 
 
 class Header(NamedTuple):
@@ -84,7 +93,7 @@ class Header(NamedTuple):
     @property
     def size(self) -> int:
         """Of the whole file, in bytes."""
-        return self.end + 8 * self.shape[0]
+        return self.end + 8 * _NUMBERS * self.shape[0]
 
 
 def canonical(key: Any) -> str:
@@ -156,7 +165,7 @@ def _tail(file: FileIO, header: Header) -> bytes:
 
 def _map(file: FileIO, header: Header) -> Stored:
     spikes = np.asarray(np.memmap(file, "<i8", "r", header.start, header.shape))
-    return Stored(spikes, np.frombuffer(_tail(file, header), "<i8"))
+    return Stored(spikes, *np.frombuffer(_tail(file, header), "<i8").reshape(_NUMBERS, header.shape[0]))
 
 
 # ---- writing --------------------------------------------------------------------------------------------------------
@@ -181,7 +190,8 @@ def reserve(file: FileIO, header: Header) -> Header:
 def put(file: FileIO, header: Header, k: int, sample: Encoded) -> None:
     """Write sample k, (steps, width)."""
     _write(file, header.start + k * sample.spikes.nbytes, sample.spikes.astype("<i8").tobytes())
-    _write(file, header.end + 8 * k, struct.pack("<q", sample.left_out))
+    for row, number in enumerate(sample[1:]):
+        _write(file, header.end + 8 * (row * header.shape[0] + k), struct.pack("<q", number))
 
 
 def finish(file: FileIO, header: Header) -> Stored:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snnrun.data import audio, cache, folders, repeats
-from snnrun.data.corpus import Corpus, Mapped, UnfitError, late
+from snnrun.data.corpus import Corpus, Mapped, UnfitError, unseen
 from snnrun.data.spikes_file import Encoded
 from snnrun.encoders import CuttingEncoder, RecordingEncoder
 from snnrun.errors import SnnrunError
@@ -80,7 +80,7 @@ def encoded(corpus: Corpus, encoder: RecordingEncoder, folder: Path, title: str)
         except SnnrunError as error:
             raise UnfitError(str(error)) from None
 
-    spikes, left_out = cache.stored(
+    spikes, left_out, *_ = cache.stored(
         folder,
         {"recordings": recordings, "encoder": encoder.key()},
         count=len(paths),
@@ -125,12 +125,12 @@ def kept(corpus: Corpus, folder: Path, title: str) -> Corpus:
         return part.read(k)
 
     key = {"samples": [dict(part.key) for part in parts]}
-    spikes, left_out = cache.stored(folder, key, encode=read, **place)
+    spikes, *numbers = cache.stored(folder, key, encode=read, **place)
     order, train = np.arange(len(samples)), len(corpus.train_labels)
     return replace(
         corpus,
         train_samples=Mapped(spikes, order[:train]),
         test_samples=Mapped(spikes, order[train:]),
         contents=cache.sha256(folder, key, **place),
-        notes=(*corpus.notes, *late(left_out, parts[0].steps)),
+        notes=(*corpus.notes, *unseen(parts[0].steps, *numbers)),
     )

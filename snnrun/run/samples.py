@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 from snnrun import data, encoders
 from snnrun.data import Split, audio, pictures
 from snnrun.data.corpus import pack
+from snnrun.data.spikes_file import Encoded
 from snnrun.errors import SnnrunError, UsageError
 from snnrun.record.description import Description
 from snnrun.run import build
 
 _INDEX = re.compile(r"(test|validation|train):(\d+)")
+_NUMBERED = re.compile(r"(.+):(\d+)")  # a file of many samples, and the number of one
 _BRIGHT = 127.0  # an image with a higher mean of its pixels is called mostly bright
 _NPY = b"\x93NUMPY"
 
@@ -58,6 +60,8 @@ class Reader:
         path = Path(source)
         if index is not None and not path.exists():
             return self._indexed(index[1], int(index[2]))
+        if self.about.data in data.NUMBERED and path.suffix != ".npy":
+            return self._numbered(source)
         if not path.is_file():
             what = "this is a folder" if path.is_dir() else "there is no such file"
             raise UsageError(f"{source}: {what}. Give files, or samples of the corpus as test:17.")
@@ -73,7 +77,7 @@ class Reader:
         if self.about.kind == "image":
             return self._image(path, self.encoder)
         if self.about.data in data.RECORDINGS:
-            return self._events(path, self.encoder)
+            return self._binned(data.RECORDINGS[self.about.data](path, **self.values["data"]))
         raise UsageError(
             f"{source}: this run was trained on the spikes of data={self.about.data}; its files are arrays (.npy) of "
             f"0 and 1, (steps, {self.about.channels}), or samples of the corpus as test:17."
@@ -136,11 +140,18 @@ class Reader:
             raise UsageError(f"{path}: samples of the shape {shape} are not made from image files.")
         return planes[0], planes[1], planes[2]
 
-    def _events(self, path: Path, encoder: encoders.Encoder) -> Sample:
-        own = data.RECORDINGS[self.about.data](path, **self.values["data"])
-        spikes = encoder.encode(own.spikes[None], np.zeros(1, np.int64), 0)
+    def _binned(self, own: Encoded) -> Sample:
+        assert not isinstance(self.encoder, encoders.RecordingEncoder)
+        spikes = self.encoder.encode(own.spikes[None], np.zeros(1, np.int64), 0)
         notes = [f"{own.left_out:,} of its events come after the last step and are left out"] if own.left_out else []
         return Sample(spikes, notes=(*notes, *(() if spikes.any() else ("it has no input spike",))))
+
+    def _numbered(self, source: str) -> Sample:
+        match = _NUMBERED.fullmatch(source)
+        if match is None or not Path(match[1]).is_file():
+            there = "it holds many samples" if Path(source).is_file() else "there is no such file"
+            raise UsageError(f"{source}: {there}. Give a file and the number of a sample in it, as shd_test.h5:17.")
+        return self._binned(data.NUMBERED[self.about.data](Path(match[1]), int(match[2]), **self.values["data"]))
 
     def _array(self, path: Path) -> Sample:
         """Spikes (T, N) of 0 and 1, cut to the steps of the run, or filled up with silence."""
