@@ -66,8 +66,12 @@ BACKWARD = (
     *("spsp_activation", "recurrent_spsp", "recurrent_gradient", "spsp_backward", "stbp_backward"),
     *("conv_activation", "conv_backward", "pool_backward", "stbp_conv_backward"),
 )
+# Of a first layer that gets currents. Nothing is counted before it.
+DRIVEN = ("current_drive", "lif_driven", "stbp_driven")
+DRIVEN_BACKWARD = ("readout_sums", "stbp_driven_backward")
 SOLVE = ("coupling", "coupling_solve")
 COUNT = "count_spikes"  # of the input
+TIMED = {COUNT, *FORWARD, *BACKWARD, *DRIVEN, *DRIVEN_BACKWARD, *SOLVE}
 
 
 class _TimedBackend:
@@ -88,7 +92,7 @@ class _TimedBackend:
 
     def __getattr__(self, name: str) -> Any:
         function = getattr(self.backend, name)
-        return partial(self._call, name, function) if name in (COUNT, *FORWARD, *BACKWARD, *SOLVE) else function
+        return partial(self._call, name, function) if name in TIMED else function
 
     def _call(self, name: str, function: Callable[..., Any], *arguments: Any) -> Any:
         wait(self._device)
@@ -99,6 +103,9 @@ class _TimedBackend:
         return result
 
     def _phase(self, name: str) -> str:
+        if name in (*DRIVEN, *DRIVEN_BACKWARD):
+            self._layer = 0
+            return f"{'forward' if name in DRIVEN else 'backward'} {self._layers[0]}"
         if name in SOLVE:
             return "solve"
         if name == COUNT:  # the first of a step; a pool on the input has no backward pass

@@ -3,7 +3,8 @@
 Shapes, used throughout: `B` samples, `T` steps of 1 ms, `N` neurons of the layer, `I` inputs, `S` recurrent synapses.
 Spikes are bits, `(B, T, W)` int64 with 64 neurons to a word, see `packed`.
 
-The functions of `ops` and, for layers over images, of `ops.images` run those of the backend in use. `use(name, device)`
+The functions of `ops`, of `ops.images` for layers over images and of `ops.currents` for a first layer that gets
+currents run those of the backend in use. `use(name, device)`
 chooses the backend for the process. `reference` is plain PyTorch, on any device, in float32 or float64. It is the truth
 and the backend in use until another is chosen. Numba compiles `cpu` and Triton compiles `gpu`, both in float32. `auto`
 is the fastest backend for the device.
@@ -19,6 +20,7 @@ import torch
 from snnrun.errors import UsageError
 from snnrun.kernels import ops, reference
 from snnrun.kernels.neuron import Lif, Stbp, Synapses, Window
+from snnrun.kernels.ops import currents as current_ops
 from snnrun.kernels.ops import images as image_ops
 from snnrun.kernels.packed import BITS, count_spikes, pack, unpack, words
 
@@ -32,6 +34,7 @@ __all__ = [
     "active",
     "choose",
     "count_spikes",
+    "current_ops",
     "image_ops",
     "ops",
     "pack",

@@ -8,9 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from snnrun.errors import UsageError
 from snnrun.kernels import ops, pack, reference, words
 from snnrun.network.topology import Planned, check_thresholds, frozen_layers, plan
-from snnrun.rules import LayerKind, LayerWeights, Rule, SpikeTrain
+from snnrun.rules import Currents, LayerKind, LayerWeights, Rule, SpikeTrain
 from snnrun.rules.base import synapse_index
 
 
@@ -119,22 +120,47 @@ class Network(nn.Module):
         self.sizes = [layer.neurons for layer in planned]
         self.layer_names = [layer.name for layer in planned]
 
-    def forward(self, spikes: Tensor, labels: Tensor | None = None) -> Activity:
-        """Run spikes: (B, T, inputs) of 0 and 1, or their bits (B, T, W) int64 (see `kernels.pack`).
+    def forward(self, inputs: Tensor | Currents, labels: Tensor | None = None) -> Activity:
+        """Run spikes or currents.
 
-        Training needs `labels` (B,), which the rule uses in the output layer. Raises ValueError for other shapes.
+        Args:
+            inputs: spikes (B, T, inputs) of 0 and 1 of any type, or their bits (B, T, W) int64 (see `kernels.pack`);
+                or `rules.Currents`.
+            labels: (B,), which the rule uses in the output layer; training needs them.
+
+        Raises:
+            ValueError: the inputs have another shape, or other values than 0 and 1.
+            UsageError: the rule takes no currents.
         """
+        before: SpikeTrain | Currents
+        before = self._currents(inputs) if isinstance(inputs, Currents) else self._spikes(inputs)
+        trains: list[SpikeTrain] = []
+        for layer in self.layers:
+            assert isinstance(layer, Layer)
+            before = self.rule.layer(layer.kind, layer.weights(), before, labels)
+            trains.append(before)
+        return Activity(trains[-1], trains)
+
+    def _spikes(self, spikes: Tensor) -> SpikeTrain:
         packed = spikes.dtype == torch.int64
+        if (
+            spikes.is_floating_point()
+            and not torch.compiler.is_compiling()
+            and not ((spikes == 0) | (spikes == 1)).all()
+        ):
+            raise ValueError("spikes are 0 or 1. Give other values as rules.Currents(values, steps).")
         bits = spikes if packed else pack(spikes)
         if words(self.inputs) != bits.shape[2] or not (packed or self.inputs == spikes.shape[2]):
             raise ValueError(f"spikes of shape {tuple(spikes.shape)} do not fit a network of {self.inputs} inputs")
-        train = SpikeTrain(bits, ops.count_spikes(bits, self.inputs, next(self.parameters()).dtype))
-        trains = []
-        for layer in self.layers:
-            assert isinstance(layer, Layer)
-            train = self.rule.layer(layer.kind, layer.weights(), train, labels)
-            trains.append(train)
-        return Activity(train, trains)
+        return SpikeTrain(bits, ops.count_spikes(bits, self.inputs, next(self.parameters()).dtype))
+
+    def _currents(self, given: Currents) -> Currents:
+        refused, shape = self.rule.refuses_currents(), tuple(given.values.shape)
+        if refused:
+            raise UsageError(refused)
+        if len(shape) != 3 or not 0 < shape[1] <= given.steps or shape[2] != self.inputs:
+            raise ValueError(f"currents {shape} for {given.steps} steps do not fit a network of {self.inputs} inputs")
+        return given._replace(values=given.values.to(next(self.parameters()).dtype))
 
     def add_weight_penalty(self) -> None:
         """Add the rule's regulariser to the gradients of a backward pass."""

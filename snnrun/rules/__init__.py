@@ -5,10 +5,10 @@ run the layer (`layer`). It asks for the regulariser (`weight_penalty`); trainin
 """
 
 from snnrun.rules.authors import StRsbp
-from snnrun.rules.base import LayerKind, LayerWeights, Rule, SpikeTrain
+from snnrun.rules.base import Currents, LayerKind, LayerWeights, Rule, SpikeTrain
 from snnrun.rules.hm2bp import Hm2Bp
 from snnrun.rules.stbp import StbpRule
 
 RULES: dict[str, type[Rule]] = {"strsbp": StRsbp, "hm2bp": Hm2Bp, "stbp": StbpRule}
 
-__all__ = ["RULES", "Hm2Bp", "LayerKind", "LayerWeights", "Rule", "SpikeTrain", "StRsbp", "StbpRule"]
+__all__ = ["RULES", "Currents", "Hm2Bp", "LayerKind", "LayerWeights", "Rule", "SpikeTrain", "StRsbp", "StbpRule"]

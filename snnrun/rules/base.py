@@ -27,6 +27,26 @@ class SpikeTrain(NamedTuple):
     link: Tensor | None = None
 
 
+class Currents(NamedTuple):
+    """What a network may get instead of spikes.
+
+    `values` (B, K, I) float: each of an input's K values is its current for an equal part of the T `steps`, that of
+    step t being value floor(t K / T). A constant current has one. In each step a current x acts as x spikes would: it
+    adds w_ij x to the synapse of a neuron (ST-RSBP, HM2-BP), or to its membrane (STBP).
+    """
+
+    values: Tensor
+    steps: int
+
+    def to(self, device: torch.device | str) -> Currents:
+        """The same on a device."""
+        return self._replace(values=self.values.to(device))
+
+    def present(self) -> Tensor:
+        """1 for each input that has a current at any time, 0 for the others, (B, I)."""
+        return (self.values != 0).any(dim=1).to(self.values.dtype)
+
+
 class LayerKind(NamedTuple):
     """What a layer is.
 
@@ -105,9 +125,18 @@ class Rule(ABC):
         For a convolution, `neurons` is the number of its kernels and `inputs` the size of its receptive field.
         """
 
+    def refuses_currents(self) -> str:
+        """Why its first layer cannot get currents instead of spikes, as a message; empty if it can."""
+        return "this rule takes spikes alone. Choose an encoder that makes spikes, such as encoder=regular."
+
     @abstractmethod
-    def layer(self, kind: LayerKind, weights: LayerWeights, inputs: SpikeTrain, labels: Tensor | None) -> SpikeTrain:
-        """Run a layer over spikes of (B, T, I). The output layer needs `labels` (B,) for its gradient."""
+    def layer(
+        self, kind: LayerKind, weights: LayerWeights, inputs: SpikeTrain | Currents, labels: Tensor | None
+    ) -> SpikeTrain:
+        """Run a layer over spikes of (B, T, I). The output layer needs `labels` (B,) for its gradient.
+
+        Currents come only to the first layer, and only if the rule does not refuse them.
+        """
 
     @abstractmethod
     def sample_loss(self, output: SpikeTrain, labels: Tensor) -> Tensor:

@@ -30,9 +30,10 @@ class Pass(NamedTuple):
     """What the backward pass of one layer needs of its forward pass, and the error that came back.
 
     `spsp` names the rule that defines the S-PSP e_ij. `silent_ratio` replaces e_ij / n_j if either neuron is silent.
-    `spikes_in` and `spikes` are bits (B, T, W); `counts_in` (B, I) and `counts` (B, N) are their counts. `delta` (B, N)
-    is dE/dn / v_th (ST-RSBP eq. 5). `factor`, (B, N) or 1, multiplies the weight gradient only. `wants_error` is false
-    if nothing below learns, `wants_weight` if the layer itself does not. `view` is what the neurons see.
+    `spikes_in` and `spikes` are bits (B, T, W); `counts_in` (B, I) and `counts` (B, N) are their counts. A layer that
+    gets currents has their values as `spikes_in`, and 1 for those present as `counts_in`, see `base.Currents`. `delta`
+    (B, N) is dE/dn / v_th (ST-RSBP eq. 5). `factor`, (B, N) or 1, multiplies the weight gradient only. `wants_error` is
+    false if nothing below learns, `wants_weight` if the layer itself does not. `view` is what the neurons see.
     """
 
     spsp: str

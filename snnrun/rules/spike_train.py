@@ -4,6 +4,16 @@ Both rules treat a layer as a function from input counts to output counts, n ~ a
 They backpropagate through whole spike trains. Here that function is an ordinary autograd node: the loss is any
 differentiable function of the output counts, the error arrives as dE/dn, and the node's backward pass is the rule.
 Gradients of a batch are sums over its samples, so the mean of the samples' losses gives the mean of their gradients.
+
+The first layer may get currents x_j(t) instead of spikes (`base.Currents`). The membrane is as linear in them, so the
+equations hold with
+
+    e_ij = sum over t of c_i(t) M_j(t),   M_j the membrane trace that the current x_j alone leaves without resets,
+
+where c_i depends on the spikes of i alone (`kernels.reference` has the same sum as a readout times the input). For a
+constant current M_j(t) = x_j m(t), m the trace of 1, and e_ij = x_j sum over t of c_i(t) m(t). Counts n_j of inputs
+only divide the error sent to the layer below, and below the inputs there is none. HM2-BP's closed form is linear in the
+input spikes too and is taken as it is. Its `silent_effect` asks whether an input is silent, a current at 0 throughout.
 """
 
 from __future__ import annotations
@@ -18,10 +28,10 @@ from torch import Generator, Tensor
 
 from snnrun.declared import Range
 from snnrun.kernels import BITS, Lif, Synapses, ops
-from snnrun.rules.base import LayerKind, LayerWeights, Rule, SpikeTrain, synapse_index
+from snnrun.rules.base import Currents, LayerKind, LayerWeights, Rule, SpikeTrain, synapse_index
 from snnrun.rules.connectivity import connect
 from snnrun.rules.passes import Gradients, Loop, Pass
-from snnrun.rules.views import Convolution, Dense, Pool, View
+from snnrun.rules.views import View, view_of
 
 # The guard of every denominator. The ST-RSBP authors have it in recurrent layers only.
 SMALLEST_DENOMINATOR = 1e-4
@@ -91,15 +101,25 @@ class SpikeTrainRule(Rule):
             weights.recurrent_index = synapse_index(~torch.eye(neurons, dtype=torch.bool))
         return weights
 
-    def layer(self, kind: LayerKind, weights: LayerWeights, inputs: SpikeTrain, labels: Tensor | None) -> SpikeTrain:
+    def refuses_currents(self) -> str:
+        """Nothing: e_ij is linear in the input, see `views.Driven`."""
+        return ""
+
+    def layer(
+        self, kind: LayerKind, weights: LayerWeights, inputs: SpikeTrain | Currents, labels: Tensor | None
+    ) -> SpikeTrain:
         """Run a layer; its backward pass applies the rule."""
         own = weights.recurrent()
         recurrent = self.inhibition(weights) if kind.output and self.lateral else own
-        spikes, counts = view_of(kind).forward(inputs.spikes, weights.weight.detach(), recurrent, self.lif(kind))
+        if isinstance(inputs, Currents):
+            view, spikes_in, counts_in = view_of(kind, inputs.steps), inputs.values, inputs.present()
+        else:
+            view, spikes_in, counts_in = view_of(kind), inputs.spikes, inputs.counts
+        spikes, counts = view.forward(spikes_in, weights.weight.detach(), recurrent, self.lif(kind))
         if torch.is_grad_enabled():
             counts = _Layer.apply(
-                inputs.counts, weights.weight, weights.recurrent_weight, recurrent, counts,
-                inputs.spikes, spikes, labels if kind.output else None, self, kind,
+                counts_in, weights.weight, weights.recurrent_weight, recurrent, counts,
+                spikes_in, spikes, labels if kind.output else None, self, kind, view,
             )  # type: ignore[no-untyped-call]  # fmt: skip
         return SpikeTrain(spikes, counts)
 
@@ -208,13 +228,6 @@ class SpikeTrainRule(Rule):
         return penalty, None if recurrent is None else scale * recurrent
 
 
-def view_of(kind: LayerKind) -> View:
-    """What the neurons of a layer see."""
-    if kind.window is None:
-        return Dense()
-    return Pool(kind.window) if kind.pool else Convolution(kind.window)
-
-
 def away_from_zero(x: Tensor) -> Tensor:
     """A denominator, at least 1e-4 away from 0."""
     guard = torch.full_like(x, SMALLEST_DENOMINATOR)  # two Python numbers in `where` make float32
@@ -241,10 +254,11 @@ class _Layer(torch.autograd.Function):
         labels: Tensor | None,
         rule: SpikeTrainRule,
         kind: LayerKind,
+        view: View,
     ) -> Tensor:
         del recurrent_weight
         ctx.save_for_backward(counts_in, weight, counts, spikes_in, spikes, labels, *(recurrent or (None, None, None)))
-        ctx.rule, ctx.kind = rule, kind
+        ctx.rule, ctx.kind, ctx.view = rule, kind, view
         return counts.clone()
 
     @staticmethod
@@ -255,7 +269,7 @@ class _Layer(torch.autograd.Function):
         lif = rule.lif(ctx.kind)
         recurrent = None if synapses[0] is None else Synapses(*synapses)
         p = Pass(
-            rule.spsp, rule.silent_ratio, lif, view_of(ctx.kind), weight, spikes_in, counts_in, spikes, counts,
+            rule.spsp, rule.silent_ratio, lif, ctx.view, weight, spikes_in, counts_in, spikes, counts,
             delta=error / lif.v_th, wants_error=ctx.needs_input_grad[0], wants_weight=ctx.needs_input_grad[1],
         )  # fmt: skip
         if ctx.kind.output:
@@ -267,4 +281,4 @@ class _Layer(torch.autograd.Function):
         grad_recurrent = None
         if recurrent is not None and result.recurrent is not None:
             grad_recurrent = recurrent._replace(weight=result.recurrent).dense(len(weight))
-        return result.counts_in, result.weight, grad_recurrent, *[None] * 7
+        return result.counts_in, result.weight, grad_recurrent, *[None] * 8

@@ -28,9 +28,10 @@ from torch import Generator, Tensor
 
 from snnrun.declared import Range
 from snnrun.kernels import Stbp, Window, ops
-from snnrun.kernels.ops import images
-from snnrun.rules.base import LayerKind, LayerWeights, Rule, SpikeTrain
+from snnrun.kernels.ops import currents, images
+from snnrun.rules.base import Currents, LayerKind, LayerWeights, Rule, SpikeTrain
 from snnrun.rules.connectivity import connect
+from snnrun.rules.views import Driven, view_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,14 +79,26 @@ class StbpRule(Rule):
             weights.recurrent_mask = mask
         return weights
 
-    def layer(self, kind: LayerKind, weights: LayerWeights, inputs: SpikeTrain, labels: Tensor | None) -> SpikeTrain:
+    def refuses_currents(self) -> str:
+        """Nothing: currents are real-valued activities o of a layer before the first."""
+        return ""
+
+    def layer(
+        self, kind: LayerKind, weights: LayerWeights, inputs: SpikeTrain | Currents, labels: Tensor | None
+    ) -> SpikeTrain:
         """Run a layer. The gradient of its spikes comes back through `counts` and `link`."""
         del labels
         weight = weights.weight if kind.average is None else spread(weights.weight, kind.average)
-        spikes, counts, link = _Layer.apply(
-            inputs.spikes, inputs.link, weight, weights.bias,
-            weights.recurrent_weight, weights.recurrent_mask, self.neuron(kind), kind.window,
-        )  # type: ignore[no-untyped-call]  # fmt: skip
+        recurrent = weights.recurrent_weight, weights.recurrent_mask
+        if isinstance(inputs, Currents):
+            view = view_of(kind, inputs.steps)
+            spikes, counts, link = _DrivenLayer.apply(
+                inputs.values, weight, weights.bias, *recurrent, self.neuron(kind), view
+            )  # type: ignore[no-untyped-call]
+        else:
+            spikes, counts, link = _Layer.apply(
+                inputs.spikes, inputs.link, weight, weights.bias, *recurrent, self.neuron(kind), kind.window
+            )  # type: ignore[no-untyped-call]
         return SpikeTrain(spikes, counts, link)
 
     def sample_loss(self, output: SpikeTrain, labels: Tensor) -> Tensor:
@@ -138,10 +151,7 @@ class _Layer(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, _: None, grad_counts: Tensor | None, grad_link: Tensor | None) -> Sequence[Tensor | None]:
         spikes_in, weight, recurrent_weight, mask, spikes, membrane = ctx.saved_tensors
-        grad_spikes = torch.zeros_like(membrane) if grad_link is None else grad_link
-        if grad_counts is not None:
-            every_step = grad_counts[:, None].expand(membrane.shape)
-            grad_spikes = every_step if grad_link is None else grad_spikes + every_step
+        grad_spikes = _by_step(grad_counts, grad_link, membrane)
         _, wants_input, wants_weight, *_ = ctx.needs_input_grad
         arguments = (grad_spikes, spikes_in, spikes, membrane, weight)
         if ctx.window is None:
@@ -162,3 +172,47 @@ class _Layer(torch.autograd.Function):
             None,
             None,
         )
+
+
+class _DrivenLayer(torch.autograd.Function):
+    """`_Layer` of currents, values (B, K, I). No gradient goes to them."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        values: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        recurrent_weight: Tensor | None,
+        recurrent_mask: Tensor | None,
+        neuron: Stbp,
+        view: Driven,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        drive = view.driven(values, weight)
+        if bias is not None:
+            drive = drive + bias.repeat_interleave(drive.shape[2] // len(bias))
+        spikes, counts, membrane = currents.stbp_driven(drive, recurrent_weight, neuron, view.steps)
+        ctx.save_for_backward(values, weight, bias, recurrent_weight, recurrent_mask, spikes, membrane)
+        ctx.neuron, ctx.view = neuron, view
+        ctx.mark_non_differentiable(spikes)
+        ctx.set_materialize_grads(False)
+        return spikes, counts, counts.new_zeros(1, 1, 1).expand(membrane.shape)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, _: None, grad_counts: Tensor | None, grad_link: Tensor | None) -> Sequence[Tensor | None]:
+        values, weight, bias, recurrent_weight, mask, spikes, membrane = ctx.saved_tensors
+        grad_drive, grad_recurrent = currents.stbp_driven_backward(
+            _by_step(grad_counts, grad_link, membrane), spikes, membrane, recurrent_weight, ctx.neuron, values.shape[1]
+        )
+        grad_bias = None if bias is None else grad_drive.sum(dim=(0, 1)).reshape(len(bias), -1).sum(dim=1)
+        grad_weight = ctx.view.gradient(values, grad_drive, weight)
+        return None, grad_weight, grad_bias, None if mask is None else grad_recurrent * mask, None, None, None
+
+
+def _by_step(grad_counts: Tensor | None, grad_link: Tensor | None, membrane: Tensor) -> Tensor:
+    """dL/do (B, T, N) from the gradients of counts and link."""
+    if grad_counts is None:
+        return torch.zeros_like(membrane) if grad_link is None else grad_link
+    every_step = grad_counts[:, None].expand(membrane.shape)
+    return every_step if grad_link is None else grad_link + every_step

@@ -53,6 +53,12 @@ class PaperStRsbp(SpikeTrainRule):
     slope: Literal["none", "counts", "table"] = "none"
     slope_rows: Annotated[int, Range(at_least=5)] = 100
 
+    def refuses_currents(self) -> str:
+        """The fitted table is by the number of an input's spikes, which a current has not."""
+        if self.slope == "table":
+            return "model.slope=table counts input spikes, and currents have none. Choose model.slope=none or counts."
+        return super().refuses_currents()
+
     def gradients(self, p: Pass) -> Gradients:
         """Eq. 4 to 13 for one layer. `p` has delta (eq. 5), and its `gradients` multiply with Phi (eq. 13)."""
         D = self.diagonal(p)

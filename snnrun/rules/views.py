@@ -3,6 +3,8 @@
 These classes have the same methods. Three run the kernels of a layer; two of them take its backward pass. Three are
 products of its weights with values of the inputs (B, I) or of the neurons (B, N). `weight` is (N, I) in a dense layer
 and (K, C, height, width) in a convolution.
+
+A first layer may see currents instead of spikes (`Driven`), see `base.Currents`.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from snnrun.kernels import Lif, Synapses, Window, ops, reference
-from snnrun.kernels.ops import images
+from snnrun.kernels.ops import currents, images
+from snnrun.rules.base import LayerKind
 
 if TYPE_CHECKING:
     from snnrun.rules.passes import Pass
@@ -105,4 +108,92 @@ class Pool(Convolution):
         return None, images.pool_backward(p.spsp, p.lif, p.spikes_in, p.spikes, credit, self.window)
 
 
+@dataclass(frozen=True)
+class Driven:
+    """The view of a first layer that gets currents for so many `steps`. Methods as those of `Dense`.
+
+    Where `Dense` gets bits of spikes, `spikes_in` of a pass included, these get the values of `base.Currents`. The
+    S-PSP of a current x_j is linear in it as that of a spike train is, e_ij = sum over t of r_i(t) x_j(t) with the
+    readout r_i (`kernels.reference`). So the sums over pairs are products with the sums of r_i over the steps of each
+    value. No error goes below.
+    """
+
+    steps: int
+
+    def forward(self, values: Tensor, weight: Tensor, recurrent: Synapses | None, lif: Lif) -> tuple[Tensor, Tensor]:
+        """See `Dense`."""
+        return currents.lif_driven(self.driven(values, weight), recurrent, lif, self.steps, self.slack())
+
+    def activation(self, p: Pass) -> Tensor:
+        """See `Dense`."""
+        return (self.driven(p.spikes_in, p.weight) * self._readout_sums(p)).sum(dim=1)
+
+    def backward(self, p: Pass, gain: Tensor | None, credit: Tensor | None) -> tuple[Tensor | None, Tensor]:
+        """See `Dense`."""
+        assert gain is not None
+        assert credit is None
+        return self.gradient(p.spikes_in, self._readout_sums(p) * gain[:, None], p.weight), gain.new_zeros(len(gain), 0)
+
+    def slack(self) -> bool:
+        """Whether the threshold has the slack of dense layers and pools."""
+        return True
+
+    def driven(self, values: Tensor, weight: Tensor) -> Tensor:
+        """sum_j w_ij x_j of each value, (B, K, N)."""
+        return currents.current_drive(values, weight)
+
+    def gradient(self, values: Tensor, errors: Tensor, weight: Tensor) -> Tensor | None:
+        """For each weight the sum of errors (B, K, N) times values, stored as layers store weights."""
+        del weight
+        return (values.flatten(0, 1).T @ errors.flatten(0, 1)).T
+
+    def _readout_sums(self, p: Pass) -> Tensor:
+        return currents.readout_sums(p.spsp, p.lif, p.spikes, p.counts, p.spikes_in.shape[1])
+
+
+@dataclass(frozen=True)
+class DrivenDense(Driven, Dense):
+    """Every neuron gets every current."""
+
+
+@dataclass(frozen=True)
+class DrivenConvolution(Driven, Convolution):
+    """A convolution of currents."""
+
+    def slack(self) -> bool:
+        """Convolutions fire above `v_th` itself."""
+        return False
+
+    def driven(self, values: Tensor, weight: Tensor) -> Tensor:
+        """See `Driven`."""
+        return reference.drive(values, weight, self.window)
+
+    def gradient(self, values: Tensor, errors: Tensor, weight: Tensor) -> Tensor | None:
+        """See `Driven`."""
+        return reference.tap_by_tap(reference.drive_by_weight(values, errors, weight, self.window))
+
+
+@dataclass(frozen=True)
+class DrivenPool(DrivenConvolution, Pool):
+    """A spiking pool of currents."""
+
+    def slack(self) -> bool:
+        """As dense layers."""
+        return True
+
+    def gradient(self, values: Tensor, errors: Tensor, weight: Tensor) -> Tensor | None:
+        """None, since a pool has no weights to learn."""
+        del values, errors, weight
+        return None
+
+
 View = Dense | Convolution
+
+
+def view_of(kind: LayerKind, steps: int | None = None) -> View:
+    """What the neurons of a layer see: spikes, or currents for so many `steps`."""
+    if kind.window is None:
+        return Dense() if steps is None else DrivenDense(steps)
+    if kind.pool:
+        return Pool(kind.window) if steps is None else DrivenPool(window=kind.window, steps=steps)
+    return Convolution(kind.window) if steps is None else DrivenConvolution(window=kind.window, steps=steps)

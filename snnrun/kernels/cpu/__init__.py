@@ -42,6 +42,13 @@ from snnrun.kernels.cpu.arrays import (
     unpadded,
 )
 from snnrun.kernels.cpu.constants import NO_FLOATS, lif_constants, rule_constants
+from snnrun.kernels.cpu.currents import (
+    current_drive,
+    lif_driven,
+    readout_sums,
+    stbp_driven,
+    stbp_driven_backward,
+)
 from snnrun.kernels.cpu.images import conv_activation, conv_backward, conv_forward, pool_backward, pool_forward
 from snnrun.kernels.cpu.readout_loops import room_for_readout
 from snnrun.kernels.cpu.spike_loops import ROOM
@@ -58,9 +65,12 @@ __all__ = [
     "count_spikes",
     "coupling",
     "coupling_solve",
+    "current_drive",
+    "lif_driven",
     "lif_forward",
     "pool_backward",
     "pool_forward",
+    "readout_sums",
     "recurrent_gradient",
     "recurrent_spsp",
     "spsp_activation",
@@ -68,6 +78,8 @@ __all__ = [
     "stbp_backward",
     "stbp_conv_backward",
     "stbp_conv_forward",
+    "stbp_driven",
+    "stbp_driven_backward",
     "stbp_forward",
 ]
 

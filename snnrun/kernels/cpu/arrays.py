@@ -65,11 +65,17 @@ def room_for_spikes(words: Words) -> Times:
 
 def as_words(spikes: Tensor, most: int = MOST) -> Words:
     """The bits (B, T, W) as an array; ValueError for more than 2**16 steps or more than `most` neurons."""
-    if spikes.shape[1] > MOST:
-        raise ValueError(f"the cpu kernels take at most {MOST} steps, not {spikes.shape[1]}")
+    check_steps(spikes.shape[1])
     if spikes.shape[2] > words(most):
         raise ValueError(f"the cpu kernels take at most {most} neurons or inputs, not {BITS * spikes.shape[2]}")
     return spikes.contiguous().numpy().view(np.uint64)
+
+
+def check_steps(steps: int) -> int:
+    """The steps; ValueError for more than 2**16."""
+    if steps > MOST:
+        raise ValueError(f"the cpu kernels take at most {MOST} steps, not {steps}")
+    return steps
 
 
 def as_floats(tensor: Tensor) -> Floats:

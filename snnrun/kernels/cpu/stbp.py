@@ -60,21 +60,32 @@ def stbp_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """See `reference.stbp_backward`."""
     neurons = membrane.shape[2]
-    if recurrent_weight is None:
-        grad_u = stbp_scan_backward(grad_spikes, spikes, membrane, neuron)
-    else:  # a dense product per step, for which PyTorch is as good
-        own = unpack(spikes, neurons, membrane.dtype)
-        grad_u = reference.stbp_scan_backward(grad_spikes, own, membrane, recurrent_weight, neuron)
+    grad_u = gradient_of_membrane(grad_spikes, spikes, membrane, recurrent_weight, neuron)
     grad_in = grad_u @ weight if wants_input else grad_u.new_zeros(len(grad_u), 0, 0)
     grad_recurrent = grad_u.new_zeros(0, 0)
     if not wants_weight:
         return grad_in, grad_u.new_zeros(0, 0), grad_u.new_zeros(0), grad_recurrent
-    trace = pad(grad_u)
-    grad_weight = unpadded(_weight_gradient(trace, 0, sort_by_neuron(spikes_in, weight.shape[1])), neurons)
+    grad_weight = unpadded(_weight_gradient(pad(grad_u), 0, sort_by_neuron(spikes_in, weight.shape[1])), neurons)
     if recurrent_weight is not None:
-        own_trains = sort_by_neuron(spikes[:, :-1], neurons)
-        grad_recurrent = unpadded(_weight_gradient(trace, 1, own_trains), neurons)
+        grad_recurrent = recurrent_gradient(grad_u, spikes)
     return grad_in, grad_weight, grad_u.sum(dim=(0, 1)), grad_recurrent
+
+
+def gradient_of_membrane(
+    grad_spikes: Tensor, spikes: Tensor, membrane: Tensor, recurrent_weight: Tensor | None, neuron: Stbp
+) -> Tensor:
+    """dL/du (B, T, N), see `reference.stbp_scan_backward`."""
+    if recurrent_weight is None:
+        return stbp_scan_backward(grad_spikes, spikes, membrane, neuron)
+    # a dense product per step, for which PyTorch is as good
+    own = unpack(spikes, membrane.shape[2], membrane.dtype)
+    return reference.stbp_scan_backward(grad_spikes, own, membrane, recurrent_weight, neuron)
+
+
+def recurrent_gradient(grad_u: Tensor, spikes: Tensor) -> Tensor:
+    """dL/dW_rec (N, N), stored input by input, from dL/du and the layer's own spikes."""
+    neurons = grad_u.shape[2]
+    return unpadded(_weight_gradient(pad(grad_u), 1, sort_by_neuron(spikes[:, :-1], neurons)), neurons)
 
 
 def stbp_scan_backward(grad_spikes: Tensor, spikes: Tensor, membrane: Tensor, neuron: Stbp) -> Tensor:

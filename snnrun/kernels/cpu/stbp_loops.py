@@ -27,6 +27,34 @@ class StbpLayer(NamedTuple):
     constants: StbpConstants
 
 
+@part
+def stbp_fire(
+    like: Any,
+    u: Any,
+    b: int,
+    t: int,
+    offset: int,
+    layer: StbpLayer,
+    words: Words,
+    membrane: Floats,
+    counts: Floats,
+) -> None:
+    """Add what is left of a block's membrane to its input `u` of a step, and write membrane, spikes and counts."""
+    constants, w = layer.constants, offset // 64
+    padded, steps = counts.shape[1], membrane.shape[0] // counts.size
+    place = (b * steps + t) * padded + offset
+    if t:
+        decay = choose(words[b, t - 1, w], splat(constants.decays[1], like), splat(constants.decays[0], like))
+        u = u + decay * load(membrane, place - padded, like)
+    store(membrane, place, u)
+    v_th = splat(constants.v_th, like)
+    fired = (above(u, v_th) if constants.strict else ~above(v_th, u)) & valid_bits(layer.neurons - offset)
+    if fired:
+        n = load(counts, b * padded + offset, like)
+        store(counts, b * padded + offset, choose(fired, n + splat(np.float32(1), like), n))
+    words[b, t, w] = fired
+
+
 @in_64_32_or_16
 @part
 def stbp_step(
@@ -44,22 +72,11 @@ def stbp_step(
     counts: Floats,
 ) -> None:
     """Advance a block by one step, with the input spikes inputs[:spikes] and the layer's own spikes own[:looped]."""
-    constants, w = layer.constants, offset // 64
-    padded, steps = counts.shape[1], membrane.shape[0] // counts.size
-    place = (b * steps + t) * padded + offset
+    padded = counts.shape[1]
     u = load(layer.bias, offset, like) + add_rows(like, layer.rows, padded, offset, inputs, 0, spikes)
     if looped:
         u = u + add_rows(like, layer.recurrent, padded, offset, own, 0, looped)
-    if t:
-        decay = choose(words[b, t - 1, w], splat(constants.decays[1], like), splat(constants.decays[0], like))
-        u = u + decay * load(membrane, place - padded, like)
-    store(membrane, place, u)
-    v_th = splat(constants.v_th, like)
-    fired = (above(u, v_th) if constants.strict else ~above(v_th, u)) & valid_bits(layer.neurons - offset)
-    if fired:
-        n = load(counts, b * padded + offset, like)
-        store(counts, b * padded + offset, choose(fired, n + splat(np.float32(1), like), n))
-    words[b, t, w] = fired
+    stbp_fire(like, u, b, t, offset, layer, words, membrane, counts)
 
 
 @jit

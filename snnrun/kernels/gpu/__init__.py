@@ -19,6 +19,13 @@ import triton
 from torch import Tensor
 
 from snnrun.kernels.gpu import loops
+from snnrun.kernels.gpu.currents import (
+    current_drive,
+    lif_driven,
+    readout_sums,
+    stbp_driven,
+    stbp_driven_backward,
+)
 from snnrun.kernels.gpu.images import (
     conv_activation,
     conv_backward,
@@ -31,15 +38,15 @@ from snnrun.kernels.gpu.images import (
 from snnrun.kernels.gpu.time import (
     check_float32,
     launch,
-    names,
-    programs,
+    lif_scan,
     readout,
+    stbp_scan,
     stbp_scan_backward,
     surrogate_constants,
     warps,
 )
 from snnrun.kernels.neuron import Lif, Stbp, Synapses, slack_threshold
-from snnrun.kernels.packed import count_spikes, unpack, words
+from snnrun.kernels.packed import count_spikes, unpack
 from snnrun.kernels.reference import coupling, recurrent_gradient  # plain PyTorch
 
 __all__ = [
@@ -49,10 +56,13 @@ __all__ = [
     "count_spikes",
     "coupling",
     "coupling_solve",
+    "current_drive",
+    "lif_driven",
     "lif_forward",
     "pool_backward",
     "pool_forward",
     "readout",
+    "readout_sums",
     "recurrent_gradient",
     "recurrent_spsp",
     "spsp_activation",
@@ -60,6 +70,8 @@ __all__ = [
     "stbp_backward",
     "stbp_conv_backward",
     "stbp_conv_forward",
+    "stbp_driven",
+    "stbp_driven_backward",
     "stbp_forward",
     "surrogate_constants",
 ]
@@ -77,17 +89,7 @@ def lif_forward(spikes_in: Tensor, weight: Tensor, recurrent: Synapses | None, l
     """See `reference.lif_forward`."""
     check_float32(weight.dtype)
     drive = unpack(spikes_in, weight.shape[1], weight.dtype) @ weight.T
-    batch, steps, neurons = drive.shape
-    spikes = spikes_in.new_zeros(batch, steps, words(neurons))
-    counts = drive.new_empty(batch, neurons)
-    loop = None if recurrent is None else recurrent.dense(neurons).T.contiguous()
-    grid, block = programs(batch, neurons, loop)
-    launch(
-        loops.lif_scan, grid, drive, loop, names(batch, loop, block["BLOCK"]), spikes, counts,
-        steps, neurons, words(neurons),
-        lif.decay_m, lif.decay_s, 1.0 / lif.tau_s, slack_threshold(lif.v_th), lif.t_ref, **block,
-    )  # fmt: skip
-    return spikes, counts
+    return lif_scan(drive, recurrent, lif, slack_threshold(lif.v_th))
 
 
 def spsp_activation(rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, weight: Tensor) -> Tensor:
@@ -179,17 +181,7 @@ def stbp_forward(
     """See `reference.stbp_forward`."""
     check_float32(weight.dtype)
     drive = torch.nn.functional.linear(unpack(spikes_in, weight.shape[1], weight.dtype), weight, bias)
-    batch, steps, neurons = drive.shape
-    spikes = spikes_in.new_empty(batch, steps, words(neurons))
-    counts, membrane = drive.new_empty(batch, neurons), torch.empty_like(drive)
-    loop = None if recurrent_weight is None else recurrent_weight.T.contiguous()
-    grid, block = programs(batch, neurons, loop)
-    launch(
-        loops.stbp_scan, grid, drive, loop, names(batch, loop, block["BLOCK"]), spikes, counts, membrane,
-        steps, neurons, words(neurons), neuron.v_th, neuron.decay, neuron.decay_after_spike,
-        STRICT=neuron.strict, **block,
-    )  # fmt: skip
-    return spikes, counts, membrane
+    return stbp_scan(drive, recurrent_weight, neuron)
 
 
 def stbp_backward(

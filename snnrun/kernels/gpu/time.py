@@ -1,4 +1,4 @@
-"""What the `gpu` backend's dense layers and those over images share: readouts, STBP's gradient, and launches."""
+"""What the `gpu` backend's layers share: scans of neurons, readouts, STBP's gradient, and launches."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from snnrun.kernels import reference
 from snnrun.kernels.gpu import loops
-from snnrun.kernels.neuron import Lif, Stbp
+from snnrun.kernels.neuron import Lif, Stbp, Synapses
 from snnrun.kernels.packed import BITS, words
 
 
@@ -75,6 +75,36 @@ def surrogate_constants(neuron: Stbp) -> tuple[float, float]:
         case "gaussian":
             return 1.0 / math.sqrt(2 * math.pi * a), 1.0 / (2 * a)
     raise ValueError(f"unknown surrogate {neuron.surrogate!r}")
+
+
+def lif_scan(drive: Tensor, recurrent: Synapses | None, lif: Lif, theta: float) -> tuple[Tensor, Tensor]:
+    """Bits and counts of `reference.lif_scan`, for a drive (B, T, N)."""
+    batch, steps, neurons = drive.shape
+    spikes = torch.zeros(batch, steps, words(neurons), dtype=torch.int64, device=drive.device)
+    counts = drive.new_empty(batch, neurons)
+    loop = None if recurrent is None else recurrent.dense(neurons).T.contiguous()
+    grid, block = programs(batch, neurons, loop)
+    launch(
+        loops.lif_scan, grid, drive, loop, names(batch, loop, block["BLOCK"]), spikes, counts,
+        steps, neurons, words(neurons),
+        lif.decay_m, lif.decay_s, 1.0 / lif.tau_s, theta, lif.t_ref, **block,
+    )  # fmt: skip
+    return spikes, counts
+
+
+def stbp_scan(drive: Tensor, recurrent_weight: Tensor | None, neuron: Stbp) -> tuple[Tensor, Tensor, Tensor]:
+    """Bits, counts and membranes of `reference.stbp_scan`, for a drive (B, T, N)."""
+    batch, steps, neurons = drive.shape
+    spikes = torch.empty(batch, steps, words(neurons), dtype=torch.int64, device=drive.device)
+    counts, membrane = drive.new_empty(batch, neurons), torch.empty_like(drive)
+    loop = None if recurrent_weight is None else recurrent_weight.T.contiguous()
+    grid, block = programs(batch, neurons, loop)
+    launch(
+        loops.stbp_scan, grid, drive, loop, names(batch, loop, block["BLOCK"]), spikes, counts, membrane,
+        steps, neurons, words(neurons), neuron.v_th, neuron.decay, neuron.decay_after_spike,
+        STRICT=neuron.strict, **block,
+    )  # fmt: skip
+    return spikes, counts, membrane
 
 
 # ---- launches -------------------------------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 """The kernels in plain PyTorch: short, readable, on any device and in float32 or float64. This is the truth.
 
 The functions are vectorised over samples and neurons. The recursions through time, in `reference.time`, are Python
-loops over steps. Layers over images are in `reference.images`. Spikes come in and go out as bits (see `packed`). Each
-is unpacked to one byte or float for the computation.
+loops over steps. Layers over images are in `reference.images`, layers that get currents in `reference.currents`. Spikes
+come in and go out as bits (see `packed`). Each is unpacked to one byte or float for the computation.
 
 The spike-train-level rules need the S-PSP `e[b, i, j]` of each pair of neurons. ST-RSBP defines it step by step, HM2-BP
 in closed form. Both definitions are linear in the spikes of the pre-neuron, so each is one product
@@ -21,6 +21,15 @@ from torch import Tensor
 
 from snnrun.kernels.neuron import Lif, Stbp, Synapses, slack_threshold
 from snnrun.kernels.packed import count_spikes, pack, unpack
+from snnrun.kernels.reference.currents import (
+    current_drive,
+    held,
+    held_sums,
+    lif_driven,
+    readout_sums,
+    stbp_driven,
+    stbp_driven_backward,
+)
 from snnrun.kernels.reference.images import (
     conv_activation,
     conv_backward,
@@ -53,17 +62,22 @@ __all__ = [
     "count_spikes",
     "coupling",
     "coupling_solve",
+    "current_drive",
     "drive",
     "drive_by_input",
     "drive_by_weight",
+    "held",
+    "held_sums",
     "hm2bp_kernel",
     "hm2bp_readout",
+    "lif_driven",
     "lif_forward",
     "lif_scan",
     "pool_backward",
     "pool_forward",
     "pool_weight",
     "readout",
+    "readout_sums",
     "recurrent_gradient",
     "recurrent_spsp",
     "spsp_activation",
@@ -71,6 +85,8 @@ __all__ = [
     "stbp_backward",
     "stbp_conv_backward",
     "stbp_conv_forward",
+    "stbp_driven",
+    "stbp_driven_backward",
     "stbp_forward",
     "stbp_scan",
     "stbp_scan_backward",
