@@ -56,7 +56,10 @@ def pool(channels: int, rows: int, columns: int, side: int) -> Seen:
 
 
 def fire(seen: Seen, weight: np.ndarray, spikes_in: np.ndarray, neuron: Neuron, loop: np.ndarray | None, slack: float):
-    """Spikes (T, N), and how near a membrane came to the threshold, v_th - slack, at the nearest."""
+    """Spikes (T, N), and how near a membrane came to the threshold, v_th - slack, at the nearest.
+
+    `spikes_in` may be currents (T, I), and so may the trains of pre-neurons below.
+    """
     steps, size, theta = len(spikes_in), len(seen), neuron.v_th - slack
     spikes, nearest = np.zeros((steps, size), np.uint8), math.inf
     u, a, hold = [0.0] * size, [0.0] * size, [0] * size
@@ -67,7 +70,7 @@ def fire(seen: Seen, weight: np.ndarray, spikes_in: np.ndarray, neuron: Neuron, 
             a[i] *= 1 - 1 / neuron.tau_s
             for j, key in seen[i]:
                 if arriving[j]:
-                    a[i] += weight[key]
+                    a[i] += weight[key] * arriving[j]
             for p in own if loop is not None else []:
                 a[i] += loop[i, p]
             u[i] += a[i] / neuron.tau_s
@@ -120,7 +123,8 @@ def closed_effect(pre: np.ndarray, post: np.ndarray, neuron: Neuron) -> float:
                 s, t = t_f - t_prev, t_f - t_j - delay
                 near = min(s, t)
                 rise = math.exp(-near / neuron.tau_m) - math.exp(-near / neuron.tau_s)
-                total += math.exp(-max(t - s, 0) / neuron.tau_s) * rise / (1 - neuron.tau_s / neuron.tau_m)
+                kernel = math.exp(-max(t - s, 0) / neuron.tau_s) * rise / (1 - neuron.tau_s / neuron.tau_m)
+                total += kernel * float(pre[t_j])
     return total
 
 

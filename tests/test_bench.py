@@ -255,6 +255,22 @@ def test_calls_are_booked_on_the_layer_they_belong_to(monkeypatch: pytest.Monkey
     }
 
 
+def test_calls_of_a_layer_that_gets_currents_are_booked_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed = phases._TimedBackend(Clock(monkeypatch), ["hidden1", "output"], CPU)
+    for _ in range(2):
+        timed.current_drive()
+        timed.lif_driven()
+        timed.lif_forward()
+        timed.spsp_backward()
+        timed.recurrent_spsp()
+        timed.readout_sums()
+        timed.recurrent_gradient()
+    assert timed.seconds == {
+        **{"count": 0.0, "forward hidden1": 4.0, "forward output": 2.0, "backward output": 2.0},
+        **{"backward hidden1": 6.0, "solve": 0.0},
+    }
+
+
 @pytest.mark.parametrize("network", ["20-R10", "2C3-P2-R5"])
 @pytest.mark.parametrize("model", ["strsbp", "hm2bp", "stbp"])
 def test_every_rule_has_phases_and_the_backend_comes_back(model: str, network: str) -> None:

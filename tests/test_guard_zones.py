@@ -28,6 +28,7 @@ from snnrun.data.augment_spikes import displacements
 from snnrun.encoders import bsa, draws, lyon
 from snnrun.kernels import Lif, Stbp, Synapses, cpu, pack
 from snnrun.kernels.cpu import (
+    current_loops,
     forward_loops,
     image_loops,
     image_pair_loops,
@@ -41,7 +42,7 @@ from snnrun.kernels.cpu import (
 from snnrun.kernels.cpu.arrays import padded_size
 from snnrun.kernels.neuron import Window
 
-DENSE = (forward_loops, pair_loops, recurrent_loops, spike_loops, stbp_loops)
+DENSE = (current_loops, forward_loops, pair_loops, recurrent_loops, spike_loops, stbp_loops)
 IMAGES = (image_loops, image_pair_loops, image_stbp_loops, pool_loops)
 
 ZONE = 4096  # bytes before and after an array
@@ -197,9 +198,25 @@ def try_dense(neurons: int) -> None:
     for bias, loop in ((None, None), (credit[0], recurrent.dense(neurons))):
         own, _, membrane = cpu.stbp_forward(spikes_in, weight, bias, loop, stbp)
         cpu.stbp_backward(torch.randn_like(membrane), spikes_in, own, membrane, weight, loop, stbp, True)
+    try_currents(neurons, inputs, steps, batch, recurrent, lif, stbp)
     index = np.arange(7, dtype=np.uint16) % inputs
     rows = torch.rand(inputs * padded_size(neurons)).numpy()
     pair_loops.add_random_rows(rows, index, 3, np.zeros(padded_size(neurons), np.float32))
+
+
+def try_currents(neurons: int, inputs: int, steps: int, batch: int, recurrent: Synapses, lif: Lif, stbp: Stbp) -> None:
+    """All functions of a layer that gets currents: constant, and as many values as steps or some fewer."""
+    for count in {1, steps, (steps + 2) // 3}:
+        drive = cpu.current_drive(
+            torch.rand(batch, count, inputs) * (torch.rand(inputs) < 0.7), torch.rand(neurons, inputs)
+        )
+        for synapses in (None, recurrent):
+            spikes, counts = cpu.lif_driven(drive, synapses, lif, steps)
+        for rule in RULES:
+            cpu.readout_sums(rule, lif, spikes, counts, count)
+        for loop in (None, recurrent.dense(neurons)):
+            own, _, membrane = cpu.stbp_driven(drive, loop, stbp, steps)
+            cpu.stbp_driven_backward(torch.randn_like(membrane), own, membrane, loop, stbp, count)
 
 
 def test_dense_layers_of_every_size_keep_to_their_arrays(guards):

@@ -90,6 +90,17 @@ def operator_cases() -> dict[str, list[tuple]]:
                 *stbp,
             ),
         ],
+        "current_drive": [(normal(3, 4, 9), weight) for weight in (by_neuron, by_input)],
+        "lif_driven": [
+            (normal(3, 4, 5), None, None, None, *lif, 20, True),
+            (normal(3, 1, 5), *synapses, *lif, 20, False),
+        ],
+        "readout_sums": [(rule, spikes, gain, *lif, count) for rule, count in (("strsbp", 1), ("hm2bp", 7))],
+        "stbp_driven": [(normal(3, 20, 5), None, *stbp, 20), (normal(3, 3, 5), loop, *stbp, 20)],
+        "stbp_driven_backward": [
+            (above, spikes, membrane, None, *stbp, 1),
+            (every_step, spikes, membrane, loop, *stbp, 3),
+        ],
         "count_spikes": [(spikes_in, 9)],
         "lif_forward": [(spikes_in, by_neuron, None, None, None, *lif), (spikes_in, by_input, *synapses, *lif)],
         "spsp_activation": [(rule, spikes_in, spikes, by_input, *lif) for rule in ("strsbp", "hm2bp")],
@@ -224,11 +235,11 @@ def test_a_compiled_network_counts_and_learns_the_same(rule, backend):
 @pytest.mark.filterwarnings("ignore:No complete tensor found")  # said of weights that lie in memory input by input
 @pytest.mark.filterwarnings("ignore:.*autograd.function.Function.* should not be instantiated")  # Dynamo itself does
 def test_what_the_documentation_compiles_and_exports_counts_the_same(tmp_path, monkeypatch):
-    """The first, third and fourth example of `docs/python.md`, in one namespace; the second needs no kernels."""
+    """The first and the last two examples of `docs/python.md`, in one namespace; the others need no operators."""
     monkeypatch.chdir(tmp_path)
     torch.compiler.reset()
     document = (Path(__file__).parents[1] / "docs" / "python.md").read_text(encoding="utf-8")
-    made, _, exported, loaded = re.findall(r"```python\n(.*?)```", document, re.DOTALL)
+    made, _, _, exported, loaded = re.findall(r"```python\n(.*?)```", document, re.DOTALL)
     names: dict[str, Any] = {"__name__": "example"}
     for example in (made, exported, loaded):
         exec(example, names)

@@ -104,7 +104,7 @@ class _TimedBackend:
 
     def _phase(self, name: str) -> str:
         if name in (*DRIVEN, *DRIVEN_BACKWARD):
-            self._layer = 0
+            self._layer = 0 if name in DRIVEN else -1
             return f"{'forward' if name in DRIVEN else 'backward'} {self._layers[0]}"
         if name in SOLVE:
             return "solve"

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from snnrun.kernels import reference
-from snnrun.kernels.checks import images
+from snnrun.kernels.checks import currents, images
 from snnrun.kernels.checks.comparison import NEAR_THRESHOLD, TOLERANCE, CheckResult, compare, compare_spikes, to_device
 from snnrun.kernels.neuron import Lif, Stbp, Synapses
 from snnrun.kernels.packed import pack, unpack
@@ -256,10 +256,14 @@ CHECKS: list[tuple[Callable[..., CheckResult], list[dict[str, Any]]]] = [
 def run_checks(backend: Any, device: str = "cpu", cases: Sequence[Case] = CASES) -> list[CheckResult]:
     """Run every check of a backend's module; returns one result per name, the worst of its cases.
 
-    `cases` are those of dense layers; layers over images have their own.
+    `cases` are those of dense layers; layers over images, and those that get currents, have their own.
     """
     results: dict[str, CheckResult] = {}
-    groups: list[tuple[Any, Sequence[Any]]] = [(CHECKS, cases), (images.CHECKS, images.CASES)]
+    groups: list[tuple[Any, Sequence[Any]]] = [
+        (CHECKS, cases),
+        (currents.CHECKS, currents.CASES),
+        (images.CHECKS, images.CASES),
+    ]
     for checks, its_cases in groups:
         for check, variants in checks:
             for options in variants:
