@@ -61,6 +61,8 @@ ONLY_IN = {
     "PIL": {"data"},
     "soundfile": {"data"},
     "h5py": {"data"},
+    "tonic": {"data"},
+    "torchvision": {"data"},
     "librosa": {"encoders"},
     "nir": {"commands", "nir"},
     "spikingjelly": {"nir"},

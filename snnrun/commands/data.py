@@ -139,6 +139,8 @@ def _lines(entry: Mapping[str, Any]) -> list[str]:
     place = [f"looked for in {entry['place']}"] if entry["place"] else []
     if entry["name"] in ("audio_folder", "image_folder"):
         place = ["any folder that data.root names"]
+    elif entry["name"] in ("tonic", "torchvision"):
+        place = [f"in {Path(entry['place']) / entry['name']}, once it has been downloaded"]
     remedy = (
         [f"`snnrun data verify {entry['name']}` says what to do"] if entry["state"] in ("missing", "damaged") else []
     )

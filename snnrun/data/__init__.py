@@ -12,7 +12,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snnrun import declared
-from snnrun.data import audio, blank, cifar, events, heidelberg, image_folder, images, nmnist, pictures, speech, ti46
+from snnrun.data import (
+    audio,
+    blank,
+    cifar,
+    events,
+    from_tonic,
+    from_torchvision,
+    heidelberg,
+    image_folder,
+    images,
+    nmnist,
+    pictures,
+    speech,
+    ti46,
+)
 from snnrun.data.augment import Augment
 from snnrun.data.augment_spikes import AugmentSpikes
 from snnrun.data.corpus import Augmentation, Corpus, Dataset, Split, UnfitError, listed, pick, scan, stratified
@@ -55,12 +69,14 @@ DATASETS: dict[str, Callable[..., Corpus]] = {
     "ssc": heidelberg.ssc,
     "cifar10": cifar.cifar10,
     "image_folder": image_folder.image_folder,
+    "tonic": from_tonic.tonic,
+    "torchvision": from_torchvision.torchvision,
 }
 
 # How a single file becomes a sample as those of the corpus did, from the options of the corpus: what a picture is
 # brought to, the spikes (T, W) of a recording of events, and those of a recording by its number in a file of many.
 PICTURES: dict[str, Callable[..., pictures.Form]] = {"image_folder": image_folder.form}
-RECORDINGS: dict[str, Callable[..., Encoded]] = {"nmnist": nmnist.read}
+RECORDINGS: dict[str, Callable[..., Encoded]] = {"nmnist": nmnist.read, "tonic": from_tonic.read}
 NUMBERED: dict[str, Callable[..., Encoded]] = {"shd": heidelberg.read, "ssc": heidelberg.read}
 
 _OF_SPIKES = ("time_shift", "channel_shift", "jitter", "drop")  # the options that change spike trains alone

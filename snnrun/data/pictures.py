@@ -161,7 +161,7 @@ def _read(path: Path, form: Form) -> Picture:
         if not path.stat().st_size:
             raise UnreadableError("it is empty; copy it anew or remove it")
         with Image.open(path) as file:
-            return _picture(ImageOps.exif_transpose(file), file.format in _SIXTEEN_FORMS, form)
+            return brought(ImageOps.exif_transpose(file), form, file.format in _SIXTEEN_FORMS)
     except UnidentifiedImageError:
         raise UnreadableError("it is no image, or damaged from its beginning on; replace or remove it") from None
     except Image.DecompressionBombError:
@@ -185,7 +185,12 @@ def _read(path: Path, form: Form) -> Picture:
         raise UnreadableError(f"it is damaged ({error}); copy it anew or remove it") from None
 
 
-def _picture(picture: Any, sixteen: bool, form: Form) -> Picture:
+def brought(picture: Any, form: Form, sixteen: bool = False) -> Picture:
+    """A picture of Pillow, brought to the form; `sixteen` if mode I stands for 16 bits.
+
+    Raises:
+        UnreadableError: If the range of its values is not known.
+    """
     from PIL import Image
 
     peak = None

@@ -70,7 +70,7 @@ class Reader:
                 is_array = file.read(len(_NPY)) == _NPY
         except OSError as error:
             raise SnnrunError(f"{source}: it cannot be read ({error.strerror or error}).") from None
-        if is_array:
+        if is_array and not (self.about.data == "tonic" and self._is_of_events(path)):
             return self._array(path)
         if isinstance(self.encoder, encoders.RecordingEncoder):
             return self._recording(path, self.encoder)
@@ -120,7 +120,8 @@ class Reader:
 
     def _image(self, path: Path, encoder: encoders.Encoder) -> Sample:
         own = data.PICTURES.get(self.about.data)  # a corpus of files prepares other files as its own
-        form = own(**self.values["data"]) if own else pictures.Form(self._planes(path), "pad")
+        section = self.values["data"]
+        form = own(**section) if own else pictures.Form(self._planes(path), section.get("fit", "pad"))
         if self.invert:  # what is beside and behind the picture is not inverted
             form = replace(form, background=255 - form.background)
         try:
@@ -145,6 +146,13 @@ class Reader:
         spikes = self.encoder.encode(own.spikes[None], np.zeros(1, np.int64), 0)
         notes = [f"{own.left_out:,} of its events come after the last step and are left out"] if own.left_out else []
         return Sample(spikes, notes=(*notes, *(() if spikes.any() else ("it has no input spike",))))
+
+    def _is_of_events(self, path: Path) -> bool:
+        """Whether an array is no spike trains of this network; tonic has corpora whose events lie in such files."""
+        try:
+            return bool(np.load(path, mmap_mode="r", allow_pickle=False).shape[1:] != (self.about.channels,))
+        except (OSError, ValueError, EOFError):
+            return True
 
     def _numbered(self, source: str) -> Sample:
         match = _NUMBERED.fullmatch(source)
