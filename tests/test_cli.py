@@ -289,7 +289,10 @@ def test_a_missing_corpus_and_a_folder_that_cannot_be_made(train: Any, tmp_path:
 def test_a_diverged_training_is_a_failure_that_keeps_its_files(
     train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Training, "gradients", lambda _, at, *__: Step(float("nan"), 1.0, counts(len(at))))
+    def diverge(_: Training, at: Any, *__: Any) -> Step:
+        return Step(float("nan"), 1.0, counts(len(at))[-1], counts(len(at)))
+
+    monkeypatch.setattr(Training, "gradients", diverge)
     code, _, err = train(*TINY)
     assert code == 1
     assert "Lower train.lr" in err

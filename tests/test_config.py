@@ -17,6 +17,7 @@ from snnrun.config import check, options, paths, schemas, source
 from snnrun.config.overrides import overridden
 from snnrun.encoders import ENCODERS
 from snnrun.errors import UsageError
+from snnrun.models import MODELS
 from snnrun.rules import RULES
 from snnrun.train.engine import Options
 
@@ -81,7 +82,12 @@ def names(schema: type) -> set[str]:
 
 @pytest.mark.parametrize(
     ("module", "name", "table"),
-    [("rules", "RULES", RULES), ("encoders", "ENCODERS", ENCODERS), ("data", "DATASETS", data.DATASETS)],
+    [
+        ("rules", "RULES", RULES),
+        ("models", "MODELS", MODELS),
+        ("encoders", "ENCODERS", ENCODERS),
+        ("data", "DATASETS", data.DATASETS),
+    ],
 )
 def test_what_is_read_from_the_source_is_what_the_code_declares(module: str, name: str, table: dict[str, Any]) -> None:
     read = source.table(f"snnrun.{module}", name)
@@ -94,7 +100,7 @@ def test_what_is_read_from_the_source_is_what_the_code_declares(module: str, nam
 
 def test_every_option_s_file_has_every_key_with_the_default_that_the_code_has() -> None:
     """But for what `data.load` has for all corpora: whether files may be downloaded is each corpus's own."""
-    for group, known in {"model": RULES, "encoder": ENCODERS, "data": data.DATASETS}.items():
+    for group, known in {"model": RULES | MODELS, "encoder": ENCODERS, "data": data.DATASETS}.items():
         for option, thing in known.items():
             file = yaml.safe_load(options.text(f"{group}/{option}") or "")
             schema = schemas.SCHEMAS[group][option]
@@ -181,7 +187,7 @@ WRONG = {
     "+train.epohcs=3": ["train.epohcs: no such key", "Did you mean epochs?"],
     "+nonsense=3": ["nonsense: no such key", "seed, outputs"],
     "modle=stbp": ["modle: ", "Did you mean model?"],
-    "model=strsbq": ["model: there is no 'strsbq'", "hm2bp, stbp, strsbp.", "Did you mean strsbp?"],
+    "model=strsbq": ["model: there is no 'strsbq'", "stbp, strsbp.", "Did you mean strsbp?"],
     "data=mnits": ["data: there is no 'mnits'", "audio_folder, cifar10, digits, fashion_mnist", "Did you mean mnist?"],
     "tuned=strsbp_mnits": ["tuned: there is no 'strsbp_mnits'", "Did you mean strsbp_mnist?"],
     "tuned=null": ["tuned: 'null' is not an option's name", "none"],
@@ -204,7 +210,7 @@ WRONG = {
     "data.limit=0": ["data.limit: 0 is out of range. Allowed: at least 1."],
     "train.schedule_milestones=[40,0]": ["train.schedule_milestones: 0 is out of range"],
     "train.schedule=cosin": ["train.schedule: 'cosin'", "constant, cosine, inverse_sqrt", "Did you mean cosine?"],
-    "train.momentum=0.9": ["train.momentum: only train.optimizer=sgd"],
+    "train.momentum=0.9": ["train.momentum: train.optimizer=adam has none", "sgd or rmsprop"],
     "model.network=400-R40x": ["model.network: ", "'R40x'", "400-R400"],
     "model.v_th=[1,2,3]": ["model.v_th: 3 thresholds for the 2 layers"],
     "model.v_th=[a,b]": ["model.v_th: 'a' is not a number"],

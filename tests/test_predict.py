@@ -145,7 +145,7 @@ def test_dark_on_bright_is_told_and_inverted(run: Path, tmp_path: Path) -> None:
     assert inverted.notes == ()
     Image.fromarray(pixels).save(path)
     [original] = predict.predict(str(run), [str(path)])
-    assert (inverted.counts == original.counts).all()
+    assert (inverted.scores == original.scores).all()
 
 
 def test_images_that_cannot_be_used(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -211,7 +211,7 @@ def test_an_image_of_a_folder_is_fed_as_the_corpus_feeds_it(options: dict[str, A
     for name, sample in zip(corpus.names, pixels, strict=True):
         wanted = reader.encoder.encode(sample[None], np.zeros(1, np.int64), 0)
         found = reader.read(str(tmp_path / name))
-        assert np.array_equal(found.spikes, wanted), name
+        assert np.array_equal(found.inputs, wanted), name
         assert found.notes == ()
 
 
@@ -227,7 +227,7 @@ def test_an_image_made_of_a_sample_comes_back_bit_for_bit(
     image = shape if len(shape) == 3 else (1, *shape)
     reader = reader_for({"encoder": ENCODER, "data": {"name": name}}, "image", shape, image=image if known else None)
     wanted = reader.encoder.encode(pixels.reshape(1, -1), np.zeros(1, np.int64), 0)
-    assert np.array_equal(reader.read(str(tmp_path / "a.png")).spikes, wanted)
+    assert np.array_equal(reader.read(str(tmp_path / "a.png")).inputs, wanted)
 
 
 def audio_tree(root: Path) -> None:
@@ -254,7 +254,7 @@ def test_a_recording_is_fed_as_the_corpus_feeds_it(name: str, tree: Any, tmp_pat
     reader = reader_for(values, "spikes", corpus.shape, 120)
     assert spikes.any()
     for path, sample in list(zip(paths, spikes, strict=True))[:: max(1, len(paths) // 8)]:
-        assert np.array_equal(reader.read(str(path)).spikes[0], sample), path
+        assert np.array_equal(reader.read(str(path)).inputs[0], sample), path
 
 
 @pytest.mark.parametrize(
@@ -273,7 +273,7 @@ def test_a_file_of_events_is_fed_as_the_corpus_feeds_it(
     reader = reader_for(values, "spikes", corpus.shape, spikes.shape[1], image=corpus.image)
     for path, sample in zip(names[-10:], spikes, strict=True):
         found = reader.read(path)
-        assert np.array_equal(found.spikes[0], sample)
+        assert np.array_equal(found.inputs[0], sample)
         late = ["of its events come after the last step and are left out"] if options else []
         assert [note.partition(" ")[2] for note in found.notes] == late
     (tmp_path / "a.bin").write_bytes(b"no event")
@@ -290,7 +290,7 @@ def test_spikes_of_a_sample_come_back_bit_for_bit(name: str, tmp_path: Path) -> 
     for sample in corpus.train.samples:
         dense = kernels.unpack(torch.from_numpy(sample[None]), corpus.channels)[0].numpy()
         np.save(tmp_path / "a.npy", dense)
-        assert np.array_equal(reader.read(str(tmp_path / "a.npy")).spikes[0], sample)
+        assert np.array_equal(reader.read(str(tmp_path / "a.npy")).inputs[0], sample)
 
 
 # ---- spikes, indices -----------------------------------------------------------------------------------------------
@@ -365,8 +365,8 @@ def test_a_recording_goes_through_the_runs_ear(recordings_reader: samples.Reader
         soundfile.write(path, wave, 8000)
         sample = recordings_reader.read(str(path))
         read, rate = soundfile.read(path)
-        assert (sample.spikes[0] == recordings_reader.encoder.encode_recording(read, rate)).all()
-        spikes = kernels.unpack(torch.from_numpy(sample.spikes), recordings_reader.about.channels)
+        assert (sample.inputs[0] == recordings_reader.encoder.encode_recording(read, rate)).all()
+        spikes = kernels.unpack(torch.from_numpy(sample.inputs), recordings_reader.about.channels)
         assert spikes.shape == (1, 120, recordings_reader.about.channels)
         assert spikes.any()
         assert sample.notes == ("it is cut: the first 0.3 s of its 1 s are heard, 120 steps",)
@@ -391,7 +391,7 @@ def test_a_run_on_stored_spikes_takes_arrays_alone(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"its files are arrays \(.npy\) of 0 and 1, \(steps, 64\)"):
         reader.read(str(tmp_path / "events.txt"))
     np.save(tmp_path / "a.npy", np.ones((50, 64), bool))
-    assert (reader.read(str(tmp_path / "a.npy")).spikes == -1).all()
+    assert (reader.read(str(tmp_path / "a.npy")).inputs == -1).all()
 
 
 def test_the_layers_of_one_sample(run: Path) -> None:

@@ -35,8 +35,9 @@ from snnrun.bench.phases import in_turn, phases, wait
 from snnrun.compiled import parallel
 from snnrun.errors import SnnrunError
 from snnrun.network import Layer, Network
+from snnrun.network.model import Model
 from snnrun.record import provenance
-from snnrun.rules import LayerKind
+from snnrun.rules import RULES, LayerKind
 from snnrun.run import build
 from snnrun.train import hardware
 from snnrun.train.batches import batches, shuffled
@@ -103,7 +104,7 @@ def run(
     return {
         "machine": _machine(),
         "model": values["model"]["name"],
-        "network": "-".join(filter(None, [str(network.inputs), network.topology, str(network.sizes[-1])])),
+        "network": network.chain,
         "data": inputs.dataset.label,
         "encoder": values["encoder"]["name"],
         "batch": batch,
@@ -127,8 +128,8 @@ def batch(values: Mapping[str, Any], size: int) -> tuple[NDArray[np.uint8], NDAr
 
 
 def _training(values: Mapping[str, Any], inputs: build.Inputs, device: torch.device) -> Training:
-    network, options = build.network(values, inputs.dataset), Options(**values["train"])
-    return Training(network, *inputs, options, seed=values["seed"], device=device)
+    model, inputs = build.learner(values, inputs, device)
+    return Training(model, *inputs, Options(**values["train"]), seed=values["seed"], device=device)
 
 
 def _warm_up(training: Training, samples: int) -> None:
@@ -138,7 +139,7 @@ def _warm_up(training: Training, samples: int) -> None:
     while left > 0:
         order = shuffled(order, options.shuffle, training.seed, epoch)
         for batch in training.batches(order[:left], epoch):
-            if not training.gradients(*batch).finite:
+            if not training.gradients(*batch, epoch).finite:
                 raise SnnrunError(f"The training before the measurement diverged. Lower train.lr (now {options.lr:g}).")
             training.update(options.lr)
         left, epoch = left - size, epoch + 1
@@ -213,14 +214,14 @@ def measure(job: Job, device: torch.device, backend: str, imported: int | None) 
 
     def train() -> None:
         for batch in training.batches(order, EPOCH):
-            training.gradients(*batch)
+            training.gradients(*batch, EPOCH)
             training.update(0.0)
 
     @torch.no_grad()
     def infer() -> None:
         size = training.options.batch_size
         for _, spikes, _ in batches(split, order, training.encoder, EPOCH, size, device):
-            training.network(spikes.to(device)).output.counts.argmax(dim=1).cpu()
+            training.network(spikes.to(device)).scores.argmax(dim=1).cpu()
 
     knows_peak = _reset_peak(device)
     train()
@@ -251,6 +252,11 @@ def measure(job: Job, device: torch.device, backend: str, imported: int | None) 
 def _load_code(job: Job, device: torch.device) -> None:
     """A tiny network for two steps: what is imported, compiled or set up at a first call counts as import."""
     model = job.values["model"]
+    if model["name"] not in RULES:
+        training = _training(job.values, job.inputs, device)
+        training.gradients(*next(in_turn(training, EPOCH)), EPOCH)
+        training.update(0.0)
+        return
     network = "2C2-P2-2C1-4-R4" if set(model["network"]) & {"C", "P"} else "4-R4"
     tiny = {**job.values, "model": {**model, "network": network, "v_th": list(model["v_th"])[:1]}}
     training = _training(tiny, job.inputs, device)
@@ -321,21 +327,28 @@ def _speed_up(task: Callable[[], None], threads: int, repeats: int) -> float:
 
 
 def _spikes(training: Training) -> tuple[dict[str, float], int]:
-    """Mean number of spikes of a sample, by layer from the input on, and T."""
+    """Mean number of spikes of a sample, by layer from the input on (none if nothing fires), and T."""
     network = training.network
-    total = dict.fromkeys(["input", *network.layer_names], 0.0)
+    total = dict.fromkeys(["input", *network.spiking] if network.spiking else [], 0.0)
     for positions, bits, labels in in_turn(training, EPOCH):
+        if not total:
+            break
         total["input"] += float(kernels.unpack(bits, network.inputs).sum())
         step = training.gradients(positions, bits, labels)
-        for name, counts in zip(network.layer_names, step.counts, strict=True):
+        for name, counts in zip(network.spiking, step.counts, strict=True):
             total[name] += counts.sum().item()
     return {name: spikes / len(training.dataset.train) for name, spikes in total.items()}, bits.shape[1]
 
 
 def _row_additions(
-    network: Network, spikes: Mapping[str, float], ms_per_sample: float, threads: int, device: torch.device
-) -> dict[str, float | None]:
-    """How many a sample takes, their rate, and the rate that so many cores reach on rows that are picked at random."""
+    network: Model, spikes: Mapping[str, float], ms_per_sample: float, threads: int, device: torch.device
+) -> dict[str, float | None] | None:
+    """How many a sample takes, their rate, and the rate that so many cores reach on rows that are picked at random.
+
+    None for a model without spikes.
+    """
+    if not isinstance(network, Network):
+        return None
     work = []  # additions, and the rows and columns of the matrix that has the weights
     for layer, count in zip(network.layers, spikes.values(), strict=False):
         assert isinstance(layer, Layer)

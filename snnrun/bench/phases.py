@@ -23,7 +23,7 @@ def phases(training: Training, epoch: int, repeats: int) -> dict[str, float]:
     On a GPU each phase waits for its end, and the encoder for the phases that it runs beside of: there their sum is
     more than what a pass takes.
     """
-    timed = _TimedBackend(kernels.ops.backend, training.network.layer_names, training.device)
+    timed = _TimedBackend(kernels.ops.backend, list(training.network.spiking), training.device)
     seconds = {"encode": 0.0, "gradients": 0.0, "optimiser": 0.0}
 
     def book(phase: str, task: Callable[[], Any]) -> Any:
@@ -38,7 +38,8 @@ def phases(training: Training, epoch: int, repeats: int) -> dict[str, float]:
         for _ in range(repeats):
             source = in_turn(training, epoch)
             while batch := book("encode", partial(next, source, None)):
-                book("gradients", partial(training.gradients, *batch))
+                positions, inputs, labels = batch
+                book("gradients", partial(training.gradients, positions, inputs, labels, epoch))
                 book("optimiser", partial(training.update, 0.0))
     finally:
         kernels.ops.backend = timed.backend

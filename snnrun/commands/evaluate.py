@@ -19,7 +19,7 @@ from snnrun.record import journal, names
 
 if TYPE_CHECKING:
     from snnrun.run.trained import Trained
-    from snnrun.train.cost import Cost
+    from snnrun.train.cost import Spent
     from snnrun.train.firing import Firing
 
 SPLITS = ("test", "validation", "train")
@@ -40,7 +40,7 @@ class Evaluation:
     data: str
     confusion: NDArray[np.int64]
     firing: Firing
-    cost: Cost
+    cost: Spent
     notes: tuple[str, ...]
 
     @property
@@ -97,7 +97,7 @@ def main(arguments: list[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "snnrun evaluate",
-        description="Evaluate a trained network: accuracy, every class, and what an inference costs.",
+        description="Evaluate a trained model: accuracy, every class, and what an inference costs.",
         epilog="An override changes a key of the run's data, encoder or hardware: encoder.steps=100, data.root=FOLDER, "
         "hardware.kernels=reference.",
     )
@@ -145,12 +145,12 @@ def evaluate(folder: Path, values: Mapping[str, Any], *, weights: str | None = N
     fired = firing.record(own.network, samples, encoder, device)
     size = len(dataset.classes)
     confusion = np.bincount(samples.labels * size + fired.predicted, minlength=size**2).reshape(size, size)
-    spent = cost.cost(own.network, fired)
+    spent = cost.spent(own.network, fired)
     return Evaluation(own, split, dataset.label, confusion, fired, spent, (*notes, *dataset.notes))
 
 
 def write(evaluation: Evaluation, folder: Path) -> None:
-    """Write `evaluation.json`, `confusion.png`, `rates.png` and `cost.png`.
+    """Write `evaluation.json`, `confusion.png` and, of a spiking network, `rates.png` and `cost.png`.
 
     Raises:
         SnnrunError: the folder cannot be written.
@@ -187,7 +187,8 @@ def _compare_with_record(evaluation: Evaluation) -> None:
 def _lines(evaluation: Evaluation) -> list[str]:
     own, classes = evaluation.trained, evaluation.classes()
     width = max(map(len, ("class", *classes)))
-    of_layer = max(map(len, evaluation.cost.layers))
+    by_layer = evaluation.cost.by_layer()
+    of_layer = max(map(len, by_layer))
     samples = int(evaluation.confusion.sum())
     return [
         f"{own.folder}, {own.weights} weights",
@@ -202,9 +203,5 @@ def _lines(evaluation: Evaluation) -> list[str]:
         ),
         "",
         f"cost of an inference: {evaluation.cost}",
-        *(
-            f"  {name:<{of_layer}}  {layer.neurons:,} neurons, {layer.spikes:,.1f} spikes, "
-            f"{layer.operations:,.0f} operations"
-            for name, layer in evaluation.cost.layers.items()
-        ),
+        *(f"  {name:<{of_layer}}  {line}" for name, line in by_layer.items()),
     ]

@@ -17,6 +17,7 @@ from snnrun.errors import SnnrunError, UsageError, first_line
 from snnrun.record import names
 
 if TYPE_CHECKING:
+    from snnrun.network import Network
     from snnrun.nir.check import Agreement
     from snnrun.run.trained import Trained
 
@@ -51,6 +52,7 @@ def main(arguments: list[str]) -> int:
     if options.root is not None:
         values["data"]["root"] = options.root
     own = trained.load(run.path, values, options.weights)
+    _network_of(own)
     path = options.out or run.path / FORMATS[options.format]
     warnings = []
     if options.format == "nir":
@@ -91,6 +93,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _network_of(own: Trained) -> Network:
+    """The network. Raises UsageError if the run trained another model."""
+    from snnrun.network import Network
+
+    if isinstance(own.network, Network):
+        return own.network
+    raise UsageError(
+        f"{own.folder}: model={own.values['model']['name']} is no network of spiking neurons, which export is for. Its "
+        f"{own.weights}.safetensors has the weights under PyTorch's names."
+    )
+
+
 def write_nir(own: Trained, path: Path, *, dt: float = STEP_S, allow: Collection[str] = ()) -> list[str]:
     """Write the network as an NIR graph in HDF5. Returns a warning for each thing that was left out.
 
@@ -100,7 +114,7 @@ def write_nir(own: Trained, path: Path, *, dt: float = STEP_S, allow: Collection
     """
     from snnrun.nir.graph import graph_of
 
-    graph, warnings = graph_of(own.network, own.about, dt=dt, allow=allow)
+    graph, warnings = graph_of(_network_of(own), own.about, dt=dt, allow=allow)
     import nir
 
     _write(own, path, lambda temporary: nir.write(str(temporary), graph))
@@ -123,7 +137,7 @@ def header(values: Mapping[str, Any], own: Trained) -> dict[str, str]:
     """The metadata of an exported file. Every value except the first four is JSON."""
     from snnrun.network import Layer
 
-    network, about = own.network, own.about
+    network, about = _network_of(own), own.about
     meaning = {}
     for key in network.state_dict():
         _, number, kind = key.split(".", 2)
@@ -170,7 +184,8 @@ def check(own: Trained, path: Path, *, dt: float, samples: int = CHECKED) -> Agr
     split = dataset.test
     at = firing.spread(split, samples)
     bits = torch.from_numpy(encoder.encode(split.samples[at], split.index[at], 0))
-    return agreement(own.network, path, bits, torch.from_numpy(split.labels[at]), dt=dt, delay=delay(own.network))
+    network = _network_of(own)
+    return agreement(network, path, bits, torch.from_numpy(split.labels[at]), dt=dt, delay=delay(network))
 
 
 def _write(own: Trained, path: Path, write: Any) -> None:

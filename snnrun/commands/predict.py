@@ -20,45 +20,50 @@ FIGURES = (".png", ".svg", ".pdf")
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a network says about one sample.
+    """What a model says about one sample.
 
     Attributes:
         source: The file, or `test:17`.
         classes: Names of the classes, (C,).
-        counts: Spikes of the output neurons, int64 (C,).
-        layers: Spikes (T, N) of the input and every layer.
+        scores: Spikes of the output neurons, int64 (C,), or without spikes the probabilities of the classes.
+        layers: Spikes (T, N) of the input and every layer; empty of a model without spikes.
         label: The true class, where it is known.
         notes: What the user should know.
     """
 
     source: str
     classes: tuple[str, ...]
-    counts: NDArray[np.int64]
+    scores: NDArray[Any]
     layers: dict[str, NDArray[np.uint8]]
     label: int | None
     notes: tuple[str, ...]
 
     @property
     def predicted(self) -> str:
-        """The class whose neuron fires most. If several fire equally often, the first of them."""
-        return self.classes[int(self.counts.argmax())]
+        """The class with the largest score, such as the neuron that fires most. Of several such, the first."""
+        return self.classes[int(self.scores.argmax())]
 
-    def ranking(self) -> list[tuple[str, int, float]]:
-        """Class, count and share of all output spikes, the highest count first."""
-        total = max(int(self.counts.sum()), 1)
-        order = np.argsort(-self.counts, kind="stable")
-        return [(self.classes[k], int(self.counts[k]), float(self.counts[k] / total)) for k in order]
+    def ranking(self) -> list[tuple[str, int | None, float]]:
+        """Class, spikes and share of all output spikes, the largest first. Without spikes: class, None, probability."""
+        order = np.argsort(-self.scores, kind="stable")
+        if not self.layers:
+            return [(self.classes[k], None, float(self.scores[k])) for k in order]
+        total = max(int(self.scores.sum()), 1)
+        return [(self.classes[k], int(self.scores[k]), float(self.scores[k] / total)) for k in order]
 
     def as_dict(self) -> dict[str, Any]:
         """One entry of the output of `--json`."""
-        return {
+        entry: dict[str, Any] = {
             "source": self.source,
             "predicted": self.predicted,
             "label": None if self.label is None else self.classes[self.label],
-            "scores": [{"class": name, "count": count, "share": share} for name, count, share in self.ranking()],
-            "spikes": {name: int(spikes.sum()) for name, spikes in self.layers.items()},
-            "notes": list(self.notes),
         }
+        if self.layers:
+            entry["scores"] = [{"class": name, "count": count, "share": part} for name, count, part in self.ranking()]
+            entry["spikes"] = {name: int(spikes.sum()) for name, spikes in self.layers.items()}
+        else:
+            entry["scores"] = [{"class": name, "probability": part} for name, _, part in self.ranking()]
+        return {**entry, "notes": list(self.notes)}
 
 
 def main(arguments: list[str]) -> int:
@@ -74,6 +79,8 @@ def main(arguments: list[str]) -> int:
         options.run, options.sources, outputs=options.outputs, weights=options.weights, root=options.root,
         invert=options.invert,
     )  # fmt: skip
+    if options.raster is not None and not predictions[0].layers:
+        raise UsageError(f"--raster {options.raster}: this run's model has no spikes to draw.")
     if options.raster is not None:
         _draw(predictions[0], options.raster, options.layers)
     if options.json:
@@ -130,6 +137,7 @@ def predict(
         SnnrunError: a file is damaged.
     """
     from snnrun import kernels
+    from snnrun.network import Network
     from snnrun.record import run_folder
     from snnrun.run import trained
     from snnrun.run.samples import Reader
@@ -144,15 +152,16 @@ def predict(
     own = trained.load(run.path, values, weights)
     reader = Reader(values, own.about, invert)
     samples = [reader.read(source) for source in sources]
-    network = own.network.to(device)
-    predictions = []
+    model, classes, predictions = own.network.to(device), own.about.classes, []
     for source, sample in zip(sources, samples, strict=True):
-        layers = trained.rasters(network, sample.spikes, device)
-        counts = layers["output"].sum(axis=0, dtype=np.int64)
-        silent = () if counts.any() else ("no output neuron fired, which the first class stands for",)
-        predictions.append(
-            Prediction(source, own.about.classes, counts, layers, sample.label, (*sample.notes, *silent))
-        )
+        if isinstance(model, Network):
+            layers = trained.rasters(model, sample.inputs, device)
+            counts = layers["output"].sum(axis=0, dtype=np.int64)
+            silent = () if counts.any() else ("no output neuron fired, which the first class stands for",)
+            predictions.append(Prediction(source, classes, counts, layers, sample.label, (*sample.notes, *silent)))
+        else:
+            shares = trained.probabilities(model, sample.inputs, device)
+            predictions.append(Prediction(source, classes, shares, {}, sample.label, sample.notes))
     return predictions
 
 
@@ -173,7 +182,7 @@ def _lines(prediction: Prediction, top: int) -> list[str]:
     return [
         f"{prediction.source}: {prediction.predicted}{truth}",
         *(
-            f"  {name:<{width}}  {count:>5,} spikes  {100 * share:>5.1f} %"
+            f"  {name:<{width}}  " + ("" if count is None else f"{count:>5,} spikes  ") + f"{100 * share:>5.1f} %"
             for name, count, share in prediction.ranking()[:top]
         ),
         *(f"  note: {note}" for note in prediction.notes),

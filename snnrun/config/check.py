@@ -55,8 +55,11 @@ def check(cfg: DictConfig) -> None:
     _check_section("train.", cfg.train, Train)
     _check_section("sweep.", cfg.sweep, Sweep)
     _check_model(cfg.model)
-    if cfg.train.momentum and cfg.train.optimizer != "sgd":
-        raise UsageError("train.momentum: only train.optimizer=sgd has one. Set train.momentum=0 or choose sgd.")
+    if cfg.train.momentum and cfg.train.optimizer not in ("sgd", "rmsprop"):
+        raise UsageError(
+            f"train.momentum: train.optimizer={cfg.train.optimizer} has none. Set train.momentum=0 or choose sgd or "
+            "rmsprop."
+        )
     _check_hardware(cfg.hardware, cfg.train.batch_size)
 
 
@@ -110,6 +113,13 @@ def _check_section(prefix: str, section: DictConfig, schema: type) -> None:
 
 
 def _check_model(model: DictConfig) -> None:
+    from snnrun.models import MODELS
+
+    if model.get("name") in MODELS:
+        own = OmegaConf.to_container(model, resolve=True)
+        assert isinstance(own, dict)
+        MODELS[model.name](**{str(key): value for key, value in own.items() if key != "name"})
+        return
     if "desired" in model and not model.undesired < model.desired:
         raise UsageError(f"model.undesired: {model.undesired:g} is not less than model.desired, {model.desired:g}.")
     if model.get("name") == "hm2bp" and model.tau_m == model.tau_s:
@@ -151,5 +161,6 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     """The config as plain, resolved dictionaries, without what is a sweep's. `model.v_th` becomes a list of floats."""
     values = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(values, dict)
-    values["model"]["v_th"] = _thresholds(values["model"]["v_th"])
+    if "v_th" in values["model"]:
+        values["model"]["v_th"] = _thresholds(values["model"]["v_th"])
     return {str(key): value for key, value in values.items() if key not in ("search", "sweep")}

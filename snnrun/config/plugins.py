@@ -1,15 +1,15 @@
-"""Rules, encoders and corpora of the user's own, from a package that the key `plugin` names.
+"""Rules, models, encoders and corpora of the user's own, from a package that the key `plugin` names.
 
-A plugin is a module. When it is imported, it registers its rules, encoders and corpora:
+A plugin is a module. When it is imported, it registers them:
 
     @register_rule("mine")
     @dataclass(frozen=True, kw_only=True)
     class Mine(StbpRule): ...
 
-The options of a rule or encoder are the fields of its dataclass. Those of a corpus are the keyword-only parameters of
-its function. They are checked like snnrun's own, see `declared`: a type that YAML has, `Literal["a", "b"]` for choices,
-and `Annotated[float, Range(at_least=0, below=1)]` for a range. The user writes the file of the option, such as
-`my_conf/model/mine.yaml`, and gives `--config-dir my_conf`.
+The options of a rule, model or encoder are the fields of its dataclass. Those of a corpus are the keyword-only
+parameters of its function. They are checked like snnrun's own, see `declared`: a type that YAML has,
+`Literal["a", "b"]` for choices, and `Annotated[float, Range(at_least=0, below=1)]` for a range. The user writes the
+file of the option, such as `my_conf/model/mine.yaml`, and gives `--config-dir my_conf`.
 """
 
 from __future__ import annotations
@@ -18,16 +18,18 @@ import dataclasses
 import importlib
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from snnrun import data, declared, encoders
 from snnrun.config import schemas
 from snnrun.errors import SnnrunError, UsageError
+from snnrun.models import MODELS
+from snnrun.network.model import Design
 from snnrun.rules import RULES, Rule
 
-__all__ = ["load", "register_dataset", "register_encoder", "register_rule"]
+__all__ = ["load", "register_dataset", "register_encoder", "register_model", "register_rule"]
 
 Thing = TypeVar("Thing")
 
@@ -40,9 +42,24 @@ def register_rule(name: str) -> Callable[[type[Rule]], type[Rule]]:
     """
 
     def register(cls: type[Rule]) -> type[Rule]:
-        if not (isinstance(cls, type) and issubclass(cls, Rule) and dataclasses.is_dataclass(cls)):
+        if not _is_dataclass_of(Rule, cls):
             raise UsageError(f"plugin: the rule {name!r}, {_called(cls)}, is not a dataclass that derives from Rule")
-        return _put("model", name, cls, RULES, schemas.model(name, declared.options(cls)))
+        return _put("model", name, cls, RULES, schemas.model(name, declared.options(cls)), also=MODELS)
+
+    return register
+
+
+def register_model(name: str) -> Callable[[type[Design]], type[Design]]:
+    """Register a dataclass that derives from `network.model.Design` as the model `name`, for `model.name`.
+
+    Raises:
+        UsageError: the name is taken, or the class is not such a dataclass.
+    """
+
+    def register(cls: type[Design]) -> type[Design]:
+        if not _is_dataclass_of(Design, cls):
+            raise UsageError(f"plugin: the model {name!r}, {_called(cls)}, is not a dataclass that derives from Design")
+        return _put("model", name, cls, MODELS, schemas.other_model(name, declared.options(cls)), also=RULES)
 
     return register
 
@@ -124,13 +141,20 @@ def _listed(names: object) -> list[str]:
     return listed
 
 
-def _put(group: str, name: str, thing: Thing, table: dict[str, Any], schema: type) -> Thing:
-    """Enter a registered thing into its table, and its schema into `schemas`."""
-    if name in table and _called(table[name]) != _called(thing):
-        raise UsageError(f"plugin: the name {name!r} of {_called(thing)} is taken by {_called(table[name])}")
+def _put(
+    group: str, name: str, thing: Thing, table: dict[str, Any], schema: type, also: Mapping[str, Any] | None = None
+) -> Thing:
+    """Enter a registered thing into its table, and its schema into `schemas`. `also` has names of the same group."""
+    for taken in (table, also or {}):
+        if name in taken and _called(taken[name]) != _called(thing):
+            raise UsageError(f"plugin: the name {name!r} of {_called(thing)} is taken by {_called(taken[name])}")
     table[name] = thing
     schemas.SCHEMAS[group][name] = schemas.PLUGINS[group, name] = schema
     return thing
+
+
+def _is_dataclass_of(base: type, thing: Any) -> bool:
+    return isinstance(thing, type) and issubclass(thing, base) and dataclasses.is_dataclass(thing)
 
 
 def _called(thing: Any) -> str:

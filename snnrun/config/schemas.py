@@ -47,6 +47,11 @@ def model(name: str, rule: Mapping[str, Option]) -> type:
     return schema(f"model_{name}", {"name": NAME, "network": Option(str, REQUIRED, {}), **rule, "v_th": thresholds})
 
 
+def other_model(name: str, own: Mapping[str, Option]) -> type:
+    """The schema of a model that is no network of a rule."""
+    return schema(f"model_{name}", {"name": NAME, **own})
+
+
 def encoder(name: str, own: Mapping[str, Option]) -> type:
     """The schema of an encoder, without its seed, which is the run's."""
     return schema(f"encoder_{name}", {"name": NAME} | {key: entry for key, entry in own.items() if key != "seed"})
@@ -168,7 +173,10 @@ FILES = options.files("data")
 SCHEMAS: dict[str, dict[str, type]] = {
     "data": {name: corpus(name, own) for name, own in source.table("snnrun.data", "DATASETS").items()},
     "encoder": {name: encoder(name, own) for name, own in source.table("snnrun.encoders", "ENCODERS").items()},
-    "model": {name: model(name, own) for name, own in source.table("snnrun.rules", "RULES").items()},
+    "model": {
+        **{name: model(name, own) for name, own in source.table("snnrun.rules", "RULES").items()},
+        **{name: other_model(name, own) for name, own in source.table("snnrun.models", "MODELS").items()},
+    },
     "hardware": dict.fromkeys(("auto", "cpu", "gpu"), Hardware),
     "tracking": dict.fromkeys(("mlflow", "none"), Tracking),
     "search": dict.fromkeys(("grid", "random", "optuna", "list"), Search),

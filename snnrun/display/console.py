@@ -128,7 +128,8 @@ class Display:
             self._row(metrics, rates, better)
         else:
             fields = [f"{title.removesuffix(' %')} {_field(metrics, title)}" for title in _titles(metrics)]
-            self._line("  ".join([f"epoch {self._epoch}/{self._epochs}", *fields, f"rates {_rates(rates)}"]))
+            told = [f"rates {_rates(rates)}"] if rates else []
+            self._line("  ".join([f"epoch {self._epoch}/{self._epochs}", *fields, *told]))
         if self._verbose:
             values = "  ".join(f"{key} {value:.6g}" for key, value in metrics.items())
             self.console.print(Text(f"  {values}", style="dim"), soft_wrap=not self.console.is_terminal)
@@ -149,9 +150,8 @@ class Display:
         if self._columns != titles:
             self._columns = titles
             head = "epoch".rjust(7) + "".join(title.rjust(widths[title]) for title in titles)
-            self.console.print(
-                Text(f"{head}   spikes per neuron, by layer", style="bold"), no_wrap=True, overflow="ellipsis"
-            )
+            more = "   spikes per neuron, by layer" if rates else ""
+            self.console.print(Text(head + more, style="bold"), no_wrap=True, overflow="ellipsis")
         row = Text(f"{self._epoch:>7}")
         for title in titles:
             marked = better and title == "validation %"
@@ -230,7 +230,7 @@ def header(
     rows = {
         "model": f"{model}  {network}  ({neurons:,} neurons, {weights:,} weights)",
         "data": f"{dataset}  ({samples})",
-        "encoder": f"{encoder}  ({steps} steps)",
+        "encoder": f"{encoder}  ({steps} steps)" if steps else encoder,
         "training": training,
         "hardware": f"{device}, {threads} thread{'s' if threads != 1 else ''}, {kernels} kernels",
         "folder": _short(run_dir),
@@ -326,13 +326,13 @@ def bench_tables(result: Mapping[str, Any], console: Console | None = None) -> N
     for title in ("\nthreads", *titles):
         table.add_column(title, justify="right", no_wrap=True)
     for threads, entry in result["by_threads"].items():
-        additions = entry["row_additions"]
+        additions = entry["row_additions"] or {"rate_gadd_s": None, "share": None}
         times = [entry[task][key] for task in ("training", "inference") for key in ("ms_per_sample", "samples_per_s")]
         table.add_row(
             threads,
             *(f"{value:,.0f}" if value >= 100 else f"{value:#.3g}" for value in times),
             _or_dash(entry["peak_memory_mib"], ".0f"),
-            f"{additions['rate_gadd_s']:.2f}",
+            _or_dash(additions["rate_gadd_s"], ".2f"),
             _or_dash(additions["share"], ".0%"),
         )
     console.print(table)

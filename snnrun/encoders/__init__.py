@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snnrun.encoders.lyon_bsa import LyonBsa
+from snnrun.encoders.none import Unencoded
 from snnrun.encoders.rate import Bernoulli, Poisson
 from snnrun.encoders.stored import Stored
 from snnrun.errors import UsageError
@@ -22,8 +23,10 @@ __all__ = [
     "InputsEncoder",
     "RecordingEncoder",
     "Stored",
+    "Unencoded",
     "build",
     "encode_ahead",
+    "gives_spikes",
     "inputs",
 ]
 
@@ -39,11 +42,12 @@ class Encoder(Protocol):
     def steps(self) -> int | None:
         """T, the length of the spike trains that it makes; None for the length of the samples."""
 
-    def encode(self, samples: NDArray[Any], index: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
-        """Turn samples (B, ...) into bits of spikes (B, T, W).
+    def encode(self, samples: NDArray[Any], index: NDArray[np.int64], epoch: int) -> NDArray[Any]:
+        """Turn samples (B, ...) into bits of spikes (B, T, W) int64, or hand on values (B, T, N) float32.
 
-        The spikes of a sample depend only on the sample, its index, the seed and the epoch. Neuron n of a step is bit
-        n % 64 of word n // 64, see `kernels.packed`.
+        The result of a sample depends only on the sample, its index, the seed and the epoch. Neuron n of a step is bit
+        n % 64 of word n // 64, see `kernels.packed`. An encoder that hands on values has the class attribute `values`
+        and still hands on spikes as bits. T of a sample without time is 1 then, and a shorter series ends in NaN.
         """
 
 
@@ -100,12 +104,18 @@ ENCODERS: dict[str, Callable[..., Encoder | RecordingEncoder]] = {
     "bernoulli": Bernoulli,
     "stored": Stored,
     "lyon_bsa": LyonBsa,
+    "none": Unencoded,
 }
+
+
+def gives_spikes(name: str, kind: str) -> bool:
+    """Whether an encoder makes spikes of samples of this kind, and not values."""
+    return kind in ("spikes", "audio") or not getattr(ENCODERS[name], "values", False)
 
 
 def encode_ahead(
     encoder: Encoder, samples: NDArray[Any], index: NDArray[np.int64], epoch: int
-) -> Callable[[], NDArray[np.int64]]:
+) -> Callable[[], NDArray[Any]]:
     """Begin to encode a batch, if the encoder can. Returns a function to call once; it gives the result of `encode`.
 
     An encoder that can has a method `begin` with the arguments of `encode`, which returns such a function. It goes on
@@ -113,7 +123,7 @@ def encode_ahead(
     """
     for kind in type(encoder).__mro__:
         if "begin" in vars(kind):
-            begun: Callable[[], NDArray[np.int64]] = encoder.begin(samples, index, epoch)  # type: ignore[attr-defined]
+            begun: Callable[[], NDArray[Any]] = encoder.begin(samples, index, epoch)  # type: ignore[attr-defined]
             return begun
         if "encode" in vars(kind):
             break

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from snnrun.errors import UsageError
 from snnrun.kernels import ops, pack, reference, words
+from snnrun.network.model import Model
 from snnrun.network.topology import Planned, check_thresholds, frozen_layers, plan
 from snnrun.rules import Currents, LayerKind, LayerWeights, Rule, SpikeTrain
 from snnrun.rules.base import synapse_index
@@ -20,6 +21,21 @@ class Activity(NamedTuple):
 
     output: SpikeTrain
     layers: list[SpikeTrain]
+
+    @property
+    def scores(self) -> Tensor:
+        """Spikes of the output neurons, (B, C)."""
+        return self.output.counts
+
+    @property
+    def counts(self) -> list[Tensor]:
+        """Spikes of each layer's neurons, (B, N)."""
+        return [train.counts for train in self.layers]
+
+    @property
+    def passes(self) -> None:
+        """None: a presentation is one pass."""
+        return
 
 
 class Layer(nn.Module):
@@ -77,7 +93,7 @@ def _list_again(layer: nn.Module, _: object) -> None:
         layer.recurrent_pre, layer.recurrent_post = synapse_index(layer.recurrent_mask)
 
 
-class Network(nn.Module):
+class Network(Model):
     """A spiking network of convolutions and pools, dense and recurrent layers with one learning rule.
 
     Args:
@@ -120,7 +136,17 @@ class Network(nn.Module):
         self.sizes = [layer.neurons for layer in planned]
         self.layer_names = [layer.name for layer in planned]
 
-    def forward(self, inputs: Tensor | Currents, labels: Tensor | None = None) -> Activity:
+    @property
+    def chain(self) -> str:
+        """Inputs, topology and outputs, such as `784-400-R400-10`."""
+        return "-".join(filter(None, [str(self.inputs), self.topology, str(self.sizes[-1])]))
+
+    @property
+    def spiking(self) -> dict[str, int]:
+        """All layers."""
+        return dict(zip(self.layer_names, self.sizes, strict=True))
+
+    def forward(self, inputs: Tensor | Currents, labels: Tensor | None = None, keys: Tensor | None = None) -> Activity:
         """Run spikes or currents.
 
         Args:
@@ -132,6 +158,7 @@ class Network(nn.Module):
             ValueError: the inputs have another shape, or other values than 0 and 1.
             UsageError: the rule takes no currents.
         """
+        del keys
         before: SpikeTrain | Currents
         before = self._currents(inputs) if isinstance(inputs, Currents) else self._spikes(inputs)
         trains: list[SpikeTrain] = []
@@ -162,6 +189,10 @@ class Network(nn.Module):
             raise ValueError(f"currents {shape} for {given.steps} steps do not fit a network of {self.inputs} inputs")
         return given._replace(values=given.values.to(next(self.parameters()).dtype))
 
+    def sample_loss(self, outcome: Activity, labels: Tensor) -> Tensor:
+        """The rule's loss of each sample, (B,)."""
+        return self.rule.sample_loss(outcome.output, labels)
+
     def add_weight_penalty(self) -> None:
         """Add the rule's regulariser to the gradients of a backward pass."""
         for layer in self.layers:
@@ -181,6 +212,19 @@ class Network(nn.Module):
             assert isinstance(layer, Layer)
             for name, parameter in () if layer.frozen else layer.named_parameters():
                 yield parameter, layer.recurrent_mask if name == "recurrent_weight" else None
+
+    def layout(self) -> dict[str, dict[str, Any]]:
+        """By layer: `inputs`, `neurons`, and whether it is `recurrent`."""
+        before = [self.inputs, *self.sizes[:-1]]
+        return {
+            name: {"inputs": inputs, "neurons": size, "recurrent": "recurrent_weight" in dict(layer.named_parameters())}
+            for name, inputs, size, layer in zip(self.layer_names, before, self.sizes, self.layers, strict=True)
+        }
+
+    def called(self, key: str) -> str:
+        """The layer's name and the kind of the parameter, such as `hidden1 recurrent weight`."""
+        _, number, kind = key.split(".", 2)
+        return f"{self.layer_names[int(number)]} {kind.replace('_', ' ')}"
 
     def synapses(self) -> int:
         """Number of trained weights and biases. A weight that the neurons of a convolution share counts once."""

@@ -23,7 +23,7 @@ class Description:
         data: Name of the corpus.
         origin, digest, kind, shape, classes: See `data.Dataset`. The shape is that of the encoder's samples.
         image: Channels, rows and columns of the input; None if it is not an image.
-        steps: T of the spike trains that it was trained on.
+        steps: T of the samples that it was trained on; 0 for samples without time.
         layers: Inputs and neurons of each layer, and whether it is recurrent.
     """
 

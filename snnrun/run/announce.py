@@ -12,7 +12,7 @@ from snnrun.display import console
 from snnrun.record import names
 from snnrun.run.build import Parts
 from snnrun.train import hardware
-from snnrun.train.cost import Cost
+from snnrun.train.cost import Spent
 from snnrun.train.progress import Result, Snapshot
 
 
@@ -24,16 +24,15 @@ def what_runs(
     epochs = f"{options.epochs} epoch{'s' if options.epochs > 1 else ''}"
     rate = f"learning rate {options.lr:g} ({options.schedule})"
     where = "CPU" if device.type == "cpu" else hardware.describe(device)
-    chain = [str(network.inputs), *filter(None, [network.topology]), str(network.sizes[-1])]
     console.header(
         model=values["model"]["name"],
-        network="-".join(chain),
+        network=network.chain,
         neurons=sum(network.sizes),
         weights=network.synapses(),
         dataset=dataset.label,
         sizes=dataset.sizes,
         encoder=values["encoder"]["name"],
-        steps=values["encoder"]["steps"] or dataset.steps,
+        steps=values["encoder"].get("steps") or dataset.steps,
         training=f"{epochs}, batches of {options.batch_size}, {rate}",
         device=where if parts.group.size == 1 else f"{parts.group.size} processes, each: {where}",
         threads=parallel.threads(),
@@ -58,7 +57,7 @@ def what_came_out(
     result: Result,
     values: Mapping[str, Any],
     seconds: float,
-    spent: Cost | None,
+    spent: Spent | None,
     run_dir: Path,
     tracker: tracking.Tracker,
 ) -> None:

@@ -11,6 +11,7 @@ from safetensors.torch import save
 from snnrun import data, encoders, tracking
 from snnrun.display import console
 from snnrun.network import Network
+from snnrun.network.model import Model
 from snnrun.record import atomic, names
 from snnrun.run import build
 from snnrun.train import cost, engine, evaluation, firing
@@ -19,7 +20,7 @@ from snnrun.train import cost, engine, evaluation, firing
 MEASURED = 1000
 
 
-def write(result: engine.Result, parts: build.Parts, run_dir: Path, tracker: tracking.Tracker) -> cost.Cost | None:
+def write(result: engine.Result, parts: build.Parts, run_dir: Path, tracker: tracking.Tracker) -> cost.Spent | None:
     """Write weights and figures to the run's folder and the record, also after a training that was cut short.
 
     If the training finished an epoch, this returns the cost of an inference, and the network then has the chosen
@@ -31,16 +32,16 @@ def write(result: engine.Result, parts: build.Parts, run_dir: Path, tracker: tra
             path = run_dir / name
             atomic.write(path, save({key: value.contiguous() for key, value in state.items()}))
             tracker.artifact(path, "weights")
-    figures = [_raster(network, dataset, encoder, device, run_dir)]
+    figures = [_raster(network, dataset, encoder, device, run_dir)] if isinstance(network, Network) else []
     spent = None
     if result.history and result.confusion is not None:
+        console.plot_curves(result.history, run_dir / names.CURVES)
+        console.plot_confusion(result.confusion, dataset.classes, run_dir / names.CONFUSION)
         figures += [run_dir / names.CURVES, run_dir / names.CONFUSION]
-        console.plot_curves(result.history, figures[1])
-        console.plot_confusion(result.confusion, dataset.classes, figures[2])
         network.load_state_dict(result.best_state or result.last_state)
         figures.append(_weights(build.network(parts.values, dataset), network, run_dir))
         fired = firing.record(network, dataset.test, encoder, device, positions=firing.spread(dataset.test, MEASURED))
-        spent = cost.cost(network, fired)
+        spent = cost.spent(network, fired)
         figures += activity_figures(fired, spent, dataset.label, run_dir)
         (run_dir / names.COST).write_text(json.dumps(spent.as_dict(), indent=2) + "\n", encoding="utf-8")
         tracker.artifact(run_dir / names.COST)
@@ -50,8 +51,10 @@ def write(result: engine.Result, parts: build.Parts, run_dir: Path, tracker: tra
     return spent
 
 
-def activity_figures(fired: firing.Firing, spent: cost.Cost, label: str, folder: Path) -> list[Path]:
-    """Draw `rates.png` and `cost.png`. Returns their paths."""
+def activity_figures(fired: firing.Firing, spent: cost.Spent, label: str, folder: Path) -> list[Path]:
+    """Draw `rates.png` and `cost.png` of a spiking network. Returns their paths; none for other models."""
+    if not isinstance(spent, cost.Cost):
+        return []
     what = f"{label}, {fired.samples:,} samples, {fired.steps} steps"
     rates, costs = folder / names.RATES, folder / names.COST_FIGURE
     console.plot_rates({name: spikes / fired.samples for name, spikes in fired.spikes.items()}, what, rates)
@@ -76,16 +79,15 @@ def _raster(
     return path
 
 
-def _weights(initial: Network, trained: Network, run_dir: Path) -> Path:
+def _weights(initial: Model, trained: Model, run_dir: Path) -> Path:
     """Draw histograms of all weights that exist, before and after the training. Returns the path."""
     before, panels = dict(initial.named_parameters()), {}
+    masks = dict(trained.named_buffers())
     for key, value in trained.named_parameters():
-        _, number, kind = key.split(".", 2)
         pair = [before[key].detach(), value.detach().cpu()]
-        if kind == "recurrent_weight":
-            mask = trained.get_buffer(f"layers.{number}.recurrent_mask").cpu()
-            pair = [tensor[mask] for tensor in pair]
-        name = f"{trained.layer_names[int(number)]} {kind.replace('_', ' ')}"
-        panels[name] = [tensor.flatten().numpy() for tensor in pair]
+        mask = masks.get(key.replace("recurrent_weight", "recurrent_mask"))
+        if mask is not None:
+            pair = [tensor[mask.cpu()] for tensor in pair]
+        panels[trained.called(key)] = [tensor.flatten().numpy() for tensor in pair]
     console.plot_weights(panels, run_dir / names.HISTOGRAMS)
     return run_dir / names.HISTOGRAMS

@@ -1,4 +1,4 @@
-"""The parts of a run, each made once from its plain values: corpus, encoder, network, and the device they use."""
+"""The parts of a run, each made once from its plain values: corpus, encoder, model, and the device they use."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
-from snnrun import data, encoders, kernels
+from snnrun import data, declared, encoders, kernels
 from snnrun.compiled import parallel
 from snnrun.config import plugins
 from snnrun.errors import UsageError
+from snnrun.models import MODELS
 from snnrun.network import Network, topology
+from snnrun.network.model import Model, Signal
 from snnrun.record.description import Description
 from snnrun.rules import RULES
 from snnrun.run import recordings
@@ -23,7 +25,7 @@ from snnrun.train.options import Options
 
 
 class Inputs(NamedTuple):
-    """A corpus, split into its parts, and the encoder that makes spikes of its samples, batch by batch."""
+    """A corpus, split into its parts, and the encoder that makes inputs of its samples, batch by batch."""
 
     dataset: data.Dataset
     encoder: encoders.Encoder
@@ -36,7 +38,7 @@ class Parts(NamedTuple):
     group: Group
     dataset: data.Dataset
     encoder: encoders.Encoder
-    network: Network
+    network: Model
     options: Options
     device: torch.device
     backend: str
@@ -59,15 +61,27 @@ def parts(values: Mapping[str, Any], group: Group) -> Parts:
         parallel.set_threads(threads)
     if len(dataset.train) < group.size:
         raise UsageError(f"hardware.processes: {group.size} processes for {len(dataset.train)} training samples")
-    memory.check(
-        values,
-        plan(values, dataset),
-        inputs=dataset.channels,
-        steps=encoder.steps or dataset.steps,
-        batch=min(options.batch_size, len(dataset.train)) // group.size,
-        device=device,
-    )
-    return Parts(values, group, dataset, encoder, network(values, dataset), options, device, backend)
+    _check_memory(values, dataset, min(options.batch_size, len(dataset.train)) // group.size, device)
+    model, inputs = learner(values, Inputs(dataset, encoder), device)
+    return Parts(values, group, *inputs, model, options, device, backend)
+
+
+def _check_memory(values: Mapping[str, Any], dataset: data.Dataset, batch: int, device: torch.device) -> None:
+    """Refuse a training that cannot fit, before any part of its model is made."""
+    given = signal(values, dataset)
+    if values["model"]["name"] in MODELS:
+        with torch.device("meta"):
+            memory.check_model(values, network(values, dataset), given, batch, device)
+        return
+    layers = plan(values, dataset)
+    memory.check(values, layers, inputs=dataset.channels, steps=given.steps, batch=batch, device=device)
+
+
+def learner(values: Mapping[str, Any], inputs: Inputs, device: torch.device) -> tuple[Model, Inputs]:
+    """The model of the config, which has studied the corpus, and what it is trained with. PyTorch's threads are set."""
+    model = network(values, inputs.dataset)
+    hardware.share_threads(model)
+    return model, Inputs(*model.study(*inputs, device))
 
 
 def plug_in(values: Mapping[str, Any]) -> None:
@@ -111,7 +125,15 @@ def load(values: Mapping[str, Any]) -> Inputs:
 
 
 class Task(Protocol):
-    """What decides the size of a network: a corpus, or the description of one."""
+    """What decides the size of a model: a corpus, or the description of one."""
+
+    @property
+    def kind(self) -> str:
+        """What a sample is, see `data.Corpus`."""
+
+    @property
+    def steps(self) -> int:
+        """T of a sample; 0 where the encoder sets it, and for samples without time."""
 
     @property
     def channels(self) -> int:
@@ -126,13 +148,35 @@ class Task(Protocol):
         """Channels, rows and columns of the input; None if it is not an image."""
 
 
-def network(values: Mapping[str, Any], dataset: Task) -> Network:
-    """The network of the config, in the size that the corpus needs. The plugins must be imported already."""
-    constants = {key: value for key, value in values["model"].items() if key not in ("name", "network")}
+def signal(values: Mapping[str, Any], dataset: Task) -> Signal:
+    """What the encoder of the config gives a model of a sample. The plugins must be imported already."""
+    encoder = values["encoder"]
+    spikes = encoders.gives_spikes(encoder["name"], dataset.kind)
+    return Signal(dataset.channels, encoder.get("steps") or dataset.steps, spikes, dataset.image)
+
+
+def network(values: Mapping[str, Any], dataset: Task) -> Model:
+    """The model of the config, in the size that the corpus needs. The plugins must be imported already.
+
+    Raises:
+        UsageError: its options are out of range or do not fit one another, or it does not take such samples.
+    """
+    model = values["model"]
+    name, own = model["name"], {key: value for key, value in model.items() if key != "name"}
+    if name in MODELS:
+        declared.check("model", MODELS[name], own)
+        return MODELS[name](**own).build(signal(values, dataset), len(dataset.classes), values["seed"])
+    encoder = values["encoder"]["name"]
+    if encoder == "none" and not signal(values, dataset).spikes:
+        raise UsageError(
+            f"encoder: none hands on values, and model={name} takes spikes. Choose an encoder that makes spikes, such "
+            "as encoder=poisson, or leave it to the defaults."
+        )
+    own.pop("network")
     return Network(
-        RULES[values["model"]["name"]](**constants),
+        RULES[name](**own),
         inputs=dataset.channels,
-        topology=values["model"]["network"],
+        topology=model["network"],
         outputs=len(dataset.classes),
         seed=values["seed"],
         image=dataset.image,
@@ -140,7 +184,7 @@ def network(values: Mapping[str, Any], dataset: Task) -> Network:
 
 
 def plan(values: Mapping[str, Any], dataset: Task) -> list[topology.Planned]:
-    """The layers that `network` would have. Raises UsageError as `network` does."""
+    """The layers of a spiking network that `network` would have. Raises UsageError as `network` does."""
     return topology.plan(
         values["model"]["network"],
         inputs=dataset.channels,
@@ -150,13 +194,8 @@ def plan(values: Mapping[str, Any], dataset: Task) -> list[topology.Planned]:
     )
 
 
-def describe(network: Network, dataset: data.Dataset, encoder: encoders.Encoder) -> Description:
-    """The description that makes the network's weights usable without the corpus."""
-    inputs = [network.inputs, *network.sizes[:-1]]
-    layers = {
-        name: {"inputs": before, "neurons": size, "recurrent": "recurrent_weight" in dict(layer.named_parameters())}
-        for name, before, size, layer in zip(network.layer_names, inputs, network.sizes, network.layers, strict=True)
-    }
+def describe(network: Model, dataset: data.Dataset, encoder: encoders.Encoder) -> Description:
+    """The description that makes the model's weights usable without the corpus."""
     return Description(
         data=dataset.name,
         origin=dataset.origin,
@@ -165,6 +204,6 @@ def describe(network: Network, dataset: data.Dataset, encoder: encoders.Encoder)
         shape=dataset.shape,
         classes=dataset.classes,
         steps=encoder.steps or dataset.steps,
-        layers=layers,
+        layers=network.layout(),
         image=dataset.image,
     )

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from snnrun import data, tracking
 from snnrun.display import console, output
 from snnrun.errors import SnnrunError
+from snnrun.network import Network
 from snnrun.record import journal, names, run_folder, run_lock
 from snnrun.run import announce, artifacts, build, checkpoint, pretrained
 from snnrun.run.build import Parts
@@ -179,7 +180,9 @@ def _kept(run_dir: Path, dataset: data.Dataset) -> engine.Snapshot | None:
 def _pretrain(parts: Parts, run_dir: Path) -> str | None:
     """Load the weights that the config names into the network. Returns a note, or None if it names none."""
     source = parts.values["model"].get("weights")
-    return source and pretrained.take(parts.network, source, Path(parts.values["outputs"]), run_dir)
+    if not source or not isinstance(parts.network, Network):
+        return None
+    return pretrained.take(parts.network, source, Path(parts.values["outputs"]), run_dir)
 
 
 def _cut_back(run_dir: Path, kept: engine.Snapshot | None) -> None:

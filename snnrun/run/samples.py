@@ -1,4 +1,4 @@
-"""One sample from a file, as the input spikes of a trained network. The file has a recording, an image or spikes."""
+"""One sample from a file, as the input of a trained model. The file has a recording, an image or spikes."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ _NPY = b"\x93NUMPY"
 
 @dataclass(frozen=True)
 class Sample:
-    """Input spikes as bits, int64 (1, T, W); the label, if it is known; notes for the user."""
+    """Input spikes as bits, int64 (1, T, W), or values, float32 (1, T, N); the label, if known; notes for the user."""
 
-    spikes: NDArray[np.int64]
+    inputs: NDArray[Any]
     label: int | None = None
     notes: tuple[str, ...] = ()
 

@@ -1,4 +1,4 @@
-"""A trained network from the folder of its run. The corpus need not be on this machine."""
+"""A trained model from the folder of its run. The corpus need not be on this machine."""
 
 from __future__ import annotations
 
@@ -17,34 +17,36 @@ from torch import Tensor
 from snnrun.errors import SnnrunError, UsageError, first_line
 from snnrun.kernels import unpack
 from snnrun.network import Network
+from snnrun.network.model import Model
 from snnrun.record import description, names
 from snnrun.record.description import Description
 from snnrun.run import build
+from snnrun.train import hardware
 
 WEIGHTS = {"best": names.BEST, "last": names.LAST}
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A run's network with its weights.
+    """A run's model with its weights.
 
     Attributes:
         folder: The folder of the run.
         values: Its config.
         about: Description of the network and its corpus.
-        network: The network, on the CPU.
+        network: The model, on the CPU.
         weights: The weights that were loaded, `best` or `last`.
     """
 
     folder: Path
     values: Mapping[str, Any]
     about: Description
-    network: Network
+    network: Model
     weights: str
 
 
 def load(folder: Path, values: Mapping[str, Any], weights: str | None = None) -> Trained:
-    """Load the network of a run.
+    """Load the model of a run.
 
     A run of an earlier version has no description of its network. It is made from the corpus, which must exist then.
 
@@ -65,6 +67,7 @@ def load(folder: Path, values: Mapping[str, Any], weights: str | None = None) ->
     _check(path, state, network.state_dict())
     network.load_state_dict(state)
     network.requires_grad_(False)
+    hardware.share_threads(network)
     return Trained(folder, values, about, network, name)
 
 
@@ -123,3 +126,10 @@ def rasters(network: Network, spikes: NDArray[np.int64], device: torch.device) -
     for name, train in zip(network.layer_names, network(bits.to(device)).layers, strict=True):
         layers[name] = unpack(train.spikes, train.counts.shape[1])[0].cpu().numpy()
     return layers
+
+
+@torch.no_grad()
+def probabilities(model: Model, inputs: NDArray[Any], device: torch.device) -> NDArray[np.float64]:
+    """Softmax of the class scores, (C,), of a model without spikes, for one sample's bits or values (1, T, ...)."""
+    scores: Tensor = model(torch.from_numpy(inputs).to(device)).scores[0]
+    return scores.double().softmax(dim=0).cpu().numpy()

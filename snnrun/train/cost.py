@@ -8,18 +8,21 @@ more than arithmetic on real hardware. They compare networks. They do not predic
 The papers' figure counts synaptic operations alone. The updates of the neurons stand beside it, since a clocked
 simulation computes them at each step, even if nothing fires. An update costs one multiply-accumulate for each state
 variable of a neuron (the membrane of STBP; synapse and membrane of ST-RSBP and HM2-BP), and one accumulate for a bias.
+
+A model without spikes costs multiply-accumulates (`MacCost`): a recurrent one those of all steps that a sample has.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from snnrun.kernels import reference
 from snnrun.network import Layer, Network
+from snnrun.network.model import Model
 from snnrun.rules import Rule
 from snnrun.train.firing import Firing
 
@@ -171,9 +174,86 @@ class Cost:
         ann = f"a dense ANN's pass {self.ann_macs:,} MAC, {_joule(self.ann_energy_nj)}"
         return f"{self.spikes:,.0f} spikes, {self.operations:,.0f} synaptic operations: {energy}; {ann}"
 
+    def by_layer(self) -> dict[str, str]:
+        """A line for each layer."""
+        return {
+            name: f"{layer.neurons:,} neurons, {layer.spikes:,.1f} spikes, {layer.operations:,.0f} operations"
+            for name, layer in self.layers.items()
+        }
+
+
+@dataclass(frozen=True)
+class MacCost:
+    """The cost of one inference of a model without spikes, as means over `samples`.
+
+    Attributes:
+        samples: Number of samples.
+        passes: How often a sample passes through the layers: its steps in a recurrent model, else 1.
+        layers: Multiply-accumulates of each layer.
+    """
+
+    samples: int
+    passes: float
+    layers: dict[str, float]
+
+    @property
+    def macs(self) -> float:
+        """Multiply-accumulates."""
+        return sum(self.layers.values())
+
+    @property
+    def energy_nj(self) -> float:
+        """Their energy, in nJ."""
+        return self.macs * MULTIPLY_ACCUMULATE_PJ / 1e3
+
+    def metrics(self) -> dict[str, float]:
+        """For the run's record, under `cost/`."""
+        return {"cost/samples": float(self.samples), "cost/macs": self.macs, "cost/mac_energy_nj": self.energy_nj}
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `cost.json`."""
+        return {
+            "per": "inference, mean over the samples",
+            "samples": self.samples,
+            "passes": self.passes,
+            "macs": self.macs,
+            "mac_energy_nj": self.energy_nj,
+            "multiply_accumulate_pj": MULTIPLY_ACCUMULATE_PJ,
+            "layers": {name: {"macs": macs} for name, macs in self.layers.items()},
+        }
+
+    def __str__(self) -> str:
+        steps = "" if self.passes == 1 else f" in {self.passes:,.1f} steps"
+        return f"{self.macs:,.0f} MAC{steps}, {_joule(self.energy_nj)}"
+
+    def by_layer(self) -> dict[str, str]:
+        """A line for each layer."""
+        return {name: f"{macs:,.0f} MAC" for name, macs in self.layers.items()}
+
+
+class Spent(Protocol):
+    """The cost of one inference of any model."""
+
+    def metrics(self) -> dict[str, float]:
+        """For the run's record, under `cost/`."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `cost.json`."""
+
+    def by_layer(self) -> dict[str, str]:
+        """A line for each layer."""
+
+
+def spent(model: Model, firing: Firing) -> Spent:
+    """The cost of an inference, from what `firing.record` gives: `cost` of a network, `MacCost` of other models."""
+    if isinstance(model, Network):
+        return cost(model, firing)
+    passes = firing.passes / max(firing.samples, 1)
+    return MacCost(firing.samples, passes, model.macs(passes))
+
 
 def cost(network: Network, firing: Firing) -> Cost:
-    """The cost of an inference, from the spike counts of all neurons."""
+    """The cost of an inference of a spiking network, from the spike counts of all neurons."""
     totals = [torch.from_numpy(spikes) for spikes in firing.spikes.values()]
     samples = max(firing.samples, 1)
     layers = {}

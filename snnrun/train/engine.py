@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from snnrun.data import Dataset, Split
 from snnrun.encoders import Encoder
 from snnrun.errors import SnnrunError
-from snnrun.network import Network
+from snnrun.network.model import Model
 from snnrun.train import evaluation
 from snnrun.train.batches import shuffled
 from snnrun.train.distributed import Group
@@ -71,7 +71,7 @@ class Diverged(SnnrunError):
 
 
 def train(
-    network: Network,
+    network: Model,
     dataset: Dataset,
     encoder: Encoder,
     options: Options,
@@ -83,7 +83,7 @@ def train(
     start: Snapshot | None = None,
     group: Group | None = None,
 ) -> Result:
-    """Train a network and evaluate it after every epoch. In a group, each process trains its share of every batch.
+    """Train a model and evaluate it after every epoch. In a group, each process trains its share of every batch.
 
     Ctrl-C and a divergence end the training early. The result says so and holds what was reached.
     Validation and test samples have the same spikes after every epoch. Spikes of training samples are drawn anew at
@@ -138,10 +138,10 @@ class _Loop:
         self.observer.epoch_start(epoch + 1, options.epochs, samples, tally.samples)
         training.align()
         started = time.perf_counter() - progress.seconds
-        for positions, spikes, labels in training.batches(progress.order[tally.samples :], epoch + 1):
+        for positions, inputs, labels in training.batches(progress.order[tally.samples :], epoch + 1):
             progress.lr = options.learning_rate(epoch, (epoch + tally.samples / samples) / options.epochs)
-            step = training.gradients(positions, spikes, labels)
-            predicted, spikes_of = training.outcome(positions, step.counts)
+            step = training.gradients(positions, inputs, labels, epoch + 1)
+            predicted, spikes_of = training.outcome(positions, step)
             progress.consistent = False
             progress.predictions[positions] = predicted
             right = int((predicted == labels_of[positions]).sum())
@@ -178,7 +178,7 @@ class _Loop:
         if progress.tally is None:
             progress.consistent = False  # transpositions change the present order: doing them twice gives another
             progress.order = shuffled(progress.order, training.options.shuffle, training.seed, epoch)
-            progress.tally, progress.seconds = Tally(training.network.layer_names, training.network.sizes), 0.0
+            progress.tally, progress.seconds = Tally(training.network.spiking), 0.0
             progress.consistent = True
         return progress.tally
 

@@ -1,4 +1,4 @@
-"""A network on a split: the predicted class of each sample, the accuracy, the spikes of one sample."""
+"""A model on a split: the predicted class of each sample, the accuracy, the spikes of one sample."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from snnrun.data import Split
 from snnrun.encoders import Encoder
 from snnrun.kernels import unpack
 from snnrun.network import Network
+from snnrun.network.model import Model
 from snnrun.train.batches import batches
 from snnrun.train.distributed import Group
 
@@ -21,22 +22,22 @@ EVALUATION_BATCH = 64
 
 @torch.no_grad()
 def predict(
-    network: Network,
+    network: Model,
     split: Split,
     encoder: Encoder,
     device: torch.device,
     progress: Callable[[int], None] | None = None,
     group: Group | None = None,
 ) -> NDArray[np.int64]:
-    """Predicted class of each sample, (S,): the output neuron that fires most, or the first of several such."""
+    """Predicted class of each sample, (S,): that with the largest score, or the first of several such."""
     group = group or Group()
     predicted = np.empty(len(split), dtype=np.int64)
     done, size = 0, EVALUATION_BATCH * group.size
-    for positions, spikes, _ in batches(split, np.arange(len(split)), encoder, 0, size, device, share=group.share):
+    for positions, inputs, _ in batches(split, np.arange(len(split)), encoder, 0, size, device, share=group.share):
         classes = np.zeros(len(positions))
-        if len(spikes):
-            counts = network(spikes.to(device)).output.counts
-            classes[group.part(len(positions))] = counts.argmax(dim=1).cpu().numpy()
+        if len(inputs):
+            scores = network(inputs.to(device)).scores
+            classes[group.part(len(positions))] = scores.argmax(dim=1).cpu().numpy()
         predicted[positions] = group.total(classes)
         done += len(positions)
         if progress is not None:

@@ -1,4 +1,4 @@
-"""How often each neuron of a network fires over the samples of a split, and the predicted classes."""
+"""What a model does over the samples of a split: the predicted classes, and how often each of its neurons fires."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from snnrun.data import Split
 from snnrun.encoders import Encoder
 from snnrun.kernels import count_spikes
-from snnrun.network import Network
+from snnrun.network.model import Model
 from snnrun.train.batches import batches
 from snnrun.train.evaluation import EVALUATION_BATCH
 
@@ -24,19 +24,21 @@ class Firing:
     Attributes:
         samples: Number of presentations.
         steps: T of each.
-        spikes: Total of each neuron, int64 (N,), by layer: `input`, then `Network.layer_names`.
-        predicted: Class of each sample, int64 (S,): the output neuron that fires most, or the first of several such.
+        spikes: Total of each neuron, int64 (N,), by layer: `input`, then `Model.spiking`. Empty if nothing fires.
+        predicted: Class of each sample, int64 (S,): that with the largest score, or the first of several such.
+        passes: Total of the passes through the layers, see `network.model.Outcome`.
     """
 
     samples: int
     steps: int
     spikes: dict[str, NDArray[np.int64]]
     predicted: NDArray[np.int64]
+    passes: int
 
 
 @torch.no_grad()
 def record(
-    network: Network,
+    network: Model,
     split: Split,
     encoder: Encoder,
     device: torch.device,
@@ -52,25 +54,24 @@ def record(
     """
     network = network.to(device)
     order = np.arange(len(split)) if positions is None else positions
-    spikes = dict(zip(["input", *network.layer_names], _zeros(network), strict=True))
-    predicted, steps, done = np.empty(len(order), np.int64), 0, 0
-    for chunk, bits, _ in batches(split, order, encoder, 0, EVALUATION_BATCH, device):
-        activity = network(bits.to(device))
-        counts = [count_spikes(bits, network.inputs), *(train.counts for train in activity.layers)]
-        for total, layer in zip(spikes.values(), counts, strict=True):
-            total += layer.sum(dim=0).round().long().cpu().numpy()
-        predicted[done : done + len(chunk)] = activity.output.counts.argmax(dim=1).cpu().numpy()
-        steps, done = bits.shape[1], done + len(chunk)
+    layers = {"input": network.inputs, **network.spiking} if network.spiking else {}
+    spikes = {name: np.zeros(size, np.int64) for name, size in layers.items()}
+    predicted, steps, passes, done = np.empty(len(order), np.int64), 0, 0, 0
+    for chunk, inputs, _ in batches(split, order, encoder, 0, EVALUATION_BATCH, device):
+        outcome = network(inputs.to(device))
+        if spikes:
+            counts = [count_spikes(inputs, network.inputs), *outcome.counts]
+            for total, layer in zip(spikes.values(), counts, strict=True):
+                total += layer.sum(dim=0).round().long().cpu().numpy()
+        predicted[done : done + len(chunk)] = outcome.scores.argmax(dim=1).cpu().numpy()
+        passes += len(chunk) if outcome.passes is None else int(outcome.passes.sum())
+        steps, done = inputs.shape[1], done + len(chunk)
         if progress is not None:
             progress(done)
-    return Firing(len(order), steps, spikes, predicted)
+    return Firing(len(order), steps, spikes, predicted, passes)
 
 
 def spread(split: Split, most: int) -> NDArray[np.int64]:
     """Positions of at most `most` samples, evenly over the split, since corpora are often sorted by class."""
     size = min(most, len(split))
     return np.arange(size) * len(split) // max(size, 1)
-
-
-def _zeros(network: Network) -> list[NDArray[np.int64]]:
-    return [np.zeros(size, np.int64) for size in (network.inputs, *network.sizes)]

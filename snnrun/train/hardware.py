@@ -8,6 +8,7 @@ import torch
 
 from snnrun.compiled import parallel
 from snnrun.errors import UsageError
+from snnrun.network.model import Model
 
 
 def choose(device: str) -> str:
@@ -55,6 +56,15 @@ def set_up(device: str = "auto", threads: int | None = None, place: int = 0, her
     # The line above also fills new memory with NaN, which costs time. It only helps to find reads of unwritten memory.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return chosen
+
+
+def share_threads(model: Model) -> None:
+    """Give PyTorch the threads of this process if the model computes in PyTorch alone.
+
+    Beside the compiled loops PyTorch has one, since its own threads go on waiting on the cores that the loops need.
+    """
+    if not model.spiking:
+        torch.set_num_threads(parallel.threads())
 
 
 def check_gpus(processes: int) -> None:

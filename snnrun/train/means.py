@@ -10,13 +10,13 @@ SUMS = ("batches", "samples", "correct", "total_loss", "total_norm", "spikes")
 
 
 class Tally:
-    """Running means over an epoch."""
+    """Running means over an epoch. `spiking` has the layers that fire, with their numbers of neurons."""
 
-    def __init__(self, names: Sequence[str], sizes: Sequence[int]) -> None:
-        self.names, self.sizes = names, sizes
+    def __init__(self, spiking: Mapping[str, int]) -> None:
+        self.spiking = spiking
         self.batches = self.samples = self.correct = 0
         self.total_loss = self.total_norm = 0.0
-        self.spikes = [0.0] * len(self.names)
+        self.spikes = [0.0] * len(spiking)
 
     def state(self) -> dict[str, Any]:
         """The sums, in numbers that JSON keeps exactly."""
@@ -55,7 +55,5 @@ class Tally:
     @property
     def rates(self) -> dict[str, float]:
         """Spikes per neuron and presentation of each layer."""
-        return {
-            name: spikes / (size * self.samples)
-            for name, size, spikes in zip(self.names, self.sizes, self.spikes, strict=True)
-        }
+        layers = zip(self.spiking.items(), self.spikes, strict=True)
+        return {name: spikes / (size * self.samples) for (name, size), spikes in layers}

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 
 from snnrun.errors import UsageError
+from snnrun.network.model import Model, Signal
 from snnrun.network.topology import Planned
 
 GIB = 2**30
+MOMENTS = {"sgd": 0, "rmsprop": 1, "adam": 2, "adamw": 2}  # numbers that an optimiser keeps for each weight
 
 
 def check(
@@ -30,17 +32,40 @@ def check(
     Raises:
         UsageError: the spikes of a batch, or the weights, alone need more memory than there is.
     """
-    there = total(device)
     spikes = batch * spike_bytes([inputs, *(layer.neurons for layer in layers)], steps)
-    weights = weight_bytes(layers, values["train"].get("optimizer", "adam"))
-    for what, needed, remedy in (
-        ("the spikes of a batch", spikes, f"encoder.steps (now {steps}) or train.batch_size"),
-        ("the weights with their gradients", weights, f"model.network (now {values['model']['network']})"),
-    ):
-        if needed > there:
-            raise UsageError(
-                f"{what} take {needed / GIB:,.0f} GiB or more, and there are {there / GIB:,.0f}. Lower {remedy}."
-            )
+    _refuse("the spikes of a batch", spikes, f"encoder.steps (now {steps}) or train.batch_size", device)
+    network = f"model.network (now {values['model']['network']})"
+    weights = weight_bytes(weight_number(layers), values["train"].get("optimizer", "adam"))
+    _refuse("the weights with their gradients", weights, network, device)
+
+
+def check_model(values: Mapping[str, Any], model: Model, signal: Signal, batch: int, device: torch.device) -> None:
+    """Refuse a training of a model that is no network of a rule.
+
+    Args:
+        values: the config.
+        model: the model. It may have no memory yet, on the device `meta`.
+        signal: its inputs.
+        batch: samples of a batch that this process trains at once.
+        device: where the model will lie.
+
+    Raises:
+        UsageError: the inputs of a batch, or the weights, alone need more memory than there is.
+    """
+    steps = max(signal.steps, 1)
+    inputs = batch * (spike_bytes([signal.channels], steps) if signal.spikes else 4 * steps * signal.channels)
+    _refuse("the inputs of a batch", inputs, "train.batch_size", device)
+    number = sum(parameter.numel() for parameter, _ in model.trained())
+    weights = weight_bytes(number, values["train"].get("optimizer", "adam"))
+    _refuse("the weights with their gradients", weights, f"the layers of model={values['model']['name']}", device)
+
+
+def _refuse(what: str, needed: int, remedy: str, device: torch.device) -> None:
+    there = total(device)
+    if needed > there:
+        raise UsageError(
+            f"{what} take {needed / GIB:,.0f} GiB or more, and there are {there / GIB:,.0f}. Lower {remedy}."
+        )
 
 
 def total(device: torch.device) -> int:
@@ -55,10 +80,14 @@ def spike_bytes(sizes: Sequence[int], steps: int) -> int:
     return 8 * steps * sum(-(-size // 64) for size in sizes)
 
 
-def weight_bytes(layers: Sequence[Planned], optimizer: str) -> int:
-    """Bytes of weights, gradients and, for Adam, two moments, in float32."""
-    number = sum(
+def weight_number(layers: Sequence[Planned]) -> int:
+    """Number of weights in the tensors of the layers."""
+    return sum(
         layer.rows * layer.columns + (layer.neurons**2 if layer.kind.recurrent else 0)  # dense, with a mask
         for layer in layers
     )
-    return 4 * number * (4 if optimizer == "adam" else 2)
+
+
+def weight_bytes(number: int, optimizer: str) -> int:
+    """Bytes of so many weights in float32, with their gradients and what the optimiser keeps for each."""
+    return 4 * number * (2 + MOMENTS[optimizer])

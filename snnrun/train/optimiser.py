@@ -1,4 +1,4 @@
-"""The update of the weights: Adam as in the papers, or SGD."""
+"""The update of the weights: Adam as in the papers, AdamW, RMSProp or SGD."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 # Adam's constants in the papers.
 ADAM_BETAS, ADAM_EPSILON = (0.9, 0.999), 1e-8
+# RMSProp's in Keras, from whose example the papers take their row.
+RMS_DECAY, RMS_EPSILON = 0.9, 1e-7
 # If at most this share of a parameter's entries exists, they are gathered, and only they are moved.
 SPARSE = 0.5
 
@@ -19,13 +21,20 @@ class Optimiser:
     Args:
         trained: parameters, each with the mask of the entries that exist, or None: see `Network.trained`. The other
             entries have no gradient.
-        name: `adam` or `sgd`.
+        name: `adam`, `adamw`, `rmsprop` or `sgd`.
         lr: learning rate.
-        momentum: of SGD.
+        momentum: of SGD and RMSProp.
+        weight_decay: times a weight, it is added to the weight's gradient. `adamw` instead takes this share of a weight
+            away at each step, times the learning rate (Loshchilov and Hutter 2019).
     """
 
     def __init__(
-        self, trained: Iterable[tuple[nn.Parameter, Tensor | None]], name: str, lr: float, momentum: float
+        self,
+        trained: Iterable[tuple[nn.Parameter, Tensor | None]],
+        name: str,
+        lr: float,
+        momentum: float,
+        weight_decay: float = 0.0,
     ) -> None:
         pairs = list(trained)
         self.parameters = [parameter for parameter, _ in pairs]
@@ -34,10 +43,7 @@ class Optimiser:
         self._moved = [
             _moved(parameter, parameter, place) for parameter, place in zip(self.parameters, self._places, strict=True)
         ]
-        if name == "sgd":
-            self._optimizer: torch.optim.Optimizer = torch.optim.SGD(self._moved, lr=lr, momentum=momentum)
-        else:
-            self._optimizer = torch.optim.Adam(self._moved, lr=lr, betas=ADAM_BETAS, eps=ADAM_EPSILON, fused=True)
+        self._optimizer = _of_torch(name, self._moved, lr, momentum, weight_decay)
 
     def clear(self) -> None:
         """Drop the gradients."""
@@ -87,6 +93,16 @@ class Optimiser:
             if value.dim() and value.shape != moved.shape:
                 raise ValueError(f"{key} has the shape {tuple(value.shape)} instead of {tuple(moved.shape)}")
             self._optimizer.state[moved][name] = value.to(moved.device).clone()
+
+
+def _of_torch(name: str, moved: list[Tensor], lr: float, momentum: float, weight_decay: float) -> torch.optim.Optimizer:
+    """PyTorch's optimiser of these tensors."""
+    if name == "sgd":
+        return torch.optim.SGD(moved, lr=lr, momentum=momentum, weight_decay=weight_decay)
+    if name == "rmsprop":
+        return torch.optim.RMSprop(moved, lr, RMS_DECAY, RMS_EPSILON, weight_decay, momentum)
+    kind = torch.optim.AdamW if name == "adamw" else torch.optim.Adam
+    return kind(moved, lr=lr, betas=ADAM_BETAS, eps=ADAM_EPSILON, weight_decay=weight_decay, fused=True)
 
 
 def by_stride(tensor: Tensor) -> list[int]:

@@ -25,8 +25,9 @@ class Options:
     schedule: Literal["constant", "cosine", "inverse_sqrt", "inverse_sqrt_late", "step"] = "cosine"
     schedule_milestones: Annotated[Sequence[int], Range(at_least=1)] = (40, 80)
     schedule_factor: Annotated[float, Range(above=0)] = 0.1
-    optimizer: Literal["adam", "sgd"] = "adam"
+    optimizer: Literal["adam", "adamw", "rmsprop", "sgd"] = "adam"
     momentum: Annotated[float, Range(at_least=0, below=1)] = 0.0
+    weight_decay: Annotated[float, Range(at_least=0)] = 0.0
     clip_norm: Annotated[float | None, Range(above=0)] = None
     shuffle: Literal["full", "transpositions"] = "full"
     boosting: bool = False

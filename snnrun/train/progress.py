@@ -126,7 +126,7 @@ class Progress:
             result.confusion = tensors["confusion"].numpy() if "confusion" in tensors else None
             result.best_state = _below("best/", tensors) or None
             if facts["tally"] is not None:
-                self.tally = Tally(training.network.layer_names, training.network.sizes)
+                self.tally = Tally(training.network.spiking)
                 self.tally.restore(facts["tally"])
             self.seconds, self.lr, self.warned = facts["seconds"], facts["lr"], set(facts["warned"])
         except (KeyError, IndexError, ValueError, TypeError, RuntimeError) as error:

@@ -13,23 +13,27 @@ from torch import Tensor
 
 from snnrun.data import Dataset
 from snnrun.encoders import Encoder
-from snnrun.network import Network
+from snnrun.network.model import Model
 from snnrun.train.batches import Batch, batches
 from snnrun.train.distributed import Group
 from snnrun.train.optimiser import Optimiser, by_stride
 from snnrun.train.options import Options
 
+# SplitMix64 (Steele, Lea and Flood 2014), as the encoders use it.
+_STEP, _MIX1, _MIX2 = (np.uint64(x) for x in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+
 
 class Step(NamedTuple):
     """The results of the two passes of a batch.
 
-    `loss` is the mean over the batch. `norm` is the norm of its gradient, before it is clipped. `counts` (b, N) are the
-    spikes of each layer, for this process's share of the batch.
+    `loss` is the mean over the batch. `norm` is the norm of its gradient, before it is clipped. For this process's
+    share of the batch, `scores` (b, C) are those of the classes, `counts` (b, N) the spikes of each layer that fires.
     """
 
     loss: float
     norm: float
-    counts: list[Tensor]
+    scores: Tensor
+    counts: Sequence[Tensor] = ()
 
     @property
     def finite(self) -> bool:
@@ -38,7 +42,7 @@ class Step(NamedTuple):
 
 
 class Training:
-    """A network, the corpus that it learns, and how it learns: `gradients` and then `update`, batch by batch.
+    """A model, the corpus that it learns, and how it learns: `gradients` and then `update`, batch by batch.
 
     Attributes:
         boost: Weight of each training sample's error, float32 (S,).
@@ -47,7 +51,7 @@ class Training:
 
     def __init__(
         self,
-        network: Network,
+        network: Model,
         dataset: Dataset,
         encoder: Encoder,
         options: Options,
@@ -64,7 +68,8 @@ class Training:
     def renew_optimiser(self) -> None:
         """Make a new optimiser, which has not moved the network's weights yet."""
         options = self.options
-        self.optimiser = Optimiser(self.network.trained(), options.optimizer, options.lr, options.momentum)
+        how = (options.optimizer, options.lr, options.momentum, options.weight_decay)
+        self.optimiser = Optimiser(self.network.trained(), *how)
 
     def align(self) -> None:
         """Give all processes the leader's weights, since different processors may round the updates differently."""
@@ -75,56 +80,71 @@ class Training:
         how = (self.device, self.dataset.augment, self.group.share)
         return batches(self.dataset.train, order, self.encoder, epoch, self.options.batch_size, *how)
 
-    def gradients(self, positions: NDArray[np.int64], spikes: Tensor, labels: Tensor) -> Step:
+    def gradients(self, positions: NDArray[np.int64], inputs: Tensor, labels: Tensor, epoch: int = 1) -> Step:
         """Forward and backward pass of a batch. The weights do not change.
 
         Args:
             positions: positions of the batch among the training samples, (B,).
-            spikes: bits of this process's share, (b, T, W).
+            inputs: bits or values of this process's share, (b, T, W) or (b, T, N).
             labels: labels of the share, (b,).
+            epoch: from 1; what a model draws for a sample depends on it.
         """
         self.optimiser.clear()
-        loss, counts = self._backward(positions, spikes, labels) if len(labels) else (0.0, self._no_counts())
-        [loss] = self.group.total(np.array([loss])).tolist()
+        step = self._backward(positions, inputs, labels, epoch) if len(labels) else self._nothing()
+        [loss] = self.group.total(np.array([step.loss])).tolist()
         self._add_up()
         self.network.add_weight_penalty()
-        return Step(loss, self.optimiser.norm(self.options.clip_norm).item(), counts)
+        return step._replace(loss=loss, norm=self.optimiser.norm(self.options.clip_norm).item())
 
     def update(self, lr: float) -> None:
         """Move the weights at this learning rate, by the gradients of the last `gradients`."""
         self.optimiser.step(lr)
 
-    def outcome(self, positions: NDArray[np.int64], counts: Sequence[Tensor]) -> tuple[NDArray[np.int64], list[float]]:
-        """Predicted classes of a batch (B,) and total spikes of each layer, from the counts of all shares."""
+    def outcome(self, positions: NDArray[np.int64], step: Step) -> tuple[NDArray[np.int64], list[float]]:
+        """Predicted classes of a batch (B,) and total spikes of each layer that fires, from all shares."""
         size = len(positions)
-        values = np.zeros(size + len(counts))
-        values[:size][self.group.part(size)] = counts[-1].argmax(dim=1).cpu().numpy()
-        values[size:] = [layer.sum().item() for layer in counts]
+        values = np.zeros(size + len(step.counts))
+        values[:size][self.group.part(size)] = step.scores.argmax(dim=1).cpu().numpy()
+        values[size:] = [layer.sum().item() for layer in step.counts]
         values = self.group.total(values)
         return values[:size].astype(np.int64), values[size:].tolist()
 
-    def _backward(self, positions: NDArray[np.int64], spikes: Tensor, labels: Tensor) -> tuple[float, list[Tensor]]:
-        """Loss and counts of this process's share of a batch. Its gradients are left in the parameters."""
-        spikes, labels = spikes.to(self.device), labels.to(self.device)
+    def _backward(self, positions: NDArray[np.int64], inputs: Tensor, labels: Tensor, epoch: int) -> Step:
+        """The results of this process's share of a batch, without the norm. Its gradients are in the parameters."""
+        inputs, labels = inputs.to(self.device), labels.to(self.device)
         mine = self.group.share(positions)
-        activity = self.network(spikes, labels)
-        losses = self.network.rule.sample_loss(activity.output, labels)
+        keys = sample_keys(self.seed, epoch, self.dataset.train.index[mine])
+        outcome = self.network(inputs, labels, torch.from_numpy(keys).to(self.device))
+        losses = self.network.sample_loss(outcome, labels)
         # Boosting multiplies the error of a sample, that is the gradient of its loss.
         weight = torch.from_numpy(self.boost[mine]).to(losses)
         losses.backward(weight / len(positions))  # type: ignore[no-untyped-call]
-        return losses.detach().sum().item() / len(positions), [train.counts.detach() for train in activity.layers]
+        counts = [layer.detach() for layer in outcome.counts]
+        return Step(losses.detach().sum().item() / len(positions), math.nan, outcome.scores.detach(), counts)
 
-    def _no_counts(self) -> list[Tensor]:
-        """The counts of each layer for no samples."""
-        return [torch.zeros(0, size) for size in self.network.sizes]
+    def _nothing(self) -> Step:
+        """The results for no samples."""
+        scores = torch.zeros(0, len(self.dataset.classes))
+        return Step(0.0, math.nan, scores, [torch.zeros(0, size) for size in self.network.spiking.values()])
 
     def _add_up(self) -> None:
         """Add up the gradients of the shares to those of the batch."""
         if self.group.size == 1:
             return
-        parameters = list(self.network.parameters())
+        parameters = self.optimiser.parameters
         for parameter in parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         # In the memory order of the weights, not of the gradients: the order must be the same in all processes.
         self.group.sum_([p.grad.permute(by_stride(p)) for p in parameters if p.grad is not None])
+
+
+def sample_keys(seed: int, epoch: int, index: NDArray[np.int64]) -> NDArray[np.int64]:
+    """A number for each sample (S,), well mixed, that depends on seed, epoch and its number in the corpus alone."""
+    key = np.zeros(len(index), np.uint64)
+    for part in (np.full(len(index), seed), np.full(len(index), epoch), index):
+        key = key + _STEP + part.astype(np.uint64)
+        key = (key ^ (key >> np.uint64(30))) * _MIX1
+        key = (key ^ (key >> np.uint64(27))) * _MIX2
+        key ^= key >> np.uint64(31)
+    return key.view(np.int64)

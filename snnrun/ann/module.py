@@ -1,0 +1,106 @@
+"""What the models without spikes share: layers by name, cross-entropy, initial weights from a seed, dropout by keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from snnrun.ann.inputs import Bins
+from snnrun.network.model import Model, Scores
+
+# SplitMix64 (Steele, Lea and Flood 2014), its constants as signed numbers, since PyTorch multiplies no unsigned ones.
+_STEP, _MIX1, _MIX2 = (x - 2**64 for x in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+
+
+class AnnModel(Model):
+    """A model of layers with real-valued activities, trained by cross-entropy.
+
+    Attributes:
+        bins: What makes values of the inputs.
+        layers: The layers that have neurons, by name, in the order of `layer_names`.
+    """
+
+    bins: Bins
+    layers: nn.ModuleDict
+
+    def values(self, inputs: Tensor) -> Tensor:
+        """The values (B, T', N) of a batch, see `Bins`, in the precision of the weights."""
+        return self.bins(inputs).to(next(self.parameters()).dtype)
+
+    def sample_loss(self, outcome: Scores, labels: Tensor) -> Tensor:
+        """Cross-entropy of each sample, (B,)."""
+        return functional.cross_entropy(outcome.scores, labels, reduction="none")
+
+    def layout(self) -> dict[str, dict[str, Any]]:
+        """By layer: `inputs`, `neurons`, and whether it is `recurrent`."""
+        before = [self.inputs, *self.sizes[:-1]]
+        return {
+            name: {"inputs": inputs, "neurons": size, "recurrent": False}
+            for name, inputs, size in zip(self.layer_names, before, self.sizes, strict=True)
+        }
+
+    def called(self, key: str) -> str:
+        """The layer's name and the kind of the parameter, such as `hidden1 weight`."""
+        return super().called(key.removeprefix("layers."))
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Inside, PyTorch draws what it draws after `torch.manual_seed(seed)`. Afterwards its state is as before."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+class Dropout(nn.Module):
+    """Dropout (Srivastava et al. 2014) whose draws depend on the key of each sample alone, not on the batch.
+
+    So a training that is resumed, or shared by several processes, drops the same units.
+
+    Args:
+        share: Probability that a unit is dropped.
+        stream: Number of this dropout in its model, so that each drops others.
+    """
+
+    def __init__(self, share: float, stream: int) -> None:
+        super().__init__()
+        self.share, self.stream = share, stream
+
+    def forward(self, values: Tensor, keys: Tensor | None) -> Tensor:
+        """Values (B, N), or (B, T, N) with the same units dropped at all steps; unchanged without keys."""
+        if keys is None or not self.share:
+            return values
+        kept = uniform(keys, values.shape[-1], self.stream) >= self.share
+        mask = kept.to(values.dtype) / (1.0 - self.share)
+        dropped: Tensor = values * (mask if values.dim() == 2 else mask[:, None])
+        return dropped
+
+
+def uniform(keys: Tensor, number: int, stream: int) -> Tensor:
+    """Numbers in [0, 1), (B, number) float32, of each sample's key, (B,) int64."""
+    unit = torch.arange(1, number + 1, device=keys.device)
+    mixed = _mixed(keys + _signed(_STEP * (stream + 1)))[:, None] + _STEP * unit
+    drawn: Tensor = _shifted(_mixed(mixed), 40).to(torch.float32) * 2.0**-24
+    return drawn
+
+
+def _signed(word: int) -> int:
+    """The word of 64 bits with these lowest bits, as a signed number."""
+    return (word + 2**63) % 2**64 - 2**63
+
+
+def _mixed(word: Tensor) -> Tensor:
+    mixed: Tensor = (word ^ _shifted(word, 30)) * _MIX1
+    mixed = (mixed ^ _shifted(mixed, 27)) * _MIX2
+    return mixed ^ _shifted(mixed, 31)
+
+
+def _shifted(word: Tensor, places: int) -> Tensor:
+    """The unsigned word, shifted right."""
+    mask: int = 2 ** (64 - places) - 1
+    return (word >> places) & mask
