@@ -60,6 +60,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "resume": (_of("resume"), "go on with a run that was killed, interrupted or failed"),
     "runs": (_of("runs"), "list the runs, show one, compare them over seeds, name the best"),
     "report": (_of("report"), "write a page that compares the runs with the papers' figures"),
+    "reproduce": (_of("reproduce"), "train the rows of a published table, and print it with ours beside it"),
     "evaluate": (_of("evaluate"), "evaluate a trained network: accuracy, classes, cost of an inference"),
     "predict": (_of("predict"), "class scores of files: recordings, images, spikes"),
     "export": (_of("export"), "hand a trained network over: NIR or safetensors"),

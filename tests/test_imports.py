@@ -19,9 +19,10 @@ ROOMS = {
     "cli": {"commands", "config", "display", "signals", "tracking"},
     "commands": {
         *("bench", "compiled", "config", "data", "display", "encoders", "kernels", "network", "nir", "paper", "record"),
-        *("run", "runs", "sweep", "tracking", "train"),
+        *("reproduce", "run", "runs", "sweep", "tracking", "train"),
     },
     "plugins": {"config"},  # the names that plugins of users import
+    "reproduce": {"bench", "config", "data", "paper", "record", "run", "runs", "tracking"},
     "paper": {"runs"},
     "sweep": {"config", "display", "locks", "record", "run", "tracking", "train"},
     "runs": {"record", "run", "tracking"},

@@ -134,7 +134,7 @@ def test_listed_points_have_overrides_and_names_of_their_own(train: Any, runs: R
     ]  # fmt: skip
     made = points.attempts(the_sweep())
     assert [point.label for point in made] == ["fast", "fast", "slow", "slow"]
-    assert made[3].name == "point 3 (slow: train.epochs=2 train.lr=0.1 seed=1)"
+    assert made[3].name == "point 3 (slow seed=1)"
     assert not any(word.startswith("search.points") for point in made for word in point.overrides)
     runs.seeds = []
     code, out, _ = train("sweep.resume=last")

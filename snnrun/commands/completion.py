@@ -171,6 +171,10 @@ def _values_of(action: argparse.Action) -> list[str]:
             return list(options.groups())
         case "name" | "corpus":
             return list(options.groups()["data"].options)
+        case "table":
+            from snnrun.paper.published import tables
+
+            return list(tables())
         case "run" | "runs" | "first" | "second":
             return _runs()
         case "overrides" | "words":

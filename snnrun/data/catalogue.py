@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from snnrun import data
 from snnrun.data import DATASETS, audio, blank, events, lacks, repeats
-from snnrun.data.corpus import ANY, ENTRIES, Corpus, Entry, MissingError, scan, unseen
+from snnrun.data.corpus import ANY, ENTRIES, Corpus, MissingError, scan, unseen
 from snnrun.data.spikes_file import Encoded
 from snnrun.errors import SnnrunError, printable
 
@@ -28,7 +28,7 @@ def survey(root: Path) -> list[dict[str, Any]]:
     `state` is "found", "missing", "damaged", or "at hand" for what needs no files. The contents of recordings are not
     read: `verify` does. A folder of one's own is not looked for, since any folder could be one.
     """
-    return [_look(name, entry, root) for name, entry in CATALOGUE.items()]
+    return [look(name, root) for name in CATALOGUE]
 
 
 class Ear(Protocol):
@@ -77,7 +77,9 @@ def verify(
     return report
 
 
-def _look(name: str, entry: Entry, root: Path) -> dict[str, Any]:
+def look(name: str, root: Path) -> dict[str, Any]:
+    """What is found of one corpus, as in `survey`."""
+    entry = CATALOGUE[name]
     status: dict[str, Any] = {
         "name": name,
         "about": entry.about,

@@ -20,6 +20,7 @@ HEAD = (
     *("rule, network", "n", "validation %", "test %, epoch by validation", "test %, last epoch"),
     *("test %, papers' way: best epoch on the test set", "epochs", "s/epoch", "runs"),
 )
+TITLE = "Runs and published figures"
 EXPLANATION = (
     "Ours: mean ± standard deviation over n seeds; settings of one rule and network in the order of their validation "
     "accuracy. Our result is the test accuracy of the epoch that the validation samples chose. The maximum over "
@@ -115,7 +116,7 @@ def remarks(part: Part) -> list[str]:
 
 def markdown(frame: Frame, parts: Sequence[Part], figures: Mapping[str, str], link: Callable[[Run], Link]) -> str:
     """The page as Markdown; `figures` names the file of each part's figure."""
-    lines = ["# Runs and published figures", "", *(f"- {_md(fact)}" for fact in frame.facts), "", EXPLANATION]
+    lines = [f"# {TITLE}", "", *(f"- {_md(fact)}" for fact in frame.facts), "", EXPLANATION]
     lines += ["", *(f"Note: {_md(note)}." for note in frame.notes)] if frame.notes else []
     for part in parts:
         lines += ["", f"## {_md(part.title)}", ""]
@@ -156,7 +157,7 @@ PAGE = Template("""<!DOCTYPE html>
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Runs and published figures</title>
+<title>$title</title>
 <style>
 :root { color-scheme: light dark; --text: #1c1c1e; --dim: #62666d; --line: #d5d8dd; --paper: #f4f1e8; --warn: #8a4b00;
   --ground: #ffffff; --link: #0b5cad; }
@@ -182,7 +183,7 @@ img { width: 100%; max-width: 56rem; margin-top: .8rem; }
 </style>
 </head>
 <body>
-<h1>Runs and published figures</h1>
+<h1>$title</h1>
 <ul class="facts">
 $facts
 </ul>
@@ -197,6 +198,7 @@ $parts
 def page(frame: Frame, parts: Sequence[Part], figures: Mapping[str, bytes], link: Callable[[Run], Link]) -> str:
     """The page as one HTML file; `figures` holds the SVG of each part, which is put into it."""
     return PAGE.substitute(
+        title=TITLE,
         facts="\n".join(f"<li>{html.escape(fact)}</li>" for fact in frame.facts),
         explanation=html.escape(EXPLANATION),
         notes="\n".join(f'<p class="dim">Note: {html.escape(note)}.</p>' for note in frame.notes),

@@ -26,14 +26,33 @@ def welch(first: Sequence[float], second: Sequence[float]) -> float | None:
     """
     if min(len(first), len(second)) < 2:
         return None
-    (mean1, std1), (mean2, std2) = mean_std(first), mean_std(second)
-    assert std1 is not None
-    assert std2 is not None
-    v1, v2 = std1**2 / len(first), std2**2 / len(second)
-    if _no_spread(math.sqrt(v1 + v2), mean1, mean2):
+    mean, std = mean_std(second)
+    assert std is not None
+    return welch_of(first, mean, std, len(second))
+
+
+def welch_of(values: Sequence[float], mean: float, std: float, count: int) -> float | None:
+    """As `welch`, where only mean, standard deviation and number of the other values are known."""
+    if min(len(values), count) < 2:
         return None
-    freedom = (v1 + v2) ** 2 / (v1**2 / (len(first) - 1) + v2**2 / (len(second) - 1))
-    return _two_sided((mean1 - mean2) / math.sqrt(v1 + v2), freedom)
+    mean1, std1 = mean_std(values)
+    assert std1 is not None
+    v1, v2 = std1**2 / len(values), std**2 / count
+    if _no_spread(math.sqrt(v1 + v2), mean1, mean):
+        return None
+    freedom = (v1 + v2) ** 2 / (v1**2 / (len(values) - 1) + v2**2 / (count - 1))
+    return _two_sided((mean1 - mean) / math.sqrt(v1 + v2), freedom)
+
+
+def one_sample(values: Sequence[float], expected: float) -> float | None:
+    """Two-sided p of Student's t-test that the mean is `expected`; None with fewer than two values or no spread."""
+    if len(values) < 2:
+        return None
+    mean, std = mean_std(values)
+    assert std is not None
+    if _no_spread(std, *values):
+        return None
+    return _two_sided((mean - expected) / (std / math.sqrt(len(values))), len(values) - 1)
 
 
 def paired(first: Mapping[str, float], second: Mapping[str, float]) -> float | None:

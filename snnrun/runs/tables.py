@@ -75,7 +75,7 @@ def listing(runs: Sequence[Run], chosen: Sequence[str] | None, out: Console) -> 
         Column("test %", [percent(run.metrics.get(TEST)) for run in runs], 7, right=True),
         Column("last %", [percent(run.metrics.get(LAST)) for run in runs], 4, right=True),
     ]
-    missing = _print_table(columns, out, [STYLES.get(run.status, "") for run in runs])
+    missing = print_table(columns, out, [STYLES.get(run.status, "") for run in runs])
     count = f"{len(runs)} run{'s' if len(runs) != 1 else ''}"
     say(out, f"{count}. test %: at the epoch that validation chose; last %: at the last.")
     for note in changes(runs):
@@ -130,7 +130,7 @@ def comparison(sections: Sequence[Section], out: Console) -> None:
     for section in sections:
         say(out, "")
         out.print(Text(section.title, style="bold cyan"), soft_wrap=True)
-        missing = _print_table(
+        missing = print_table(
             _comparison_columns(section), out, ["bold green" * group.best for group in section.groups]
         )
         for note in section.notes:
@@ -227,7 +227,7 @@ def say(out: Console, text: str) -> None:
     out.print(Text(text), soft_wrap=not out.is_terminal)
 
 
-def _print_table(columns: Sequence[Column], out: Console, styles: Sequence[str]) -> list[str]:
+def print_table(columns: Sequence[Column], out: Console, styles: Sequence[str]) -> list[str]:
     """Print what fits; returns the titles of the columns that did not."""
     shown = list(columns)
     missing = []

@@ -62,7 +62,7 @@ class Point:
     @property
     def name(self) -> str:
         """The name of the point in messages."""
-        return f"point {self.number} ({self.label}{': ' if self.label else ''}{' '.join(self.swept)})"
+        return f"point {self.number} ({' '.join([*filter(None, [self.label]), *self.swept])})"
 
     def take_over(self, other: Point) -> None:
         """Let another attempt go on in this one's folder, with what the folder holds."""

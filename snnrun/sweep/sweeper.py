@@ -11,7 +11,7 @@ import socket
 import typing
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -62,6 +62,13 @@ def workers(launcher: DictConfig) -> int:
     if kind == RAY:
         return max(1, int((launcher.ray.init.get("num_cpus") or cores) // (launcher.ray.remote.get("num_cpus") or 1)))
     return 1
+
+
+class Named(NamedTuple):
+    """What a point of a list is called, and its values in which it differs from others of that name."""
+
+    label: str
+    values: dict[str, str]
 
 
 class Search(Sweeper):
@@ -127,9 +134,9 @@ class Search(Sweeper):
             dimensions[key] = _dimension(key, override, method, whole=_takes_whole_numbers(self.config, key))
         return list(fixed.values()), dimensions
 
-    def _listed(self, entries: Sequence[str], dimensions: dict[str, Any]) -> tuple[list[dict[str, str]], list[str]]:
-        """The points of `search.points`, each with every combination of the other dimensions, and their names."""
-        batch, labels = [], []
+    def _listed(self, entries: Sequence[str], dimensions: dict[str, Any]) -> tuple[list[dict[str, str]], list[Named]]:
+        """The points of `search.points`, each with every combination of the dimensions, and how they are named."""
+        batch, named = [], []
         for entry in entries:
             label, colon, text = entry.partition(": ")
             words = text.split()
@@ -138,10 +145,10 @@ class Search(Sweeper):
             fixed, own = self._split(words, "grid")
             for values in space.grid(dimensions | own):
                 batch.append(dict(word.split("=", 1) for word in fixed) | values)
-                labels.append(label.strip())
+                named.append(Named(label.strip(), values))
         if not batch:
             raise UsageError("search.points: names no point. Write 'search.points=[\"NAME: key=value\"]'.")
-        return batch, labels
+        return batch, named
 
     def _default_space(self) -> dict[str, Any]:
         model = self.config.model.name
@@ -170,17 +177,17 @@ class Search(Sweeper):
             if self.config.sweep.fail_fast and any(point.status == "FAILED" for point in outcomes):
                 return
 
-    def _run(self, batch: Sequence[dict[str, str]], labels: Sequence[str] = ()) -> list[Point]:
+    def _run(self, batch: Sequence[dict[str, str]], listed: Sequence[Named] = ()) -> list[Point]:
         """Run the points that are not finished yet. Returns the record of each point, in order."""
         every = points.attempts(self.folder)
         known = {point.id: point for point in every}
         number = max((point.number for point in every), default=-1) + 1
         todo: dict[str, Point] = {}
         ids = []
-        for values, label in zip(batch, labels or [""] * len(batch), strict=True):
-            swept = [f"{key}={value}" for key, value in values.items()]
-            point = self._compose([*(word for word in self.fixed if word.partition("=")[0] not in values), *swept])
-            point.swept, point.label = swept, label
+        for values, named in zip(batch, listed or [Named("", entry) for entry in batch], strict=True):
+            fixed = [word for word in self.fixed if word.partition("=")[0] not in values]
+            point = self._compose([*fixed, *_words(values)])
+            point.swept, point.label = _words(named.values), named.label
             ids.append(point.id)
             old = known.get(point.id)
             if point.id in todo or (old is not None and old.status in points.DONE):
@@ -251,6 +258,10 @@ class Search(Sweeper):
             point.save(self.folder)
             warn(f"{point.name}: {point.error}")
         return [point for point in now if point.status == "WAITING" and not self.config.sweep.fail_fast]
+
+
+def _words(values: dict[str, str]) -> list[str]:
+    return [f"{key}={value}" for key, value in values.items()]
 
 
 def _takes_whole_numbers(cfg: DictConfig, key: str) -> bool:

@@ -1,0 +1,311 @@
+"""`snnrun reproduce`: train the rows of a published table that are missing, and print the table with ours beside it."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from snnrun.config.paths import folder, quoted
+from snnrun.display.verbosity import as_told
+from snnrun.errors import SnnrunError, UsageError
+
+if TYPE_CHECKING:
+    from snnrun.paper.published import Table
+    from snnrun.reproduce.outcome import Outcome
+    from snnrun.reproduce.plan import Entry, Request
+    from snnrun.reproduce.price import Prices
+
+FORMATS = ("terminal", "markdown", "json", "latex", "html")
+EPILOG = """\
+The cost is named before anything is trained, from a short bench of each row, which is kept in OUTPUTS/speed.json. Runs
+with the same settings count, whatever command made them. What is missing runs as one sweep. Stopped in any way, the
+same command goes on with it from the last checkpoint, and runs nothing twice.
+
+An override changes all rows, such as train.batch_size=32 train.lr=0.006 or hardware=gpu. By default a tenth of the
+training samples choose the epoch (data.validation=0.1). The papers train on all and take the best epoch on the test
+set; --paper-settings does the former, and the table shows both."""
+JOBLIB = "joblib"
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command; returns the exit code."""
+    with as_told(arguments) as rest:
+        return _reproduce(rest)
+
+
+def _reproduce(arguments: list[str]) -> int:
+    options = _parser().parse_intermixed_args(arguments)
+    from snnrun.config.check import register
+
+    register()
+    if options.table is None:
+        return _list(options)
+    from snnrun.reproduce import plan
+    from snnrun.reproduce.price import Prices
+
+    if options.out is not None and options.format == "terminal":
+        raise UsageError("--out: takes a format for files: markdown, json, latex or html.")
+    table = plan.table_named(options.table)
+    plan.check_extra(options.overrides)
+    launcher = _launcher(options)
+    request = plan.Request(
+        options.seeds, options.epochs, options.paper_settings, options.surrogate, tuple(options.overrides)
+    )
+    entries = [plan.entry_of(row, request) for row in plan.rows_named(table, options.rows)]
+    _count(entries, options)
+    plan.check_corpora(entries, surrogate=options.surrogate)
+    prices = Prices(options.outputs)
+    code = 0
+    with _chatter(options):
+        _tell_cost(table, entries, prices)
+        if options.dry_run:
+            return 0
+        if any(entry.missing for entry in entries):
+            code = _train(table, entries, request, launcher, options.outputs)
+            _count(entries, options)
+    if code == 130:
+        print(f"Go on by: {shlex.join(['snnrun', 'reproduce', *arguments])}", flush=True)
+        return code
+    _show(_outcome(table, entries, prices, arguments), options)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "snnrun reproduce",
+        usage="snnrun reproduce [TABLE] [override ...] [options]",
+        description="Train the rows of a published table, and print it with ours beside it. Without a table: list all.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("table", nargs="?", metavar="TABLE", help="such as strsbp/table5")
+    parser.add_argument("overrides", nargs="*", metavar="override", help="see below")
+    parser.add_argument("--rows", type=_words, metavar="ROW,...", help="these alone; `ours` means all that begin so")
+    parser.add_argument(
+        "--seeds", type=_number("--seeds"), default=5, metavar="N", help="0 to N - 1 (default: 5, as the papers)"
+    )
+    parser.add_argument("--epochs", type=_number("--epochs"), metavar="N", help="default: each row's own number")
+    parser.add_argument("--paper-settings", action="store_true", help="train on all samples; no epoch can be chosen")
+    parser.add_argument(
+        "--surrogate", action="store_true", help="allow data that a program made in the form of a corpus"
+    )
+    parser.add_argument(
+        "--jobs", type=_number("--jobs"), metavar="N", help="so many runs at once on this machine, by joblib"
+    )
+    parser.add_argument("--launcher", metavar="NAME", help="hydra/launcher of the sweep, such as submitit_slurm")
+    parser.add_argument("--dry-run", action="store_true", help="name the cost, and train nothing")
+    parser.add_argument("--format", choices=FORMATS, help="default: terminal, markdown with --out")
+    parser.add_argument("--out", type=folder, metavar="FILE", help="write the table there")
+    parser.add_argument("--outputs", type=folder, default=Path("outputs"), help="the folder that runs write to")
+    return parser
+
+
+def _words(text: str) -> list[str]:
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not words:
+        raise UsageError("--rows: names no row.")
+    return words
+
+
+def _number(flag: str) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not text.isdecimal() or int(text) < 1:
+            raise UsageError(f"{flag}: {text!r} is not a whole number from 1 up.")
+        return int(text)
+
+    return number
+
+
+def _launcher(options: argparse.Namespace) -> list[str]:
+    """The arguments that say where the points of the sweep run."""
+    name = options.launcher or (JOBLIB if options.jobs else "basic")
+    if options.jobs and name != JOBLIB:
+        raise UsageError(
+            f"--jobs: is for --launcher {JOBLIB}. Say how many {name} runs by its own hydra.launcher keys."
+        )
+    return [f"hydra/launcher={name}", *([f"hydra.launcher.n_jobs={options.jobs}"] if options.jobs else [])]
+
+
+@contextlib.contextmanager
+def _chatter(options: argparse.Namespace) -> Iterator[None]:
+    """What is said on the way goes to the standard error where the standard output is the table for a program."""
+    if options.format in (None, "terminal") or options.out is not None:
+        yield
+        return
+    with contextlib.redirect_stdout(sys.stderr):
+        yield
+
+
+# ---- what is there and what it takes --------------------------------------------------------------------------------
+
+
+def _runs(outputs: Path) -> list[Any]:
+    from snnrun.config.failures import warn
+    from snnrun.runs.collect import collect
+
+    if not outputs.is_dir():
+        return []
+    try:
+        return collect(outputs, None, warn)
+    except SnnrunError:  # no runs yet
+        return []
+
+
+def _count(entries: Sequence[Entry], options: argparse.Namespace) -> None:
+    from snnrun.reproduce import plan
+
+    runs = _runs(options.outputs)
+    for entry in entries:
+        plan.find_runs(entry, runs, surrogate=options.surrogate)
+
+
+def _tell_cost(table: Table, entries: Sequence[Entry], prices: Prices) -> None:
+    """Name what there is to train, and what it takes."""
+    from snnrun.reproduce.price import spelt
+
+    total = 0.0
+    print(f"{table.name}: {table.title}", flush=True)
+    for entry in entries:
+        there = len(entry.runs)
+        name = f"  {entry.row.name}: {entry.row.title}, {entry.row.network}, {entry.epochs} epochs"
+        if not entry.missing:
+            print(f"{name}: {there} of {entry.seeds} runs are there", flush=True)
+            continue
+        speed = prices.measured(entry, lambda text: print(f"  {text}", file=sys.stderr, flush=True))
+        seconds = speed.seconds(entry.epochs)
+        total += len(entry.missing) * seconds
+        mark = " (surrogate)" if entry.origin == "surrogate" else ""
+        print(
+            f"{name}{mark}: {len(entry.missing)} of {entry.seeds} runs to train, about {spelt(seconds)} each "
+            f"({1e3 / speed.train_ms:,.0f} samples/s)",
+            flush=True,
+        )
+    if total:
+        print(
+            f"About {spelt(total)} in all on this machine, one run at a time, by a short bench of each row.", flush=True
+        )
+
+
+# ---- training -------------------------------------------------------------------------------------------------------
+
+
+def _train(table: Table, entries: Sequence[Entry], request: Request, launcher: Sequence[str], outputs: Path) -> int:
+    """Train what is missing as points of the table's one sweep, a new one or that of before. Returns the exit code."""
+    from snnrun.commands import train
+    from snnrun.record import names
+
+    points = [
+        f"{table.name}/{entry.row.name}: {' '.join(entry.words)} seed=choice({','.join(map(str, entry.missing))})"
+        for entry in entries
+        if entry.missing
+    ]
+    name = f"reproduce_{table.name.replace('/', '_')}"
+    if any(entry.origin == "surrogate" for entry in entries):
+        name += "_surrogate"
+    before = sorted(path for path in outputs.glob(f"sweeps/*_{name}") if (path / names.SWEEP).is_file())
+    place = (
+        f"sweep.resume={quoted(str(before[-1]))}"
+        if before
+        else f"hydra.sweep.dir={quoted(str(outputs / 'sweeps' / f'{_now()}_{name}'))}"
+    )
+    listed = json.dumps(points, ensure_ascii=False)
+    return train.main(
+        [
+            *("-m", "search=list", f"search.points={listed}", f"outputs={quoted(str(outputs))}"),
+            *(*launcher, *request.extra, place),
+        ]
+    )
+
+
+def _now() -> str:
+    return f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{time.time_ns() // 1000 % 10**6:06d}"
+
+
+# ---- the table ------------------------------------------------------------------------------------------------------
+
+
+def _outcome(table: Table, entries: Sequence[Entry], prices: Prices, arguments: Sequence[str]) -> Outcome:
+    from snnrun.record import provenance
+    from snnrun.reproduce.outcome import outcome
+    from snnrun.reproduce.price import parameters
+
+    made = f"{time.strftime('%Y-%m-%d %H:%M')}, snnrun {provenance.version()}"
+    facts = [made, shlex.join(["snnrun", "reproduce", *arguments])]
+    return outcome(table, entries, lambda entry: parameters(entry, prices), facts)
+
+
+def _show(found: Outcome, options: argparse.Namespace) -> None:
+    from snnrun.reproduce import pages
+    from snnrun.reproduce.outcome import as_json
+
+    kind = options.format or ("terminal" if options.out is None else "markdown")
+    if kind == "terminal":
+        _print(found)
+        return
+    forms = {"markdown": pages.markdown, "latex": pages.latex, "html": pages.page}
+    text = json.dumps(as_json(found), indent=2, allow_nan=False) + "\n" if kind == "json" else forms[kind](found)
+    if options.out is None:
+        print(text, end="")
+        return
+    try:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise SnnrunError(f"{options.out}: cannot be written ({error.strerror}). Name another file by --out.") from None
+    print(options.out)
+
+
+def _print(found: Outcome) -> None:
+    from snnrun.reproduce import pages
+    from snnrun.runs import tables
+
+    out = tables.console()
+    tables.say(out, pages.head(found))
+    shown = [
+        tables.Column(column.title, [column.cell(line) for line in found.lines], column.rank, column.right)
+        for column in pages.columns(found.lines)
+    ]
+    missing = tables.print_table(shown, out, ["bold" if line.seeds else "dim" for line in found.lines])
+    for aside in pages.asides(found):
+        tables.say(out, aside)
+    if missing:
+        tables.say(out, f"No room for {', '.join(missing)}: widen the terminal, or take --format markdown.")
+
+
+def _list(options: argparse.Namespace) -> int:
+    """Every table and row: what is here, what has been run, what it would take."""
+    from snnrun.paper.published import tables as all_tables
+    from snnrun.reproduce import plan
+    from snnrun.reproduce.price import Prices, spelt
+    from snnrun.runs import tables
+
+    request = plan.Request(options.seeds, options.epochs, options.paper_settings, options.surrogate)
+    runs, prices, out = _runs(options.outputs), Prices(options.outputs), tables.console()
+    heads = ("row", "system", "network", "published", "corpus", "runs", "a run takes")
+    for table in all_tables().values():
+        cells = []
+        for row in table.rows:
+            here, count, cost = "cannot be trained here", "", ""
+            if plan.trainable(row):
+                here, count, cost = plan.state_of(row.data), "0", "not measured"
+                if prices.knows(row) or any(plan.alike(run, row) for run in runs):  # else there is nothing to find
+                    entry = plan.entry_of(row, request)
+                    plan.find_runs(entry, runs, surrogate=options.surrogate)
+                    speed = prices.kept(entry)
+                    count = str(len(entry.runs))
+                    cost = cost if speed is None else spelt(speed.seconds(entry.epochs))
+            cells.append((row.name, row.title, row.network, row.figures, here, count, cost))
+        tables.say(out, f"\n{table.name}: {table.title}")
+        columns = [
+            tables.Column(head, [line[place] for line in cells], rank=-place) for place, head in enumerate(heads)
+        ]
+        tables.print_table(columns, out, [""] * len(cells))
+    tables.say(out, "\nsnnrun reproduce TABLE trains what is missing; --dry-run measures what it would take.")
+    return 0

@@ -1,0 +1,1 @@
+"""`snnrun reproduce`: a table of a paper, trained here and set beside the published figures."""

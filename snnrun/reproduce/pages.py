@@ -1,0 +1,169 @@
+"""The table in each form: columns of text, Markdown, LaTeX with booktabs, and HTML that needs no other file."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from snnrun.paper.pages import PAGE
+from snnrun.reproduce.outcome import Line, Ours, Outcome
+
+EXPLANATION = (
+    "Published figures are as printed. Ours: mean ± standard deviation over n seeds, and the best of them: at the "
+    "epoch that the validation samples chose, and the papers' way, the maximum over epochs on the test set, which is "
+    "optimistic and shown because the published figures are of that kind."
+)
+
+
+class Column(NamedTuple):
+    """A column: its head, what it has of a line, and how dear it is where there is no room for all."""
+
+    title: str
+    cell: Callable[[Line], str]
+    rank: int
+    right: bool = True
+
+
+def columns(lines: Sequence[Line]) -> list[Column]:
+    """Those of the table; the last epoch's accuracy only where an epoch could not be chosen."""
+    shown = [
+        Column("system", lambda line: line.title, 20, right=False),
+        Column("network", lambda line: line.row.network, 19, right=False),
+        Column("parameters", lambda line: _count(line.row.parameters), 4),
+        Column("ours", lambda line: _count(line.parameters), 5),
+        Column("epochs", lambda line: _count(line.row.epochs), 2),
+        Column("ours", lambda line: _count(line.epochs or None) if line.seeds else "", 6),
+        Column("mean ± sd %", lambda line: _published_mean(line), 10),
+        Column("best %", lambda line: _published_best(line), 11),
+        Column("n", lambda line: str(len(line.seeds)) if line.seeds else "", 16),
+        Column("validation's epoch %", lambda line: mean(line.chosen), 18),
+        Column("best %", lambda line: _best(line.chosen), 8),
+        Column("p", lambda line: p_value(line.chosen), 9),
+        Column("papers' way %", lambda line: mean(line.maximum), 15),
+        Column("best %", lambda line: _best(line.maximum), 7),
+        Column("p", lambda line: p_value(line.maximum), 8),
+        Column("test", lambda line: (line.test or "").partition(",")[0], 3, right=False),
+    ]
+    if any(line.chosen is None and line.seeds for line in lines):
+        shown.insert(12, Column("last epoch %", lambda line: mean(line.last), 14))
+    return shown
+
+
+def mean(measure: Ours | None) -> str:
+    """`89.10 ± 0.12`, or without a deviation for one run."""
+    if measure is None:
+        return ""
+    return f"{measure.mean:.2f}" + (f" ± {measure.std:.2f}" if measure.std is not None else "")
+
+
+def p_value(measure: Ours | None) -> str:
+    """p with three places."""
+    if measure is None or measure.p is None:
+        return ""
+    return "<0.001" if measure.p < 0.001 else f"{measure.p:.3f}"
+
+
+def _best(measure: Ours | None) -> str:
+    return "" if measure is None else f"{measure.best:.2f}"
+
+
+def _count(number: int | None) -> str:
+    return "" if number is None else f"{number:,}"
+
+
+def _published_mean(line: Line) -> str:
+    row = line.row
+    if row.mean is None:
+        return ""
+    return f"{row.mean:.2f}" + (f" ± {row.std:.2f}" if row.std is not None else "")
+
+
+def _published_best(line: Line) -> str:
+    row = line.row
+    if row.best is not None:
+        return f"{row.best:.2f}"
+    return "" if row.single is None else f"{row.single:.2f} ?"
+
+
+def asides(found: Outcome) -> list[str]:
+    """What stands under the table."""
+    unsure = ["?: the source gives one figure, and does not say whether it is a mean or a best."]
+    return [EXPLANATION, *(unsure if any(line.row.single is not None for line in found.lines) else []), *found.notes]
+
+
+def head(found: Outcome) -> str:
+    """Name and title of the table."""
+    return f"{found.table.name}: {found.table.title}"
+
+
+def markdown(found: Outcome) -> str:
+    """A page with the table and its notes."""
+    shown = columns(found.lines)
+    lines = [f"# {_md(head(found))}", "", *(f"- {_md(fact)}" for fact in found.facts), ""]
+    lines.append(f"| {' | '.join(_md(column.title) for column in shown)} |")
+    lines.append("|" + "|".join("--:" if column.right else "---" for column in shown) + "|")
+    lines += [f"| {' | '.join(_md(column.cell(line)) for column in shown)} |" for line in found.lines]
+    return "\n".join([*lines, "", *(f"{_md(aside)}\n" for aside in asides(found))]).rstrip() + "\n"
+
+
+def _md(text: str) -> str:
+    return re.sub(r"([\\`*_<>|\[\]])", r"\\\1", text.replace("\n", " "))
+
+
+def latex(found: Outcome) -> str:
+    """A table for \\input, in a document that loads the package booktabs."""
+    shown = columns(found.lines)
+    kinds = "".join("r" if column.right else "l" for column in shown)
+    rows = [" & ".join(_tex(column.cell(line)) for column in shown) + r" \\" for line in found.lines]
+    return "\n".join(
+        [
+            *(f"% {' '.join(fact.splitlines())}" for fact in found.facts),
+            r"% needs \usepackage{booktabs}",
+            r"\begin{table}",
+            rf"\caption{{{_tex(found.table.title)}. {_tex(EXPLANATION)}}}",
+            rf"\begin{{tabular}}{{{kinds}}}",
+            r"\toprule",
+            " & ".join(_tex(column.title) for column in shown) + r" \\",
+            r"\midrule",
+            *rows,
+            r"\bottomrule",
+            r"\end{tabular}",
+            *(rf"\par {_tex(aside)}" for aside in asides(found)[1:]),
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+_TEX = {
+    "\\": r"\textbackslash{}",
+    "±": r"$\pm$",
+    "<": r"$<$",
+    ">": r"$>$",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+}
+
+
+def _tex(text: str) -> str:
+    return "".join(_TEX.get(sign, sign) for sign in text)
+
+
+def page(found: Outcome) -> str:
+    """The table as one HTML file."""
+    shown = columns(found.lines)
+    rows = ["<tr>" + "".join(f"<th>{html.escape(column.title)}</th>" for column in shown) + "</tr>"]
+    for line in found.lines:
+        cells = "".join(f"<td>{html.escape(column.cell(line))}</td>" for column in shown)
+        rows.append(f"<tr>{cells}</tr>")
+    table = "\n".join(['<div class="wide"><table>', *rows, "</table></div>"])
+    return PAGE.substitute(
+        title=html.escape(head(found)),
+        facts="\n".join(f"<li>{html.escape(fact)}</li>" for fact in found.facts),
+        explanation=html.escape(EXPLANATION),
+        notes="",
+        parts="\n".join([table, *(f'<p class="dim">{html.escape(aside)}</p>' for aside in asides(found)[1:])]),
+    )
