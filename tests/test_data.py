@@ -187,19 +187,26 @@ def test_pictures_of_one_colour_are_told(monkeypatch):
     pixels = np.random.default_rng(0).integers(0, 256, (6, 12), dtype=np.uint8)
     assert blank.notes(corpus_of("image", pixels)) == []
     pixels[[1, 4]] = [[0], [255]]
-    assert blank.notes(corpus_of("image", pixels)) == ["2 of 6 samples are of one colour"]
+    assert blank.notes(corpus_of("image", pixels)) == [
+        "2 of 6 samples are of one colour; `snnrun data show` draws them"
+    ]
     own = corpus_of("image", pixels, names=tuple("uvwxyz"))
-    assert blank.notes(own) == ["2 of 6 samples are of one colour (v, y)"]
+    assert blank.notes(own) == ["2 of 6 samples are of one colour (v, y); `snnrun data show` draws them"]
     monkeypatch.setitem(data.DATASETS, "digits", lambda root, download: own)
-    assert data.load("digits", validation=0).notes == ("2 of 6 samples are of one colour (v, y)",)
+    assert data.load("digits", validation=0).notes == (
+        "2 of 6 samples are of one colour (v, y); `snnrun data show` draws them",
+    )
 
 
 def test_a_corpus_in_which_all_is_dark_is_told():
     pixels = np.random.default_rng(0).integers(0, 16, (6, 12), dtype=np.uint8)
     assert blank.notes(corpus_of("image", pixels)) == [
-        f"no pixel of any sample is brighter than {pixels.max()} of 255, so that few or no spikes come of it"
+        f"no pixel of any sample is brighter than {pixels.max()} of 255, so that few or no spikes come of it; "
+        "`snnrun data stats` counts them"
     ]
-    assert blank.notes(corpus_of("image", np.zeros((2, 12), np.uint8))) == ["2 of 2 samples are of one colour"]
+    assert blank.notes(corpus_of("image", np.zeros((2, 12), np.uint8))) == [
+        "2 of 2 samples are of one colour; `snnrun data show` draws them"
+    ]
 
 
 def test_samples_without_a_spike_are_told():
@@ -207,12 +214,12 @@ def test_samples_without_a_spike_are_told():
     assert blank.notes(corpus_of("spikes", spikes)) == []
     spikes[[0, 5]] = 0
     assert blank.notes(corpus_of("spikes", spikes, names=tuple("uvwxyz"))) == [
-        "2 of 6 samples have no input spike (u, z)"
+        "2 of 6 samples have no input spike (u, z); `snnrun data show` draws them"
     ]
     mapped = Mapped(spikes, np.array([0, 3])), Mapped(spikes, np.array([1, 5, 4]))
     labels = np.zeros(2, int), np.zeros(3, int)
     own = Corpus("spikes", (128,), ("a", "b"), mapped[0], labels[0], mapped[1], labels[1])
-    assert blank.notes(own) == ["2 of 5 samples have no input spike"]
+    assert blank.notes(own) == ["2 of 5 samples have no input spike; `snnrun data show` draws them"]
 
 
 # ---- vectors, series and images of floats ----------------------------------------------------------------------------
@@ -254,9 +261,10 @@ def test_values_that_are_equal_or_small_are_told(monkeypatch):
     own.train_samples[3] = 0.05
     monkeypatch.setitem(data.DATASETS, "digits", lambda root, download: own)
     first, second = data.load("digits").notes
-    assert first == "1 of 25 samples have one value alone"
+    assert first == "1 of 25 samples have one value alone; `snnrun data show` draws them"
     assert re.fullmatch(
-        r"no value of any sample is larger than 0[.]\d+ of 1, so that few or no spikes come of it", second
+        r"no value of any sample is larger than 0[.]\d+ of 1, so that few or no spikes come of it; `snnrun data .*",
+        second,
     )
 
 

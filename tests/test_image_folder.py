@@ -115,7 +115,7 @@ def test_fewer_bits_in_sixteen_are_refused_unless_they_are_given(tmp_path: Path)
     own = load(tmp_path, rows=4, columns=6, levels=[0, 4095], test_fraction=0.5)
     assert own.train.samples.max() in (153, 154)
     dim = "no pixel of any sample is brighter than 9 of 255, so that few or no spikes come of it"
-    assert dim in load(tmp_path, rows=4, columns=6, levels=[0, 65535]).notes
+    assert any(note.startswith(dim) for note in load(tmp_path, rows=4, columns=6, levels=[0, 65535]).notes)
 
 
 @pytest.mark.slow

@@ -299,10 +299,12 @@ def test_spikes_of_a_sample_come_back_bit_for_bit(name: str, tmp_path: Path) -> 
 def test_spikes_go_in_as_they_are_and_are_cut_or_filled_up(run: Path, tmp_path: Path) -> None:
     spikes = np.random.default_rng(0).random((60, 64)) < 0.2
     for name, array in (("same", spikes), ("long", np.vstack([spikes, spikes])), ("float", spikes.astype(float))):
-        np.save(tmp_path / f"{name}.npy", array)
-        [prediction] = predict.predict(str(run), [str(tmp_path / f"{name}.npy")])
+        file = tmp_path / f"{name}.npy"
+        np.save(file, array)
+        [prediction] = predict.predict(str(run), [str(file)])
         assert (prediction.layers["input"] == spikes).all()
-        assert prediction.notes == (("its 120 steps are cut: the run has 60",) if name == "long" else ())
+        cut = ("its 120 steps are cut: the run has 60", f"to look at it: snnrun data show digits --file {file}")
+        assert prediction.notes == (cut if name == "long" else ())
     np.save(tmp_path / "short.npy", spikes[:10])
     [prediction] = predict.predict(str(run), [str(tmp_path / "short.npy")])
     assert (prediction.layers["input"][:10] == spikes[:10]).all()

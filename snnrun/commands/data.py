@@ -1,4 +1,4 @@
-"""`snnrun data`: list the corpora, verify the files of one, encode one ahead of its first run."""
+"""`snnrun data`: list the corpora, verify the files of one, encode one ahead of its first run, look at samples."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from snnrun.commands import look
 from snnrun.config.paths import expanded
 from snnrun.errors import SnnrunError, UsageError
 
@@ -32,7 +33,7 @@ def main(arguments: list[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("snnrun data", description="Look after the corpora that `snnrun train` reads.")
-    commands = parser.add_subparsers(required=True, metavar="list | verify | prepare")
+    commands = parser.add_subparsers(required=True, metavar="list | verify | prepare | show | stats")
     listing = commands.add_parser("list", help="every corpus: what it is, its licence, and what is here of it")
     listing.set_defaults(run=_list)
     verify = commands.add_parser(
@@ -52,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
         "--config-dir", "-cd", type=Path, metavar="FOLDER", help="with options of your own, as in train"
     )
     prepare.set_defaults(run=_prepare)
+    look.add(commands, _OVERRIDES)
     for command in listing, verify, prepare:
         command.add_argument(
             "--root",
@@ -78,7 +80,7 @@ def _verify(options: argparse.Namespace) -> int:
     from snnrun.run import recordings
     from snnrun.train import hardware
 
-    values = _composed(options)
+    values = composed(options)
     encoder = encoders.build(seed=values["seed"], **values["encoder"])
     ear = recordings.Ear(encoder) if isinstance(encoder, encoders.RecordingEncoder) else None
     parameters = inspect.signature(DATASETS[options.name]).parameters.values()
@@ -94,7 +96,7 @@ def _prepare(options: argparse.Namespace) -> int:
     from snnrun.run import build
     from snnrun.train import hardware
 
-    values = _composed(options)
+    values = composed(options)
     parallel.set_threads(hardware.cores())
     started = time.monotonic()
     dataset, _ = build.load(values)
@@ -107,8 +109,8 @@ def _prepare(options: argparse.Namespace) -> int:
     return 0
 
 
-def _composed(options: argparse.Namespace) -> dict[str, Any]:
-    """The config of a run on the corpus, as plain values."""
+def composed(options: argparse.Namespace) -> dict[str, Any]:
+    """The config of a run on the corpus `name`, with `root`, `overrides` and `config_dir`, as plain values."""
     from snnrun.config.compose import compose
 
     if options.config_dir is None:

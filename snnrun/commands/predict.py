@@ -7,13 +7,16 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from snnrun.config.paths import expanded, folder
 from snnrun.errors import SnnrunError, UsageError
+
+if TYPE_CHECKING:
+    from snnrun.run.samples import Sample
 
 FIGURES = (".png", ".svg", ".pdf")
 
@@ -154,15 +157,23 @@ def predict(
     samples = [reader.read(source) for source in sources]
     model, classes, predictions = own.network.to(device), own.about.classes, []
     for source, sample in zip(sources, samples, strict=True):
+        notes = (*sample.notes, *_where_to_look(own.about.data, source, sample))
         if isinstance(model, Network):
             layers = trained.rasters(model, sample.inputs, device)
             counts = layers["output"].sum(axis=0, dtype=np.int64)
             silent = () if counts.any() else ("no output neuron fired, which the first class stands for",)
-            predictions.append(Prediction(source, classes, counts, layers, sample.label, (*sample.notes, *silent)))
+            predictions.append(Prediction(source, classes, counts, layers, sample.label, (*notes, *silent)))
         else:
             shares = trained.probabilities(model, sample.inputs, device)
-            predictions.append(Prediction(source, classes, shares, {}, sample.label, sample.notes))
+            predictions.append(Prediction(source, classes, shares, {}, sample.label, notes))
     return predictions
+
+
+def _where_to_look(corpus: str, source: str, sample: Sample) -> tuple[str, ...]:
+    """How to look at a sample of which there is something to say."""
+    part, _, number = source.partition(":")
+    which = f"--file {source}" if sample.label is None else f"--split {part} --sample {number}"
+    return (f"to look at it: snnrun data show {corpus} {which}",) if sample.notes else ()
 
 
 def _draw(prediction: Prediction, path: Path, every_layer: bool) -> None:

@@ -46,6 +46,9 @@ __all__ = [
     "Corpus",
     "Dataset",
     "Split",
+    "augmentation",
+    "check_usable",
+    "cut",
     "data_root",
     "faults",
     "found",
@@ -136,19 +139,15 @@ def load(
     if name not in DATASETS:
         raise UsageError(f"data={name}: no such corpus; there are {', '.join(DATASETS)}")
     corpus = found(name, data_root(root), download, options)
-    if encode is None or corpus.faults:
-        _refuse(name, faults(corpus))
-    lacking = lacks(name, corpus)
-    if lacking:
-        raise SnnrunError(lacking)
+    check_usable(name, corpus, faults(corpus) if encode is None or corpus.faults else ())
     if encode is not None:
         try:
             corpus = encode(corpus)
         except UnfitError:  # it is about one file, and the user should know of all
             _refuse(name, faults(corpus))
             raise
-    augment = _augmentation(corpus, given)
-    train, held = _cut(corpus, limit, validation, seed)
+    augment = augmentation(corpus.kind, corpus.shape, corpus.image, corpus.train_samples[:1], given)
+    train, held = cut(corpus, limit, validation, seed)
     size = len(corpus.train_labels)
     return Dataset(
         name=name,
@@ -200,6 +199,14 @@ def faults(corpus: Corpus) -> list[str]:
     return found
 
 
+def check_usable(name: str, corpus: Corpus, found: Sequence[str]) -> None:
+    """Raise SnnrunError if a corpus has one of the faults that were found, or if nothing is left of a part."""
+    _refuse(name, found)
+    lacking = lacks(name, corpus)
+    if lacking:
+        raise SnnrunError(lacking)
+
+
 def _refuse(name: str, found: Sequence[str]) -> None:
     if found:
         what = "a file" if len(found) == 1 else f"{len(found):,} files"
@@ -215,37 +222,43 @@ def lacks(name: str, corpus: Corpus) -> str:
     return ""
 
 
-def _augmentation(corpus: Corpus, given: Mapping[str, Any]) -> Augmentation | None:
+def augmentation(
+    kind: str, shape: tuple[int, ...], image: tuple[int, int, int] | None, some: NDArray[Any], given: Mapping[str, Any]
+) -> Augmentation | None:
     """What is done to the training samples by the options of `load`; None for samples of a kind that none changes.
+
+    Args:
+        kind, shape, image: Of the samples, see `Corpus`.
+        some: One or more of them, (B, ...).
+        given: The options and the seed; those that are left out are off.
 
     Raises:
         UsageError: If an option is on that has no meaning for these samples.
     """
     pixels, maps, trains = ("mirror", "shift"), ("elastic", "rotation", "scale"), _OF_SPIKES
-    known = {"image": (*pixels, *maps), "spikes": trains if corpus.image is None else (*pixels, *trains)}
-    takes = known.get(corpus.kind, ())
-    wrong = [f"data.{key}" for key in (*pixels, *maps, *trains) if given[key] and key not in takes]
+    known = {"image": (*pixels, *maps, "distortion"), "spikes": trains if image is None else (*pixels, *trains)}
+    takes = known.get(kind, ())
+    wrong = [f"data.{key}" for key in (*pixels, *maps, *trains) if given.get(key) and key not in takes]
     if wrong:
-        what = {"image": "spike trains", "spikes": "images"}.get(corpus.kind, "images and spike trains")
-        raise UsageError(
-            f"{', '.join(wrong)}: only {what} can be augmented so; these samples are of kind {corpus.kind}"
-        )
-    own = {key: given[key] for key in takes}
+        what = {"image": "spike trains", "spikes": "images"}.get(kind, "images and spike trains")
+        raise UsageError(f"{', '.join(wrong)}: only {what} can be augmented so; these samples are of kind {kind}")
+    own = {key: given[key] for key in takes if key in given}
     distorts = [f"data.{key}" for key in maps if own.get(key)]
-    if distorts and corpus.train_samples[:1].dtype != np.uint8:
+    if distorts and some.dtype != np.uint8:
         raise UsageError(
             f"{', '.join(distorts)}: only pixels of 8 bits can be distorted; those of these images are floats"
         )
-    if corpus.kind == "spikes":
-        steps, neurons = corpus.train_samples.shape[1], math.prod(corpus.shape)
-        return AugmentSpikes(neurons, steps, corpus.image, given["seed"], **own)
-    return Augment(corpus.image, given["seed"], distortion=given["distortion"], **own) if takes else None
+    if kind == "spikes":
+        return AugmentSpikes(math.prod(shape), some.shape[1], image, given["seed"], **own)
+    return Augment(image, given["seed"], **own) if takes else None
 
 
-def _cut(
-    corpus: Corpus, limit: int | None, validation: float, seed: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Positions of the training and of the validation samples, each ascending."""
+def cut(corpus: Corpus, limit: int | None, validation: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Positions of the training and of the validation samples, each ascending; see `load` for the arguments.
+
+    Raises:
+        UsageError: If the limit is larger than what is there, or nothing is left to train on.
+    """
     labels, held = corpus.train_labels, corpus.validation
     if held is None:
         held = stratified(labels, round(validation * len(labels)), _generator(seed, _VALIDATION_STREAM))

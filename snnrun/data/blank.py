@@ -30,7 +30,10 @@ def notes(corpus: Corpus) -> list[str]:
     top = 255 if corpus.train_samples[:1].dtype == np.uint8 else 1
     if 0 < brightest < _DARK * top:
         none = "no pixel of any sample is brighter" if corpus.kind == "image" else "no value of any sample is larger"
-        found.append(f"{none} than {brightest:.3g} of {top}, so that few or no spikes come of it")
+        found.append(
+            f"{none} than {brightest:.3g} of {top}, so that few or no spikes come of it; `snnrun data stats` counts "
+            "them"
+        )
     return found
 
 
@@ -46,7 +49,7 @@ def silent(which: NDArray[np.bool_], names: Sequence[str] = ()) -> list[str]:
 
 def _note(which: NDArray[np.bool_], what: str, names: Sequence[str]) -> str:
     named = f" ({folders.some(names[k] for k in np.flatnonzero(which).tolist())})" if names else ""
-    return f"{which.sum():,} of {len(which):,} samples {what}{named}"
+    return f"{which.sum():,} of {len(which):,} samples {what}{named}; `snnrun data show` draws them"
 
 
 def _even(samples: NDArray[Any] | Mapped) -> NDArray[np.bool_]:

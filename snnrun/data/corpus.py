@@ -148,7 +148,7 @@ def unseen(steps: int, left_out: NDArray[np.int64], merged: NDArray[np.int64], e
     if cut:
         notes.append(
             f"{left_out.sum():,} events of {cut:,} of {len(left_out):,} recordings come after the last step "
-            f"(data.steps={steps}) and are left out"
+            f"(data.steps={steps}) and are left out; `snnrun data stats` says when they come"
         )
     if lost:
         share = 100 * lost / int(events.sum())

@@ -104,11 +104,7 @@ def load(values: Mapping[str, Any]) -> Inputs:
     encoder = encoders.build(seed=seed, **values["encoder"])
 
     def encode(corpus: data.Corpus) -> data.Corpus:
-        if corpus.kind not in encoder.kinds:
-            raise UsageError(
-                f"encoder: {values['encoder']['name']} takes {' or '.join(encoder.kinds)} data, and data={name} has "
-                f"the kind {corpus.kind!r}. Choose another encoder, or leave it to the defaults."
-            )
+        check_kind(values, encoder, corpus)
         title = name if corpus.origin == "recorded" else f"{name}_{corpus.origin}"
         store = Path(values["outputs"]) / recordings.FOLDER
         if isinstance(encoder, encoders.RecordingEncoder):
@@ -122,6 +118,18 @@ def load(values: Mapping[str, Any]) -> Inputs:
     if channels != dataset.channels:  # they lie on no grid then
         dataset = replace(dataset, shape=(channels,), image=None)
     return Inputs(dataset, encoder)
+
+
+def check_kind(
+    values: Mapping[str, Any], encoder: encoders.Encoder | encoders.RecordingEncoder, corpus: data.Corpus
+) -> None:
+    """Raise UsageError if the encoder does not take this kind of data."""
+    if corpus.kind not in encoder.kinds:
+        raise UsageError(
+            f"encoder: {values['encoder']['name']} takes {' or '.join(encoder.kinds)} data, and "
+            f"data={values['data']['name']} has the kind {corpus.kind!r}. Choose another encoder, or leave it to the "
+            "defaults."
+        )
 
 
 class Task(Protocol):

@@ -47,7 +47,7 @@ class Ear:
         return [
             f"{len(longer):,} of {len(left_out):,} recordings are longer than {steps * step_s:.3g} s "
             f"(encoder.steps={steps}) and are cut there ({folders.some(names[k] for k in longer)}); the longest takes "
-            f"{steps + int(left_out.max())} steps"
+            f"{steps + int(left_out.max())} steps; `snnrun data show` draws them"
         ]
 
 

@@ -28,11 +28,15 @@ _NPY = b"\x93NUMPY"
 
 @dataclass(frozen=True)
 class Sample:
-    """Input spikes as bits, int64 (1, T, W), or values, float32 (1, T, N); the label, if known; notes for the user."""
+    """Input spikes as bits, int64 (1, T, W), or values, float32 (1, T, N); the label, if known; notes for the user.
+
+    Of a picture: its pixels, uint8 (channels, rows, columns).
+    """
 
     inputs: NDArray[Any]
     label: int | None = None
     notes: tuple[str, ...] = ()
+    pixels: NDArray[np.uint8] | None = None
 
 
 @dataclass
@@ -131,7 +135,7 @@ class Reader:
         pixels = 255 - picture.pixels if self.invert else picture.pixels
         spikes = encoder.encode(pixels.reshape(1, -1), np.zeros(1, np.int64), 0)
         notes = ["it is of one colour"] if pixels.min() == pixels.max() else []
-        return Sample(spikes, notes=tuple(notes if own else notes + _guesses(picture, pixels)))
+        return Sample(spikes, notes=tuple(notes if own else notes + _guesses(picture, pixels)), pixels=pixels)
 
     def _planes(self, path: Path) -> tuple[int, int, int]:
         """Channels, rows and columns of a picture that the network takes."""

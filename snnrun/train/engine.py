@@ -198,7 +198,8 @@ class _Loop:
                 self.observer.warn(
                     f"Layer {name} has not fired once in {tally.samples} samples, so nothing before it can learn. "
                     "Lower its threshold (model.v_th), or give it more input (model.init_scale, encoder.steps). "
-                    "No threshold helps samples without an input spike: of these a note tells at the start."
+                    "No threshold helps samples without an input spike: of these a note tells at the start, and "
+                    "`snnrun data stats` has the spikes of samples and channels."
                 )
 
     def confusion(self, name: str, split: Split) -> NDArray[np.int64]:
