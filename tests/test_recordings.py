@@ -199,7 +199,9 @@ def test_an_encoder_and_a_corpus_that_do_not_fit(tmp_path: Path) -> None:
     fsdd_tree(tmp_path)
     with pytest.raises(UsageError, match="encoder: lyon_bsa takes audio data, and data=digits has the kind 'image'"):
         build.load(values(tmp_path, data={"name": "digits"}))
-    with pytest.raises(UsageError, match="encoder: poisson takes image or vector or series data, and data=fsdd has the kind 'audio'"):
+    with pytest.raises(
+        UsageError, match="encoder: poisson takes image or vector or series data, and data=fsdd has the kind 'audio'"
+    ):
         build.load(values(tmp_path, encoder={"name": "poisson"}))
 
 
