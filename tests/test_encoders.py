@@ -416,3 +416,52 @@ def test_batches_that_nobody_asks_for_any_more_are_in_nobodys_way():
         next(batches(split, np.arange(64), encoder, 1, 16, torch.device("cpu")))
     [(_, spikes, _)] = batches(split, np.arange(64), encoder, 1, 64, torch.device("cpu"))
     assert (spikes.numpy() == encoder.encode(split.samples[:64], split.index[:64], 1)).all()
+
+
+# ---- population and auto ---------------------------------------------------------------------------------------------
+
+
+def test_a_population_fires_where_the_value_is_its_own():
+    """Triangular fields: 0.25 is the centre of the second of five, and 0.375 lies between it and the third."""
+    encoder = encoders.build("population", seed=0, steps=4000, fields=5, attenuation=1.0)
+    values = np.array([[0.25, 0.375, 1.0]], np.float32)
+    assert encoders.inputs(encoder, 3) == 15
+    bits = encoder.encode(values, np.zeros(1, np.int64), 0)
+    counts = (
+        np.unpackbits(bits.view(np.uint8), axis=2, bitorder="little", count=15).sum(axis=1, dtype=int).reshape(3, 5)
+    )
+    assert counts[0].tolist() == [0, 4000, 0, 0, 0]
+    assert counts[2].tolist() == [0, 0, 0, 0, 4000]
+    assert np.flatnonzero(counts[1]).tolist() == [1, 2]
+    assert abs(counts[1, 1] - 2000) < 5 * np.sqrt(1000)
+    assert abs(counts[1, 2] - 2000) < 5 * np.sqrt(1000)
+
+
+@reproducible
+@given(st.floats(0, 1, width=32), st.integers(2, 20))
+def test_a_population_makes_as_many_spikes_for_every_value(value, fields):
+    encoder = encoders.build("population", seed=0, steps=10, fields=fields)
+    felt = encoder._felt(np.full((1, 1), value, np.float32))
+    assert felt.sum() == pytest.approx(1.0, abs=1e-6)
+    assert (felt > 0).sum() <= 2
+
+
+def test_a_population_of_a_series_is_silent_after_its_end():
+    series = np.full((2, 10, 3), 0.4, np.float32)
+    series[1, 5:] = np.nan
+    bits = encoders.build("population", seed=0, steps=20).encode(series, np.arange(2), 0)
+    assert bits[0, 10:].any()
+    assert not bits[1, 10:].any()
+    with pytest.raises(ValueError, match="want values"):
+        encoders.build("population", seed=0).encode(np.zeros((1, 3), np.uint8), np.zeros(1, np.int64), 0)
+
+
+def test_auto_chooses_by_the_kind_and_the_rule():
+    auto = encoders.build("auto", seed=4)
+    for kind in auto.kinds:
+        for reads in "trains", "steps", "values":
+            chosen = encoders.chosen(auto, kind, reads, 4)
+            assert kind in chosen.kinds
+            assert encoders.build(seed=4, **encoders.settings(chosen)) == chosen
+    long = encoders.chosen(encoders.build("auto", seed=0, steps=77, attenuation=3.0), "series", "steps", 0)
+    assert (long.steps, long.attenuation) == (77, 3.0)

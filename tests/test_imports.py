@@ -59,7 +59,7 @@ ONLY_IN = {
     "torch": {"ann", "bench", "commands", "kernels", "network", "nir", "rules", "run", "train"},
     "matplotlib": {"display", "paper", "sweep"},
     "rich": {"commands", "data", "display", "runs"},
-    "scipy": {"runs"},
+    "scipy": {"data", "runs"},
     "sklearn": {"data"},
     "PIL": {"data"},
     "soundfile": {"data"},

@@ -41,7 +41,11 @@ def values(rule: str) -> dict[str, Any]:
 
 def train(rule: str, folder: Path) -> Path:
     """Train into a folder; returns it."""
-    config = values(rule)
+    return train_with(values(rule), folder)
+
+
+def train_with(config: dict[str, Any], folder: Path) -> Path:
+    """Train by a config into a folder; returns it."""
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     with contextlib.redirect_stdout(io.StringIO()):
         experiment.run(config, folder, command=["test"])

@@ -139,8 +139,8 @@ def _lines(entry: Mapping[str, Any]) -> list[str]:
     papers = f" (papers: {_pair(*entry['papers'])})" if entry["papers"] else ""
     about = [entry["about"], entry["licence"]]
     place = [f"looked for in {entry['place']}"] if entry["place"] else []
-    if entry["name"] in ("audio_folder", "image_folder"):
-        place = ["any folder that data.root names"]
+    if entry["name"] in ("audio_folder", "image_folder", "arrays"):
+        place = [f"any {'file' if entry['name'] == 'arrays' else 'folder'} that data.root names"]
     elif entry["name"] in ("tonic", "torchvision"):
         place = [f"in {Path(entry['place']) / entry['name']}, once it has been downloaded"]
     remedy = (
@@ -168,6 +168,8 @@ def _contents(report: Mapping[str, Any]) -> list[str]:
     counts = {part: report[part]["classes"] for part in ("train", "validation", "test") if part in report}
     samples = ", ".join(f"{report[part]['samples']:,} to {_VERBS[part]}" for part in counts)
     lines = [f"samples: {_surrogate(report['origin'])}{samples}{papers}"]
+    if report.get("form"):
+        lines += _form(report["form"], report)
     for part, classes in counts.items():
         least, most = min(classes.values()), max(classes.values())
         each = f"{least:,}" if least == most else f"{least:,} to {most:,}"
@@ -187,6 +189,20 @@ def _contents(report: Mapping[str, Any]) -> list[str]:
             f"on {report['channels']} channels in {report['steps']} steps"
         )
     return [*lines, f"digest: {report['digest']}"] if report["digest"] else lines
+
+
+def _form(form: Mapping[str, Any], report: Mapping[str, Any]) -> list[str]:
+    """What the rows of a user's array were taken for."""
+    raw, last = form["raw"], form["time"] == "last"
+    steps, channels = (raw[-1], raw[0]) if last else (raw[0], raw[-1] if len(raw) == 2 else 1)
+    inputs = f"{channels:,} channel{'s' if channels > 1 else ''}"
+    said = {
+        "image": f"images of {' x '.join(map(str, report.get('shape', raw)))}",
+        "vector": f"vectors of {raw[0]:,} values",
+        "series": f"time series of {steps:,} steps in {inputs}",
+        "spikes": f"spike trains of {steps:,} steps on {inputs}",
+    }
+    return [f"kind: {said[form['kind']]}"]
 
 
 def _table(counts: Mapping[str, Mapping[str, int]]) -> list[str]:

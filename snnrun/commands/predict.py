@@ -104,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("run", help="a run's folder, the beginning of its name or MLflow id, or `last`")
     parser.add_argument(
-        "sources", nargs="+", metavar="FILE", help="a file, shd_test.h5:17 of a file of many, or test:17, validation:3"
+        "sources", nargs="+", metavar="FILE", help="a file, shd_test.h5:17 or my.npz:3 of a file of many, or test:17"
     )
     parser.add_argument("--weights", choices=("best", "last"), help="default: best, where the run has them")
     parser.add_argument("--top", type=int, default=3, metavar="N", help="so many classes (default: 3)")

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from snnrun import declared
 from snnrun.data import (
+    arrays,
     audio,
     blank,
     cifar,
@@ -74,6 +75,7 @@ DATASETS: dict[str, Callable[..., Corpus]] = {
     "image_folder": image_folder.image_folder,
     "tonic": from_tonic.tonic,
     "torchvision": from_torchvision.torchvision,
+    "arrays": arrays.arrays,
 }
 
 # How a single file becomes a sample as those of the corpus did, from the options of the corpus: what a picture is
@@ -162,6 +164,7 @@ def load(
         notes=tuple(map(printable, (*corpus.notes, *blank.notes(corpus)))),
         augment=augment,
         image=corpus.image,
+        form=corpus.form,
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snnrun.data import folders
-from snnrun.data.corpus import Corpus, Mapped, Unread
+from snnrun.data.corpus import Converted, Corpus, Mapped, Unread
 
 _DARK = 0.25  # of the range: the brightest value is below only where files were taken for darker than they are
 _AT_ONCE = 4096  # pictures compared at a time
@@ -18,7 +18,7 @@ _AT_ONCE = 4096  # pictures compared at a time
 
 def notes(corpus: Corpus) -> list[str]:
     """What a user should know of samples that are at hand before a run; nothing of files not read yet."""
-    parts = [part for part in (corpus.train_samples, corpus.test_samples) if not isinstance(part, Unread)]
+    parts = [part for part in (corpus.train_samples, corpus.test_samples) if not isinstance(part, Unread | Converted)]
     if corpus.kind == "audio" or len(parts) < 2:
         return []
     if corpus.kind == "spikes":

@@ -129,8 +129,8 @@ def _samples(corpus: Corpus, ear: Ear | None) -> tuple[Corpus, list[str], dict[s
     if corpus.kind == "audio":
         return _recordings(corpus, ear)
     if corpus.kind != "spikes":
-        return corpus, list(corpus.faults), {"shape": list(corpus.shape)}
-    details = {"channels": math.prod(corpus.shape), "steps": corpus.train_samples.shape[1]}
+        return corpus, list(corpus.faults), {"shape": list(corpus.shape), "form": corpus.form}
+    details = {"form": corpus.form, "channels": math.prod(corpus.shape), "steps": corpus.train_samples.shape[1]}
     if corpus.unread:
         found, counts, *numbers, contents = scan(*corpus.unread)
         notes = [*unseen(corpus.unread[0].steps, *numbers), *blank.silent(counts == 0, corpus.names)]

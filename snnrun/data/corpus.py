@@ -91,7 +91,36 @@ class Unread:
         return samples
 
 
-Samples = NDArray[Any] | Mapped | Unread
+@dataclass(frozen=True)
+class Converted:
+    """Some rows of an array in a file, which are read and made samples when they are asked for.
+
+    Attributes:
+        array: Gives the rows at an array of positions.
+        rows: Which rows these are, shape (S,).
+        form: Makes samples (B, ...) of rows.
+        one: Shape of a sample.
+    """
+
+    array: Any
+    rows: NDArray[np.int64]
+    form: Callable[[NDArray[Any]], NDArray[Any]]
+    one: tuple[int, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the samples, S first."""
+        return len(self.rows), *self.one
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, positions: Any) -> NDArray[Any]:
+        """The samples at these positions."""
+        return self.form(np.asarray(self.array[self.rows[positions]]))
+
+
+Samples = NDArray[Any] | Mapped | Unread | Converted
 
 
 def pick(samples: Samples, positions: NDArray[np.int64]) -> Samples:
@@ -202,6 +231,7 @@ class Corpus:
             n is that of (channel * rows + row) * columns + column. None of other samples.
         names: Of the samples, those to train on first, by which messages call them; empty where they have none.
         validation: Which of the training samples are the validation split, ascending; None if it is to be cut.
+        form: How a row of a user's array becomes a sample, as JSON can hold it, for `predict`; None of others.
     """
 
     kind: str
@@ -219,6 +249,7 @@ class Corpus:
     image: tuple[int, int, int] | None = None
     names: tuple[str, ...] = ()
     validation: NDArray[np.int64] | None = None
+    form: Mapping[str, Any] | None = None
 
     @property
     def recordings(self) -> list[Path]:
@@ -288,6 +319,7 @@ class Dataset:
     notes: tuple[str, ...] = ()
     augment: Augmentation | None = None
     image: tuple[int, int, int] | None = None
+    form: Mapping[str, Any] | None = None
 
     @property
     def label(self) -> str:

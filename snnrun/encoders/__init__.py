@@ -10,24 +10,31 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from snnrun.encoders.auto import Auto, Reads
 from snnrun.encoders.lyon_bsa import LyonBsa
 from snnrun.encoders.none import Unencoded
+from snnrun.encoders.population import Population
 from snnrun.encoders.rate import Bernoulli, Poisson
 from snnrun.encoders.stored import Stored
 from snnrun.errors import UsageError
 
 __all__ = [
+    "AUTO",
     "ENCODERS",
+    "Auto",
     "CuttingEncoder",
     "Encoder",
     "InputsEncoder",
+    "Reads",
     "RecordingEncoder",
     "Stored",
     "Unencoded",
     "build",
+    "chosen",
     "encode_ahead",
     "gives_spikes",
     "inputs",
+    "settings",
 ]
 
 
@@ -98,11 +105,15 @@ class CuttingEncoder(RecordingEncoder, Protocol):
         """How many steps of a recording of so many samples, at so many Hz, come after the last encoded step."""
 
 
+AUTO = "auto"  # the name of the one that chooses another
+
 # A new encoder is one line here.
-ENCODERS: dict[str, Callable[..., Encoder | RecordingEncoder]] = {
+ENCODERS: dict[str, Callable[..., Encoder | RecordingEncoder | Auto]] = {
     "poisson": Poisson,
     "bernoulli": Bernoulli,
+    "population": Population,
     "stored": Stored,
+    "auto": Auto,
     "lyon_bsa": LyonBsa,
     "none": Unencoded,
 }
@@ -135,7 +146,7 @@ def inputs(encoder: Encoder, channels: int) -> int:
     return encoder.inputs(channels) if isinstance(encoder, InputsEncoder) else channels
 
 
-def build(name: str, *, seed: int, **options: Any) -> Encoder | RecordingEncoder:
+def build(name: str, *, seed: int, **options: Any) -> Encoder | RecordingEncoder | Auto:
     """Make the encoder called `name` from its options; `seed` is for those that draw.
 
     Raises:
@@ -151,5 +162,19 @@ def build(name: str, *, seed: int, **options: Any) -> Encoder | RecordingEncoder
     for option in options:
         if option not in known:
             raise UsageError(f"encoder.{option}: {name} has no such option; it takes {', '.join(known)}")
-    encoder: Encoder | RecordingEncoder = cls(seed=seed, **options) if draws else cls(**options)
+    encoder: Encoder | RecordingEncoder | Auto = cls(seed=seed, **options) if draws else cls(**options)
     return encoder
+
+
+def chosen(auto: Auto, kind: str, reads: Reads, seed: int) -> Encoder:
+    """The encoder that `auto` chooses for a kind of corpus and the way a rule reads; `seed` is for those that draw."""
+    encoder = build(seed=seed, **auto.chosen(kind, reads))
+    assert not isinstance(encoder, RecordingEncoder | Auto)
+    return encoder
+
+
+def settings(encoder: Encoder) -> dict[str, Any]:
+    """The section of a config of which `build` makes this encoder."""
+    [name] = [name for name, cls in ENCODERS.items() if cls is type(encoder)]
+    own: Any = encoder
+    return {"name": name, **{field.name: getattr(own, field.name) for field in fields(own) if field.name != "seed"}}

@@ -23,6 +23,7 @@ class Description:
         data: Name of the corpus.
         origin, digest, kind, shape, classes: See `data.Dataset`. The shape is that of the encoder's samples.
         image: Channels, rows and columns of the input; None if it is not an image.
+        form: How a row of a user's array becomes a sample, see `data.Dataset`; None of other corpora.
         steps: T of the samples that it was trained on; 0 for samples without time.
         layers: Inputs and neurons of each layer, and whether it is recurrent.
     """
@@ -36,6 +37,7 @@ class Description:
     steps: int
     layers: dict[str, dict[str, Any]]
     image: tuple[int, int, int] | None = None
+    form: Mapping[str, Any] | None = None
 
     @property
     def channels(self) -> int:
@@ -80,4 +82,5 @@ def _parse(content: Mapping[str, Any]) -> Description:
         steps=int(content["steps"]),
         layers={str(name): dict(layer) for name, layer in content["layers"].items()},
         image=None if image is None else (int(image[0]), int(image[1]), int(image[2])),
+        form=content.get("form"),
     )

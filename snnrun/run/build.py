@@ -18,6 +18,7 @@ from snnrun.network import Network, topology
 from snnrun.network.model import Model, Signal
 from snnrun.record.description import Description
 from snnrun.rules import RULES
+from snnrun.rules.spike_train import SpikeTrainRule
 from snnrun.run import recordings
 from snnrun.train import hardware, memory
 from snnrun.train.distributed import Group
@@ -32,7 +33,7 @@ class Inputs(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """What a run consists of. `backend` is the name of its kernels."""
+    """What a run consists of. The values have the encoder that was chosen; `backend` is the name of the kernels."""
 
     values: Mapping[str, Any]
     group: Group
@@ -59,6 +60,8 @@ def parts(values: Mapping[str, Any], group: Group) -> Parts:
         parallel.set_threads(threads * group.here if group.leads else threads)
         dataset, encoder = load(values)
         parallel.set_threads(threads)
+    if values["encoder"]["name"] == encoders.AUTO:
+        values = {**values, "encoder": encoders.settings(encoder)}
     if len(dataset.train) < group.size:
         raise UsageError(f"hardware.processes: {group.size} processes for {len(dataset.train)} training samples")
     _check_memory(values, dataset, min(options.batch_size, len(dataset.train)) // group.size, device)
@@ -114,6 +117,8 @@ def load(values: Mapping[str, Any]) -> Inputs:
     dataset = data.load(seed=seed, encode=encode, **values["data"])
     if isinstance(encoder, encoders.RecordingEncoder):
         return Inputs(dataset, encoders.Stored(seed))
+    if isinstance(encoder, encoders.Auto):
+        encoder = chosen(encoder, dataset.kind, values)
     channels = encoders.inputs(encoder, dataset.channels)
     if channels != dataset.channels:  # they lie on no grid then
         dataset = replace(dataset, shape=(channels,), image=None)
@@ -121,7 +126,9 @@ def load(values: Mapping[str, Any]) -> Inputs:
 
 
 def check_kind(
-    values: Mapping[str, Any], encoder: encoders.Encoder | encoders.RecordingEncoder, corpus: data.Corpus
+    values: Mapping[str, Any],
+    encoder: encoders.Encoder | encoders.RecordingEncoder | encoders.Auto,
+    corpus: data.Corpus,
 ) -> None:
     """Raise UsageError if the encoder does not take this kind of data."""
     if corpus.kind not in encoder.kinds:
@@ -130,6 +137,13 @@ def check_kind(
             f"data={values['data']['name']} has the kind {corpus.kind!r}. Choose another encoder, or leave it to the "
             "defaults."
         )
+
+
+def chosen(auto: encoders.Auto, kind: str, values: Mapping[str, Any]) -> encoders.Encoder:
+    """The encoder that is chosen for a kind of corpus and for the model of the config."""
+    rule = RULES.get(values["model"]["name"])
+    reads: encoders.Reads = "values" if rule is None else "trains" if issubclass(rule, SpikeTrainRule) else "steps"
+    return encoders.chosen(auto, kind, reads, values["seed"])
 
 
 class Task(Protocol):
@@ -214,4 +228,5 @@ def describe(network: Model, dataset: data.Dataset, encoder: encoders.Encoder) -
         steps=encoder.steps or dataset.steps,
         layers=network.layout(),
         image=dataset.image,
+        form=dataset.form,
     )

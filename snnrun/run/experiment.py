@@ -75,6 +75,8 @@ def run(
         try:
             if accepted is not None:
                 accepted()
+            if parts.values != values:  # the corpus has decided what was left open
+                run_folder.RunFolder(run_dir).save(parts.values)
             if resumed:
                 _cut_back(run_dir, kept)
             _record(parts, run_dir, tracker, command, tags or {}, prepared, kept)

@@ -111,8 +111,14 @@ class Samples:
     def __init__(self, values: Mapping[str, Any], invert: bool = False) -> None:
         build.plug_in(values)
         self.values, self.invert = values, invert
-        self.encoder = encoders.build(seed=values["seed"], **values["encoder"])
+        self._named = encoders.build(seed=values["seed"], **values["encoder"])
         self._shared = {key: value for key, value in values["data"].items() if key in declared.options(data.load)}
+
+    @cached_property
+    def encoder(self) -> encoders.Encoder | encoders.RecordingEncoder:
+        """The encoder of a run."""
+        named = self._named
+        return build.chosen(named, self.corpus.kind, self.values) if isinstance(named, encoders.Auto) else named
 
     @property
     def _drawn(self) -> dict[str, Any]:
@@ -132,7 +138,7 @@ class Samples:
             more = f"\n  have it downloaded: snnrun data prepare {name}" if self._shared.get("download") else ""
             raise MissingError(f"{error}{more}") from None
         data.check_usable(name, corpus, corpus.faults)
-        build.check_kind(self.values, self.encoder, corpus)
+        build.check_kind(self.values, self._named, corpus)
         return corpus
 
     @cached_property
@@ -227,7 +233,9 @@ class Samples:
             return Description(kind="image", shape=image, image=image, steps=self.encoder.steps or 0, **own)
         corpus = self.corpus
         steps = self.encoder.steps or (corpus.train_samples.shape[1] if corpus.kind == "spikes" else 0)
-        return Description(kind=corpus.kind, shape=corpus.shape, image=corpus.image, steps=steps, **own)
+        return Description(
+            kind=corpus.kind, shape=corpus.shape, image=corpus.image, form=corpus.form, steps=steps, **own
+        )
 
     def _heard(
         self, encoder: encoders.RecordingEncoder, path: Path, corpus: Corpus

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snnrun import data, encoders
-from snnrun.data import Split, audio, pictures
+from snnrun.data import Split, array_row, audio, pictures
 from snnrun.data.corpus import pack
 from snnrun.data.spikes_file import Encoded
 from snnrun.errors import SnnrunError, UsageError
@@ -24,6 +24,7 @@ _INDEX = re.compile(r"(test|validation|train):(\d+)")
 _NUMBERED = re.compile(r"(.+):(\d+)")  # a file of many samples, and the number of one
 _BRIGHT = 127.0  # an image with a higher mean of its pixels is called mostly bright
 _NPY = b"\x93NUMPY"
+_ARRAYS = (".npz", ".npy", ".h5", ".hdf5", ".mat")
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,10 @@ class Reader:
         path = Path(source)
         if index is not None and not path.exists():
             return self._indexed(index[1], int(index[2]))
+        if self.about.form is not None and (path.exists() or array_row.parse(source)):
+            found = self._row(source, path, self.about.form)
+            if found is not None:
+                return found
         if self.about.data in data.NUMBERED and path.suffix != ".npy":
             return self._numbered(source)
         if not path.is_file():
@@ -90,7 +95,10 @@ class Reader:
     @cached_property
     def encoder(self) -> encoders.Encoder | encoders.RecordingEncoder:
         """The encoder of the run."""
-        return encoders.build(seed=self.values["seed"], **self.values["encoder"])
+        encoder = encoders.build(seed=self.values["seed"], **self.values["encoder"])
+        if isinstance(encoder, encoders.Auto):
+            return build.chosen(encoder, self.about.kind, self.values)
+        return encoder
 
     @cached_property
     def inputs(self) -> build.Inputs:
@@ -164,6 +172,21 @@ class Reader:
             there = "it holds many samples" if Path(source).is_file() else "there is no such file"
             raise UsageError(f"{source}: {there}. Give a file and the number of a sample in it, as shd_test.h5:17.")
         return self._binned(data.NUMBERED[self.about.data](Path(match[1]), int(match[2]), **self.values["data"]))
+
+    def _row(self, source: str, path: Path, form: Mapping[str, Any]) -> Sample | None:
+        """A row of a file of arrays, or the one of a .npy file; None for a picture."""
+        wanted = None if path.exists() else array_row.parse(source)
+        if wanted is not None:
+            row = array_row.read(*wanted, form)
+        elif path.suffix.lower() in _ARRAYS or path.is_dir():
+            if path.suffix.lower() != ".npy":
+                raise array_row.which(path)
+            row = array_row.file(path, form)
+        else:
+            return None
+        assert not isinstance(self.encoder, encoders.RecordingEncoder), "arrays have no recordings"
+        inputs = self.encoder.encode(row.sample, np.zeros(1, np.int64), 0)
+        return Sample(inputs, row.label, (*row.notes, *(() if inputs.any() else ("it has no input spike",))))
 
     def _array(self, path: Path) -> Sample:
         """Spikes (T, N) of 0 and 1, cut to the steps of the run, or filled up with silence."""
