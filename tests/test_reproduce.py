@@ -293,6 +293,6 @@ def test_without_validation_the_last_epoch_is_shown() -> None:
     wanted.runs = {0: invented("run", last=0.5, most=0.6)}
     table = outcome.outcome(TOY, [wanted], lambda _: None, [])
     text = pages.markdown(table)
-    assert "| last epoch % |" in text
+    assert "| last epoch |" in text
     assert "| 50.00 |" in text
     assert "have no chosen epoch" in text

@@ -73,7 +73,7 @@ def _reproduce(arguments: list[str]) -> int:
     if code == 130:
         print(f"Go on by: {shlex.join(['snnrun', 'reproduce', *arguments])}", flush=True)
         return code
-    _show(_outcome(table, entries, prices, arguments), options)
+    _show(_outcome(table, entries, prices, arguments, request.extra), options)
     return code
 
 
@@ -231,14 +231,16 @@ def _now() -> str:
 # ---- the table ------------------------------------------------------------------------------------------------------
 
 
-def _outcome(table: Table, entries: Sequence[Entry], prices: Prices, arguments: Sequence[str]) -> Outcome:
+def _outcome(
+    table: Table, entries: Sequence[Entry], prices: Prices, arguments: Sequence[str], extra: Sequence[str]
+) -> Outcome:
     from snnrun.record import provenance
     from snnrun.reproduce.outcome import outcome
     from snnrun.reproduce.price import parameters
 
     made = f"{time.strftime('%Y-%m-%d %H:%M')}, snnrun {provenance.version()}"
     facts = [made, shlex.join(["snnrun", "reproduce", *arguments])]
-    return outcome(table, entries, lambda entry: parameters(entry, prices), facts)
+    return outcome(table, entries, lambda entry: parameters(entry, prices), facts, extra)
 
 
 def _show(found: Outcome, options: argparse.Namespace) -> None:

@@ -64,26 +64,35 @@ class Outcome:
 
 
 def outcome(
-    table: Table, entries: Sequence[Entry], parameters: Callable[[Entry], int | None], facts: Sequence[str]
+    table: Table,
+    entries: Sequence[Entry],
+    parameters: Callable[[Entry], int | None],
+    facts: Sequence[str],
+    extra: Sequence[str] = (),
 ) -> Outcome:
-    """Set the runs of the entries beside the rows of the table; rows without an entry are shown as published."""
+    """Set the runs of the entries beside the rows of the table; rows without an entry are shown as published.
+
+    `extra` are the overrides of all rows. Runs on less than the corpus are not tested against figures for the whole.
+    """
     by_name = {entry.row.name: entry for entry in entries}
     lines = []
     for row in table.rows:
         entry = by_name.get(row.name)
         lines.append(_line(row, entry, parameters(entry) if entry is not None and entry.runs else None))
-    return Outcome(table, lines, _notes(table, lines, entries), list(facts))
+    notes = [f"Changed in all rows: {' '.join(extra)}."] if extra else []
+    return Outcome(table, lines, [*notes, *_notes(table, lines, entries)], list(facts))
 
 
 def _line(row: Published, entry: Entry | None, parameters: int | None) -> Line:
     runs = [] if entry is None else [entry.runs[seed] for seed in sorted(entry.runs)]
     surrogate = any(run.origin == "surrogate" for run in runs)
+    cut = entry is not None and entry.values["data"].get("limit") is not None
     found: dict[str, Ours | None] = {}
     test = None
     for metric in (VALIDATION, TEST, LAST, MAXIMUM):
         values = [100.0 * run.metrics[metric] for run in runs if metric in run.metrics]
         p = None
-        if metric in (TEST, MAXIMUM) and not surrogate:
+        if metric in (TEST, MAXIMUM) and not surrogate and not cut:
             p, said = tested(row, values)
             test = test or said
         found[metric] = Ours(len(values), *mean_std(values), max(values), p) if values else None
@@ -126,6 +135,8 @@ def _notes(table: Table, lines: Sequence[Line], entries: Sequence[Entry]) -> lis
             "Surrogate data, made by a program in the form of the corpus: comparable with no published figure, so "
             "nothing is tested."
         )
+    limits = {entry.values["data"].get("limit") for entry in entries} - {None}
+    notes += [f"Trained on {limit:,} samples only: nothing is tested." for limit in sorted(limits)]
     for entry in entries:
         own = entry.row.epochs
         if own is not None and entry.runs and entry.epochs != own:

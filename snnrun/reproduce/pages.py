@@ -11,7 +11,8 @@ from snnrun.paper.pages import PAGE
 from snnrun.reproduce.outcome import Line, Ours, Outcome
 
 EXPLANATION = (
-    "Published figures are as printed. Ours: mean ± standard deviation over n seeds, and the best of them: at the "
+    "Test accuracies in percent. Parameters, epochs and published figures are as printed; built are the parameters of "
+    "our network, trained its epochs. Ours: mean ± standard deviation over n seeds, and the best of them: at the "
     "epoch that the validation samples chose, and the papers' way, the maximum over epochs on the test set, which is "
     "optimistic and shown because the published figures are of that kind."
 )
@@ -32,22 +33,22 @@ def columns(lines: Sequence[Line]) -> list[Column]:
         Column("system", lambda line: line.title, 20, right=False),
         Column("network", lambda line: line.row.network, 19, right=False),
         Column("parameters", lambda line: _count(line.row.parameters), 4),
-        Column("ours", lambda line: _count(line.parameters), 5),
+        Column("built", lambda line: _count(line.parameters), 5),
         Column("epochs", lambda line: _count(line.row.epochs), 2),
-        Column("ours", lambda line: _count(line.epochs or None) if line.seeds else "", 6),
-        Column("mean ± sd %", lambda line: _published_mean(line), 10),
-        Column("best %", lambda line: _published_best(line), 11),
+        Column("trained", lambda line: _count(line.epochs or None) if line.seeds else "", 6),
+        Column("published mean", lambda line: _published_mean(line), 10),
+        Column("published best", lambda line: _published_best(line), 11),
         Column("n", lambda line: str(len(line.seeds)) if line.seeds else "", 16),
-        Column("validation's epoch %", lambda line: mean(line.chosen), 18),
-        Column("best %", lambda line: _best(line.chosen), 8),
-        Column("p", lambda line: p_value(line.chosen), 9),
-        Column("papers' way %", lambda line: mean(line.maximum), 15),
-        Column("best %", lambda line: _best(line.maximum), 7),
-        Column("p", lambda line: p_value(line.maximum), 8),
+        Column("by validation", lambda line: mean(line.chosen), 18),
+        Column("its best", lambda line: _best(line.chosen), 8),
+        Column("its p", lambda line: p_value(line.chosen), 9),
+        Column("papers' way", lambda line: mean(line.maximum), 15),
+        Column("its best", lambda line: _best(line.maximum), 7),
+        Column("its p", lambda line: p_value(line.maximum), 8),
         Column("test", lambda line: (line.test or "").partition(",")[0], 3, right=False),
     ]
     if any(line.chosen is None and line.seeds for line in lines):
-        shown.insert(12, Column("last epoch %", lambda line: mean(line.last), 14))
+        shown.insert(12, Column("last epoch", lambda line: mean(line.last), 14))
     return shown
 
 

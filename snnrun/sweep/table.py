@@ -22,8 +22,10 @@ def rows(points: Sequence[Point], configs: Mapping[int, Mapping[str, str]]) -> l
     keys = sorted(set().union(*configs.values()) - {"hardware.threads"}) if configs else []
     differing = [key for key in keys if len({config.get(key) for config in configs.values()}) > 1]
     metrics = sorted(set().union(*(point.summary for point in points)) if points else ())
+    labelled = any(point.label for point in points)
     return [
         {"point": str(point.number), "status": point.status}
+        | ({"label": point.label} if labelled else {})
         | {key: configs.get(point.number, {}).get(key, "") for key in differing}
         | {"objective": _number(point.objective), "seconds": f"{point.seconds:.0f}"}
         | {key: _number(point.summary.get(key)) for key in metrics}
@@ -37,7 +39,7 @@ def swept(points: Sequence[Point], table: Sequence[Row]) -> list[str]:
     columns = table[0] if table else {}
     keys = [text.partition("=")[0].lstrip("+~") for point in points for text in point.overrides]
     named = [key if key in columns else f"{key}.{leaf}" for key in dict.fromkeys(keys) for leaf in ("name", "method")]
-    return [key for key in dict.fromkeys(named) if key in columns]
+    return [key for key in dict.fromkeys(["label", *named]) if key in columns]
 
 
 def write(table: Sequence[Row], keys: Sequence[str], folder: Path) -> list[Path]:
