@@ -80,6 +80,15 @@ def test_importing_the_command_loads_nothing_heavy() -> None:
 
 
 @pytest.mark.launches
+def test_a_run_imports_nothing_that_it_does_not_use(tmp_path: Path) -> None:
+    unused = ("torch._dynamo", "torch._inductor", "sympy", "sklearn", "pandas", "librosa", "scipy.stats", "mlflow")
+    code = f"import snnrun.cli, sys; snnrun.cli.main({['train', '-q', *TINY, 'tracking=none']!r})"
+    code += f"; print([name for name in {unused!r} if name in sys.modules])"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert answer.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.launches
 def test_python_dash_m_is_the_command() -> None:
     answer = subprocess.run([sys.executable, "-m", "snnrun", "--version"], capture_output=True, text=True, check=True)
     assert answer.stdout.startswith("snnrun 0.")

@@ -21,7 +21,7 @@ def parameters(share: float):
 def run(name: str, share: float, known: bool, clip: float | None = None):
     """Weights and norms of five steps, the optimiser told of the mask or not; between two the weights are changed."""
     dense, masked, mask = parameters(share)
-    optimiser = Optimiser([(dense, None), (masked, mask if known else None)], name, 0.1, 0.9)
+    optimiser = Optimiser([(dense, None), (masked, mask if known else None)], name, 0.9)
     generator, norms = torch.Generator().manual_seed(1), []
     for step in range(5):
         optimiser.clear()
@@ -53,10 +53,33 @@ def test_entries_that_do_not_exist_make_no_difference(name, clip, share):
     assert all(value.numel() == (mask.sum() if share < 0.5 else mask.numel()) for value in moments)
 
 
-def test_it_goes_on_from_its_state():
-    dense, masked, mask, _, optimiser = run("adam", 0.03, True)
+@pytest.mark.parametrize("decay", [0.0, 0.02])
+@pytest.mark.parametrize("name", ["adam", "adamw", "rmsprop", "sgd"])
+def test_the_updates_are_those_of_pytorchs_optimisers(name, decay):
+    mine, other = (nn.Parameter(torch.randn(7, 5, generator=torch.Generator().manual_seed(3))) for _ in range(2))
+    made = {
+        "adam": lambda: torch.optim.Adam([other], weight_decay=decay, fused=True),
+        "adamw": lambda: torch.optim.AdamW([other], weight_decay=decay, fused=True),
+        "rmsprop": lambda: torch.optim.RMSprop([other], alpha=0.9, eps=1e-7, weight_decay=decay, momentum=0.9),
+        "sgd": lambda: torch.optim.SGD([other], weight_decay=decay, momentum=0.9),
+    }
+    optimiser, theirs = Optimiser([(mine, None)], name, 0.9, decay), made[name]()
+    generator = torch.Generator().manual_seed(1)
+    for lr in (0.1, 0.05, 0.02):
+        mine.grad = torch.randn(mine.shape, generator=generator)
+        other.grad = mine.grad.clone()
+        theirs.param_groups[0]["lr"] = lr
+        theirs.step()
+        optimiser.norm(None)
+        optimiser.step(lr)
+        assert torch.equal(mine, other)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "rmsprop", "sgd"])
+def test_it_goes_on_from_its_state(name):
+    dense, masked, mask, _, optimiser = run(name, 0.03, True)
     again = Optimiser([(nn.Parameter(dense.detach().clone()), None), (nn.Parameter(masked.detach().clone()), mask)],
-                      "adam", 0.1, 0.9)  # fmt: skip
+                      name, 0.9)  # fmt: skip
     again.restore(optimiser.state())
     for one in (optimiser, again):
         for parameter in one.parameters:
@@ -71,6 +94,4 @@ def test_the_state_of_other_parameters_is_refused():
     other = mask.clone()
     other[0] = True
     with pytest.raises(ValueError, match=r"1/exp_avg has the shape"):
-        Optimiser([(nn.Parameter(torch.zeros(6, 5).T), None), (masked, other)], "adam", 0.1, 0.9).restore(
-            optimiser.state()
-        )
+        Optimiser([(nn.Parameter(torch.zeros(6, 5).T), None), (masked, other)], "adam", 0.9).restore(optimiser.state())

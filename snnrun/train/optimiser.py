@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adam import adam
+from torch.optim.adamw import adamw
+from torch.optim.rmsprop import rmsprop
+from torch.optim.sgd import sgd
 
 # Adam's constants in the papers.
 ADAM_BETAS, ADAM_EPSILON = (0.9, 0.999), 1e-8
@@ -15,6 +20,9 @@ RMS_DECAY, RMS_EPSILON = 0.9, 1e-7
 SPARSE = 0.5
 
 
+State = dict[str, Tensor]
+
+
 class Optimiser:
     """Moves parameters by the gradients that they hold.
 
@@ -22,7 +30,6 @@ class Optimiser:
         trained: parameters, each with the mask of the entries that exist, or None: see `Network.trained`. The other
             entries have no gradient.
         name: `adam`, `adamw`, `rmsprop` or `sgd`.
-        lr: learning rate.
         momentum: of SGD and RMSProp.
         weight_decay: times a weight, it is added to the weight's gradient. `adamw` instead takes this share of a weight
             away at each step, times the learning rate (Loshchilov and Hutter 2019).
@@ -32,7 +39,6 @@ class Optimiser:
         self,
         trained: Iterable[tuple[nn.Parameter, Tensor | None]],
         name: str,
-        lr: float,
         momentum: float,
         weight_decay: float = 0.0,
     ) -> None:
@@ -43,7 +49,8 @@ class Optimiser:
         self._moved = [
             _moved(parameter, parameter, place) for parameter, place in zip(self.parameters, self._places, strict=True)
         ]
-        self._optimizer = _of_torch(name, self._moved, lr, momentum, weight_decay)
+        self._state: list[State] = [{} for _ in self._moved]
+        self._update = partial(_UPDATES[name], momentum=momentum, weight_decay=weight_decay)
 
     def clear(self) -> None:
         """Drop the gradients."""
@@ -63,8 +70,6 @@ class Optimiser:
     @torch.no_grad()
     def step(self, lr: float) -> None:
         """Move the weights at a learning rate, by the gradients that `norm` has taken. Call `norm` first."""
-        for group in self._optimizer.param_groups:
-            group["lr"] = lr
         gathered = [
             (parameter.view(-1), place, moved)
             for parameter, place, moved in zip(self.parameters, self._places, self._moved, strict=True)
@@ -72,18 +77,16 @@ class Optimiser:
         ]
         for entries, place, moved in gathered:
             moved.copy_(entries[place])
-        self._optimizer.step()
+        moving = [number for number, moved in enumerate(self._moved) if moved.grad is not None]
+        tensors, states = [self._moved[number] for number in moving], [self._state[number] for number in moving]
+        if moving:
+            self._update(tensors, [tensor.grad for tensor in tensors], states, lr=lr)
         for entries, place, moved in gathered:
             entries[place] = moved
 
     def state(self) -> dict[str, Tensor]:
         """Moments and step counts, `<parameter>/<name>`."""
-        return {
-            f"{number}/{name}": value
-            for number, moved in enumerate(self._moved)
-            for name, value in self._optimizer.state[moved].items()
-            if value is not None
-        }
+        return {f"{number}/{name}": value for number, state in enumerate(self._state) for name, value in state.items()}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Go on from what `state` gave. Raises KeyError, IndexError or ValueError if it is of other parameters."""
@@ -92,17 +95,7 @@ class Optimiser:
             moved = self._moved[int(number)]
             if value.dim() and value.shape != moved.shape:
                 raise ValueError(f"{key} has the shape {tuple(value.shape)} instead of {tuple(moved.shape)}")
-            self._optimizer.state[moved][name] = value.to(moved.device).clone()
-
-
-def _of_torch(name: str, moved: list[Tensor], lr: float, momentum: float, weight_decay: float) -> torch.optim.Optimizer:
-    """PyTorch's optimiser of these tensors."""
-    if name == "sgd":
-        return torch.optim.SGD(moved, lr=lr, momentum=momentum, weight_decay=weight_decay)
-    if name == "rmsprop":
-        return torch.optim.RMSprop(moved, lr, RMS_DECAY, RMS_EPSILON, weight_decay, momentum)
-    kind = torch.optim.AdamW if name == "adamw" else torch.optim.Adam
-    return kind(moved, lr=lr, betas=ADAM_BETAS, eps=ADAM_EPSILON, weight_decay=weight_decay, fused=True)
+            self._state[int(number)][name] = value.to(moved.device).clone()
 
 
 def by_stride(tensor: Tensor) -> list[int]:
@@ -123,3 +116,82 @@ def _moved(tensor: Tensor, parameter: Tensor, place: Tensor | None) -> Tensor:
     if place is not None:
         return tensor.detach().reshape(-1)[place]
     return tensor.detach().permute(by_stride(parameter))
+
+
+# ---- PyTorch's updates ----------------------------------------------------------------------------------------------
+# Its optimisers as functions. As objects they import PyTorch's compiler, which takes a second of every run.
+
+
+def _kept(tensors: list[Tensor], states: list[State], name: str) -> list[Tensor]:
+    """The state of this name of each tensor, zeros at first."""
+    return [state.setdefault(name, torch.zeros_like(tensor)) for tensor, state in zip(tensors, states, strict=True)]
+
+
+def _steps(tensors: list[Tensor], states: list[State], *, with_tensor: bool) -> list[Tensor]:
+    """How often each tensor was moved; beside the tensor in memory, or on the CPU."""
+    return [
+        state.setdefault("step", torch.zeros((), device=tensor.device if with_tensor else None))
+        for tensor, state in zip(tensors, states, strict=True)
+    ]
+
+
+def _adam(
+    tensors: list[Tensor],
+    gradients: list[Tensor],
+    states: list[State],
+    *,
+    lr: float,
+    momentum: float,
+    weight_decay: float,
+    how: Callable[..., None] = adam,
+) -> None:
+    del momentum
+    how(
+        tensors, gradients, _kept(tensors, states, "exp_avg"), _kept(tensors, states, "exp_avg_sq"), [],
+        _steps(tensors, states, with_tensor=True), fused=True, amsgrad=False, beta1=ADAM_BETAS[0], beta2=ADAM_BETAS[1],
+        lr=lr, weight_decay=weight_decay, eps=ADAM_EPSILON, maximize=False,
+    )  # fmt: skip
+
+
+def _rmsprop(
+    tensors: list[Tensor],
+    gradients: list[Tensor],
+    states: list[State],
+    *,
+    lr: float,
+    momentum: float,
+    weight_decay: float,
+) -> None:
+    buffers = _kept(tensors, states, "momentum_buffer") if momentum else []
+    rmsprop(
+        tensors, gradients, _kept(tensors, states, "square_avg"), [], buffers,
+        _steps(tensors, states, with_tensor=False), lr=lr, alpha=RMS_DECAY, eps=RMS_EPSILON, weight_decay=weight_decay,
+        momentum=momentum, centered=False,
+    )  # fmt: skip
+
+
+def _sgd(
+    tensors: list[Tensor],
+    gradients: list[Tensor],
+    states: list[State],
+    *,
+    lr: float,
+    momentum: float,
+    weight_decay: float,
+) -> None:
+    buffers: list[Tensor | None] = [state.get("momentum_buffer") for state in states]
+    sgd(
+        tensors, gradients, buffers, weight_decay=weight_decay, momentum=momentum, lr=lr, dampening=0.0,
+        nesterov=False, maximize=False,
+    )  # fmt: skip
+    for state, buffer in zip(states, buffers, strict=True):
+        if buffer is not None:
+            state["momentum_buffer"] = buffer
+
+
+_UPDATES: dict[str, Callable[..., None]] = {
+    "adam": _adam,
+    "adamw": partial(_adam, how=adamw),
+    "rmsprop": _rmsprop,
+    "sgd": _sgd,
+}

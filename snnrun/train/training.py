@@ -68,8 +68,7 @@ class Training:
     def renew_optimiser(self) -> None:
         """Make a new optimiser, which has not moved the network's weights yet."""
         options = self.options
-        how = (options.optimizer, options.lr, options.momentum, options.weight_decay)
-        self.optimiser = Optimiser(self.network.trained(), *how)
+        self.optimiser = Optimiser(self.network.trained(), options.optimizer, options.momentum, options.weight_decay)
 
     def align(self) -> None:
         """Give all processes the leader's weights, since different processors may round the updates differently."""
@@ -118,7 +117,8 @@ class Training:
         losses = self.network.sample_loss(outcome, labels)
         # Boosting multiplies the error of a sample, that is the gradient of its loss.
         weight = torch.from_numpy(self.boost[mine]).to(losses)
-        losses.backward(weight / len(positions))  # type: ignore[no-untyped-call]
+        # The gradient of a number needs no other; given one, PyTorch imports sympy to look at its shape.
+        (losses * (weight / len(positions))).sum().backward()  # type: ignore[no-untyped-call]
         counts = [layer.detach() for layer in outcome.counts]
         return Step(losses.detach().sum().item() / len(positions), math.nan, outcome.scores.detach(), counts)
 
