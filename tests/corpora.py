@@ -67,6 +67,25 @@ def fsdd_tree(root: Path, indices: Iterable[int] = (0, 4, 5, 49), home: str = "f
     return place
 
 
+def commands_tree(
+    home: Path, words: Iterable[str] = ("yes", "no", "bed", "cat", "visual"), each: int = 10, noise_s: float = 12.0
+) -> Path:
+    """Speech Commands as it unpacks: of each word two recordings to validate and two to test on; noise in two files."""
+    value, lists = itertools.count(1), dict[str, list[str]](validation=[], testing=[])
+    for word in words:
+        for k in range(each):
+            record(home / word / f"{k:08x}_nohash_0.wav", next(value) / 1000, 16_000, "WAV")
+            if k < 4:
+                lists["validation" if k < 2 else "testing"].append(f"{word}/{k:08x}_nohash_0.wav")
+    for name, names in lists.items():
+        (home / f"{name}_list.txt").write_text("".join(f"{name}\n" for name in names))
+    rng = np.random.default_rng(0)
+    (home / "_background_noise_").mkdir()
+    for name in ("pink_noise", "running_tap"):
+        soundfile.write(home / f"_background_noise_/{name}.wav", rng.normal(0, 0.1, int(noise_s * 16_000)), 16_000)
+    return home
+
+
 def events_file(
     root: Path, recordings: Mapping[str, Mapping[str, Events]] = RECORDINGS, place: str = "ntidigits"
 ) -> Path:

@@ -26,6 +26,7 @@ from snnrun.data import (
     nmnist,
     pictures,
     speech,
+    speech_commands,
     ti46,
 )
 from snnrun.data.augment import Augment
@@ -66,6 +67,7 @@ DATASETS: dict[str, Callable[..., Corpus]] = {
     "ti46_alpha": ti46.ti46_alpha,
     "ti46_digits": ti46.ti46_digits,
     "fsdd": speech.fsdd,
+    "speech_commands": speech_commands.speech_commands,
     "audio_folder": speech.audio_folder,
     "ntidigits": events.ntidigits,
     "nmnist": nmnist.nmnist,

@@ -56,6 +56,26 @@ class Facts:
     left_out: int = 0
 
 
+@dataclass(frozen=True)
+class Cut:
+    """A piece of a longer recording, which is a recording itself: so many samples from `start` on."""
+
+    path: Path
+    start: int
+    samples: int
+
+    @property
+    def name(self) -> str:
+        """Of the file, with the piece."""
+        return f"{self.path.name}[{self.start}:{self.start + self.samples}]"
+
+    def __str__(self) -> str:
+        return str(self.path.with_name(self.name))
+
+
+Recording = Path | Cut
+
+
 @functools.cache
 def suffixes() -> frozenset[str]:
     """The extensions, in lower case, of what libsndfile reads here."""
@@ -65,11 +85,11 @@ def suffixes() -> frozenset[str]:
     return frozenset(suffix for form, own in _SUFFIXES.items() if form in there for suffix in own)
 
 
-def read(path: Path, *, rate: int | None = None) -> tuple[NDArray[np.float64], int]:
+def read(path: Recording, *, rate: int | None = None) -> tuple[NDArray[np.float64], int]:
     """Read a recording.
 
     Args:
-        path: The file.
+        path: The file, or a piece of one.
         rate: Sample rate in Hz that it must have; None for any.
 
     Returns:
@@ -81,13 +101,13 @@ def read(path: Path, *, rate: int | None = None) -> tuple[NDArray[np.float64], i
             channels, another rate, or samples that are no numbers.
     """
     try:
-        return _read(path, rate)
+        return _wave(path, rate)
     except Fault as fault:
         raise SnnrunError(f"{path}: {fault}") from None
 
 
 def scan(
-    paths: Sequence[Path],
+    paths: Sequence[Recording],
     rate: int | None = None,
     hear: Callable[[NDArray[np.float64], int], Encoded] | None = None,
 ) -> list[Facts]:
@@ -102,7 +122,7 @@ def scan(
 
     def task(item: int) -> None:
         try:
-            wave, own_rate = _read(paths[item], rate)
+            wave, own_rate = _wave(paths[item], rate)
             sample = hear(wave, own_rate) if hear else None
         except (Fault, ValueError) as fault:
             found[item] = Facts(fault=str(fault))
@@ -114,26 +134,30 @@ def scan(
     return found
 
 
-def hashes(paths: Sequence[Path]) -> list[bytes]:
-    """SHA-256 of the contents of each file, on all threads.
+def hashes(paths: Sequence[Recording]) -> list[bytes]:
+    """SHA-256 of the contents of each file, on all threads; of a piece, of that of its file and its place.
 
     Raises:
         SnnrunError: If a file cannot be read.
     """
-    found = [b""] * len(paths)
+    files = list(dict.fromkeys(path.path if isinstance(path, Cut) else path for path in paths))
+    found: dict[Path, bytes] = {}
 
     def task(item: int) -> None:
-        path = paths[item]
+        path = files[item]
         try:
-            found[item] = hashlib.sha256(path.read_bytes()).digest()
+            found[path] = hashlib.sha256(path.read_bytes()).digest()
         except OSError as error:
             raise SnnrunError(f"{path}: {_unreadable(path, error)}") from None
 
-    parallel.each(len(paths), task)
-    return found
+    parallel.each(len(files), task)
+    return [
+        hashlib.sha256(found[path.path] + path.name.encode()).digest() if isinstance(path, Cut) else found[path]
+        for path in paths
+    ]
 
 
-def digest(paths: Sequence[Path], contents: Sequence[bytes]) -> str:
+def digest(paths: Sequence[Recording], contents: Sequence[bytes]) -> str:
     """SHA-256 over names and contents of files in their order, in hexadecimal; `contents` from `hashes`.
 
     Upper and lower case of names, the form of their Unicode and the folders do not count: copies of one corpus differ
@@ -156,6 +180,23 @@ def sphere_header(path: Path) -> dict[str, str]:
 
 
 # ---- one file -------------------------------------------------------------------------------------------------------
+
+
+def _wave(recording: Recording, rate: int | None) -> tuple[NDArray[np.float64], int]:
+    if not isinstance(recording, Cut):
+        return _read(recording, rate)
+    try:
+        changed = recording.path.stat().st_mtime_ns
+    except OSError as error:
+        raise Fault(_unreadable(recording.path, error)) from None
+    wave, own_rate = _long(recording.path, rate, changed)
+    return wave[recording.start : recording.start + recording.samples], own_rate
+
+
+@functools.lru_cache(maxsize=8)
+def _long(path: Path, rate: int | None, _changed: int) -> tuple[NDArray[np.float64], int]:
+    """A recording of which many pieces are wanted."""
+    return _read(path, rate)
 
 
 def _read(path: Path, rate: int | None) -> tuple[NDArray[np.float64], int]:

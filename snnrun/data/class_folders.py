@@ -15,7 +15,7 @@ from snnrun.data import folders, parts
 from snnrun.data.corpus import MissingError, stratified
 from snnrun.errors import SnnrunError, UsageError, printable
 
-_NO_CLASS = "_background_noise_"  # of Speech Commands: minutes of noise to mix in, no word
+NO_CLASS = "_background_noise_"  # of Speech Commands: minutes of noise to mix in, no word
 
 
 class Found(NamedTuple):
@@ -153,7 +153,7 @@ def _read(path: Path, what: str, suffixes: Collection[str]) -> _Place:
     for folder in inside:
         found = folders.below(folder, suffixes)
         name = printable(unicodedata.normalize("NFC", folder.name))
-        if name == _NO_CLASS:
+        if name == NO_CLASS:
             place.notes.append(f"{name} is no class: its {len(found.files):,} {what} are not used")
             continue
         if not found.files:

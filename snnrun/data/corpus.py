@@ -6,7 +6,6 @@ import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -219,7 +218,7 @@ class Corpus:
         train_samples, test_samples: Images are (S, N), channel by channel and row by row, uint8 or float32 from 0 to 1;
             vectors are float32 (S, N) from 0 to 1. Series are float32 (S, T, N) from 0 to 1, NaN at the steps after the
             end of a shorter one. Spikes are bits, int64 of shape (S, T, W), channel n of a step being bit n % 64 of
-            word n // 64. Recordings are their files, objects of type Path, shape (S,).
+            word n // 64. Recordings are their files, `audio.Recording`, shape (S,).
         train_labels, test_labels: int64, shape (S,).
         origin: "recorded"; "synthetic" if a program made it up; "surrogate" if a program made it in the form of a
             recorded corpus, to stand in for that.
@@ -252,8 +251,8 @@ class Corpus:
     form: Mapping[str, Any] | None = None
 
     @property
-    def recordings(self) -> list[Path]:
-        """The files of a corpus of recordings, those to train on first."""
+    def recordings(self) -> list[audio.Recording]:
+        """The files of a corpus of recordings, or pieces of some, those to train on first."""
         parts = (self.train_samples, self.test_samples)
         return [path for part in parts if isinstance(part, np.ndarray) for path in part.tolist()]
 

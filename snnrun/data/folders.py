@@ -139,7 +139,7 @@ def origin(*places: Path) -> str:
     return "surrogate" if any((place / MARKER).is_file() for place in places) else "recorded"
 
 
-def objects(paths: Sequence[Path]) -> NDArray[Any]:
+def objects(paths: Sequence[object]) -> NDArray[Any]:
     """An array of these paths, shape (S,)."""
     array = np.empty(len(paths), object)
     array[:] = paths

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from snnrun.data import audio, folders
 from snnrun.data.corpus import Corpus
 
 
-def notes(corpus: Corpus, paths: Sequence[Path], contents: Sequence[bytes] = ()) -> list[str]:
+def notes(corpus: Corpus, paths: Sequence[audio.Recording], contents: Sequence[bytes] = ()) -> list[str]:
     """What a user should know of samples whose files have the same contents.
 
     Args:
