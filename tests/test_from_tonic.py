@@ -186,7 +186,7 @@ def test_the_store_keeps_them_and_a_file_is_fed_alike(gestures: Path, capsys: py
     reader = Reader(given, about)
     files = sorted((gestures / "tonic/DVSGesture/ibmGestureTest").rglob("*.npy"), key=str)
     for k in (0, 33, 109):
-        assert np.array_equal(reader.read(str(files[k])).spikes[0], first.test.samples[np.array([k])][0])
+        assert np.array_equal(reader.read(str(files[k])).inputs[0], first.test.samples[np.array([k])][0])
     (gestures / "bad.npy").write_bytes(files[0].read_bytes()[:-9])
     with pytest.raises(SnnrunError, match=r"bad.npy: tonic cannot read it \(ValueError|bad.npy: "):
         reader.read(str(gestures / "bad.npy"))

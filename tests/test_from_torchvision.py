@@ -201,7 +201,7 @@ def test_a_picture_is_fed_as_the_corpus_feeds_it(tmp_path: Path) -> None:
     theirs = datasets.KMNIST(str(tmp_path / "torchvision"), train=False)
     theirs[3][0].save(tmp_path / "a.png")
     wanted = reader.encoder.encode(corpus.test.samples[3:4], np.zeros(1, np.int64), 0)
-    assert np.array_equal(reader.read(str(tmp_path / "a.png")).spikes, wanted)
+    assert np.array_equal(reader.read(str(tmp_path / "a.png")).inputs, wanted)
 
 
 # ---- faults ---------------------------------------------------------------------------------------------------------

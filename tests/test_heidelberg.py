@@ -115,10 +115,12 @@ def test_what_bits_cannot_show_is_said_with_its_share(tmp_path: Path) -> None:
     heidelberg_file(home / "shd_test.h5", [(0, 0, ([3, 4, 3], [0.001, 0.001, 0.0015]))])
     for _ in range(2):  # then from the store
         notes = build.load(values(tmp_path, steps=200)).dataset.notes
-        assert "1 events of 1 of 3 recordings come after the last step (data.steps=200) and are left out" in notes
+        late = "1 events of 1 of 3 recordings come after the last step (data.steps=200) and are left out"
+        assert any(note.startswith(late) for note in notes)
         shared = "2 of 8 events (25 %) share a step and a channel with another, and are one spike with it"
         assert shared in notes
-        assert f"1 of 3 samples have no input spike ({home / 'shd_train.h5'}:1)" in notes
+        silent = f"1 of 3 samples have no input spike ({home / 'shd_train.h5'}:1)"
+        assert any(note.startswith(silent) for note in notes)
     wide = build.load(values(tmp_path, steps=400, bin_channels=2)).dataset.notes
     assert "2 of 8 events (25 %) share a step and a channel with another, and are one spike with it" in wide
     assert "1 of 8 events (12 %)" in " ".join(build.load(values(tmp_path, bin_ms=1.0, steps=1400)).dataset.notes)
@@ -285,7 +287,7 @@ def test_a_file_and_its_number_are_fed_as_the_corpus_feeds_them(tmp_path: Path) 
     for ending in ("", ".gz"):
         for row in range(6):
             found = reader.read(f"{home / 'shd_test.h5'}{ending}:{row}")
-            assert np.array_equal(found.spikes[0], corpus.test.samples[np.array([row])][0])
+            assert np.array_equal(found.inputs[0], corpus.test.samples[np.array([row])][0])
     assert "of its events come after the last step and are left out" in found.notes[0]
     for source, words in {
         f"{home / 'shd_test.h5'}:6": "no such recording; they are numbered from 0 to 5",
