@@ -275,6 +275,71 @@ def test_some_samples_stand_for_many(run: Any, monkeypatch: pytest.MonkeyPatch) 
     assert "looked at" not in run("stats", "digits", "encoder.steps=10", "--all")[1]
 
 
+# ---- values ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def values(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
+    """The training samples of a corpus of values that stands for the digits: "image", "vector", or "series" of F."""
+    kind, channels = request.param
+    shape, rng = {"image": (1, 4, 6), "vector": (24,), "series": (channels,)}[kind], np.random.default_rng(0)
+    samples = rng.random((9, 30, channels) if kind == "series" else (9, 24)).astype(np.float32)
+    samples[..., 1] = 0
+    if kind == "series":
+        samples[2, 20:] = np.nan
+    labels = np.arange(9) % 2
+    image = (1, 4, 6) if kind == "image" else None
+    own = Corpus(kind, shape, ("even", "odd"), samples[:6], labels[:6], samples[6:], labels[6:], image=image)
+    monkeypatch.setitem(data.DATASETS, "digits", lambda root, download: own)
+    return samples[:6]
+
+
+KINDS = [("image", 1), ("vector", 1), ("series", 2), ("series", 9)]
+NONE = ["digits", "encoder=none", "tuned=none", "data.validation=0"]
+
+
+@pytest.mark.parametrize("values", KINDS, indirect=True)
+def test_values_are_shown_as_they_are(values: np.ndarray, run: Any, tmp_path: Path) -> None:
+    code, out, _ = run("show", *NONE, "--sample", 2, "--json")
+    assert code == 0
+    [facts] = json.loads(out)
+    own = values[2].reshape(-1, facts["channels"])
+    assert facts["constant"] == (len(own) == 1)
+    assert facts["length"] == (1 if len(own) == 1 else 20)
+    assert facts["most"] == pytest.approx(np.nanmax(own))
+    assert facts["mean"] == pytest.approx(np.nanmean(own))
+    assert facts["silent_channels"] == [1]
+    for more in [], ["--grid", 4]:
+        code, out, _ = run("show", *NONE, *more, "--out", tmp_path / "x.png")
+        assert code == 0
+        assert max(map(len, out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("values", KINDS, indirect=True)
+def test_the_census_of_values(values: np.ndarray, run: Any) -> None:
+    code, out, _ = run("stats", *NONE, "--json")
+    assert code == 0
+    facts = json.loads(out)
+    whole = np.nan_to_num(values.astype(np.float64)).reshape(6, -1, facts["channels"])
+    assert facts["input"] == "values"
+    assert facts["silent_channels"] == [1]
+    assert facts["by_channel"] == pytest.approx(whole.mean(axis=(0, 1)), abs=1e-5)
+    assert facts["by_step"] == pytest.approx(whole.mean(axis=(0, 2)), abs=1e-5)
+    assert facts["per_sample"]["median"] == pytest.approx(np.median(whole.mean(axis=(1, 2))), abs=1e-5)
+    assert facts["last_step"]["least"] == (0 if whole.shape[1] == 1 else 19)
+    out = run("stats", *NONE)[1]
+    assert ("the same values at every step" in out) == (whole.shape[1] == 1)
+
+
+def test_a_curve_goes_through_its_values() -> None:
+    rising = np.linspace(0, 1, 40, dtype=np.float32)[:, None]
+    shown = dots(terminal_plots.curves(rising, 20, 10))
+    assert np.array_equal(shown, np.eye(40, dtype=bool)[:, ::-1])
+    rising[20:] = np.nan
+    assert not dots(terminal_plots.curves(rising, 20, 10))[21:].any()
+    assert len(terminal_plots.curves(np.full((5, 1), np.nan), 20, 10)) == 10
+
+
 # ---- in the terminal ------------------------------------------------------------------------------------------------
 
 

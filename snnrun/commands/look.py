@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 FIGURES = (".png", ".svg", ".pdf")
 PARTS = ("train", "validation", "test")
 LOOKED_AT = 5000  # samples, unless --all
+_CURVES = 4  # so many channels of values are curves; more are a map
 _NARROW, _LOW = 34, 12  # characters of a panel beside others, and its lines
 
 
@@ -144,6 +145,8 @@ def _drawn(looks: Sequence[Look]) -> list[str]:
 
 def _panel(look: Look, width: int, rows: int, unicode: bool) -> list[str]:
     """The sample's input in a frame."""
+    import numpy as np
+
     from snnrun.display import terminal_plots
 
     last = f"{look.input.shape[1] - 1:,}"
@@ -155,18 +158,23 @@ def _panel(look: Look, width: int, rows: int, unicode: bool) -> list[str]:
         return terminal_plots.framed(
             [terminal_plots.bars(look.input[0], width - 8, unicode)], "value", "", "channel 0", last, width - 8
         )
-    margin = len(last) + 1
-    lines = terminal_plots.picture(look.input, width - margin, rows, unicode)
+    above, below, drawn = "0", last, terminal_plots.picture
+    if not look.spiking and look.input.shape[1] <= _CURVES:
+        above, below = (f"{bound(look.input):.3g}" for bound in (np.nanmax, np.nanmin))
+        drawn = terminal_plots.curves
+    margin = max(len(above), len(below)) + 1
+    lines = drawn(look.input, width - margin, rows, unicode)
     used = max(len(line) for line in lines) if unicode else width - margin
     right = f"{look.steps:,} steps" if used < _NARROW else f"{look.steps:,} steps of {look.step_ms:g} ms"
-    return terminal_plots.framed(lines, "0", last, "0", right, used)
+    return terminal_plots.framed(lines, above, below, "0", right, used)
 
 
 def _facts(look: Look, columns: int | None) -> list[str]:
     """What is known of a sample, a line each, wrapped to a width where one is given."""
     facts, rows = look.facts(), {}
     seconds = look.steps * look.step_ms / 1000
-    rows["steps"] = f"{look.steps:,} of {look.step_ms:g} ms: {seconds:.3g} s"
+    if look.steps > 1:
+        rows["steps"] = f"{look.steps:,} of {look.step_ms:g} ms: {seconds:.3g} s"
     quiet = facts["silent_channels"]
     rows["channels"] = f"{facts['channels']:,}, {len(quiet):,} of them " + (
         f"silent{_ranges(quiet)}" if look.spiking else f"0{_ranges(quiet)}"
@@ -239,26 +247,28 @@ def _report(found: Census) -> list[str]:
     unicode = "utf" in (console.encoding or "").lower()
     what, channels = ("spikes" if found.spiking else "mean value"), len(found.per_channel)
     looked = f", {len(found.positions):,} of them looked at" if len(found.positions) < found.size else ""
-    seconds = found.steps * found.step_ms / 1000
     rows = {
         f"samples to {found.part}" if found.part != "validation" else "validation samples": f"{found.size:,}{looked}",
-        "steps": f"{found.steps:,} of {found.step_ms:g} ms: {seconds:.3g} s",
+        "steps": f"{found.steps:,} of {found.step_ms:g} ms: {found.steps * found.step_ms / 1000:.3g} s",
         f"{what} a sample": _spread(facts["per_sample"]),
         f"{what} a channel": f"{_spread(facts['per_channel'])}   (of {channels:,}, in a sample)",
         "silent channels": f"{len(found.silent_channels):,}{_ranges(found.silent_channels.tolist())}",
         "saturated channels": f"{len(found.saturated_channels):,}{_ranges(found.saturated_channels.tolist())}   "
         + ("(at more than half of all steps)" if found.spiking else "(above a half on average)"),
         "silent samples": f"{len(found.silent):,}" + (_named(found) if len(found.silent) else ""),
-        "first step used": _spread(facts["first_step"]),
-        "last step used": _spread(facts["last_step"])
-        + (f"   ({found.cut:,} end in the last hundredth)" if found.cut < len(found.positions) else ""),
     }
+    if len(found.by_step) == 1:
+        rows["steps"] = "the same values at every step"
+    else:
+        late = f"   ({found.cut:,} end in the last hundredth)" if found.cut < len(found.positions) else ""
+        rows["first step used"] = _spread(facts["first_step"])
+        rows["last step used"] = _spread(facts["last_step"]) + late
     if found.spiking and found.by_step.any():
         rows["all spikes"] = ", ".join(
             f"{share} by step {step:,}" for share, step in facts["spikes_come_by_step"].items()
         )
         rows["rate of a channel"] = f"{found.rates.mean():.3g} Hz, at most {found.rates.max():.3g} Hz at one step"
-    if found.steps > 1 and len(found.by_step) > 1:
+    if len(found.by_step) > 1:
         rows["over time"] = f"|{terminal_plots.bars(found.by_step, 56, unicode)}|"
     rows["over channels"] = f"|{terminal_plots.bars(found.by_channel, 56, unicode)}|"
     width = max(map(len, rows))

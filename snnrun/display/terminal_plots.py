@@ -30,9 +30,11 @@ def picture(values: NDArray[Any], columns: int, rows: int, unicode: bool = True)
     """
     across, down = (2, 4) if unicode else (1, 1)
     filled = np.nan_to_num(values.astype(np.float64))
-    means = _binned(_binned(filled, columns * across, 0), rows * down, 1)
+    fill = "apart" if values.dtype == np.bool_ else "wide"
+    means = _binned(_binned(filled, columns * across, 0, fill), rows * down, 1, fill)
     found = means > 0
-    exact = values.dtype == np.bool_ and found.mean() <= 0.5
+    fits = means.shape == values.shape
+    exact = values.dtype == np.bool_ and (fits or found.mean() <= 0.5)
     peak = float(np.quantile(means[found], _MOST)) if found.any() else 1.0
     if not unicode:
         level = np.ceil(np.clip(means / max(peak, 1e-12), 0, 1) * (len(_ASCII) - 1)).astype(int)
@@ -45,9 +47,27 @@ def picture(values: NDArray[Any], columns: int, rows: int, unicode: bool = True)
     return ["".join(map(chr, line)) for line in codes.tolist()]
 
 
+def curves(values: NDArray[Any], columns: int, rows: int, unicode: bool = True) -> list[str]:
+    """Lines of at most so many characters for the curves of values (T, F), the largest of them at the top."""
+    width, height = (2 * columns, 4 * rows) if unicode else (columns, rows)
+    known = values[~np.isnan(values).any(axis=1)].astype(np.float64)
+    drawn = np.zeros((width, height), bool)
+    if len(known):
+        ends = round(width * len(known) / len(values)) or 1
+        low, high = float(known.min()), float(known.max())
+        places = np.linspace(0, len(known) - 1, ends)
+        for curve in known.T:
+            at = np.interp(places, np.arange(len(known)), curve)
+            level = np.rint((high - at) / max(high - low, 1e-12) * (height - 1)).astype(int)
+            for x, y in enumerate(level.tolist()):
+                before = y if x == 0 else int(level[x - 1])
+                drawn[x, min(y, before + 1) : max(y + 1, before)] = True
+    return picture(drawn, columns, rows, unicode)
+
+
 def bars(values: NDArray[Any], columns: int, unicode: bool = True) -> str:
     """One line of bars for values (S,) that are not negative, by their means over equal parts."""
-    means = _binned(values.astype(np.float64)[:, None], columns, 0, spread=False)[:, 0]
+    means = _binned(values.astype(np.float64)[:, None], columns, 0, "one")[:, 0]
     signs = _BARS if unicode else _ASCII
     peak = max(float(means.max(initial=0.0)), 1e-12)
     return "".join(signs[k] for k in np.ceil(means / peak * (len(signs) - 1)).astype(int).tolist())
@@ -62,8 +82,11 @@ def framed(lines: list[str], above: str, below: str, left: str, right: str, widt
     return [*found, f"{'':>{margin}} {left}{'':{gap}}{right}"]
 
 
-def _binned(values: NDArray[np.float64], most: int, axis: int, spread: bool = True) -> NDArray[np.float64]:
-    """Means over at most so many equal parts along an axis. Where there is room for more, entries stand apart."""
+def _binned(values: NDArray[np.float64], most: int, axis: int, fill: str = "apart") -> NDArray[np.float64]:
+    """Means over at most so many equal parts along an axis.
+
+    Where there is room for more, entries stand "apart", or each is "wide", or (of "one") the axis stays as it is.
+    """
     size = values.shape[axis]
     if size > most:
         edges = np.arange(most) * size // most
@@ -71,11 +94,14 @@ def _binned(values: NDArray[np.float64], most: int, axis: int, spread: bool = Tr
         shape = (-1, 1) if axis == 0 else (1, -1)
         means: NDArray[np.float64] = np.add.reduceat(values, edges, axis=axis) / widths.reshape(shape)
         return means
-    apart = min(most // max(size, 1), _SPREAD) if spread else 1
+    room = most // max(size, 1)
+    if fill == "wide":
+        return np.repeat(values, room, axis=axis)
+    apart = min(room, _SPREAD) if fill == "apart" else 1
     if apart < 2:
         return values
     shape_of = [*values.shape]
     shape_of[axis] = (size - 1) * apart + 1
-    wide = np.zeros(shape_of)
-    wide[(slice(None, None, apart), slice(None)) if axis == 0 else (slice(None), slice(None, None, apart))] = values
-    return wide
+    spread = np.zeros(shape_of)
+    spread[(slice(None, None, apart), slice(None)) if axis == 0 else (slice(None), slice(None, None, apart))] = values
+    return spread

@@ -160,7 +160,7 @@ def take(values: Mapping[str, Any], part: str, most: int | None) -> Census:
         census.spiking = not given.is_floating_point()
         of_sample, of_channel, of_step, active = _spikes(given, dataset) if census.spiking else _values(given)
         steps = active.shape[1]
-        census.steps = int(encoder.steps or 0) if steps == 1 and not census.spiking else steps
+        census.steps = int(encoder.steps or 1) if steps == 1 else steps
         found = active.any(axis=1)
         first = np.where(found, active.argmax(axis=1), -1)
         last = np.where(found, steps - 1 - active[:, ::-1].argmax(axis=1), -1)

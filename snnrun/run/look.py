@@ -92,7 +92,7 @@ class Look:
             "least": None if empty else float(known.min()),
             "mean": None if empty else float(known.mean(dtype=np.float64)),
             "most": None if empty else float(known.max()),
-            "silent_channels": np.flatnonzero((self.input == 0).all(axis=0)).tolist(),
+            "silent_channels": np.flatnonzero(~np.nan_to_num(self.input).any(axis=0)).tolist(),
         }
 
 
