@@ -331,6 +331,26 @@ def test_the_census_of_values(values: np.ndarray, run: Any) -> None:
     assert ("the same values at every step" in out) == (whole.shape[1] == 1)
 
 
+def test_a_file_of_arrays_needs_no_corpus(run: Any, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    trains, file = rng.random((20, 30, 7)) < 0.2, tmp_path / "my.npz"
+    np.savez(file, x=trains, y=np.array(["up", "down"] * 10))
+    code, out, _ = run("show", file, "--json", "--grid", "3")
+    assert code == 0
+    shown = json.loads(out)
+    assert {entry["label"] for entry in shown} == {"up", "down"}
+    for entry in shown:
+        assert entry["spikes"] == trains[int(entry["file"].rpartition(" ")[2])].sum()
+    [entry] = json.loads(run("show", "arrays", "--root", file, "--file", f"{file}:3", "--json")[1])
+    assert (entry["spikes"], entry["label"]) == (trains[3].sum(), "down")
+    np.savez(file, x=rng.random((20, 30, 2)).astype(np.float32), y=np.arange(20) % 2)
+    series = Samples(values_of("arrays", f"data.root={file}")).read("train", 0)
+    assert series.spiking
+    assert series.series is not None
+    assert series.series.shape == (30, 2)
+    assert run("show", file, "--out", tmp_path / "series.png")[0] == 0
+
+
 def test_a_curve_goes_through_its_values() -> None:
     rising = np.linspace(0, 1, 40, dtype=np.float32)[:, None]
     shown = dots(terminal_plots.curves(rising, 20, 10))

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 FIGURES = (".png", ".svg", ".pdf")
 PARTS = ("train", "validation", "test")
 LOOKED_AT = 5000  # samples, unless --all
+_ARRAYS = (".npz", ".npy", ".h5", ".hdf5", ".mat")
 _CURVES = 4  # so many channels of values are curves; more are a map
 _NARROW, _LOW = 34, 12  # characters of a panel beside others, and its lines
 
@@ -29,7 +30,7 @@ def add(commands: Any, overrides: str) -> None:
     show = commands.add_parser(
         "show",
         help="draw samples as a network gets them, with their facts",
-        epilog=f"{overrides} A path in place of a corpus is a picture or a recording of no corpus.",
+        epilog=f"{overrides} A path in place of a corpus is a picture, a recording, or a file of arrays.",
     )
     show.add_argument("name", help="such as fsdd, or a file")
     show.add_argument("overrides", nargs="*", metavar="override")
@@ -93,7 +94,11 @@ def _looks(options: argparse.Namespace) -> list[Look]:
     if options.config_dir is None and options.name not in DATASETS and path.is_file():
         if options.file is not None:
             raise UsageError(f"--file {options.file}: {path} is a file already. Give one of them, or a corpus.")
-        options.name, options.file = _corpus_of(path), path
+        options.name = _corpus_of(path)
+        if options.name == "arrays":
+            options.root = str(path)
+        else:
+            options.file = path
     samples = Samples(composed(options), options.invert)
     if options.file is not None:
         return [samples.read_file(options.file)]
@@ -107,7 +112,9 @@ def _corpus_of(path: Path) -> str:
 
     if path.suffix.lower() in audio.suffixes():
         return "audio_folder"
-    if path.suffix.lower() in (".npy", ".bin", ".aedat", ".h5", ".hdf5"):
+    if path.suffix.lower() in _ARRAYS:
+        return "arrays"
+    if path.suffix.lower() in (".bin", ".dat", ".aedat", ".aedat4", ".gz"):
         raise UsageError(f"{path}: a file of this kind needs its corpus: snnrun data show CORPUS --file {path}")
     return "image_folder"
 
@@ -176,9 +183,8 @@ def _facts(look: Look, columns: int | None) -> list[str]:
     if look.steps > 1:
         rows["steps"] = f"{look.steps:,} of {look.step_ms:g} ms: {seconds:.3g} s"
     quiet = facts["silent_channels"]
-    rows["channels"] = f"{facts['channels']:,}, {len(quiet):,} of them " + (
-        f"silent{_ranges(quiet)}" if look.spiking else f"0{_ranges(quiet)}"
-    )
+    how = "silent" if look.spiking else "0"
+    rows["channels"] = f"{facts['channels']:,}, {f'{len(quiet):,} of them' if quiet else 'none'} {how}{_ranges(quiet)}"
     if look.spiking:
         rows["spikes"] = f"{facts['spikes']:,}: {facts['rate_hz']:.3g} Hz a channel"
         if facts["spikes"]:

@@ -172,7 +172,8 @@ def predict(
 def _where_to_look(corpus: str, source: str, sample: Sample) -> tuple[str, ...]:
     """How to look at a sample of which there is something to say."""
     part, _, number = source.partition(":")
-    which = f"--file {source}" if sample.label is None else f"--split {part} --sample {number}"
+    indexed = part in ("train", "validation", "test") and not Path(source).exists()
+    which = f"--split {part} --sample {number}" if indexed else f"--file {source}"
     return (f"to look at it: snnrun data show {corpus} {which}",) if sample.notes else ()
 
 

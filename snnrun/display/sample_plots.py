@@ -39,6 +39,10 @@ class Sample(Protocol):
         """(channels, rows, columns)."""
 
     @property
+    def series(self) -> NDArray[np.float32] | None:
+        """Values (P, F) that spikes were made from."""
+
+    @property
     def wave(self) -> tuple[NDArray[np.float64], int] | None:
         """Samples and their rate."""
 
@@ -49,7 +53,10 @@ def plot_samples(samples: Sequence[Sample], titles: Sequence[str], path: Path) -
     rows = -(-len(samples) // abreast)
     width = 8.0 if abreast == 1 else 3.2 * abreast
     figure = plots._figure(width, (5.2 if abreast == 1 else 4.2) * rows)
-    has_source = [sample.picture is not None or sample.wave is not None for sample in samples]
+    has_source = [
+        sample.picture is not None or sample.wave is not None or (sample.series is not None and _spikes(sample))
+        for sample in samples
+    ]
     heights = [1.0 if abreast == 1 else 0.8, 1.6] * rows if any(has_source) else [1.0] * rows
     panels = figure.subplots(len(heights), abreast, squeeze=False, height_ratios=heights)
     each = 2 if any(has_source) else 1
@@ -68,10 +75,18 @@ def plot_samples(samples: Sequence[Sample], titles: Sequence[str], path: Path) -
     plots._save(figure, path)
 
 
+def _spikes(sample: Sample) -> bool:
+    return bool(sample.input.dtype == np.bool_)
+
+
 def _draw_source(axes: Axes, sample: Sample) -> None:
-    if sample.wave is not None:
-        wave, rate = sample.wave
-        axes.plot(1000 * np.arange(len(wave)) / rate, wave, linewidth=0.5, color=_DARK)
+    if sample.wave is not None or sample.series is not None:
+        if sample.wave is not None:
+            wave, rate = sample.wave
+            axes.plot(1000 * np.arange(len(wave)) / rate, wave, linewidth=0.5, color=_DARK)
+        elif sample.series is not None:
+            points = len(sample.series)
+            axes.plot((np.arange(points) + 0.5) * sample.steps * sample.step_ms / points, sample.series, linewidth=0.8)
         axes.set_xlim(0, sample.steps * sample.step_ms)
         axes.tick_params(labelsize=7, labelbottom=False)
         axes.spines[["top", "right"]].set_visible(False)
@@ -91,18 +106,18 @@ def _draw_input(axes: Axes, sample: Sample, first: bool) -> None:
     inputs, channels = sample.input, sample.input.shape[1]
     extent = (0.0, sample.steps * sample.step_ms)
     axes.tick_params(labelsize=7)
-    if len(inputs) == 1 and inputs.dtype != np.bool_:
+    if len(inputs) == 1 and not _spikes(sample):
         axes.bar(np.arange(channels), inputs[0], width=1.0, color=_DARK)
         axes.set_xlabel("channel, with this value at every step", fontsize=8)
         return
     axes.set_xlabel("time (ms)", fontsize=8)
     axes.set_xlim(*extent)
-    if inputs.dtype != np.bool_ and channels <= _CURVES:
+    if not _spikes(sample) and channels <= _CURVES:
         axes.plot((np.arange(len(inputs)) + 0.5) * sample.step_ms, inputs, linewidth=0.9)
         return
     if first:
         axes.set_ylabel("channel", fontsize=8)
-    if inputs.dtype == np.bool_:
+    if _spikes(sample):
         at, channel = np.nonzero(inputs)
         tall = float(np.clip(160.0 / channels, 0.8, 6.0))
         times = (at + 0.5) * sample.step_ms

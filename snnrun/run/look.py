@@ -40,6 +40,7 @@ class Look:
         name: Of its file; empty if it has none.
         image: (channels, rows, columns) of the input; None if its channels are no pixels.
         picture: Pixels 0 to 255 or 0.0 to 1.0, (channels, rows, columns): the image, or how many events each pixel has.
+        series: Values of the time series that spikes were made from, (P, F), NaN after its end.
         wave: Sound in [-1, 1], (S,), and its sample rate in Hz.
         notes: What the user should know.
     """
@@ -52,6 +53,7 @@ class Look:
     name: str = ""
     image: tuple[int, int, int] | None = None
     picture: NDArray[Any] | None = None
+    series: NDArray[np.float32] | None = None
     wave: tuple[NDArray[np.float64], int] | None = None
     notes: tuple[str, ...] = ()
 
@@ -201,6 +203,8 @@ class Samples:
         if corpus.kind == "image":
             image = image or (1, 1, math.prod(corpus.shape))
             more["picture"] = shown.reshape(image)
+        if corpus.kind == "series":
+            more["series"] = shown[0]
         label, given = corpus.classes[labels[at]], encoder.encode(shown, index, epoch)
         return self._look(
             f"{part}:{number}", given, math.prod(corpus.shape), image, notes, label=label, name=name, **more
@@ -218,6 +222,8 @@ class Samples:
         more: dict[str, Any] = {"picture": sample.pixels, "name": str(path)}
         if isinstance(self.encoder, encoders.RecordingEncoder) and path.suffix != ".npy":
             more["wave"] = audio.read(path)
+        if sample.label is not None and about.classes:
+            more["label"] = about.classes[sample.label]
         image = about.image if sample.pixels is None else sample.pixels.shape
         return self._look(path.name, sample.inputs, about.channels, image, list(sample.notes), **more)
 
@@ -233,6 +239,7 @@ class Samples:
             return Description(kind="image", shape=image, image=image, steps=self.encoder.steps or 0, **own)
         corpus = self.corpus
         steps = self.encoder.steps or (corpus.train_samples.shape[1] if corpus.kind == "spikes" else 0)
+        own["classes"] = corpus.classes
         return Description(
             kind=corpus.kind, shape=corpus.shape, image=corpus.image, form=corpus.form, steps=steps, **own
         )
