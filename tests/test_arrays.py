@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import pickle
@@ -12,10 +13,12 @@ import h5py
 import numpy as np
 import pytest
 import scipy.io
+import torch
 import trained_runs
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from safetensors.torch import load_file
 
 from snnrun import cli, data
 from snnrun.data import arrays, plain_objects
@@ -23,7 +26,7 @@ from snnrun.data.corpus import Converted
 from snnrun.errors import SnnrunError
 from snnrun.record import description
 from snnrun.record.run_folder import RunFolder
-from snnrun.run import build, samples
+from snnrun.run import build, experiment, resume, samples
 
 written = settings(
     deadline=None, derandomize=True, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -389,7 +392,7 @@ REFUSED = {
     "texts": ({"x": X.astype(str), "y": Y}, {}, "samples are numbers"),
     "five dimensions": ({"x": np.zeros((6, 2, 2, 2, 2)), "y": Y}, {}, "x has 5 dimensions, (6, 2, 2, 2, 2)"),
     "one dimension": ({"x": np.arange(6), "y": Y}, {}, "x has 1 dimensions"),
-    "empty": ({"x": np.zeros((0, 3)), "y": np.zeros(0)}, {}, "there is no label; samples of two classes"),
+    "empty": ({"x": np.zeros((0, 3)), "y": np.zeros(0)}, {}, "x is empty: its shape is (0, 3)"),
     "other channels": ({"x": ragged(*[SERIES[0]] * 5, SERIES[0, :, :1]), "y": Y}, {}, "5 has 1 channels, the first"),
     "an empty series": ({"x": ragged(*[SERIES[0]] * 5, SERIES[0, :0]), "y": Y}, {}, "sample 5 is empty"),
     "nested": ({"x": ragged(*[SERIES] * 6), "y": Y}, {}, "sample 0 is float64 (6, 4, 2); each is a series"),
@@ -579,3 +582,42 @@ def test_single_samples_and_rows_of_other_files(tmp_path, capsys):
         assert error.count("\n") == 1
     assert cli.main(["predict", str(run), f"{root}:3"]) == 0
     assert "(it is yes)" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_run_that_was_stopped_goes_on_with_the_encoder_that_was_chosen(tmp_path):
+    """To the same weights, though its command left the encoder open."""
+    values = values_of(one_of_each(tmp_path)["series"])
+    values["train"] = {**values["train"], "epochs": 2}
+    folders = [tmp_path / "whole", tmp_path / "stopped"]
+    for folder in folders:
+        folder.mkdir()
+    trained_runs.train_with(values, folders[0])
+
+    def stop(_metrics: object) -> None:
+        raise KeyboardInterrupt
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        experiment.run(values, folders[1], command=["test"], on_epoch=stop)
+        go_on = resume.prepare(RunFolder(folders[1]))
+        assert go_on["encoder"]["name"] == "population"
+        experiment.run(go_on, folders[1], command=["test"], resumed=True)
+    whole, stopped = (load_file(folder / "last.safetensors") for folder in folders)
+    assert all(torch.equal(whole[key], stopped[key]) for key in whole)
+
+
+@pytest.mark.parametrize("form", ["npz", "compressed", "npy", "h5"])
+def test_files_that_changed_anywhere_are_read_or_refused(tmp_path, form):
+    """Whatever the bytes are, nothing but a message comes of them."""
+    rng = np.random.default_rng(5)
+    x = SERIES if form == "h5" else ragged(*[SERIES[0, : 2 + k % 3] for k in range(6)])
+    root = write(tmp_path, form, x=x, y=Y)
+    path = root / "x.npy" if form == "npy" else root
+    whole = path.read_bytes()
+    for _ in range(60):
+        content = bytearray(whole[: rng.integers(1, len(whole))] if rng.random() < 0.3 else whole)
+        for place in rng.integers(0, min(len(content), rng.choice([150, 10_000])), 3):
+            content[place] = rng.integers(256)
+        path.write_bytes(content)
+        with contextlib.suppress(SnnrunError):
+            load(root).digest()

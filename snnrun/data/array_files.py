@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, BinaryIO, Protocol
 
 import numpy as np
@@ -198,7 +199,7 @@ def _header(path: Path, name: str, file: BinaryIO) -> tuple[tuple[int, ...], boo
         if version not in read:
             raise ValueError(f"its format is {version}, that of tables with fields")
         shape, by_columns, dtype = read[version](file)
-    except (ValueError, EOFError, TypeError, SyntaxError) as error:
+    except (ValueError, EOFError, TypeError, SyntaxError, TokenError, OverflowError) as error:
         raise SnnrunError(f"{path}: {name} is no array of NumPy's ({first_line(error)}); write it anew") from None
     return shape, by_columns, dtype
 

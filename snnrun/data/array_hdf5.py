@@ -17,13 +17,23 @@ from snnrun.errors import SnnrunError, first_line
 class H5Rows:
     """A dataset of an HDF5 file, whose rows are read when they are asked for, in any order."""
 
-    def __init__(self, dataset: Any) -> None:
-        self._dataset = dataset
+    def __init__(self, path: Path, name: str, dataset: Any) -> None:
+        self._path, self._name, self._dataset = path, name, dataset
         self.shape: tuple[int, ...] = dataset.shape
         self.dtype: np.dtype[Any] = dataset.dtype
 
     def __getitem__(self, positions: Any) -> NDArray[Any]:
-        """The rows at these positions; the library takes them ascending and once each."""
+        """The rows at these positions; the library takes them ascending and once each.
+
+        Raises:
+            SnnrunError: If they cannot be read.
+        """
+        try:
+            return self._read(positions)
+        except (OSError, RuntimeError, TypeError, ValueError) as error:
+            raise _damaged(self._path, self._name, error) from None
+
+    def _read(self, positions: Any) -> NDArray[Any]:
         if isinstance(positions, slice):
             rows: NDArray[Any] = self._dataset[positions]
             return rows
@@ -55,9 +65,9 @@ def _hdf5(path: Path, matlab: bool) -> dict[str, Opener]:
         raise SnnrunError(f"{path}: it is read by h5py. Install it: pip install 'snnrun[events]'") from None
     try:
         file = h5py.File(path, "r")
-    except OSError as error:
+        found = {name: entry for name, entry in file.items() if isinstance(entry, h5py.Dataset)}
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
         raise SnnrunError(f"{path}: it is damaged or cut short ({first_line(error)}); write it anew") from None
-    found = {name: entry for name, entry in file.items() if isinstance(entry, h5py.Dataset)}
     read = _matlab_array if matlab else _dataset
     return {name: partial(_checked, path, name, read, entry) for name, entry in found.items()}
 
@@ -66,8 +76,12 @@ def _checked(path: Path, name: str, read: Any, entry: Any) -> Rows:
     try:
         rows: Rows = read(path, name, entry)
     except (OSError, RuntimeError, TypeError, KeyError, ValueError) as error:
-        raise SnnrunError(f"{path}: {name} cannot be read ({first_line(error)}); write it anew") from None
+        raise _damaged(path, name, error) from None
     return rows
+
+
+def _damaged(path: Path, name: str, error: Exception) -> SnnrunError:
+    return SnnrunError(f"{path}: {name} cannot be read ({first_line(error)}); write it anew")
 
 
 def _dataset(path: Path, name: str, entry: Any) -> Rows:
@@ -78,7 +92,7 @@ def _dataset(path: Path, name: str, entry: Any) -> Rows:
     if h5py.check_vlen_dtype(entry.dtype) is not None:
         check_memory(path, name, entry.id.get_storage_size(), "it is ragged")
         return np.asarray(entry[()])
-    return entry[()] if entry.ndim == 0 else H5Rows(entry)
+    return entry[()] if entry.ndim == 0 else H5Rows(path, name, entry)
 
 
 def _matlab_array(path: Path, name: str, entry: Any) -> NDArray[Any]:

@@ -22,27 +22,24 @@ class Labelled(NamedTuple):
     labels: dict[str, NDArray[np.int64]]
 
 
-def read(
-    place: str, arrays: Mapping[str, NDArray[Any]], names: NDArray[Any] | None, trained: Sequence[str]
-) -> Labelled:
+def read(place: str, arrays: Mapping[str, NDArray[Any]], names: NDArray[Any] | None) -> Labelled:
     """The classes of some arrays of labels.
 
     Args:
         place: The file, for messages.
-        arrays: Of labels, by name.
+        arrays: Of labels, by name; those of y are trained on.
         names: Of the classes; None: the labels name themselves, in their order.
-        trained: Which of the arrays are to train on.
 
     Raises:
-        SnnrunError: If a label cannot be used, or is in no array to train on, or there is one class alone.
+        SnnrunError: If a label cannot be used or is not trained on, or there is one class alone.
     """
     found = {name: plain(f"{place}: {name}", array) for name, array in arrays.items()}
     types = {type(label) for labels in found.values() for label in labels}
     if len(types) > 1:
         raise SnnrunError(f"{place}: some labels are texts and others numbers. Write all of them in one way")
-    trained_on = {label for name in trained for label in found[name]}
+    used = set(found["y"])
     if names is None:
-        values: list[Label] = sorted(trained_on)  # of one type
+        values: list[Label] = sorted(used)  # of one type
         classes = tuple(printable(str(value)) for value in values)
     else:
         classes = _named(place, names)
@@ -54,7 +51,6 @@ def read(
             raise SnnrunError(
                 f"{place}: {name}: sample {wrong} has the label {labels[wrong]!r}, {_unknown(names, values)}"
             )
-    used = {label for name in trained for label in found[name]}
     if len(used) < 2:
         there = "".join(f"every sample to train on has the label {label!r}" for label in used) or "there is no label"
         raise SnnrunError(f"{place}: {there}; samples of two classes or more are needed")

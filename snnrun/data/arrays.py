@@ -56,10 +56,9 @@ def arrays(
     """
     found, notes = open_arrays(root)
     place = root.name
-    labels = array_labels.read(
-        place, {name: np.asarray(found[name][:]) for name in found if name[0] == "y"}, _classes(found), _trained(found)
-    )
     whole, starts, ragged = joined(place, {name: found[name] for name in found if name[0] == "x"}, time)
+    classes = np.asarray(found["classes"][:]) if "classes" in found else None
+    labels = array_labels.read(place, {name: np.asarray(found[name][:]) for name in found if name[0] == "y"}, classes)
     _check_lengths(place, starts, labels.labels)
     train, held, test = _parts(starts, labels, test_fraction, split_seed, notes)
 
@@ -132,15 +131,11 @@ def open_arrays(root: Path, labelled: bool = True) -> tuple[dict[str, Rows], lis
             there, lacks = (x, y) if x in own else (y, x)
             raise SnnrunError(f"{root}: it has {there} and no {lacks}. Add {lacks}, or remove {there}")
     notes = [f"not used: {folders.some(sorted(others))}"] if others else []
-    return {name: members[own[name]]() for name in (*_NAMES, "classes") if name in own}, notes
-
-
-def _classes(found: Mapping[str, Rows]) -> NDArray[Any] | None:
-    return np.asarray(found["classes"][:]) if "classes" in found else None
-
-
-def _trained(found: Mapping[str, Rows]) -> list[str]:
-    return [name for name in ("y", "y_validation") if name in found][:1]
+    found = {name: members[own[name]]() for name in (*_NAMES, "classes") if name in own}
+    single = next((name for name, array in found.items() if not array.shape), None)
+    if single is not None:
+        raise SnnrunError(f"{root}: {single} is a single value; it is an array with an entry for each sample")
+    return found, notes
 
 
 class Joined:

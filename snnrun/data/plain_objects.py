@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 _NUMERIC = re.compile(r"[biufSU]\d+")  # dtypes without objects, fields or dates
 # What Python raises over a damaged pickle.
 _DAMAGED = (
-    *(pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, LookupError, OverflowError),
+    *(pickle.UnpicklingError, EOFError, ValueError, TypeError, AttributeError, LookupError, OverflowError, MemoryError),
     RecursionError,
 )
 
