@@ -91,9 +91,8 @@ WAITED_FOR = {  # of systems that are not in this program yet
 
 @pytest.mark.parametrize("row", [entry for entry in ROWS if entry.values[0].experiment])
 def test_every_row_has_settings_that_name_its_figure_and_compose(row: Published) -> None:
-    if row.experiment in WAITED_FOR:
-        assert not (EXPERIMENTS / f"{row.experiment}.yaml").exists(), "it is here: wait no longer"
-        return
+    if row.experiment in WAITED_FOR and not (EXPERIMENTS / f"{row.experiment}.yaml").exists():
+        pytest.skip("its system is not in this program yet")
     values = compose([f"experiment={row.experiment}", *row.settings])
     params = tracking.flatten(values)
     assert (rule_of(params), values["data"]["name"], values["model"]["network"]) == (row.rule, row.data, row.network)
