@@ -319,7 +319,7 @@ def test_an_interval_of_whole_numbers_gives_whole_numbers(train: Any, runs: Runs
     assert len({values["model"]["tau_m"] for values in runs.values}) == len(runs.values), "this key takes any number"
 
 
-@pytest.mark.parametrize("model", ["strsbp", "hm2bp", "stbp"])
+@pytest.mark.parametrize("model", ["strsbp", "hm2bp", "stbp", "gru", "lra"])
 def test_every_rule_has_a_default_space_whose_points_are_right(train: Any, runs: Runs, model: str) -> None:
     code, _, err = train("search=random", "search.trials=4", f"model={model}", "train.lr=0.5")
     assert (code, err) == (0, "")

@@ -60,7 +60,8 @@ class CnnModel(AnnModel):
     def __init__(self, options: Cnn, signal: Signal, planned: list[Planned]) -> None:
         super().__init__()
         assert signal.image is not None
-        self.inputs, self._network, self._image = signal.channels, options.network, signal.image
+        self.inputs = self.features = signal.channels
+        self._network, self._image = options.network, signal.image
         self.bins, self._activation = Bins(signal, None), ACTIVATIONS[options.activation]
         self.sizes, self.layer_names = [layer.neurons for layer in planned], [layer.name for layer in planned]
         self.layers = nn.ModuleDict({layer.name: _layer(layer, options) for layer in planned})

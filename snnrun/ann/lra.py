@@ -99,8 +99,8 @@ class LraModel(AnnModel):
         self.bins = Bins(signal, options.bin)
         self.sizes = [*widths(options.network, "lra"), outputs]
         self.layer_names = [*(f"hidden{number}" for number in range(1, len(self.sizes))), "output"]
-        self._features = self.bins.number * signal.channels
-        self.layers = nn.ModuleDict(linear_layers(self.layer_names, self._features, self.sizes, options.bias))
+        self.features = self.bins.number * signal.channels
+        self.layers = nn.ModuleDict(linear_layers(self.layer_names, self.features, self.sizes, options.bias))
         for layer in self.layers.values():
             assert isinstance(layer, nn.Linear)
             nn.init.normal_(layer.weight, std=options.init_scale)
@@ -114,7 +114,7 @@ class LraModel(AnnModel):
     @property
     def chain(self) -> str:
         """Inputs, widths and outputs, such as `784-256-256-10`."""
-        return "-".join(map(str, (self._features, *self.sizes)))
+        return "-".join(map(str, (self.features, *self.sizes)))
 
     @torch.no_grad()
     def forward(self, inputs: Tensor, labels: Tensor | None = None, keys: Tensor | None = None) -> States:

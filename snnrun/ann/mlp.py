@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from snnrun import declared
+from snnrun.ann.components import Components, inputs_of
 from snnrun.ann.inputs import Bins
 from snnrun.ann.module import AnnModel, Dropout, seeded
 from snnrun.declared import Range
@@ -32,6 +33,8 @@ class Mlp(Design):
         init: "torch" draws weights and biases as PyTorch does, uniform within 1 / sqrt(inputs); "glorot" draws weights
             uniform within sqrt(6 / (inputs + outputs)) and begins with biases of 0, as Keras does.
         bin: Steps of a bin in which spikes are counted; None for all. The bins of a sample stand side by side.
+        components: The network sees so many principal components of its inputs (see `components.Components`); None for
+            the inputs themselves.
     """
 
     network: str = "512-512"
@@ -40,13 +43,17 @@ class Mlp(Design):
     bias: bool = True
     init: Literal["torch", "glorot"] = "torch"
     bin: Annotated[int | None, Range(at_least=1)] = None
+    components: Annotated[int | None, Range(at_least=1)] = None
 
     def __post_init__(self) -> None:
         declared.check("model", Mlp, vars(self))
         widths(self.network, "mlp")
 
     def build(self, signal: Signal, outputs: int, seed: int) -> MlpModel:
-        """Make the model."""
+        """Make the model. Raises UsageError if there are fewer inputs than components."""
+        features = Bins(signal, self.bin).number * signal.channels
+        if self.components is not None and self.components > features:
+            raise UsageError(f"model.components: {self.components:,} of {features:,} inputs. Choose fewer, or null.")
         with seeded(seed):
             return MlpModel(self, signal, outputs)
 
@@ -71,29 +78,45 @@ class MlpModel(AnnModel):
         self.sizes = [*widths(options.network, "mlp"), outputs]
         self.layer_names = [*(f"hidden{number}" for number in range(1, len(self.sizes))), "output"]
         features = self.bins.number * signal.channels
+        self._components = None if options.components is None else Components(features, options.components)
+        features = options.components or features
         self.layers = nn.ModuleDict(linear_layers(self.layer_names, features, self.sizes, options.bias))
         if options.init == "glorot":
             glorot(self.layers)
         self._dropouts = nn.ModuleList(Dropout(options.dropout, number) for number in range(len(self.sizes) - 1))
-        self._features = features
+        self.features = features
 
     @property
     def chain(self) -> str:
         """Inputs, widths and outputs, such as `784-512-512-10`."""
-        return "-".join(map(str, (self._features, *self.sizes)))
+        return "-".join(map(str, (self.features, *self.sizes)))
 
     def forward(self, inputs: Tensor, labels: Tensor | None = None, keys: Tensor | None = None) -> Scores:
         """Logits of a batch, see `Model.forward`."""
         del labels
-        values = self.values(inputs).nan_to_num().flatten(1)
+        values = self._seen(inputs)
         for layer, dropout in zip(list(self.layers.values())[:-1], self._dropouts, strict=True):
             values = dropout(self._activation(layer(values)), keys)
         return Scores(self.layers["output"](values))
 
+    def _seen(self, inputs: Tensor) -> Tensor:
+        """What the first layer sees, (B, F)."""
+        values = self.values(inputs).nan_to_num().flatten(1)
+        return values if self._components is None else self._components(values)
+
+    def study(self, dataset: Any, encoder: Any, device: torch.device) -> tuple[Any, Any]:
+        """Find the components of the training samples, if the model sees components."""
+        if self._components is not None:
+            found, self._components = self._components, None
+            found.fit(self._seen(inputs) for inputs in inputs_of(dataset.train, encoder))
+            self._components = found
+        return super().study(dataset, encoder, device)
+
     def macs(self, passes: float) -> dict[str, float]:
-        """Multiply-accumulates of each layer: a weight is used once."""
+        """Multiply-accumulates of each layer: a weight is used once. Those that find components come before."""
         del passes
-        return dense_macs(self.layers)
+        first = {} if self._components is None else {"components": self._components.axes.numel()}
+        return first | dense_macs(self.layers)
 
 
 def linear_layers(names: Sequence[str], inputs: int, sizes: Sequence[int], bias: bool) -> dict[str, nn.Module]:

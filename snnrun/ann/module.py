@@ -22,10 +22,12 @@ class AnnModel(Model):
 
     Attributes:
         bins: What makes values of the inputs.
+        features: Number of inputs of the first layer.
         layers: The layers that have neurons, by name, in the order of `layer_names`.
     """
 
     bins: Bins
+    features: int
     layers: nn.ModuleDict
 
     def values(self, inputs: Tensor) -> Tensor:
@@ -38,7 +40,7 @@ class AnnModel(Model):
 
     def layout(self) -> dict[str, dict[str, Any]]:
         """By layer: `inputs`, `neurons`, and whether it is `recurrent`."""
-        before = [self.inputs, *self.sizes[:-1]]
+        before = [self.features, *self.sizes[:-1]]
         return {
             name: {"inputs": inputs, "neurons": size, "recurrent": False}
             for name, inputs, size in zip(self.layer_names, before, self.sizes, strict=True)

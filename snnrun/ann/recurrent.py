@@ -120,7 +120,7 @@ class RecurrentModel(AnnModel):
         self._dropout = nn.ModuleDict(
             {name: Dropout(options.dropout, number) for number, name in enumerate(self.layer_names[:-1])}
         )
-        self._readout, self._features = options.readout, features
+        self._readout, self.features = options.readout, features
 
     @abstractmethod
     def cell(self, options: Any, inputs: int, size: int) -> nn.Module:
@@ -136,7 +136,7 @@ class RecurrentModel(AnnModel):
     def chain(self) -> str:
         """Inputs of a step, layers and outputs, such as `64-G200-G200-100-11`."""
         parts = [f"{self.letter}{self.layers[name].hidden_size}" for name in self._recurrent]
-        return "-".join([str(self._features), *parts, *map(str, self.sizes[len(parts) :])])
+        return "-".join([str(self.features), *parts, *map(str, self.sizes[len(parts) :])])
 
     def forward(self, inputs: Tensor, labels: Tensor | None = None, keys: Tensor | None = None) -> Scores:
         """Logits of a batch, see `Model.forward`. What follows the end of a sample makes no difference."""
@@ -163,15 +163,11 @@ class RecurrentModel(AnnModel):
 
     def layout(self) -> dict[str, dict[str, Any]]:
         """By layer: `inputs`, `neurons`, and whether it is `recurrent`."""
-        before = [self._features, *self.sizes[:-1]]
-        return {
-            name: {"inputs": inputs, "neurons": size, "recurrent": name in self._recurrent}
-            for name, inputs, size in zip(self.layer_names, before, self.sizes, strict=True)
-        }
+        return {name: {**layer, "recurrent": name in self._recurrent} for name, layer in super().layout().items()}
 
     def macs(self, passes: float) -> dict[str, float]:
         """Multiply-accumulates of the weights: those of recurrent layers at each step, the others once."""
-        before = [self._features, *self.sizes[: len(self._recurrent) - 1]]
+        before = [self.features, *self.sizes[: len(self._recurrent) - 1]]
         steps = {
             name: passes * self.gates * size * (inputs + size)
             for name, inputs, size in zip(self._recurrent, before, self.sizes, strict=False)

@@ -6,13 +6,14 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from snnrun.paper.published import NAMES, Published, Record, of_corpus, others_of, row_of, rule_of
+from snnrun.paper.published import NAMES, Published, Record, network_of, of_corpus, others_of, row_of, rule_of
 from snnrun.paper.rows_others import LATER
 from snnrun.runs.collect import Run
 from snnrun.runs.compare import LAST, TEST, VALIDATION, Group, by_corpus, groups_of
 from snnrun.runs.significance import mean_std
 
 MAXIMUM = "test/accuracy_max_over_epochs"
+KNOWN_BY = ("model.name", "model.network", "model.layers", "model.dense")  # what an entry's title says
 SHOWN = 10  # settings of one rule and network; of more, those with the best validation accuracy
 
 
@@ -69,7 +70,7 @@ def build(runs: Sequence[Run], history: Callable[[Run], Sequence[dict[str, float
         warning = _warning(corpus, known=bool(others_of(name, set())))
         pairs: dict[tuple[str, str], list[Run]] = {}
         for run in members:
-            pairs.setdefault((rule_of(run.params), run.params.get("model.network", "?")), []).append(run)
+            pairs.setdefault((rule_of(run.params), network_of(run.params)), []).append(run)
         entries = []
         for (rule, network), chosen in sorted(pairs.items()):
             published = None if warning else row_of(rule, name, network)
@@ -104,7 +105,7 @@ def _warning(corpus: dict[str, str], *, known: bool) -> str | None:
 def _ours(group: Group, history: Callable[[Run], Sequence[dict[str, float]]]) -> Ours:
     by_run = [list(history(run)) for run in group.runs]
     seconds = [epoch["time/epoch_s"] for epochs in by_run for epoch in epochs if "time/epoch_s" in epoch]
-    settings = {key: value for key, value in group.settings.items() if key not in ("model.name", "model.network")}
+    settings = {key: value for key, value in group.settings.items() if key not in KNOWN_BY}
     epochs = sorted({run.params.get("train.epochs", "?") for run in group.runs}, key=lambda text: (len(text), text))
     return Ours(
         label=", ".join(f"{key}={value}" for key, value in settings.items()),

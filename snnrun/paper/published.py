@@ -7,6 +7,7 @@ two it is has it as `single`. The rows themselves are in `rows_strsbp`, `rows_ot
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -65,9 +66,9 @@ class Figures:
 class Published(Figures):
     """One row of a table, a text or a log.
 
-    `name` is what the row is called in its table. `rule` is what `rule_of` makes of a run's parameters, and `network`
-    is as `model.network` has it. `experiment` is the published setting in `conf/experiment`, None where the corpus was
-    never published, and `settings` what the row changes in it. `parameters` and `epochs` are as printed (the epochs of
+    `name` is what the row is called in its table. `rule` and `network` are what `rule_of` and `network_of` make of a
+    run's parameters. `experiment` is the published setting in `conf/experiment`, None where the corpus was never
+    published, and `settings` what the row changes in it. `parameters` and `epochs` are as printed (the epochs of
     the ST-RSBP paper are those of the best, counted from 0). `best_epoch` and `log_epochs`, how long the run went on,
     are those of the released log, counted from 1; `curve` is its test accuracy by epoch, and `seconds` are the least
     and the median of its epochs, batch 1, on a Titan XP. The least counts for the hardware, since several jobs shared
@@ -124,6 +125,12 @@ def rule_of(params: Mapping[str, str]) -> str:
     if name == "stbp" and params.get("model.temporal_gradient", "True").lower() == "false":
         return "sdbp"
     return name
+
+
+def network_of(params: Mapping[str, str]) -> str:
+    """The hidden layers that a run is known by: its topology, or the units of a recurrent model without spikes."""
+    units = re.findall(r"\d+", " ".join(params.get(f"model.{key}", "") for key in ("layers", "dense")))
+    return params.get("model.network") or "-".join(units) or "?"
 
 
 def tables() -> dict[str, Table]:

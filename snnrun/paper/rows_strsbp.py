@@ -96,12 +96,13 @@ NTIDIGITS = (
     _NTIDIGITS(
         name="grn", rule="gru", network="200-200-100", experiment="ntidigits_gru_200-200-100_paper",
         system="GRN (not spiking)", parameters=109_200, single=90.90,
-        note="Two layers of 200 gated units, then 100 neurons.",
+        note="Two layers of 200 gated units, then 100 neurons; the number of parameters is that of two layers of 100.",
     ),
     _NTIDIGITS(
         name="phased_lstm", rule="phased_lstm", network="250-250",
         experiment="ntidigits_phased_lstm_250-250_paper",
         system="Phased LSTM (not spiking)", parameters=610_500, single=91.25,
+        note="The number of parameters is that of three gates; an LSTM has four.",
     ),
     _NTIDIGITS(
         name="lstm", rule="lstm", network="250-250", experiment="ntidigits_lstm_250-250_paper",
@@ -138,7 +139,7 @@ FASHION = (
     _FASHION(
         name="mlp_3x512", rule="mlp", network="512-512-512", experiment="fashion_mnist_mlp_3x512_paper",
         system="MLP, BP (Agarap 2018)", parameters=662_026, single=89.06,
-        note="Three layers of 512 have more parameters than the table prints.",
+        note="The number of parameters is that of 256 principal components as inputs.",
     ),
     _FASHION(
         name="mlp_512-512", rule="mlp", network="512-512", experiment="fashion_mnist_mlp_512-512_paper",

@@ -19,7 +19,7 @@ from snnrun.config.compose import compose
 from snnrun.config.overrides import SECTIONS
 from snnrun.data import catalogue, data_root
 from snnrun.errors import SnnrunError, UsageError, did_you_mean, unknown
-from snnrun.paper.published import Published, Table, rule_of, tables
+from snnrun.paper.published import Published, Table, network_of, rule_of, tables
 from snnrun.runs.collect import Run
 from snnrun.runs.compare import BOOKKEEPING
 
@@ -158,7 +158,7 @@ def state_of(name: str) -> str:
 
 def alike(run: Run, row: Published) -> bool:
     """Whether a run is finished and of the row's rule, corpus and network, with whatever settings."""
-    theirs = (rule_of(run.params), run.params.get("data.name"), run.params.get("model.network"))
+    theirs = (rule_of(run.params), run.params.get("data.name"), network_of(run.params))
     return run.status == "finished" and theirs == (row.rule, row.data, row.network)
 
 
