@@ -185,6 +185,7 @@ def test_three_parts_by_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     corpus = load(tmp_path, "DTD", rows=4, columns=4, validation=0.5)
     assert corpus.sizes == {"train": 6, "validation": 4, "test": 2}
     assert corpus.validation.samples[:, 0].tolist() == [6, 7, 8, 9]
+    assert "validation: a part of its own, 4 pictures; data.validation is not used" in corpus.notes
     assert corpus.test.samples[:, -1].tolist() == [30, 33]
     message = failure(tmp_path, "DTD", UsageError)
     assert "its pictures differ in size (8 x 10, 8 x 11). Give data.rows and data.columns" in message

@@ -93,6 +93,7 @@ def test_the_validation_part_of_ssc_is_the_validation(tmp_path: Path) -> None:
         corpus = load(tmp_path, "ssc", validation=share)
         assert corpus.sizes == {"train": 9, "validation": 3, "test": 6}
         assert corpus.validation.index.tolist() == [9, 10, 11]
+        assert "validation: a part of its own, 3 recordings; data.validation is not used" in corpus.notes
 
 
 @pytest.mark.parametrize("packed", [".gz", ".zip"])

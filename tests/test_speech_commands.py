@@ -125,6 +125,7 @@ def test_silence_is_the_same_every_time_and_no_part_hears_anothers(tmp_path: Pat
     assert load(tmp_path, task="twelve").digest != first.digest
 
 
+@pytest.mark.slow
 def test_silence_reaches_a_run_as_spikes(tmp_path: Path) -> None:
     commands_tree(tmp_path / HOME, words=("yes", "go", "bed"), each=12)
     section = {"name": "speech_commands", "root": str(tmp_path), "download": False, "task": "twelve"}

@@ -148,7 +148,7 @@ def _lines(entry: Mapping[str, Any]) -> list[str]:
     )
     fault = entry["message"].splitlines()[:1] if entry["state"] == "damaged" else []
     more = [*about, *place, *entry.get("notes", []), *fault, *remedy]
-    return [f"{entry['name']:<14}{state}{papers}", *(f"{'':<14}{line}" for line in more)]
+    return [f"{entry['name']:<13} {state}{papers}", *(f"{'':<14}{line}" for line in more)]
 
 
 def _report(report: Mapping[str, Any]) -> list[str]:

@@ -100,7 +100,7 @@ def find(
             notes.append(f"test: no part of its own, so {test_fraction:g} of the others (data.test_fraction)")
     if parts.VALIDATION in of:
         size = np.count_nonzero(of == parts.VALIDATION)
-        notes.append(f"validation: a part of its own, {size:,} {what}; data.validation is not used")
+        notes.append(folders.validates(int(size), what))
     whole.direct.add(whole.deeper)
     notes += folders.ignored(whole.direct, what)
     for part in (parts.TRAIN, parts.VALIDATION, parts.TEST):

@@ -163,6 +163,11 @@ def lacking(part: str, what: str, wanted: Iterable[str], there: Iterable[str]) -
     return [f"{part}: there is nothing of {what} {some(missing, 10)}"] if missing else []
 
 
+def validates(count: int, what: str = "recordings") -> str:
+    """The note on a corpus that has a part to validate on."""
+    return f"validation: a part of its own, {count:,} {what}; data.validation is not used"
+
+
 def some(names: Iterable[str], most: int = 3) -> str:
     """The first few names and the number of the others."""
     every = [printable(name) for name in names]

@@ -1,4 +1,4 @@
-"""Event corpora as tonic reads and downloads them: DVS Gesture, CIFAR10-DVS, N-Caltech101, POKER-DVS and others.
+"""Event corpora as tonic reads and downloads them: DVS Gesture, CIFAR10-DVS, N-Caltech101, DVS-Lip and others.
 
 The class of tonic finds the files and gives events and label; the bins and the store are ours.
 """
@@ -80,7 +80,7 @@ class Binning:
 
 
 @known(
-    "any event corpus of tonic, which data.dataset names: DVSGesture, CIFAR10DVS, NCALTECH101, POKERDVS ...",
+    "any event corpus of tonic, which data.dataset names: DVSGesture, CIFAR10DVS, NCALTECH101, DVSLip ...",
     "downloaded by tonic when it is first used, under the terms of each corpus",
     ANY,
 )
@@ -142,6 +142,8 @@ def tonic(
     every = np.concatenate([labels[part] for part in samples])
     key = _key(name, first, given, binning)
     train, test, validation = _divided(samples, every, test_fraction, split_seed)
+    if validation is not None:
+        notes.append(folders.validates(len(validation)))
     if library.WHOLE in samples:
         notes.append(library.drawn(test_fraction))
         key |= {"test_fraction": test_fraction, "split_seed": split_seed}

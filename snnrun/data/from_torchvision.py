@@ -89,6 +89,8 @@ def torchvision(
     if greyed:
         notes.append(f"{greyed:,} pictures are in colour and are made grey; data.colour=true keeps it")
     train, test, validation = _divided(read, labels, test_fraction, split_seed)
+    if validation is not None:
+        notes.append(folders.validates(len(validation), "pictures"))
     if library.WHOLE in read:
         notes.append(library.drawn(test_fraction))
     planes, *size = form.image

@@ -241,6 +241,8 @@ def _load(name: str, published: Mapping[str, Published], root: Path, download: b
         if len(own.labels) != published[part].samples:
             notes.append(f"{part}: {len(own.labels):,} of {published[part].samples:,} recordings are there")
         notes += folders.lacking(part, "classes", classes, (classes[label] for label in own.labels.tolist()))
+    if "valid" in parts:
+        notes.append(folders.validates(len(parts["valid"].labels)))
     notes += _strangers([own for part, own in parts.items() if part != "test"], parts["test"])
     rows = [(own, row) for own in parts.values() for row in range(len(own.labels))]
     size = len(rows) - len(parts["test"].labels)
