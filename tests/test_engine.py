@@ -203,7 +203,7 @@ def test_a_silent_layer_is_named_once():
     notes = Notes()
     run(StRsbp(v_th=[1e6, 1.0], **TARGETS), notes=notes, epochs=2)
     assert [message.split(" ")[1] for message in notes.warnings] == ["hidden1", "output"]
-    assert all("model.v_th" in message for message in notes.warnings)
+    assert all("model.v_th" in message and "`snnrun data stats`" in message for message in notes.warnings)
 
 
 def test_clipping_bounds_the_step():

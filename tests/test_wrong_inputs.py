@@ -84,7 +84,7 @@ WRONG = {
         "data show nmnist --root {root} +data.channel_shift=2", 2, "channel_shift", nmnist_tree
     ),
     "a class that is near another": Wrong(
-        "data show image_folder --root {root} --class dogs", 2, "Did you mean dog?", picture_tree
+        "data show image_folder --root {root} --class DOG", 2, "Did you mean dog?", picture_tree
     ),
     "a figure of no format": Wrong("data show digits --out {root}/x.bmp", 2, "x.bmp: a file ending in .png"),
 }  # fmt: skip

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _ABREAST = 5  # samples in a row of the figure
 _CURVES = 4  # so many channels of values are curves; more are a map
+_FEW = 3000  # spikes that leave room for strokes that are taller than their channel
 _DARK = "#1f3b63"
 
 
@@ -92,13 +93,16 @@ def _draw_source(axes: Axes, sample: Sample) -> None:
         axes.spines[["top", "right"]].set_visible(False)
         return
     picture = np.asarray(sample.picture)
-    axes.set_axis_off()
+    axes.set_xticks([])
+    axes.set_yticks([])
     if len(picture) == 3:
         axes.imshow(np.moveaxis(picture, 0, 2))
-    else:  # channels of events stand side by side
-        axes.imshow(
-            np.concatenate(list(picture), axis=1), cmap="gray_r", aspect="equal" if picture.shape[1] > 1 else "auto"
-        )
+        return
+    height, width = picture.shape[1:]
+    side_by_side = np.concatenate(list(picture), axis=1)
+    axes.imshow(side_by_side, cmap="gray_r", aspect="equal" if height > 1 else "auto")
+    for plane in range(1, len(picture)):
+        axes.axvline(plane * width - 0.5, color="black", linewidth=0.8)
 
 
 def _draw_input(axes: Axes, sample: Sample, first: bool) -> None:
@@ -119,7 +123,7 @@ def _draw_input(axes: Axes, sample: Sample, first: bool) -> None:
         axes.set_ylabel("channel", fontsize=8)
     if _spikes(sample):
         at, channel = np.nonzero(inputs)
-        tall = float(np.clip(160.0 / channels, 0.8, 6.0))
+        tall = float(np.clip(160.0 / channels, 3.0 if len(at) < _FEW else 0.8, 6.0))
         times = (at + 0.5) * sample.step_ms
         axes.scatter(times, channel, s=tall**2, marker="|", linewidths=0.7 if tall > 1 else 0.4, color=_DARK)
         axes.set_ylim(channels - 0.5, -0.5)

@@ -165,7 +165,9 @@ class Samples:
         chosen = np.arange(len(positions))
         if wanted is not None:
             if wanted not in corpus.classes:
-                raise UsageError(unknown(f"class of data={name}", wanted, corpus.classes))
+                case = [own for own in corpus.classes if own.casefold() == wanted.casefold()]
+                hint = f" Did you mean {case[0]}?" if case else ""
+                raise UsageError(unknown(f"class of data={name}", wanted, corpus.classes) + hint)
             labels = np.concatenate([corpus.train_labels, corpus.test_labels])[positions]
             chosen, of = np.flatnonzero(labels == corpus.classes.index(wanted)), f" of class {wanted}"
             if not len(chosen):
