@@ -62,7 +62,7 @@ class CnnModel(AnnModel):
         assert signal.image is not None
         self.inputs = self.features = signal.channels
         self._network, self._image = options.network, signal.image
-        self.bins, self._activation = Bins(signal, None), ACTIVATIONS[options.activation]
+        self.bins, self.scale, self._activation = Bins(signal, None), None, ACTIVATIONS[options.activation]
         self.sizes, self.layer_names = [layer.neurons for layer in planned], [layer.name for layer in planned]
         self.layers = nn.ModuleDict({layer.name: _layer(layer, options) for layer in planned})
         if options.init == "glorot":

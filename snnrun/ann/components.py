@@ -1,4 +1,4 @@
-"""Principal components of a corpus, which a model may see in place of its inputs."""
+"""What a model computes of a corpus before it is trained: the scale of its inputs, or their principal components."""
 
 from __future__ import annotations
 
@@ -9,6 +9,50 @@ import torch
 from torch import Tensor, nn
 
 AT_ONCE = 1024  # samples
+LEAST = 1e-6  # standard deviation of what changes
+
+
+class Scale(nn.Module):
+    """Brings each channel to mean 0 and variance 1 over the training samples.
+
+    Mean and scale are computed once, by `fit`, and are part of the model's state. A channel that never changes is only
+    centred.
+
+    Args:
+        channels: Number of channels.
+    """
+
+    mean: Tensor
+    factor: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("factor", torch.ones(channels))
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Values (..., channels), scaled."""
+        return (values - self.mean) * self.factor
+
+    @torch.no_grad()
+    def fit(self, batches: Iterable[Tensor]) -> None:
+        """Find mean and scale of these values, (B, T, channels) each; those that are NaN do not count."""
+        count = torch.zeros(self.mean.numel()).double()
+        total, squares = torch.zeros_like(count), torch.zeros_like(count)
+        for batch in batches:
+            values = batch.double().cpu().flatten(0, -2)
+            count += (~values.isnan()).sum(dim=0)
+            total += values.nansum(dim=0)
+            squares += (values**2).nansum(dim=0)
+        mean = total / count.clamp(min=1)
+        self.mean.copy_(mean)
+        self.factor.copy_(_factor(squares / count.clamp(min=1) - mean**2))
+
+
+def _factor(variance: Tensor) -> Tensor:
+    """What brings values of these variances to variance 1; 1 where there is none."""
+    deviation = variance.clamp(min=0).sqrt()
+    return torch.where(deviation > LEAST, 1.0 / deviation.clamp(min=LEAST), 1.0)
 
 
 class Components(nn.Module):
@@ -46,8 +90,7 @@ class Components(nn.Module):
             products += values.T @ values
         mean = total / count
         covariance = products / count - torch.outer(mean, mean)
-        deviation = covariance.diagonal().clamp(min=0).sqrt()
-        scale = torch.where(deviation > 1e-9, 1.0 / deviation.clamp(min=1e-9), 1.0)
+        scale = _factor(covariance.diagonal())
         _, vectors = torch.linalg.eigh(covariance * torch.outer(scale, scale))  # ascending
         axes = vectors.flip(1)[:, : len(self.axes)].T
         signs = axes.gather(1, axes.abs().argmax(dim=1, keepdim=True)).sign()

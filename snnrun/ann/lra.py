@@ -96,7 +96,7 @@ class LraModel(AnnModel):
     def __init__(self, options: Lra, signal: Signal, outputs: int) -> None:
         super().__init__()
         self.inputs, self._beta, self._gamma = signal.channels, options.beta, options.gamma
-        self.bins = Bins(signal, options.bin)
+        self.bins, self.scale = Bins(signal, options.bin), None
         self.sizes = [*widths(options.network, "lra"), outputs]
         self.layer_names = [*(f"hidden{number}" for number in range(1, len(self.sizes))), "output"]
         self.features = self.bins.number * signal.channels

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from snnrun import declared
-from snnrun.ann.components import Components, inputs_of
+from snnrun.ann.components import Components, Scale, inputs_of
 from snnrun.ann.inputs import Bins
 from snnrun.ann.module import AnnModel, Dropout, seeded
 from snnrun.declared import Range
@@ -33,6 +33,7 @@ class Mlp(Design):
         init: "torch" draws weights and biases as PyTorch does, uniform within 1 / sqrt(inputs); "glorot" draws weights
             uniform within sqrt(6 / (inputs + outputs)) and begins with biases of 0, as Keras does.
         bin: Steps of a bin in which spikes are counted; None for all. The bins of a sample stand side by side.
+        standardise: Whether each channel is brought to mean 0 and variance 1 over the training samples.
         components: The network sees so many principal components of its inputs (see `components.Components`); None for
             the inputs themselves.
     """
@@ -43,6 +44,7 @@ class Mlp(Design):
     bias: bool = True
     init: Literal["torch", "glorot"] = "torch"
     bin: Annotated[int | None, Range(at_least=1)] = None
+    standardise: bool = False
     components: Annotated[int | None, Range(at_least=1)] = None
 
     def __post_init__(self) -> None:
@@ -78,6 +80,7 @@ class MlpModel(AnnModel):
         self.sizes = [*widths(options.network, "mlp"), outputs]
         self.layer_names = [*(f"hidden{number}" for number in range(1, len(self.sizes))), "output"]
         features = self.bins.number * signal.channels
+        self.scale = Scale(signal.channels) if options.standardise else None
         self._components = None if options.components is None else Components(features, options.components)
         features = options.components or features
         self.layers = nn.ModuleDict(linear_layers(self.layer_names, features, self.sizes, options.bias))
@@ -101,16 +104,17 @@ class MlpModel(AnnModel):
 
     def _seen(self, inputs: Tensor) -> Tensor:
         """What the first layer sees, (B, F)."""
-        values = self.values(inputs).nan_to_num().flatten(1)
+        values = self.scaled(self.values(inputs)).flatten(1)
         return values if self._components is None else self._components(values)
 
     def study(self, dataset: Any, encoder: Any, device: torch.device) -> tuple[Any, Any]:
-        """Find the components of the training samples, if the model sees components."""
+        """Find the scale and the components of the training samples, if the model has them."""
+        dataset, encoder = super().study(dataset, encoder, device)
         if self._components is not None:
             found, self._components = self._components, None
             found.fit(self._seen(inputs) for inputs in inputs_of(dataset.train, encoder))
             self._components = found
-        return super().study(dataset, encoder, device)
+        return dataset, encoder
 
     def macs(self, passes: float) -> dict[str, float]:
         """Multiply-accumulates of each layer: a weight is used once. Those that find components come before."""

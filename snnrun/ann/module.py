@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from snnrun.ann.inputs import Bins
+from snnrun.ann.components import Scale, inputs_of
+from snnrun.ann.inputs import Bins, lengths
 from snnrun.network.model import Model, Scores
 
 # SplitMix64 (Steele, Lea and Flood 2014), its constants as signed numbers, since PyTorch multiplies no unsigned ones.
@@ -23,16 +24,33 @@ class AnnModel(Model):
     Attributes:
         bins: What makes values of the inputs.
         features: Number of inputs of the first layer.
+        scale: What scales the values, or None.
         layers: The layers that have neurons, by name, in the order of `layer_names`.
     """
 
     bins: Bins
     features: int
+    scale: Scale | None
     layers: nn.ModuleDict
 
     def values(self, inputs: Tensor) -> Tensor:
-        """The values (B, T', N) of a batch, see `Bins`, in the precision of the weights."""
+        """The values (B, T', N) of a batch, see `Bins`, in the precision of the weights, not scaled yet."""
         return self.bins(inputs).to(next(self.parameters()).dtype)
+
+    def scaled(self, values: Tensor) -> Tensor:
+        """The values as the layers see them, with 0 for those that are not there."""
+        return (values if self.scale is None else self.scale(values)).nan_to_num()
+
+    def study(self, dataset: Any, encoder: Any, device: torch.device) -> tuple[Any, Any]:
+        """Find the scale of the training samples, if the model has one, from their steps up to the end of each."""
+        if self.scale is not None:
+            self.scale.fit(map(self._until_the_end, inputs_of(dataset.train, encoder)))
+        return super().study(dataset, encoder, device)
+
+    def _until_the_end(self, inputs: Tensor) -> Tensor:
+        values = self.values(inputs)
+        over = torch.arange(values.shape[1]) >= lengths(values, self.bins.spikes)[:, None]
+        return values.masked_fill(over[..., None], torch.nan)
 
     def sample_loss(self, outcome: Scores, labels: Tensor) -> Tensor:
         """Cross-entropy of each sample, (B,)."""

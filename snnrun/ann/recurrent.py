@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from snnrun import declared
+from snnrun.ann.components import Scale
 from snnrun.ann.inputs import Bins, lengths
 from snnrun.ann.mlp import dense_macs, linear_layers
 from snnrun.ann.module import AnnModel, Dropout, seeded
@@ -29,6 +30,7 @@ class Recurrent(Design):
         layers: Units of each recurrent layer.
         dense: Units of each dense layer between the last of them and the output, with ReLU.
         bin: Steps of a bin in which spikes are counted.
+        standardise: As in `Mlp`.
         readout: What the classes are read from: the state after the last step of the sample, or the mean over its
             steps.
         dropout: Share of the units of each layer that is dropped in training, the same ones at all steps of a sample
@@ -39,6 +41,7 @@ class Recurrent(Design):
     layers: Annotated[Sequence[int], Range(at_least=1)] = (128,)
     dense: Annotated[Sequence[int], Range(at_least=1)] = ()
     bin: Annotated[int, Range(at_least=1)] = 10
+    standardise: bool = False
     readout: Literal["last", "mean"] = "mean"
     dropout: Annotated[float, Range(at_least=0, below=1)] = 0.0
     bias: bool = True
@@ -103,7 +106,7 @@ class RecurrentModel(AnnModel):
     def __init__(self, options: Recurrent, signal: Signal, outputs: int) -> None:
         super().__init__()
         self.inputs, self._spikes = signal.channels, signal.spikes
-        self.bins = Bins(signal, options.bin)
+        self.bins, self.scale = Bins(signal, options.bin), Scale(signal.channels) if options.standardise else None
         self._image = signal.image if signal.steps < 2 else None
         features = signal.channels if self._image is None else self._image[0] * self._image[2]
         recurrent, dense = list(options.layers), list(options.dense)
@@ -140,11 +143,12 @@ class RecurrentModel(AnnModel):
 
     def forward(self, inputs: Tensor, labels: Tensor | None = None, keys: Tensor | None = None) -> Scores:
         """Logits of a batch, see `Model.forward`. What follows the end of a sample makes no difference."""
-        values = self.values(inputs)
+        given = self.values(inputs)
+        values = self.scaled(given)
         if self._image is not None:
-            values = values.reshape(-1, *self._image).transpose(1, 2).flatten(2)
-        ends = lengths(values, self._spikes)
-        values = values[:, : int(ends.max())].nan_to_num()
+            given, values = (part.reshape(-1, *self._image).transpose(1, 2).flatten(2) for part in (given, values))
+        ends = lengths(given, self._spikes)
+        values = values[:, : int(ends.max())]
         for name in self._recurrent:
             values = self._dropout[name](self.run(self.layers[name], values, labels is not None), keys)
         values = self._read(values, ends)
