@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator
 from dataclasses import fields
 from importlib import resources
@@ -336,3 +337,9 @@ def test_a_home_folder_that_no_shell_has_put_in_is(monkeypatch: pytest.MonkeyPat
     assert values["data"]["root"] == "/home/o'neil/other"
     with pytest.raises(UsageError, match=r"data\.root: 'a/~/b' would be a folder of this very name"):
         overridden(check.plain(cfg), ["data.root=a/~/b"])
+
+
+def test_a_schema_is_the_same_class_in_the_processes_of_a_launcher() -> None:
+    """They get it pickled, and compare what they get with the schemas of their own."""
+    for kinds in schemas.SCHEMAS.values():
+        assert [kind.__name__ for kind in kinds.values() if pickle.loads(pickle.dumps(kind)) is not kind] == []

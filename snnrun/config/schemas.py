@@ -32,7 +32,9 @@ SCALARS = (str, int, float, bool)
 def schema(name: str, declared: Mapping[str, Option]) -> type:
     """A dataclass of options for OmegaConf. Range and choices are the metadata of its fields."""
     fields = [(key, _kind(entry.kind), _field(entry)) for key, entry in declared.items()]
-    return dataclasses.make_dataclass(name, fields)
+    made = dataclasses.make_dataclass(name, fields)
+    made.__module__ = __name__
+    return made
 
 
 def section(cls: type[Section]) -> type[Section]:
@@ -181,5 +183,7 @@ SCHEMAS: dict[str, dict[str, type]] = {
     "tracking": dict.fromkeys(("mlflow", "none"), Tracking),
     "search": dict.fromkeys(("grid", "random", "optuna", "list"), Search),
 }
+# By their names here a launcher's processes find them, which would get copies otherwise: others than those of `SCHEMAS`.
+globals().update({kind.__name__: kind for kinds in SCHEMAS.values() for kind in kinds.values()})
 # Those of `SCHEMAS` that plugins have registered. The file of such an option need not name its schema.
 PLUGINS: dict[tuple[str, str], type] = {}

@@ -206,8 +206,8 @@ def _defaults(values: Mapping[str, Any]) -> dict[str, str]:
         chosen = values.get(section, {})
         schema = kinds.get(chosen.get("name", section)) if isinstance(chosen, Mapping) else None
         for entry in dataclasses.fields(schema) if schema is not None else ():
-            made = entry.default_factory
-            found[f"{section}.{entry.name}"] = entry.default if made is dataclasses.MISSING else made()
+            made: Any = entry.default_factory  # after a sweep by joblib it may be a copy of `dataclasses.MISSING`
+            found[f"{section}.{entry.name}"] = made() if callable(made) else entry.default
     return tracking.flatten(found)
 
 
