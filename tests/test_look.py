@@ -12,7 +12,7 @@ import soundfile
 from corpora import events_file, fsdd_tree, nmnist_tree, picture_tree
 from PIL import Image
 
-from snnrun import cli, data
+from snnrun import cli, data, encoders
 from snnrun.config.compose import compose
 from snnrun.data.corpus import Corpus, unseen
 from snnrun.display import terminal_plots
@@ -329,6 +329,18 @@ def test_the_census_of_values(values: np.ndarray, run: Any) -> None:
     assert facts["last_step"]["least"] == (0 if whole.shape[1] == 1 else 19)
     out = run("stats", *NONE)[1]
     assert ("the same values at every step" in out) == (whole.shape[1] == 1)
+
+
+@pytest.mark.parametrize("values", [("series", 2)], indirect=True)
+def test_points_that_are_held_for_several_steps(values: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoders.Unencoded, "steps", 90)
+    own = values_of(*NONE[:1], *NONE[1:])
+    facts = Samples(own).read("train", 2).facts()
+    assert (facts["steps"], facts["length"]) == (90, 60)
+    found = census.take(own, "train", None)
+    assert found.last.tolist() == [59 if np.isnan(sample).any() else 89 for sample in values]
+    assert (found.steps, len(found.by_step)) == (90, 30)
+    assert found.largest == pytest.approx(np.nanmax(values))
 
 
 def test_a_file_of_arrays_needs_no_corpus(run: Any, tmp_path: Path) -> None:

@@ -260,10 +260,10 @@ def _report(found: Census) -> list[str]:
         f"{what} a channel": f"{_spread(facts['per_channel'])}   (of {channels:,}, in a sample)",
         "silent channels": f"{len(found.silent_channels):,}{_ranges(found.silent_channels.tolist())}",
         "saturated channels": f"{len(found.saturated_channels):,}{_ranges(found.saturated_channels.tolist())}   "
-        + ("(at more than half of all steps)" if found.spiking else "(above a half on average)"),
+        + ("(at more than half of all steps)" if found.spiking else "(above half of the largest value)"),
         "silent samples": f"{len(found.silent):,}" + (_named(found) if len(found.silent) else ""),
     }
-    if len(found.by_step) == 1:
+    if len(found.by_step) == 1 and not found.spiking:
         rows["steps"] = "the same values at every step"
     else:
         late = f"   ({found.cut:,} end in the last hundredth)" if found.cut < len(found.positions) else ""

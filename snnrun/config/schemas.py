@@ -183,7 +183,8 @@ SCHEMAS: dict[str, dict[str, type]] = {
     "tracking": dict.fromkeys(("mlflow", "none"), Tracking),
     "search": dict.fromkeys(("grid", "random", "optuna", "list"), Search),
 }
-# By their names here a launcher's processes find them, which would get copies otherwise: others than those of `SCHEMAS`.
+# By their names here a launcher's processes find them. Otherwise they would get copies, which are others than those of
+# `SCHEMAS`.
 globals().update({kind.__name__: kind for kinds in SCHEMAS.values() for kind in kinds.values()})
 # Those of `SCHEMAS` that plugins have registered. The file of such an option need not name its schema.
 PLUGINS: dict[tuple[str, str], type] = {}

@@ -25,7 +25,7 @@ class Sample(Protocol):
 
     @property
     def input(self) -> NDArray[Any]:
-        """Spikes, bool (T, N), or values (T, N), (1, N) where they are constant."""
+        """Spikes, bool (T, N), or values (P, N), each point held for an equal part of the steps."""
 
     @property
     def steps(self) -> int:
@@ -117,7 +117,7 @@ def _draw_input(axes: Axes, sample: Sample, first: bool) -> None:
     axes.set_xlabel("time (ms)", fontsize=8)
     axes.set_xlim(*extent)
     if not _spikes(sample) and channels <= _CURVES:
-        axes.plot((np.arange(len(inputs)) + 0.5) * sample.step_ms, inputs, linewidth=0.9)
+        axes.plot((np.arange(len(inputs)) + 0.5) * extent[1] / len(inputs), inputs, linewidth=0.9)
         return
     if first:
         axes.set_ylabel("channel", fontsize=8)

@@ -35,7 +35,8 @@ class Census:
         per_sample: Spikes of each sample, or the mean of its values, (S,).
         first, last: First and last step at which a sample has a spike, or a value; -1 where it has none, (S,).
         per_channel: Spikes of each channel over all samples, or the mean of its values, (N,).
-        by_step: Spikes of each step over all samples, (T,); of values their means.
+        by_step: Spikes of each step over all samples, (T,); the mean of the values at each of their points, (P,).
+        largest: The largest of the values; 1 of spikes.
         spiking: Whether the input is spikes, and not values.
     """
 
@@ -55,6 +56,8 @@ class Census:
     per_channel: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     by_step: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
+    largest: float = 1.0
+
     @property
     def silent_channels(self) -> NDArray[np.int64]:
         """Channels without a spike in any sample, or with the value 0 in all of them."""
@@ -62,7 +65,7 @@ class Census:
 
     @property
     def saturated_channels(self) -> NDArray[np.int64]:
-        """Channels that fire at more than half of all steps, or whose values are above a half on average."""
+        """Channels that fire at more than half of all steps, or whose mean value is above half of the largest."""
         return np.flatnonzero(self.per_channel > SATURATED * self._most)
 
     @property
@@ -97,7 +100,7 @@ class Census:
 
     @property
     def _most(self) -> float:
-        return float(len(self.positions) * self.steps) if self.spiking else 1.0
+        return float(len(self.positions) * self.steps) if self.spiking else self.largest
 
     def as_dict(self) -> dict[str, Any]:
         """All of it as plain values."""
@@ -158,12 +161,13 @@ def take(values: Mapping[str, Any], part: str, most: int | None) -> Census:
     totals: list[NDArray[np.float64]] = []
     for _, given, _ in batches(split, positions, encoder, 0, BATCH, torch.device("cpu")):
         census.spiking = not given.is_floating_point()
+        if not census.spiking:
+            census.largest = max(census.largest if samples else 0.0, float(given.nan_to_num().max()))
         of_sample, of_channel, of_step, active = _spikes(given, dataset) if census.spiking else _values(given)
         steps = active.shape[1]
-        census.steps = int(encoder.steps or 1) if steps == 1 else steps
-        found = active.any(axis=1)
-        first = np.where(found, active.argmax(axis=1), -1)
-        last = np.where(found, steps - 1 - active[:, ::-1].argmax(axis=1), -1)
+        census.steps, found = int(encoder.steps or steps), active.any(axis=1)
+        first = np.where(found, active.argmax(axis=1) * census.steps // steps, -1)
+        last = np.where(found, (steps - active[:, ::-1].argmax(axis=1)) * census.steps // steps - 1, -1)
         samples.append((of_sample, first, last))
         totals = [of_channel, of_step] if not totals else [totals[0] + of_channel, totals[1] + of_step]
     census.per_sample, census.first, census.last = (np.concatenate(column) for column in zip(*samples, strict=True))

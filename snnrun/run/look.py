@@ -33,7 +33,8 @@ class Look:
 
     Attributes:
         source: The file, or `train:17`, its number among the training samples.
-        input: What the network gets: spikes, bool (T, N), or values, float32 (T, N); (1, N) for a constant input.
+        input: What the network gets: spikes, bool (T, N), or values, float32 (P, N). Each point is held for an equal
+            part of the steps, and P is 1 for a constant input.
         steps: T.
         step_ms: Length of a step, in ms.
         label: Name of its class; None if it is not known.
@@ -90,7 +91,7 @@ class Look:
         empty = not known.size
         return {
             "constant": len(self.input) == 1,
-            "length": self.steps if len(self.input) == 1 else len(known),
+            "length": round(len(known) * self.steps / len(self.input)),
             "least": None if empty else float(known.min()),
             "mean": None if empty else float(known.mean(dtype=np.float64)),
             "most": None if empty else float(known.max()),
