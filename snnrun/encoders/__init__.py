@@ -1,4 +1,7 @@
-"""Encoders turn samples into input spikes. Images are redrawn at every presentation unless frozen, recordings never."""
+"""Encoders turn samples into input spikes or currents.
+
+Those that draw do it anew at every presentation unless frozen, but never of recordings.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snnrun.encoders.auto import Auto, Reads
+from snnrun.encoders.delta import Delta
+from snnrun.encoders.direct import Direct
+from snnrun.encoders.latency import Latency
 from snnrun.encoders.lyon_bsa import LyonBsa
+from snnrun.encoders.mel import Mel
 from snnrun.encoders.none import Unencoded
 from snnrun.encoders.population import Population
-from snnrun.encoders.rate import Bernoulli, Poisson
+from snnrun.encoders.rate import Bernoulli, Poisson, Regular
 from snnrun.encoders.stored import Stored
 from snnrun.errors import UsageError
 
@@ -34,6 +41,7 @@ __all__ = [
     "encode_ahead",
     "gives_spikes",
     "inputs",
+    "makes_currents",
     "settings",
 ]
 
@@ -50,7 +58,7 @@ class Encoder(Protocol):
         """T, the length of the spike trains that it makes; None for the length of the samples."""
 
     def encode(self, samples: NDArray[Any], index: NDArray[np.int64], epoch: int) -> NDArray[Any]:
-        """Turn samples (B, ...) into bits of spikes (B, T, W) int64, or hand on values (B, T, N) float32.
+        """Turn samples (B, ...) into bits of spikes (B, T, W) int64, or into values (B, T, N) float32.
 
         The result of a sample depends only on the sample, its index, the seed and the epoch. Neuron n of a step is bit
         n % 64 of word n // 64, see `kernels.packed`. An encoder that hands on values has the class attribute `values`
@@ -112,9 +120,14 @@ ENCODERS: dict[str, Callable[..., Encoder | RecordingEncoder | Auto]] = {
     "poisson": Poisson,
     "bernoulli": Bernoulli,
     "population": Population,
+    "regular": Regular,
+    "latency": Latency,
+    "delta": Delta,
+    "direct": Direct,
     "stored": Stored,
     "auto": Auto,
     "lyon_bsa": LyonBsa,
+    "mel": Mel,
     "none": Unencoded,
 }
 
@@ -139,6 +152,14 @@ def encode_ahead(
         if "encode" in vars(kind):
             break
     return partial(encoder.encode, samples, index, epoch)
+
+
+def makes_currents(encoder: Encoder) -> bool:
+    """Whether an encoder makes currents, float32 (B, K, N), instead of spikes: K values, each for a part of its steps.
+
+    Such an encoder says so in an attribute of this name.
+    """
+    return bool(getattr(encoder, "makes_currents", False))
 
 
 def inputs(encoder: Encoder, channels: int) -> int:

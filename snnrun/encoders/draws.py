@@ -25,7 +25,7 @@ DIGITS = 24
 ALWAYS = 1 << DIGITS
 
 # SplitMix64 (Steele, Lea and Flood 2014): the numbers of a stream are mixed values of an arithmetic progression.
-_STEP = np.uint64(0x9E3779B97F4A7C15)
+STEP = np.uint64(0x9E3779B97F4A7C15)
 _MIX1, _MIX2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 
@@ -60,14 +60,14 @@ def draw(levels: Levels, keys: NDArray[np.int64], first_step: int, words: Words,
                 words[b, t, w] = np.uint64(0)
         key = np.uint64(0)
         for k in range(keys.shape[1]):
-            key = mix(key + _STEP + np.uint64(keys[b, k]))
+            key = mix(key + STEP + np.uint64(keys[b, k]))
         for w in range(width):
             active = 0
             for k in range(min(64, neurons - 64 * w)):
                 p = np.int64(levels[b, 64 * w + k])
                 if p > 0:
                     place[active], level[active] = k, p
-                    lane[active] = mix(key + np.uint64(64 * w + k + 1) * _STEP)
+                    lane[active] = mix(key + np.uint64(64 * w + k + 1) * STEP)
                     active += 1
             if active == 0:
                 continue
@@ -75,7 +75,7 @@ def draw(levels: Levels, keys: NDArray[np.int64], first_step: int, words: Words,
                 for i in range(active):
                     bits[i] = np.uint64(0)
                 for digit in range(DIGITS):
-                    shift = np.uint64(span * DIGITS + digit + 1) * _STEP
+                    shift = np.uint64(span * DIGITS + digit + 1) * STEP
                     for i in range(active):
                         one = np.uint64(0) - np.uint64((level[i] >> digit) & 1)
                         word = mix(lane[i] + shift)
@@ -105,14 +105,14 @@ def draw_series(levels: Levels, keys: NDArray[np.int64], first_step: int, words:
             return
         key = np.uint64(0)
         for k in range(keys.shape[1]):
-            key = mix(key + _STEP + np.uint64(keys[b, k]))
+            key = mix(key + STEP + np.uint64(keys[b, k]))
         for t in range(steps):
             point = t * points // steps
             for w in range(width):
                 word = np.uint64(0)
                 for k in range(min(64, neurons - 64 * w) if t >= first_step else 0):
                     level = np.int64(levels[b, point, 64 * w + k])
-                    lane = mix(key + np.uint64(64 * w + k + 1) * _STEP)
-                    drawn = np.int64(mix(lane + np.uint64(t - first_step + 1) * _STEP) >> np.uint64(64 - DIGITS))
+                    lane = mix(key + np.uint64(64 * w + k + 1) * STEP)
+                    drawn = np.int64(mix(lane + np.uint64(t - first_step + 1) * STEP) >> np.uint64(64 - DIGITS))
                     word |= np.uint64(drawn < level) << np.uint64(k)
                 words[b, t, w] = word

@@ -114,15 +114,18 @@ class LyonBsa:
 
     def resampled(self, wave: NDArray[np.float64], sample_rate: int) -> NDArray[np.float64]:
         """The wave (S,) at the rate that the ear hears, shape (ceil(S * self.sample_rate / sample_rate),)."""
-        if sample_rate == self.sample_rate or not len(wave):
-            return wave
-        import librosa
-
-        resampled: NDArray[np.float64] = librosa.resample(
-            wave, orig_sr=sample_rate, target_sr=self.sample_rate, res_type="polyphase"
-        )
-        return resampled
+        return resampled(wave, sample_rate, self.sample_rate)
 
     def _levelled(self, wave: NDArray[np.float64]) -> NDArray[np.float64]:
         rms = math.sqrt(np.mean(wave**2)) if self.loudness == "rms" and len(wave) else 0.0
         return wave / rms * self.loudness_rms if rms > 0 else wave
+
+
+def resampled(wave: NDArray[np.float64], sample_rate: int, wanted: int) -> NDArray[np.float64]:
+    """A wave (S,) of one rate in Hz at another, shape (ceil(S * wanted / sample_rate),)."""
+    if sample_rate == wanted or not len(wave):
+        return wave
+    import librosa
+
+    resampled: NDArray[np.float64] = librosa.resample(wave, orig_sr=sample_rate, target_sr=wanted, res_type="polyphase")
+    return resampled

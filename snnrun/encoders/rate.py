@@ -12,8 +12,11 @@ from numpy.typing import NDArray
 
 from snnrun import declared
 from snnrun.compiled import threads
+from snnrun.compiled.jit import Words
+from snnrun.compiled.turns import Turn
 from snnrun.declared import Range
-from snnrun.encoders import draws
+from snnrun.encoders import draws, trains
+from snnrun.encoders.series import check_points
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,7 @@ class RateEncoder:
 
         Raises:
             ValueError: If the arrays do not fit each other, a value is out of range or the epoch is negative.
+            UsageError: If a series has more points than there are steps.
         """
         kinds = {np.dtype(np.uint8): (2,), np.dtype(np.float32): (2, 3)}
         if samples.ndim not in kinds.get(samples.dtype, ()) or index.shape != samples.shape[:1] or epoch < 0:
@@ -86,15 +90,20 @@ class RateEncoder:
         keys = np.empty((len(samples), 3), np.int64)
         keys[:, 0], keys[:, 1], keys[:, 2] = self.seed, 0 if self.frozen else epoch, index
         spikes = np.empty((len(samples), self.steps, -(-samples.shape[-1] // 64)), np.int64)
-        loop: Callable[..., None] = draws.draw if samples.ndim == 2 else draws.draw_series
-        task = partial(loop, levels, keys, self.first_step, spikes.view(np.uint64))
-        work = threads.Ahead(len(samples), task)
+        if samples.ndim == 3:
+            check_points(samples.shape[1], self.steps)
+        work = threads.Ahead(len(samples), self._task(levels, keys, spikes.view(np.uint64)))
 
         def spikes_drawn() -> NDArray[np.int64]:
             work.finish()
             return spikes
 
         return spikes_drawn
+
+    def _task(self, levels: NDArray[np.int32], keys: NDArray[np.int64], words: Words) -> Callable[[Turn], None]:
+        """What writes the spikes of a turn."""
+        loop: Callable[..., None] = draws.draw if levels.ndim == 2 else draws.draw_series
+        return partial(loop, levels, keys, self.first_step, words)
 
     def _levels(self, samples: NDArray[Any]) -> NDArray[np.int32]:
         """The probability for each value, in units of 2^-L; 0 for NaN."""
@@ -135,3 +144,19 @@ class Bernoulli(RateEncoder):
     """Bernoulli trains: p = value / attenuation at every step, of a pixel pixel / 255 (1: the STBP paper's input)."""
 
     steps: Annotated[int, Range(at_least=1)] = 20
+
+
+@dataclass(frozen=True)
+class Regular(RateEncoder):
+    """Evenly spaced spikes: value / attenuation of them in a step, the rate of `Poisson`.
+
+    A neuron adds up its rates, step by step from a fraction that `(seed, epoch, index)` and its number give, and fires
+    whenever the sum passes a whole number. So its count is less than 1 off the sum of its rates, where the counts of
+    draws scatter. Of a series the rate is that of the time.
+    """
+
+    steps: Annotated[int, Range(at_least=1)] = 400
+    attenuation: Annotated[float, Range(at_least=1)] = 5.5
+
+    def _task(self, levels: NDArray[np.int32], keys: NDArray[np.int64], words: Words) -> Callable[[Turn], None]:
+        return partial(trains.regular, levels if levels.ndim == 3 else levels[:, None], keys, words)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from snnrun.data import Augmentation, Split
-from snnrun.encoders import Encoder, encode_ahead
+from snnrun.encoders import Encoder, encode_ahead, makes_currents
+from snnrun.rules import Currents
 
 # Encoded batches that wait for a GPU while it computes. On a CPU the encoder uses the same cores: the next batch is
 # begun, and threads encode it while they would otherwise wait for one another.
@@ -22,7 +24,7 @@ TRANSPOSITIONS = 5000
 # The stream of the run's seed that gives the order of the samples.
 ORDER_STREAM = 0x6F72646572
 
-Batch = tuple[NDArray[np.int64], Tensor, Tensor]
+Batch = tuple[NDArray[np.int64], Tensor | Currents, Tensor]
 
 
 def shuffled(order: NDArray[np.int64], how: str, seed: int, epoch: int) -> NDArray[np.int64]:
@@ -36,6 +38,17 @@ def shuffled(order: NDArray[np.int64], how: str, seed: int, epoch: int) -> NDArr
     return order
 
 
+def as_input(encoder: Encoder, made: NDArray[Any]) -> Tensor | Currents:
+    """What a network gets of what an encoder has made of a batch: the bits of its spikes, or its currents."""
+    tensor = torch.from_numpy(made)
+    return Currents(tensor, encoder.steps or tensor.shape[1]) if makes_currents(encoder) else tensor
+
+
+def steps_of(given: Tensor | Currents) -> int:
+    """T of an input."""
+    return given.steps if isinstance(given, Currents) else given.shape[1]
+
+
 def batches(
     split: Split,
     order: NDArray[np.int64],
@@ -47,9 +60,9 @@ def batches(
     share: Callable[[NDArray[np.int64]], NDArray[np.int64]] = lambda positions: positions,
     ahead: bool = True,
 ) -> Iterator[Batch]:
-    """Positions, bits of the spikes (B, T, W) and labels of each batch, on the CPU.
+    """Positions, input (bits of the spikes, or currents) and labels of each batch, on the CPU.
 
-    Spikes and labels belong to the positions that `share` takes. If it takes none, both are empty (0,). With `ahead`,
+    Input and labels belong to the positions that `share` takes. If it takes none, both are empty (0,). With `ahead`,
     the encoding of the next batch begins before the loop needs it.
     """
 
@@ -60,7 +73,7 @@ def batches(
         samples, index, labels = split.samples[mine], split.index[mine], split.labels[mine]
         shown = samples if augment is None else augment(samples, index, epoch)
         bits = encode_ahead(encoder, shown, index, epoch)
-        return lambda: (positions, torch.from_numpy(bits()), torch.from_numpy(labels))
+        return lambda: (positions, as_input(encoder, bits()), torch.from_numpy(labels))
 
     def encode(positions: NDArray[np.int64]) -> Batch:
         return start(positions)()
