@@ -26,6 +26,7 @@ from snnrun.compiled.vector import load, store, zeros32
 from snnrun.data import distort, scatter
 from snnrun.data.augment_spikes import displacements
 from snnrun.encoders import bsa, draws, lyon
+from snnrun.encoders import trains as even_trains
 from snnrun.kernels import Lif, Stbp, Synapses, cpu, pack
 from snnrun.kernels.cpu import (
     current_loops,
@@ -314,6 +315,24 @@ def test_draws_keep_to_their_arrays():
             draw(levels, keys, first_step, words, alone(2))
             for points in (1, 3, 70):
                 draw_series(np.repeat(levels[:, None], points, 1), keys, first_step, words, alone(2))
+
+
+def test_trains_keep_to_their_arrays():
+    guards = Guards()
+    regular, once, crossings = (
+        guards.around(loop) for loop in (even_trains.regular, even_trains.once, even_trains.crossings)
+    )
+    for neurons, steps in itertools.product((1, 31, 32, 33, 63, 64, 65, 130), (1, 2, 63, 64, 65)):
+        words = np.zeros((2, steps, (neurons + 63) // 64), np.uint64)
+        for points in {1, steps, (steps + 1) // 2}:
+            levels = np.full((2, points, neurons), draws.ALWAYS, np.int32)
+            regular(levels, np.ones((2, 3), np.int64), words, alone(2))
+            series = np.where(np.arange(points)[:, None] % 2 == 0, np.zeros(neurons), 1).astype(np.float32)
+            both = np.zeros((2, steps, (2 * neurons + 63) // 64), np.uint64)
+            crossings(np.stack([series, 1 - series]), 0.5, np.empty(neurons), both, alone(2))
+        for time in (-1, 0, steps - 1):
+            once(np.full((2, neurons), time, np.int32), words, alone(2))
+    assert guards.ran == {*loops_of(even_trains)}
 
 
 def test_distortions_keep_to_their_arrays():

@@ -114,12 +114,14 @@ class Mel:
         if not wave.any():
             return np.zeros((1 + len(wave) // hop, self.mels), np.float32)
         import librosa
+        from librosa import filters
 
         spectrum = librosa.stft(np.pad(wave, size // 2), n_fft=size, hop_length=hop, center=False)
-        bands = librosa.filters.mel(sr=self.sample_rate, n_fft=size, n_mels=self.mels)
+        bands = filters.mel(sr=self.sample_rate, n_fft=size, n_mels=self.mels)
         power = np.maximum(bands @ np.abs(spectrum) ** 2, np.finfo(np.float64).tiny)
         decibels = 10 * np.log10(power / power.max())
-        return np.clip(1 + decibels.T / self.range_db, 0, 1).astype(np.float32)
+        values: NDArray[np.float32] = np.clip(1 + decibels.T / self.range_db, 0, 1).astype(np.float32)
+        return values
 
     def _samples(self, milliseconds: float) -> int:
         return round(milliseconds * self.sample_rate / 1e3)
