@@ -37,10 +37,10 @@ from snnrun.errors import SnnrunError
 from snnrun.network import Layer, Network
 from snnrun.network.model import Model
 from snnrun.record import provenance
-from snnrun.rules import RULES, LayerKind
+from snnrun.rules import RULES, Currents, LayerKind
 from snnrun.run import build
 from snnrun.train import hardware
-from snnrun.train.batches import batches, shuffled
+from snnrun.train.batches import batches, shuffled, steps_of
 from snnrun.train.options import Options
 from snnrun.train.training import Training
 
@@ -121,6 +121,7 @@ def batch(values: Mapping[str, Any], size: int) -> tuple[NDArray[np.uint8], NDAr
     """Dense input spikes (size, T, N) uint8 and labels (size,) int64, the first samples that `run` measures."""
     (dataset, encoder), order = _measured(values, build.load(values), size), np.arange(size)
     [(_, spikes, labels)] = batches(dataset.train, order, encoder, EPOCH, size, torch.device("cpu"), dataset.augment)
+    assert not isinstance(spikes, Currents)
     return kernels.unpack(spikes, dataset.channels).numpy(), labels.numpy()
 
 
@@ -327,17 +328,20 @@ def _speed_up(task: Callable[[], None], threads: int, repeats: int) -> float:
 
 
 def _spikes(training: Training) -> tuple[dict[str, float], int]:
-    """Mean number of spikes of a sample, by layer from the input on (none if nothing fires), and T."""
+    """Mean number of spikes of a sample, by layer, and T. Without `input` if it has currents; none if nothing fires."""
     network = training.network
-    total = dict.fromkeys(["input", *network.spiking] if network.spiking else [], 0.0)
-    for positions, bits, labels in in_turn(training, EPOCH):
+    arriving, total = dict[str, float](), dict.fromkeys(network.spiking, 0.0)
+    for positions, inputs, labels in in_turn(training, EPOCH):
         if not total:
             break
-        total["input"] += float(kernels.unpack(bits, network.inputs).sum())
-        step = training.gradients(positions, bits, labels)
+        if not isinstance(inputs, Currents):
+            spikes = float(kernels.unpack(inputs, network.inputs).sum())
+            arriving["input"] = arriving.get("input", 0.0) + spikes
+        step = training.gradients(positions, inputs, labels)
         for name, counts in zip(network.spiking, step.counts, strict=True):
             total[name] += counts.sum().item()
-    return {name: spikes / len(training.dataset.train) for name, spikes in total.items()}, bits.shape[1]
+    size = len(training.dataset.train)
+    return {name: spikes / size for name, spikes in (arriving | total).items()}, steps_of(inputs)
 
 
 def _row_additions(
@@ -350,7 +354,8 @@ def _row_additions(
     if not isinstance(network, Network):
         return None
     work = []  # additions, and the rows and columns of the matrix that has the weights
-    for layer, count in zip(network.layers, spikes.values(), strict=False):
+    fed = list(network.layers)[0 if "input" in spikes else 1 :]  # by spikes
+    for layer, count in zip(fed, spikes.values(), strict=False):
         assert isinstance(layer, Layer)
         if not layer.kind.pool:
             columns = len(layer.weight)

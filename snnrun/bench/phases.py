@@ -9,11 +9,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from snnrun import kernels
-from snnrun.train.batches import batches
+from snnrun.train.batches import Batch, batches
 from snnrun.train.training import Training
 
 
@@ -48,7 +46,7 @@ def phases(training: Training, epoch: int, repeats: int) -> dict[str, float]:
     return {phase: total / repeats for phase, total in ordered.items()}
 
 
-def in_turn(training: Training, epoch: int) -> Iterator[tuple[NDArray[np.int64], Tensor, Tensor]]:
+def in_turn(training: Training, epoch: int) -> Iterator[Batch]:
     """The batches of the training split in the order of the split, each encoded when it is asked for."""
     split, size = training.dataset.train, training.options.batch_size
     order, here = np.arange(len(split)), torch.device("cpu")  # for a GPU they would be encoded ahead

@@ -172,7 +172,7 @@ def check(own: Trained, path: Path, *, dt: float, samples: int = CHECKED) -> Agr
     """
     import torch
 
-    from snnrun import kernels
+    from snnrun import encoders, kernels
     from snnrun.nir.check import agreement
     from snnrun.nir.graph import delay
     from snnrun.run import build
@@ -181,6 +181,11 @@ def check(own: Trained, path: Path, *, dt: float, samples: int = CHECKED) -> Agr
     hardware.set_up("cpu")
     kernels.use("auto", "cpu")
     dataset, encoder = build.load(own.values)
+    if encoders.makes_currents(encoder):
+        raise UsageError(
+            f"--check compares the answers to spikes, and the input of this run has currents "
+            f"(encoder={own.values['encoder']['name']})."
+        )
     split = dataset.test
     at = firing.spread(split, samples)
     bits = torch.from_numpy(encoder.encode(split.samples[at], split.index[at], 0))

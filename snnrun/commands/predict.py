@@ -144,7 +144,8 @@ def predict(
     from snnrun.record import run_folder
     from snnrun.run import trained
     from snnrun.run.samples import Reader
-    from snnrun.train import hardware
+    from snnrun.train import evaluation, hardware
+    from snnrun.train.batches import as_input
 
     run = run_folder.find(name, outputs)
     values = run.values()
@@ -159,7 +160,7 @@ def predict(
     for source, sample in zip(sources, samples, strict=True):
         notes = (*sample.notes, *_where_to_look(own.about.data, source, sample))
         if isinstance(model, Network):
-            layers = trained.rasters(model, sample.inputs, device)
+            layers = evaluation.rasters(model, as_input(reader.encoder, sample.inputs), device)
             counts = layers["output"].sum(axis=0, dtype=np.int64)
             silent = () if counts.any() else ("no output neuron fired, which the first class stands for",)
             predictions.append(Prediction(source, classes, counts, layers, sample.label, (*notes, *silent)))

@@ -154,10 +154,10 @@ def encode_ahead(
     return partial(encoder.encode, samples, index, epoch)
 
 
-def makes_currents(encoder: Encoder) -> bool:
-    """Whether an encoder makes currents, float32 (B, K, N), instead of spikes: K values, each for a part of its steps.
+def makes_currents(encoder: Any) -> bool:
+    """Whether an encoder, or its class, makes currents, float32 (B, K, N): K values, each for a part of the steps.
 
-    Such an encoder says so in an attribute of this name.
+    It says so in an attribute of this name.
     """
     return bool(getattr(encoder, "makes_currents", False))
 

@@ -114,10 +114,10 @@ class Mel:
         if not wave.any():
             return np.zeros((1 + len(wave) // hop, self.mels), np.float32)
         import librosa
-        from librosa import filters
+        from librosa.filters import mel
 
         spectrum = librosa.stft(np.pad(wave, size // 2), n_fft=size, hop_length=hop, center=False)
-        bands = filters.mel(sr=self.sample_rate, n_fft=size, n_mels=self.mels)
+        bands = mel(sr=self.sample_rate, n_fft=size, n_mels=self.mels)
         power = np.maximum(bands @ np.abs(spectrum) ** 2, np.finfo(np.float64).tiny)
         decibels = 10 * np.log10(power / power.max())
         values: NDArray[np.float32] = np.clip(1 + decibels.T / self.range_db, 0, 1).astype(np.float32)

@@ -58,7 +58,7 @@ def activity_figures(fired: firing.Firing, spent: cost.Spent, label: str, folder
     what = f"{label}, {fired.samples:,} samples, {fired.steps} steps"
     rates, costs = folder / names.RATES, folder / names.COST_FIGURE
     console.plot_rates({name: spikes / fired.samples for name, spikes in fired.spikes.items()}, what, rates)
-    layers = {"input": (spent.input_spikes, 0.0)}
+    layers = {} if spent.input_spikes is None else {"input": (spent.input_spikes, 0.0)}
     layers |= {name: (layer.spikes, layer.operations) for name, layer in spent.layers.items()}
     energies = {
         "synaptic operations": spent.energy_nj,

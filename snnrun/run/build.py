@@ -187,16 +187,25 @@ def network(values: Mapping[str, Any], dataset: Task) -> Model:
     name, own = model["name"], {key: value for key, value in model.items() if key != "name"}
     if name in MODELS:
         declared.check("model", MODELS[name], own)
+        if encoders.makes_currents(encoders.ENCODERS[values["encoder"]["name"]]):
+            raise UsageError(
+                f"encoder: {values['encoder']['name']} makes currents for spiking networks, and model={name} takes "
+                "values. Choose encoder=none."
+            )
         return MODELS[name](**own).build(signal(values, dataset), len(dataset.classes), values["seed"])
     encoder = values["encoder"]["name"]
     if encoder == "none" and not signal(values, dataset).spikes:
         raise UsageError(
-            f"encoder: none hands on values, and model={name} takes spikes. Choose an encoder that makes spikes, such "
-            "as encoder=poisson, or leave it to the defaults."
+            f"encoder: none hands on values, and model={name} takes spikes or currents. Choose encoder=direct for "
+            "currents, an encoder that makes spikes, such as encoder=poisson, or leave it to the defaults."
         )
     own.pop("network")
+    rule = RULES[name](**own)
+    refused = rule.refuses_currents() if encoders.makes_currents(encoders.ENCODERS[encoder]) else ""
+    if refused:
+        raise UsageError(f"encoder: {encoder} makes currents, but {refused}")
     return Network(
-        RULES[name](**own),
+        rule,
         inputs=dataset.channels,
         topology=model["network"],
         outputs=len(dataset.classes),

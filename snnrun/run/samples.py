@@ -190,6 +190,11 @@ class Reader:
 
     def _array(self, path: Path) -> Sample:
         """Spikes (T, N) of 0 and 1, cut to the steps of the run, or filled up with silence."""
+        if encoders.makes_currents(self.encoder):
+            raise UsageError(
+                f"{path}: this run's input has currents (encoder={self.values['encoder']['name']}), and an array has "
+                "spikes. Give images, or samples of the corpus as test:17."
+            )
         wanted = f"an array of 0 and 1, (steps, {self.about.channels})"
         try:
             array = np.load(path, allow_pickle=False)

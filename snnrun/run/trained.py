@@ -15,8 +15,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from snnrun.errors import SnnrunError, UsageError, first_line
-from snnrun.kernels import unpack
-from snnrun.network import Network
 from snnrun.network.model import Model
 from snnrun.record import description, names
 from snnrun.record.description import Description
@@ -116,16 +114,6 @@ def _check(path: Path, state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
 
 def _form(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
-
-
-@torch.no_grad()
-def rasters(network: Network, spikes: NDArray[np.int64], device: torch.device) -> dict[str, NDArray[np.uint8]]:
-    """Spikes (T, N) of the input and of every layer, for one sample's bits (1, T, W)."""
-    bits = torch.from_numpy(spikes)
-    layers = {"input": unpack(bits, network.inputs)[0].numpy()}
-    for name, train in zip(network.layer_names, network(bits.to(device)).layers, strict=True):
-        layers[name] = unpack(train.spikes, train.counts.shape[1])[0].cpu().numpy()
-    return layers
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from snnrun.data import Augmentation, Split
-from snnrun.encoders import Encoder, encode_ahead, makes_currents
+from snnrun.encoders import Encoder, RecordingEncoder, encode_ahead, makes_currents
 from snnrun.rules import Currents
 
 # Encoded batches that wait for a GPU while it computes. On a CPU the encoder uses the same cores: the next batch is
@@ -38,8 +38,8 @@ def shuffled(order: NDArray[np.int64], how: str, seed: int, epoch: int) -> NDArr
     return order
 
 
-def as_input(encoder: Encoder, made: NDArray[Any]) -> Tensor | Currents:
-    """What a network gets of what an encoder has made of a batch: the bits of its spikes, or its currents."""
+def as_input(encoder: Encoder | RecordingEncoder, made: NDArray[Any]) -> Tensor | Currents:
+    """What a model gets of what an encoder has made of a batch: bits of spikes, values, or currents."""
     tensor = torch.from_numpy(made)
     return Currents(tensor, encoder.steps or tensor.shape[1]) if makes_currents(encoder) else tensor
 

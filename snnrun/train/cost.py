@@ -9,6 +9,9 @@ The papers' figure counts synaptic operations alone. The updates of the neurons 
 simulation computes them at each step, even if nothing fires. An update costs one multiply-accumulate for each state
 variable of a neuron (the membrane of STBP; synapse and membrane of ST-RSBP and HM2-BP), and one accumulate for a bias.
 
+Currents of an input are no spikes: the first layer multiplies each of their values once by its weights
+(`LayerCost.current_macs`), however many steps the value lasts. This counts to the energy of the synaptic operations.
+
 A model without spikes costs multiply-accumulates (`MacCost`): a recurrent one those of all steps that a sample has.
 """
 
@@ -86,6 +89,7 @@ class LayerCost:
         updates: Multiply-accumulates of its state variables over all steps.
         bias_additions: Accumulates of its biases over all steps.
         ann_macs: Multiply-accumulates of one pass of the same layer with real-valued activities.
+        current_macs: Multiply-accumulates of the currents of the input; 0 where spikes arrive.
     """
 
     neurons: int
@@ -94,6 +98,7 @@ class LayerCost:
     updates: int
     bias_additions: int
     ann_macs: int
+    current_macs: int = 0
 
 
 @dataclass(frozen=True)
@@ -102,7 +107,7 @@ class Cost:
 
     samples: int
     steps: int
-    input_spikes: float
+    input_spikes: float | None  # None: the input has currents
     layers: dict[str, LayerCost]
 
     @property
@@ -117,8 +122,13 @@ class Cost:
 
     @property
     def energy_nj(self) -> float:
-        """Energy of the synaptic operations alone, in nJ: the figure of the literature."""
-        return self.operations * ACCUMULATE_PJ / 1e3
+        """Energy of the synaptic operations alone, in nJ: the figure of the literature. Currents count to it."""
+        return (self.operations * ACCUMULATE_PJ + self.current_macs * MULTIPLY_ACCUMULATE_PJ) / 1e3
+
+    @property
+    def current_macs(self) -> int:
+        """Multiply-accumulates of the currents of the input."""
+        return sum(layer.current_macs for layer in self.layers.values())
 
     @property
     def energy_with_updates_nj(self) -> float:
@@ -141,7 +151,8 @@ class Cost:
         """For the run's record, under `cost/`."""
         return {
             "cost/samples": float(self.samples),
-            "cost/spikes_input": self.input_spikes,
+            **({"cost/current_macs": self.current_macs} if self.input_spikes is None else {}),
+            **({} if self.input_spikes is None else {"cost/spikes_input": self.input_spikes}),
             **{f"cost/spikes_{name}": layer.spikes for name, layer in self.layers.items()},
             "cost/spikes": self.spikes,
             "cost/synaptic_operations": self.operations,
@@ -160,6 +171,7 @@ class Cost:
             "input_spikes": self.input_spikes,
             "spikes": self.spikes,
             "synaptic_operations": self.operations,
+            "current_macs": self.current_macs,
             "energy_nj": self.energy_nj,
             "energy_with_updates_nj": self.energy_with_updates_nj,
             "ann_macs": self.ann_macs,
@@ -172,7 +184,8 @@ class Cost:
     def __str__(self) -> str:
         energy = f"{_joule(self.energy_nj)} ({_joule(self.energy_with_updates_nj)} with the neurons' updates)"
         ann = f"a dense ANN's pass {self.ann_macs:,} MAC, {_joule(self.ann_energy_nj)}"
-        return f"{self.spikes:,.0f} spikes, {self.operations:,.0f} synaptic operations: {energy}; {ann}"
+        currents = f" and {self.current_macs:,} MAC of the input" if self.current_macs else ""
+        return f"{self.spikes:,.0f} spikes, {self.operations:,.0f} synaptic operations{currents}: {energy}; {ann}"
 
     def by_layer(self) -> dict[str, str]:
         """A line for each layer."""
@@ -254,13 +267,17 @@ def spent(model: Model, firing: Firing) -> Spent:
 
 def cost(network: Network, firing: Firing) -> Cost:
     """The cost of an inference of a spiking network, from the spike counts of all neurons."""
-    totals = [torch.from_numpy(spikes) for spikes in firing.spikes.values()]
-    samples = max(firing.samples, 1)
-    layers = {}
-    for name, layer, before, own in zip(network.layer_names, network.layers, totals, totals[1:], strict=False):
+    totals = {name: torch.from_numpy(spikes) for name, spikes in firing.spikes.items()}
+    samples, before, layers = max(firing.samples, 1), totals.get("input"), {}
+    for name, layer in zip(network.layer_names, network.layers, strict=True):
         assert isinstance(layer, Layer)
-        fan = fan_out(layer, network.rule)
-        operations = int(before @ fan.forward.cpu())
+        own, fan, macs = totals[name], fan_out(layer, network.rule), 0
+        if before is not None:
+            operations = int(before @ fan.forward.cpu())
+        elif layer.kind.pool:  # its weights are 1
+            operations = firing.samples * firing.currents * int(fan.forward.sum())
+        else:
+            operations, macs = 0, firing.currents * int(fan.forward.sum())
         operations += 0 if fan.recurrent is None else int(own @ fan.recurrent.cpu())
         layers[name] = LayerCost(
             neurons=len(own),
@@ -269,8 +286,11 @@ def cost(network: Network, firing: Firing) -> Cost:
             updates=network.rule.state_variables * len(own) * firing.steps,
             bias_additions=0 if layer.bias is None else len(own) * firing.steps,
             ann_macs=dense_operations(layer),
+            current_macs=macs,
         )
-    return Cost(firing.samples, firing.steps, int(totals[0].sum()) / samples, layers)
+        before = own
+    spikes = int(totals["input"].sum()) / samples if "input" in totals else None
+    return Cost(firing.samples, firing.steps, spikes, layers)
 
 
 def _joule(nanojoule: float) -> str:

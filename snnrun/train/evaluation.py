@@ -7,13 +7,15 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from snnrun.data import Split
 from snnrun.encoders import Encoder
 from snnrun.kernels import unpack
 from snnrun.network import Network
 from snnrun.network.model import Model
-from snnrun.train.batches import batches
+from snnrun.rules import Currents
+from snnrun.train.batches import as_input, batches
 from snnrun.train.distributed import Group
 
 # Evaluation does not depend on the batch size. This many samples fit everywhere and keep the products large.
@@ -54,10 +56,16 @@ def accuracy(confusion: NDArray[np.int64]) -> float:
 def record_raster(
     network: Network, split: Split, encoder: Encoder, device: torch.device, sample: int = 0
 ) -> tuple[dict[str, NDArray[np.uint8]], int, int]:
-    """Spikes (T, N) of the input and of every layer for one sample, its label and the predicted class."""
-    spikes = encoder.encode(split.samples[[sample]], split.index[[sample]], 0)
-    activity = network.to(device)(torch.from_numpy(spikes).to(device))
-    layers = {"input": unpack(torch.from_numpy(spikes), network.inputs)[0].numpy()}
-    for name, train in zip(network.layer_names, activity.layers, strict=True):
-        layers[name] = unpack(train.spikes[:1], train.counts.shape[1])[0].cpu().numpy()
-    return layers, int(split.labels[sample]), int(activity.output.counts.argmax().item())
+    """The `rasters` of one sample, its label and the predicted class."""
+    made = encoder.encode(split.samples[[sample]], split.index[[sample]], 0)
+    layers = rasters(network.to(device), as_input(encoder, made), device)
+    return layers, int(split.labels[sample]), int(layers["output"].sum(axis=0, dtype=np.int64).argmax())
+
+
+@torch.no_grad()
+def rasters(network: Network, inputs: Tensor | Currents, device: torch.device) -> dict[str, NDArray[np.uint8]]:
+    """Spikes (T, N) of the input, unless it has currents, and of every layer, for one sample, bits (1, T, W)."""
+    layers = {} if isinstance(inputs, Currents) else {"input": unpack(inputs, network.inputs)[0].numpy()}
+    for name, train in zip(network.layer_names, network(inputs.to(device)).layers, strict=True):
+        layers[name] = unpack(train.spikes, train.counts.shape[1])[0].cpu().numpy()
+    return layers

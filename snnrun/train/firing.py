@@ -10,10 +10,11 @@ import torch
 from numpy.typing import NDArray
 
 from snnrun.data import Split
-from snnrun.encoders import Encoder
+from snnrun.encoders import Encoder, makes_currents
 from snnrun.kernels import count_spikes
 from snnrun.network.model import Model
-from snnrun.train.batches import batches
+from snnrun.rules import Currents
+from snnrun.train.batches import batches, steps_of
 from snnrun.train.evaluation import EVALUATION_BATCH
 
 
@@ -24,9 +25,11 @@ class Firing:
     Attributes:
         samples: Number of presentations.
         steps: T of each.
-        spikes: Total of each neuron, int64 (N,), by layer: `input`, then `Model.spiking`. Empty if nothing fires.
+        spikes: Total of each neuron, int64 (N,), by layer: `input`, unless that has currents, and `Model.spiking`.
+            Empty if nothing fires.
         predicted: Class of each sample, int64 (S,): that with the largest score, or the first of several such.
         passes: Total of the passes through the layers, see `network.model.Outcome`.
+        currents: How many values the current of an input has; 0 if the input has spikes.
     """
 
     samples: int
@@ -34,6 +37,7 @@ class Firing:
     spikes: dict[str, NDArray[np.int64]]
     predicted: NDArray[np.int64]
     passes: int
+    currents: int = 0
 
 
 @torch.no_grad()
@@ -54,21 +58,27 @@ def record(
     """
     network = network.to(device)
     order = np.arange(len(split)) if positions is None else positions
-    layers = {"input": network.inputs, **network.spiking} if network.spiking else {}
+    layers = dict(network.spiking)
+    if layers and not makes_currents(encoder):
+        layers = {"input": network.inputs, **layers}
     spikes = {name: np.zeros(size, np.int64) for name, size in layers.items()}
-    predicted, steps, passes, done = np.empty(len(order), np.int64), 0, 0, 0
+    predicted, steps, passes, currents, done = np.empty(len(order), np.int64), 0, 0, 0, 0
     for chunk, inputs, _ in batches(split, order, encoder, 0, EVALUATION_BATCH, device):
         outcome = network(inputs.to(device))
         if spikes:
-            counts = [count_spikes(inputs, network.inputs), *outcome.counts]
+            counts = list(outcome.counts)
+            if isinstance(inputs, Currents):
+                currents = inputs.values.shape[1]
+            else:
+                counts.insert(0, count_spikes(inputs, network.inputs))
             for total, layer in zip(spikes.values(), counts, strict=True):
                 total += layer.sum(dim=0).round().long().cpu().numpy()
         predicted[done : done + len(chunk)] = outcome.scores.argmax(dim=1).cpu().numpy()
         passes += len(chunk) if outcome.passes is None else int(outcome.passes.sum())
-        steps, done = inputs.shape[1], done + len(chunk)
+        steps, done = steps_of(inputs), done + len(chunk)
         if progress is not None:
             progress(done)
-    return Firing(len(order), steps, spikes, predicted, passes)
+    return Firing(len(order), steps, spikes, predicted, passes, currents)
 
 
 def spread(split: Split, most: int) -> NDArray[np.int64]:

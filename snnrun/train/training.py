@@ -14,6 +14,7 @@ from torch import Tensor
 from snnrun.data import Dataset
 from snnrun.encoders import Encoder
 from snnrun.network.model import Model
+from snnrun.rules import Currents
 from snnrun.train.batches import Batch, batches
 from snnrun.train.distributed import Group
 from snnrun.train.optimiser import Optimiser, by_stride
@@ -79,12 +80,14 @@ class Training:
         how = (self.device, self.dataset.augment, self.group.share)
         return batches(self.dataset.train, order, self.encoder, epoch, self.options.batch_size, *how)
 
-    def gradients(self, positions: NDArray[np.int64], inputs: Tensor, labels: Tensor, epoch: int = 1) -> Step:
+    def gradients(
+        self, positions: NDArray[np.int64], inputs: Tensor | Currents, labels: Tensor, epoch: int = 1
+    ) -> Step:
         """Forward and backward pass of a batch. The weights do not change.
 
         Args:
             positions: positions of the batch among the training samples, (B,).
-            inputs: bits or values of this process's share, (b, T, W) or (b, T, N).
+            inputs: bits or values of this process's share, (b, T, W) or (b, T, N), or currents.
             labels: labels of the share, (b,).
             epoch: from 1; what a model draws for a sample depends on it.
         """
@@ -108,7 +111,7 @@ class Training:
         values = self.group.total(values)
         return values[:size].astype(np.int64), values[size:].tolist()
 
-    def _backward(self, positions: NDArray[np.int64], inputs: Tensor, labels: Tensor, epoch: int) -> Step:
+    def _backward(self, positions: NDArray[np.int64], inputs: Tensor | Currents, labels: Tensor, epoch: int) -> Step:
         """The results of this process's share of a batch, without the norm. Its gradients are in the parameters."""
         inputs, labels = inputs.to(self.device), labels.to(self.device)
         mine = self.group.share(positions)
