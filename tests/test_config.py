@@ -24,7 +24,12 @@ from snnrun.train.engine import Options
 
 GROUPS = options.groups()
 # A pair of model and corpus takes its tuned settings by itself: the pairs stand for the group `tuned`.
-COMPOSED = [f"{group}={option}" for group, entry in GROUPS.items() if group != "tuned" for option in entry.options]
+COMPOSED = [
+    f"{group}={option}"
+    for group, entry in GROUPS.items()
+    if group not in ("tuned", "input")
+    for option in entry.options
+]
 PAIRS = [(model, corpus) for model in GROUPS["model"].options for corpus in GROUPS["data"].options]
 
 

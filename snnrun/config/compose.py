@@ -23,7 +23,7 @@ def compose(overrides: Sequence[str], config_dir: Path | None = None) -> dict[st
     check.register()
     try:
         with hydra.initialize_config_module("snnrun.conf", version_base="1.3"):
-            check_tuned(list(overrides))
+            check_pairs(list(overrides))
             place = [] if config_dir is None else [f"hydra.searchpath={json.dumps([config_dir.resolve().as_uri()])}"]
             cfg = hydra.compose("train", [*overrides, *place])
         check.check(cfg)
@@ -35,12 +35,14 @@ def compose(overrides: Sequence[str], config_dir: Path | None = None) -> dict[st
     return check.plain(cfg)
 
 
-def check_tuned(overrides: list[str]) -> None:
-    """Raise UsageError for an unknown `tuned`. Hydra accepts one, since the group is optional."""
-    allowed = GlobalHydra.instance().config_loader().get_group_options("tuned")
+def check_pairs(overrides: list[str]) -> None:
+    """Raise UsageError for an unknown `tuned` or `input`. Hydra accepts one, since these groups are optional."""
     for override in overrides:
         key, _, names = override.partition("=")
-        for name in names.split(",") if key == "tuned" else ():
+        if key not in ("tuned", "input"):
+            continue
+        allowed = GlobalHydra.instance().config_loader().get_group_options(key)
+        for name in names.split(","):
             if name not in allowed:
                 nearest = did_you_mean(name, allowed)
-                raise UsageError(f"tuned: there is no {name!r}. Allowed: {', '.join(allowed)}.{nearest}")
+                raise UsageError(f"{key}: there is no {name!r}. Allowed: {', '.join(allowed)}.{nearest}")

@@ -57,7 +57,7 @@ def overrides_of(hydra_cfg: Any) -> list[str]:
 def _checked(cfg: DictConfig, *, sweep: bool) -> None:
     overrides = overrides_of(cfg.hydra)
     try:
-        compose.check_tuned(overrides)
+        compose.check_pairs(overrides)
         _check_hydra(cfg.hydra)
         if sweep:
             _meet(cfg)
