@@ -14,6 +14,7 @@ from torch import Tensor
 from snnrun.data import Dataset, Split
 from snnrun.errors import UsageError
 from snnrun.kernels import count_spikes
+from snnrun.rules import Currents
 from snnrun.run import build
 from snnrun.run.look import step_of
 from snnrun.train.batches import batches
@@ -159,7 +160,10 @@ def take(values: Mapping[str, Any], part: str, most: int | None) -> Census:
     )
     samples: list[tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]] = []
     totals: list[NDArray[np.float64]] = []
+    given: Tensor | Currents
     for _, given, _ in batches(split, positions, encoder, 0, BATCH, torch.device("cpu")):
+        if isinstance(given, Currents):
+            given = given.values
         census.spiking = not given.is_floating_point()
         if not census.spiking:
             census.largest = max(census.largest if samples else 0.0, float(given.nan_to_num().max()))
