@@ -42,7 +42,7 @@ class Bins:
 def lengths(values: Tensor, spikes: bool) -> Tensor:
     """How many steps of each sample there are, (B,), at least 1.
 
-    A series ends before its first NaN. Spikes end with the last bin that has one: what follows is silence, whether the
+    A series ends with its last step that is not NaN. Spikes end with the last bin that has one: what follows is silence, whether the
     recording was longer or not.
     """
     there = (values != 0).any(dim=2) if spikes else ~values.isnan().any(dim=2)

@@ -105,7 +105,7 @@ class RecurrentModel(AnnModel):
 
     def __init__(self, options: Recurrent, signal: Signal, outputs: int) -> None:
         super().__init__()
-        self.inputs, self._spikes = signal.channels, signal.spikes
+        self.inputs = signal.channels
         self.bins, self.scale = Bins(signal, options.bin), Scale(signal.channels) if options.standardise else None
         self._image = signal.image if signal.steps < 2 else None
         features = signal.channels if self._image is None else self._image[0] * self._image[2]
@@ -147,7 +147,7 @@ class RecurrentModel(AnnModel):
         values = self.scaled(given)
         if self._image is not None:
             given, values = (part.reshape(-1, *self._image).transpose(1, 2).flatten(2) for part in (given, values))
-        ends = lengths(given, self._spikes)
+        ends = lengths(given, self.bins.spikes)
         values = values[:, : int(ends.max())]
         for name in self._recurrent:
             values = self._dropout[name](self.run(self.layers[name], values, labels is not None), keys)
