@@ -42,8 +42,8 @@ class Bins:
 def lengths(values: Tensor, spikes: bool) -> Tensor:
     """How many steps of each sample there are, (B,), at least 1.
 
-    A series ends with its last step that is not NaN. Spikes end with the last bin that has one: what follows is silence, whether the
-    recording was longer or not.
+    A series ends with its last step that is not NaN. Spikes end with the last bin that has one: what follows is
+    silence, whether the recording was longer or not.
     """
     there = (values != 0).any(dim=2) if spikes else ~values.isnan().any(dim=2)
     place = torch.arange(1, values.shape[1] + 1, device=values.device)
