@@ -77,7 +77,7 @@ def test_the_example_of_the_documentation_runs(train: Any, tmp_path: Path) -> No
     [folder] = (tmp_path / "outputs" / "runs").iterdir()
     values = yaml.safe_load((folder / "config.yaml").read_text())
     assert values["model"] | {"cost": 0.001, "surrogate": "rectangle", "network": "20"} == values["model"]
-    assert values["encoder"] == {"name": "latency", "steps": 20}
+    assert values["encoder"] == {"name": "soonest", "steps": 20}
     assert values["data"] | {"name": "stripes", "size": 36, "validation": 0.1} == values["data"]
 
 
@@ -98,7 +98,7 @@ def test_every_command_knows_the_keys_of_a_run_with_plugins(train: Any, capsys: 
             "150 to train",
         ),
         (["config", "show", "model/frugal", "--config-dir", "my_conf"], 0, "cost: 0.02"),
-        (["config", "list", "encoder", "--config-dir", "my_conf"], 0, "  latency "),
+        (["config", "list", "encoder", "--config-dir", "my_conf"], 0, "  soonest "),
     ):
         forget()
         assert cli.main(command) == code, capsys.readouterr()

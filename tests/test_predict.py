@@ -20,6 +20,7 @@ from snnrun.commands import evaluate, predict
 from snnrun.errors import SnnrunError, UsageError
 from snnrun.record.description import Description
 from snnrun.run import build, samples, trained
+from snnrun.train import evaluation
 
 Runs = Callable[[str], Path]
 
@@ -399,7 +400,7 @@ def test_a_run_on_stored_spikes_takes_arrays_alone(tmp_path: Path) -> None:
 def test_the_layers_of_one_sample(run: Path) -> None:
     own = trained.load(run, trained_runs.values("strsbp"))
     bits = kernels.pack(torch.ones(1, 60, 64))
-    layers = trained.rasters(own.network, bits.numpy(), torch.device("cpu"))
+    layers = evaluation.rasters(own.network, bits, torch.device("cpu"))
     assert [spikes.shape for spikes in layers.values()] == [(60, 64), (60, 30), (60, 12), (60, 10)]
     assert (layers["output"].sum(axis=0) == own.network(bits).output.counts[0].numpy()).all()
 
