@@ -123,6 +123,7 @@ def test_a_training_epoch_is_shown_with_its_augmentation() -> None:
     assert not np.array_equal(samples.read("train", 1, 1).input, samples.read("train", 1).input)
 
 
+@pytest.mark.slow
 def test_a_file_is_prepared_as_the_corpus_prepares_its_own(run: Any, tmp_path: Path) -> None:
     sounds, pictures = chirps(tmp_path / "sounds"), tmp_path / "pictures"
     picture_tree(pictures)
@@ -298,6 +299,7 @@ KINDS = [("image", 1), ("vector", 1), ("series", 2), ("series", 9)]
 NONE = ["digits", "encoder=none", "tuned=none", "data.validation=0"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("values", KINDS, indirect=True)
 def test_values_are_shown_as_they_are(values: np.ndarray, run: Any, tmp_path: Path) -> None:
     code, out, _ = run("show", *NONE, "--sample", 2, "--json")
@@ -343,6 +345,7 @@ def test_points_that_are_held_for_several_steps(values: np.ndarray, monkeypatch:
     assert found.largest == pytest.approx(np.nanmax(values))
 
 
+@pytest.mark.slow
 def test_a_file_of_arrays_needs_no_corpus(run: Any, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     trains, file = rng.random((20, 30, 7)) < 0.2, tmp_path / "my.npz"
@@ -427,6 +430,7 @@ def test_a_picture_fits_its_place(shape: tuple[int, int], unicode: bool) -> None
     assert len(terminal_plots.bars(np.arange(100), 20)) == 20
 
 
+@pytest.mark.slow
 def test_the_raster_fits_the_window(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from rich.console import Console
 
@@ -440,6 +444,7 @@ def test_the_raster_fits_the_window(run: Any, monkeypatch: pytest.MonkeyPatch) -
             assert more or len(lines) < rows
 
 
+@pytest.mark.slow
 def test_ascii_and_no_colour_where_the_output_is_no_terminal(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from rich.console import Console
 
