@@ -107,6 +107,8 @@ def _draw_source(axes: Axes, sample: Sample) -> None:
 
 def _draw_input(axes: Axes, sample: Sample, first: bool) -> None:
     """Spikes as strokes; values as curves or a map, and constant ones as bars."""
+    from matplotlib.ticker import MaxNLocator
+
     inputs, channels = sample.input, sample.input.shape[1]
     extent = (0.0, sample.steps * sample.step_ms)
     axes.tick_params(labelsize=7)
@@ -119,6 +121,7 @@ def _draw_input(axes: Axes, sample: Sample, first: bool) -> None:
     if not _spikes(sample) and channels <= _CURVES:
         axes.plot((np.arange(len(inputs)) + 0.5) * extent[1] / len(inputs), inputs, linewidth=0.9)
         return
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=8, **plots.WHOLE))
     if first:
         axes.set_ylabel("channel", fontsize=8)
     if _spikes(sample):
