@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from snnrun.ann import Cnn, Gru, Lra, Lstm, Mlp, PhasedLstm
+from snnrun.liquid import Lsm, SpiLinC
 from snnrun.network.model import Design
 
 # A new model is one line here.
@@ -13,4 +14,6 @@ MODELS: dict[str, type[Design]] = {
     "gru": Gru,
     "phased_lstm": PhasedLstm,
     "lra": Lra,
+    "lsm": Lsm,
+    "spilinc": SpiLinC,
 }

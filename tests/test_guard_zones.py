@@ -35,6 +35,7 @@ from snnrun.kernels.cpu import (
     image_pair_loops,
     image_stbp_loops,
     pair_loops,
+    plastic_loops,
     pool_loops,
     recurrent_loops,
     spike_loops,
@@ -42,8 +43,9 @@ from snnrun.kernels.cpu import (
 )
 from snnrun.kernels.cpu.arrays import padded_size
 from snnrun.kernels.neuron import Window
+from snnrun.kernels.plastic import Liquids, Stdp
 
-DENSE = (current_loops, forward_loops, pair_loops, recurrent_loops, spike_loops, stbp_loops)
+DENSE = (current_loops, forward_loops, pair_loops, plastic_loops, recurrent_loops, spike_loops, stbp_loops)
 IMAGES = (image_loops, image_pair_loops, image_stbp_loops, pool_loops)
 
 ZONE = 4096  # bytes before and after an array
@@ -177,6 +179,17 @@ def trains(shape: tuple[int, ...], density: float) -> Tensor:
     return pack(torch.rand(shape) < density)
 
 
+def try_liquids(neurons: int, inputs: int, spikes_in: Tensor, pre: Tensor, post: Tensor, lif: Lif) -> None:
+    """One liquid that has all inputs, and one that has none."""
+    recurrent = Synapses(torch.randn(len(pre)), pre, post)
+    from_, to = (torch.rand(inputs, neurons) < 0.5).nonzero().T.contiguous().unbind()
+    liquids = Liquids(neurons, (0, inputs, inputs), from_, to, recurrent)
+    weight, raised = torch.rand(len(from_)), torch.rand(2 * neurons)
+    stdp = Stdp(lif, 9.0, 0.3, 2.0, 0.5, 0.2, 0.99, 2.0)
+    cpu.liquid_learn(spikes_in, liquids, weight, raised, stdp, 0.1)
+    cpu.liquid_respond(spikes_in, liquids, weight, raised, stdp)
+
+
 def try_dense(neurons: int) -> None:
     """All functions of a layer."""
     inputs, steps, batch, lif, stbp = turn_by_turn(neurons, INPUTS, STEPS, BATCHES, LIFS, STBPS)
@@ -200,6 +213,7 @@ def try_dense(neurons: int) -> None:
         own, _, membrane = cpu.stbp_forward(spikes_in, weight, bias, loop, stbp)
         cpu.stbp_backward(torch.randn_like(membrane), spikes_in, own, membrane, weight, loop, stbp, True)
     try_currents(neurons, inputs, steps, batch, recurrent, lif, stbp)
+    try_liquids(neurons, inputs, spikes_in, pre, post, lif)
     index = np.arange(7, dtype=np.uint16) % inputs
     rows = torch.rand(inputs * padded_size(neurons)).numpy()
     pair_loops.add_random_rows(rows, index, 3, np.zeros(padded_size(neurons), np.float32))

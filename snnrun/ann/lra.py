@@ -81,6 +81,11 @@ class States(NamedTuple):
         return []
 
     @property
+    def spikes(self) -> list[Tensor]:
+        """None."""
+        return []
+
+    @property
     def passes(self) -> None:
         """None: once through the layers."""
         return

@@ -159,14 +159,13 @@ def predict(
     model, classes, predictions = own.network.to(device), own.about.classes, []
     for source, sample in zip(sources, samples, strict=True):
         notes = (*sample.notes, *_where_to_look(own.about.data, source, sample))
+        shares, layers = trained.outcome(model, as_input(reader.encoder, sample.inputs), device)
         if isinstance(model, Network):
-            layers = evaluation.rasters(model, as_input(reader.encoder, sample.inputs), device)
             counts = layers["output"].sum(axis=0, dtype=np.int64)
             silent = () if counts.any() else ("no output neuron fired, which the first class stands for",)
             predictions.append(Prediction(source, classes, counts, layers, sample.label, (*notes, *silent)))
         else:
-            shares = trained.probabilities(model, sample.inputs, device)
-            predictions.append(Prediction(source, classes, shares, {}, sample.label, notes))
+            predictions.append(Prediction(source, classes, shares, layers, sample.label, notes))
     return predictions
 
 
@@ -181,7 +180,8 @@ def _where_to_look(corpus: str, source: str, sample: Sample) -> tuple[str, ...]:
 def _draw(prediction: Prediction, path: Path, every_layer: bool) -> None:
     from snnrun.display import console
 
-    layers = prediction.layers if every_layer else {"output": prediction.layers["output"]}
+    output = {name: spikes for name, spikes in prediction.layers.items() if name == "output"}
+    layers = output if output and not every_layer else prediction.layers
     try:
         console.plot_raster(layers, f"{Path(prediction.source).name}, taken for {prediction.predicted}", path)
     except OSError as error:

@@ -230,7 +230,7 @@ def lacks(name: str, corpus: Corpus) -> str:
 def augmentation(
     kind: str, shape: tuple[int, ...], image: tuple[int, int, int] | None, some: NDArray[Any], given: Mapping[str, Any]
 ) -> Augmentation | None:
-    """What is done to the training samples by the options of `load`; None for samples of a kind that none changes.
+    """What is done to the training samples by the options of `load`; None for nothing.
 
     Args:
         kind, shape, image: Of the samples, see `Corpus`.
@@ -253,9 +253,11 @@ def augmentation(
         raise UsageError(
             f"{', '.join(distorts)}: only pixels of 8 bits can be distorted; those of these images are floats"
         )
+    if not any(value for key, value in own.items() if key != "distortion"):
+        return None
     if kind == "spikes":
         return AugmentSpikes(math.prod(shape), some.shape[1], image, given["seed"], **own)
-    return Augment(image, given["seed"], **own) if takes else None
+    return Augment(image, given["seed"], **own)
 
 
 def cut(corpus: Corpus, limit: int | None, validation: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -107,7 +107,8 @@ class Display:
         if self._time_for_a_line():
             self._line(
                 f"epoch {self._epoch}/{self._epochs}  {done:,}/{self._samples:,}  {self._speed():,.0f} samples/s"
-                f"  loss {loss:#.4g}  accuracy {100 * accuracy:.2f} %  left {self._left()}"
+                f"  {'' if math.isnan(loss) else f'loss {loss:#.4g}  '}accuracy {100 * accuracy:.2f} %"
+                f"  left {self._left()}"
             )
 
     def evaluating(self, split: str, done: int, total: int) -> None:
@@ -165,7 +166,8 @@ class Display:
         if self._evaluation:
             facts = self._evaluation
         elif self._done > self._skipped:
-            measures = f"loss {self._loss:#.4g}  acc {100 * self._accuracy:.1f} %"
+            loss = "" if math.isnan(self._loss) else f"loss {self._loss:#.4g}  "
+            measures = f"{loss}acc {100 * self._accuracy:.1f} %"
             facts = f"{self._speed():,.0f} samples/s  {measures}  left {self._left()}"
         else:
             facts = "first batch ..."

@@ -24,14 +24,17 @@ def plot_curves(history: Sequence[Mapping[str, float]], path: Path) -> None:
     from matplotlib.ticker import MaxNLocator
 
     figure = _figure(9.0, 3.6)
-    loss, accuracy = figure.subplots(1, 2)
-    _curve(loss, history, "train/loss", "train", 1.0)
-    loss.set_title("loss")
-    loss.set_ylim(bottom=0)
+    has_loss = any("train/loss" in metrics for metrics in history)
+    panels = figure.subplots(1, 1 + has_loss, squeeze=False)[0]
+    accuracy = panels[-1]
+    if has_loss:
+        _curve(panels[0], history, "train/loss", "train", 1.0)
+        panels[0].set_title("loss")
+        panels[0].set_ylim(bottom=0)
     for split in COLOURS:
         _curve(accuracy, history, f"{split}/accuracy", split, 100.0)
     accuracy.set_title("accuracy (%)")
-    for axes in (loss, accuracy):
+    for axes in panels:
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(**WHOLE))
         axes.grid(alpha=0.25)

@@ -33,6 +33,11 @@ class Activity(NamedTuple):
         return [train.counts for train in self.layers]
 
     @property
+    def spikes(self) -> list[Tensor]:
+        """Bits of each layer's trains, (B, T, W)."""
+        return [train.spikes for train in self.layers]
+
+    @property
     def passes(self) -> None:
         """None: a presentation is one pass."""
         return

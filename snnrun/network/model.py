@@ -40,8 +40,19 @@ class Outcome(Protocol):
         """Spikes of each neuron, (B, N), for each layer of `Model.spiking`."""
 
     @property
+    def spikes(self) -> Sequence[Tensor]:
+        """Bits of these layers' trains, (B, T, W)."""
+
+    @property
     def passes(self) -> Tensor | None:
         """How often each sample passes through the layers, (B,); None for once."""
+
+
+class FanOut(NamedTuple):
+    """Number of a layer's synapses that start at each input of the model, (I,), and at each of its neurons, (N,)."""
+
+    inputs: Tensor
+    recurrent: Tensor
 
 
 class Scores(NamedTuple):
@@ -52,6 +63,11 @@ class Scores(NamedTuple):
 
     @property
     def counts(self) -> list[Tensor]:
+        """None."""
+        return []
+
+    @property
+    def spikes(self) -> list[Tensor]:
         """None."""
         return []
 
@@ -117,6 +133,14 @@ class Model(nn.Module, ABC):
         del passes
         return {}
 
+    def fan_out(self) -> dict[str, FanOut]:
+        """The synapses of the layers that fire, all of which the input reaches directly. Here there is none."""
+        return {}
+
+    def shares(self, scores: Tensor) -> Tensor:
+        """The scores of a sample (C,) as shares, which sum to 1: here their softmax."""
+        return scores.double().softmax(dim=0)
+
     def called(self, key: str) -> str:
         """What people call the parameter that the state has under this key."""
         return key.replace(".", " ").replace("_", " ")
@@ -134,6 +158,33 @@ class Model(nn.Module, ABC):
         """
         del device
         return dataset, encoder
+
+
+class LocalModel(Model):
+    """A model that learns by itself: it has no loss, and no optimiser moves it. One process trains it."""
+
+    @abstractmethod
+    def present(self, inputs: Tensor, labels: Tensor, rate: float, epoch: int) -> Outcome:
+        """Run a batch of training samples, in their order, and prepare what they change. The state stays.
+
+        Args:
+            inputs: As in `forward`.
+            labels: Classes (B,).
+            rate: Learning rate.
+            epoch: From 1.
+        """
+
+    @abstractmethod
+    def accept(self) -> None:
+        """Make the state what the last `present` has prepared."""
+
+    def sample_loss(self, outcome: Any, labels: Tensor) -> Tensor:
+        """Not to be called: there is no loss."""
+        raise NotImplementedError
+
+    def trained(self) -> Iterator[tuple[nn.Parameter, Tensor | None]]:
+        """None: no optimiser moves a parameter."""
+        return iter(())
 
 
 class Design(ABC):

@@ -10,7 +10,6 @@ from safetensors.torch import save
 
 from snnrun import data, encoders, tracking
 from snnrun.display import console
-from snnrun.network import Network
 from snnrun.network.model import Model
 from snnrun.record import atomic, names
 from snnrun.run import build
@@ -32,7 +31,7 @@ def write(result: engine.Result, parts: build.Parts, run_dir: Path, tracker: tra
             path = run_dir / name
             atomic.write(path, save({key: value.contiguous() for key, value in state.items()}))
             tracker.artifact(path, "weights")
-    figures = [_raster(network, dataset, encoder, device, run_dir)] if isinstance(network, Network) else []
+    figures = [_raster(network, dataset, encoder, device, run_dir)] if network.spiking else []
     spent = None
     if result.history and result.confusion is not None:
         console.plot_curves(result.history, run_dir / names.CURVES)
@@ -70,7 +69,7 @@ def activity_figures(fired: firing.Firing, spent: cost.Spent, label: str, folder
 
 
 def _raster(
-    network: Network, dataset: data.Dataset, encoder: encoders.Encoder, device: torch.device, run_dir: Path
+    network: Model, dataset: data.Dataset, encoder: encoders.Encoder, device: torch.device, run_dir: Path
 ) -> Path:
     path, classes = run_dir / names.RASTER, dataset.classes
     layers, label, predicted = evaluation.record_raster(network, dataset.test, encoder, device)

@@ -13,13 +13,14 @@ from snnrun import data, declared, encoders, kernels
 from snnrun.compiled import parallel
 from snnrun.config import plugins
 from snnrun.errors import UsageError
+from snnrun.liquid.lsm import LsmModel
 from snnrun.models import MODELS
 from snnrun.network import Network, topology
-from snnrun.network.model import Model, Signal
+from snnrun.network.model import LocalModel, Model, Signal
 from snnrun.record.description import Description
 from snnrun.rules import RULES
 from snnrun.rules.spike_train import SpikeTrainRule
-from snnrun.run import recordings
+from snnrun.run import recordings, states
 from snnrun.train import hardware, memory
 from snnrun.train.distributed import Group
 from snnrun.train.options import Options
@@ -33,13 +34,17 @@ class Inputs(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """What a run consists of. The values have the encoder that was chosen; `backend` is the name of the kernels."""
+    """What a run consists of. The values have the encoder that was chosen; `backend` is the name of the kernels.
+
+    `seen` is what the model is trained on: the corpus and its encoder, or what the model has computed from them.
+    """
 
     values: Mapping[str, Any]
     group: Group
     dataset: data.Dataset
     encoder: encoders.Encoder
     network: Model
+    seen: Inputs
     options: Options
     device: torch.device
     backend: str
@@ -65,8 +70,14 @@ def parts(values: Mapping[str, Any], group: Group) -> Parts:
     if len(dataset.train) < group.size:
         raise UsageError(f"hardware.processes: {group.size} processes for {len(dataset.train)} training samples")
     _check_memory(values, dataset, min(options.batch_size, len(dataset.train)) // group.size, device)
-    model, inputs = learner(values, Inputs(dataset, encoder), device)
-    return Parts(values, group, *inputs, model, options, device, backend)
+    with group.first():
+        model, seen = learner(values, Inputs(dataset, encoder), device)
+    if isinstance(model, LocalModel) and group.size > 1:
+        raise UsageError(
+            f"hardware.processes: model={values['model']['name']} learns from one sample after another, which no other "
+            "process can share. Set hardware.processes=1."
+        )
+    return Parts(values, group, dataset, encoder, model, seen, options, device, backend)
 
 
 def _check_memory(values: Mapping[str, Any], dataset: data.Dataset, batch: int, device: torch.device) -> None:
@@ -84,6 +95,8 @@ def learner(values: Mapping[str, Any], inputs: Inputs, device: torch.device) -> 
     """The model of the config, which has studied the corpus, and what it is trained with. PyTorch's threads are set."""
     model = network(values, inputs.dataset)
     hardware.share_threads(model)
+    if isinstance(model, LsmModel):
+        return model, Inputs(*states.studied(model, values, *inputs, device))
     return model, Inputs(*model.study(*inputs, device))
 
 

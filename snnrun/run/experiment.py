@@ -101,8 +101,7 @@ def follow(group: Group, values: Mapping[str, Any], run_dir: str, resumed: bool)
         _pretrain(parts, Path(run_dir))
     return engine.train(
         parts.network,
-        parts.dataset,
-        parts.encoder,
+        *parts.seen,
         parts.options,
         seed=parts.values["seed"],
         device=parts.device,
@@ -128,8 +127,7 @@ def _train(
     with display:
         result = engine.train(
             parts.network,
-            parts.dataset,
-            parts.encoder,
+            *parts.seen,
             parts.options,
             seed=parts.values["seed"],
             device=parts.device,

@@ -19,7 +19,7 @@ from snnrun.network.model import Model
 from snnrun.record import description, names
 from snnrun.record.description import Description
 from snnrun.run import build
-from snnrun.train import hardware
+from snnrun.train import evaluation, hardware
 
 WEIGHTS = {"best": names.BEST, "last": names.LAST}
 
@@ -117,7 +117,10 @@ def _form(tensor: Tensor) -> str:
 
 
 @torch.no_grad()
-def probabilities(model: Model, inputs: NDArray[Any], device: torch.device) -> NDArray[np.float64]:
-    """Softmax of the class scores, (C,), of a model without spikes, for one sample's bits or values (1, T, ...)."""
-    scores: Tensor = model(torch.from_numpy(inputs).to(device)).scores[0]
-    return scores.double().softmax(dim=0).cpu().numpy()
+def outcome(
+    model: Model, inputs: Tensor | Currents, device: torch.device
+) -> tuple[NDArray[np.float64], dict[str, NDArray[np.uint8]]]:
+    """What a model makes of one sample's inputs (1, T, ...): its shares of the classes (C,), and its `rasters`."""
+    found = model(inputs.to(device))
+    layers = evaluation.rasters(model, inputs, found) if model.spiking else {}
+    return model.shares(found.scores[0]).cpu().numpy(), layers

@@ -30,6 +30,7 @@ from snnrun.rules import Rule
 from snnrun.train.firing import Firing
 
 ACCUMULATE_PJ, MULTIPLY_ACCUMULATE_PJ = 0.9, 4.6
+LIQUID_VARIABLES = 2  # of a neuron of a liquid: synapse and membrane
 UNITS = ((1.0, "nJ"), (1e3, "µJ"), (1e6, "mJ"))
 
 
@@ -258,9 +259,11 @@ class Spent(Protocol):
 
 
 def spent(model: Model, firing: Firing) -> Spent:
-    """The cost of an inference, from what `firing.record` gives: `cost` of a network, `MacCost` of other models."""
+    """The cost of an inference, from what `firing.record` gives: a `Cost` if layers fire, else a `MacCost`."""
     if isinstance(model, Network):
         return cost(model, firing)
+    if model.spiking:
+        return liquid_cost(model, firing)
     passes = firing.passes / max(firing.samples, 1)
     return MacCost(firing.samples, passes, model.macs(passes))
 
@@ -291,6 +294,29 @@ def cost(network: Network, firing: Firing) -> Cost:
         before = own
     spikes = int(totals["input"].sum()) / samples if "input" in totals else None
     return Cost(firing.samples, firing.steps, spikes, layers)
+
+
+def liquid_cost(model: Model, firing: Firing) -> Cost:
+    """The cost of an inference of a model whose layers that fire all get the input, see `Model.fan_out`.
+
+    A layer that multiplies real values, such as a readout, has its multiply-accumulates as updates.
+    """
+    totals = {name: torch.from_numpy(spikes) for name, spikes in firing.spikes.items()}
+    samples, layers = max(firing.samples, 1), {}
+    for name, fan in model.fan_out().items():
+        own = totals[name]
+        layers[name] = LayerCost(
+            neurons=len(own),
+            spikes=int(own.sum()) / samples,
+            operations=int(totals["input"] @ fan.inputs.cpu() + own @ fan.recurrent.cpu()) / samples,
+            updates=LIQUID_VARIABLES * len(own) * firing.steps,
+            bias_additions=0,
+            ann_macs=len(own) * (int((fan.inputs > 0).sum()) + len(own)),
+        )
+    for name, macs in model.macs(1.0).items():
+        size = dict(zip(model.layer_names, model.sizes, strict=True))[name]
+        layers[name] = LayerCost(size, 0.0, 0.0, int(macs), 0, int(macs))
+    return Cost(firing.samples, firing.steps, int(totals["input"].sum()) / samples, layers)
 
 
 def _joule(nanojoule: float) -> str:

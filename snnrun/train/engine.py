@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from snnrun.data import Dataset, Split
 from snnrun.encoders import Encoder
 from snnrun.errors import SnnrunError
-from snnrun.network.model import Model
+from snnrun.network.model import LocalModel, Model
 from snnrun.train import evaluation
 from snnrun.train.batches import shuffled
 from snnrun.train.distributed import Group
@@ -140,7 +140,7 @@ class _Loop:
         started = time.perf_counter() - progress.seconds
         for positions, inputs, labels in training.batches(progress.order[tally.samples :], epoch + 1):
             progress.lr = options.learning_rate(epoch, (epoch + tally.samples / samples) / options.epochs)
-            step = training.gradients(positions, inputs, labels, epoch + 1)
+            step = training.gradients(positions, inputs, labels, epoch + 1, progress.lr)
             predicted, spikes_of = training.outcome(positions, step)
             progress.consistent = False
             progress.predictions[positions] = predicted
@@ -154,19 +154,20 @@ class _Loop:
             progress.seconds = time.perf_counter() - started
             if self.keeper is not None and self.keeper.due():
                 self.keeper.keep(progress.snapshot())
-            self.observer.batch(tally.samples, tally.loss, tally.accuracy, tally.rates)
+            self.observer.batch(tally.samples, self.mean_loss(tally), tally.accuracy, tally.rates)
             if tally.batches == SILENCE_CHECK:
                 self.warn_of_silence(tally)
         if not all(parameter.isfinite().all() for parameter in training.network.parameters()):
             raise Diverged(self.divergence("weights became infinite", epoch, tally))
         self.warn_of_silence(tally)
+        without_loss = isinstance(training.network, LocalModel)
         return {
             "epoch": float(epoch + 1),
-            "train/loss": tally.loss,
+            **({} if without_loss else {"train/loss": tally.loss}),
             "train/accuracy": tally.accuracy,
             **{f"rate/{name}": rate for name, rate in tally.rates.items()},
             "lr": progress.lr,
-            "grad/norm": tally.usual_norm,
+            **({} if without_loss else {"grad/norm": tally.usual_norm}),
             "time/epoch_s": progress.seconds,
             "time/ms_per_sample": 1e3 * progress.seconds / samples,
             "samples_per_s": samples / progress.seconds,
@@ -181,6 +182,10 @@ class _Loop:
             progress.tally, progress.seconds = Tally(training.network.spiking), 0.0
             progress.consistent = True
         return progress.tally
+
+    def mean_loss(self, tally: Tally) -> float:
+        """The mean loss so far; NaN of a model that has none."""
+        return math.nan if isinstance(self.training.network, LocalModel) else tally.loss
 
     def divergence(self, what: str, epoch: int, tally: Tally) -> str:
         """The message about a training that diverged."""

@@ -12,8 +12,7 @@ from torch import Tensor
 from snnrun.data import Split
 from snnrun.encoders import Encoder
 from snnrun.kernels import unpack
-from snnrun.network import Network
-from snnrun.network.model import Model
+from snnrun.network.model import Model, Outcome
 from snnrun.rules import Currents
 from snnrun.train.batches import as_input, batches
 from snnrun.train.distributed import Group
@@ -54,18 +53,18 @@ def accuracy(confusion: NDArray[np.int64]) -> float:
 
 @torch.no_grad()
 def record_raster(
-    network: Network, split: Split, encoder: Encoder, device: torch.device, sample: int = 0
+    network: Model, split: Split, encoder: Encoder, device: torch.device, sample: int = 0
 ) -> tuple[dict[str, NDArray[np.uint8]], int, int]:
     """The `rasters` of one sample, its label and the predicted class."""
-    made = encoder.encode(split.samples[[sample]], split.index[[sample]], 0)
-    layers = rasters(network.to(device), as_input(encoder, made), device)
-    return layers, int(split.labels[sample]), int(layers["output"].sum(axis=0, dtype=np.int64).argmax())
+    inputs = as_input(encoder, encoder.encode(split.samples[[sample]], split.index[[sample]], 0))
+    outcome = network.to(device)(inputs.to(device))
+    return rasters(network, inputs, outcome), int(split.labels[sample]), int(outcome.scores.argmax().item())
 
 
-@torch.no_grad()
-def rasters(network: Network, inputs: Tensor | Currents, device: torch.device) -> dict[str, NDArray[np.uint8]]:
-    """Spikes (T, N) of the input, unless it has currents, and of every layer, for one sample, bits (1, T, W)."""
-    layers = {} if isinstance(inputs, Currents) else {"input": unpack(inputs, network.inputs)[0].numpy()}
-    for name, train in zip(network.layer_names, network(inputs.to(device)).layers, strict=True):
-        layers[name] = unpack(train.spikes, train.counts.shape[1])[0].cpu().numpy()
+def rasters(network: Model, inputs: Tensor | Currents, outcome: Outcome) -> dict[str, NDArray[np.uint8]]:
+    """Spikes (T, N) of the input, if it has spikes, and of every layer that fires, for one sample and its outcome."""
+    bits = not isinstance(inputs, Currents) and inputs.dtype == torch.int64
+    layers = {"input": unpack(inputs, network.inputs)[0].numpy()} if bits else {}
+    for (name, size), spikes in zip(network.spiking.items(), outcome.spikes, strict=True):
+        layers[name] = unpack(spikes[:1], size)[0].cpu().numpy()
     return layers

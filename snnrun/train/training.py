@@ -13,7 +13,7 @@ from torch import Tensor
 
 from snnrun.data import Dataset
 from snnrun.encoders import Encoder
-from snnrun.network.model import Model
+from snnrun.network.model import LocalModel, Model
 from snnrun.rules import Currents
 from snnrun.train.batches import Batch, batches
 from snnrun.train.distributed import Group
@@ -81,7 +81,12 @@ class Training:
         return batches(self.dataset.train, order, self.encoder, epoch, self.options.batch_size, *how)
 
     def gradients(
-        self, positions: NDArray[np.int64], inputs: Tensor | Currents, labels: Tensor, epoch: int = 1
+        self,
+        positions: NDArray[np.int64],
+        inputs: Tensor | Currents,
+        labels: Tensor,
+        epoch: int = 1,
+        lr: float | None = None,
     ) -> Step:
         """Forward and backward pass of a batch. The weights do not change.
 
@@ -90,7 +95,13 @@ class Training:
             inputs: bits or values of this process's share, (b, T, W) or (b, T, N), or currents.
             labels: labels of the share, (b,).
             epoch: from 1; what a model draws for a sample depends on it.
+            lr: rate of a model that learns by itself; None for that of the options.
         """
+        if isinstance(self.network, LocalModel):
+            rate = self.options.lr if lr is None else lr
+            assert isinstance(inputs, Tensor)
+            outcome = self.network.present(inputs.to(self.device), labels.to(self.device), rate, epoch)
+            return Step(0.0, 0.0, outcome.scores, list(outcome.counts))
         self.optimiser.clear()
         step = self._backward(positions, inputs, labels, epoch) if len(labels) else self._nothing()
         [loss] = self.group.total(np.array([step.loss])).tolist()
@@ -100,7 +111,10 @@ class Training:
 
     def update(self, lr: float) -> None:
         """Move the weights at this learning rate, by the gradients of the last `gradients`."""
-        self.optimiser.step(lr)
+        if isinstance(self.network, LocalModel):
+            self.network.accept()
+        else:
+            self.optimiser.step(lr)
 
     def outcome(self, positions: NDArray[np.int64], step: Step) -> tuple[NDArray[np.int64], list[float]]:
         """Predicted classes of a batch (B,) and total spikes of each layer that fires, from all shares."""

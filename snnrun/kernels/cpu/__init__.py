@@ -50,6 +50,7 @@ from snnrun.kernels.cpu.currents import (
     stbp_driven_backward,
 )
 from snnrun.kernels.cpu.images import conv_activation, conv_backward, conv_forward, pool_backward, pool_forward
+from snnrun.kernels.cpu.plastic import liquid_learn, liquid_respond
 from snnrun.kernels.cpu.readout_loops import room_for_readout
 from snnrun.kernels.cpu.spike_loops import ROOM
 from snnrun.kernels.cpu.stbp import stbp_backward, stbp_forward
@@ -68,6 +69,8 @@ __all__ = [
     "current_drive",
     "lif_driven",
     "lif_forward",
+    "liquid_learn",
+    "liquid_respond",
     "pool_backward",
     "pool_forward",
     "readout_sums",

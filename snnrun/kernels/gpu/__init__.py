@@ -47,7 +47,7 @@ from snnrun.kernels.gpu.time import (
 )
 from snnrun.kernels.neuron import Lif, Stbp, Synapses, slack_threshold
 from snnrun.kernels.packed import count_spikes, unpack
-from snnrun.kernels.reference import coupling, recurrent_gradient  # plain PyTorch
+from snnrun.kernels.reference import coupling, liquid_learn, liquid_respond, recurrent_gradient  # plain PyTorch
 
 __all__ = [
     "conv_activation",
@@ -59,6 +59,8 @@ __all__ = [
     "current_drive",
     "lif_driven",
     "lif_forward",
+    "liquid_learn",
+    "liquid_respond",
     "pool_backward",
     "pool_forward",
     "readout",

@@ -16,6 +16,7 @@ from torch import Tensor
 from snnrun.kernels import reference
 from snnrun.kernels.neuron import Lif, Stbp, Synapses
 from snnrun.kernels.packed import words
+from snnrun.kernels.plastic import Liquids, Stdp
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -348,4 +349,23 @@ def stbp_backward(
     result: tuple[Tensor, Tensor, Tensor, Tensor] = _stbp_backward(
         grad_spikes, spikes_in, spikes, membrane, weight, recurrent_weight, wants_input, wants_weight, *neuron
     )
+    return result
+
+
+# ---- liquids whose input synapses learn; no operators, since nothing differentiates or compiles them ----------------
+
+
+def liquid_learn(
+    spikes_in: Tensor, liquids: Liquids, weight: Tensor, raised: Tensor, stdp: Stdp, rate: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """See `reference.liquid_learn`."""
+    result: tuple[Tensor, Tensor, Tensor, Tensor] = backend.liquid_learn(spikes_in, liquids, weight, raised, stdp, rate)
+    return result
+
+
+def liquid_respond(
+    spikes_in: Tensor, liquids: Liquids, weight: Tensor, raised: Tensor, stdp: Stdp
+) -> tuple[Tensor, Tensor]:
+    """See `reference.liquid_respond`."""
+    result: tuple[Tensor, Tensor] = backend.liquid_respond(spikes_in, liquids, weight, raised, stdp)
     return result

@@ -44,6 +44,7 @@ from snnrun.kernels.reference.images import (
     stbp_conv_forward,
     tap_by_tap,
 )
+from snnrun.kernels.reference.plastic import liquid_learn, liquid_respond
 from snnrun.kernels.reference.time import (
     hm2bp_kernel,
     hm2bp_readout,
@@ -73,6 +74,8 @@ __all__ = [
     "lif_driven",
     "lif_forward",
     "lif_scan",
+    "liquid_learn",
+    "liquid_respond",
     "pool_backward",
     "pool_forward",
     "pool_weight",
