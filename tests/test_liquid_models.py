@@ -157,6 +157,9 @@ def test_neurons_are_tagged_by_the_class_of_their_largest_mean_response_and_grou
     groups = groups_of(responses, torch.tensor([2, 3, 1]))  # means: 2, .5, 0, 4.5; 3, 0, 0, 4; 3, 0, 0, 2
     expected = [[0, 0.5, 0, 0.5], [1, 0, 0, 0], [0, 0, 0, 0]]
     assert groups.tolist() == expected
+    means = np.array([2 + 3 + 3, 0.5, 0, 4.5 + 4 + 2]) / 3
+    relative = groups_of(responses, torch.tensor([2, 3, 1]), relative=True)
+    np.testing.assert_allclose(relative, np.array(expected) / np.where(means > 0, means, 1))
 
 
 def test_each_liquid_sees_a_segment_and_inhibitory_neurons_neither_see_nor_vote():

@@ -15,10 +15,10 @@ Not known from the article, and chosen here: all constants. Neurons are ST-RSBP'
 conductance. The recurrent synapses are those of `model=lsm`. Segments are runs of neighbouring channels of one size but
 for rounding.
 
-Differs from the article: `response=share` divides a neuron's count by all spikes of the liquids in that sample, before
-counts are compared between samples; else long samples win all tags. `response=count` is the article's. Neurons are
-tagged by their counts in the present epoch, while they learn, so that no pass over the samples comes on top. The rate
-of learning is `train.lr` with its schedule, and there is no loss.
+Differs from the article: `response=share` divides a neuron's count by all spikes of the liquids in that sample, since
+long samples would win all tags, and its vote by its mean share, since neurons that always fire would win all votes.
+`response=count` is the article's. Neurons are tagged by their counts in the present epoch, while they learn, so that no
+pass over the samples comes on top. The rate of learning is `train.lr` with its schedule, and there is no loss.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ class SpiLinC(Design):
         tau_trace, offset, power: Of the STDP, see `kernels.plastic.Stdp`.
         rise, tau_rise: What a spike adds to the neuron's threshold, mV, and the time in which it is forgotten, ms.
         threshold, tau_m, tau_s, t_ref: Threshold in mV, time constants and refractory period in ms.
-        response: What is compared between samples: the `count` of a neuron, or its `share` of all counts of a sample.
+        response: What is compared between samples: the `count` of a neuron, or its `share` of all counts of a sample,
+            in votes relative to its mean share.
     """
 
     liquids: Annotated[int, Range(at_least=1)] = 4
@@ -243,11 +244,11 @@ class SpiLinCModel(LocalModel):
         return own / own.sum(dim=1, keepdim=True).clamp(min=1.0) if self.options.response == "share" else own
 
     def _votes(self, spikes: Tensor, counts: Tensor, before: bool = False) -> Votes:
-        responses = self._response(counts)
+        responses, relative = self._response(counts), self.options.response == "share"
         if before and int(self.epoch) > 0:
-            groups = groups_of(self.responses_before, self.shown_before)
+            groups = groups_of(self.responses_before, self.shown_before, relative)
         else:
-            groups = groups_of(self.responses, self.shown)
+            groups = groups_of(self.responses, self.shown, relative)
         size = self.options.neurons
         return Votes(responses @ groups.T.to(responses), list(torch.split(counts, size, dim=1)), list(spikes.unbind(1)))
 
@@ -278,12 +279,13 @@ class SpiLinCModel(LocalModel):
         }
 
 
-def groups_of(responses: Tensor, shown: Tensor) -> Tensor:
+def groups_of(responses: Tensor, shown: Tensor, relative: bool = False) -> Tensor:
     """The groups of neurons by class, (C, N): 1 / size for each neuron of a group, else 0.
 
     A neuron is tagged with the class of its largest mean response, or the first of several such. One that never fired
-    has no tag.
+    has no tag. With `relative` the votes of a neuron are divided by the mean of its mean responses.
     """
     means = responses / shown.clamp(min=1)[:, None]
     tags = torch.nn.functional.one_hot(means.argmax(dim=0), len(means)).T * (responses.sum(dim=0) > 0)
-    return tags / tags.sum(dim=1, keepdim=True).clamp(min=1)
+    votes = tags / tags.sum(dim=1, keepdim=True).clamp(min=1)
+    return votes / means.mean(dim=0).clamp(min=1e-12) if relative else votes
