@@ -81,7 +81,6 @@ def test_every_figure_of_the_tables_is_there() -> None:
 
 
 WAITED_FOR = {  # of systems that are not in this program yet
-    *("ti46_alpha_lsm_R2000_paper", "ti46_digits_lsm_R500_paper", "ti46_digits_spilinc_R3200_paper"),
     *("mnist_lee_20C5-P2-50C5-P2-200_paper", "mnist_slayer_12C5-P2-64C5-P2_paper"),
 }
 

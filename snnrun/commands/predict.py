@@ -144,7 +144,7 @@ def predict(
     from snnrun.record import run_folder
     from snnrun.run import trained
     from snnrun.run.samples import Reader
-    from snnrun.train import evaluation, hardware
+    from snnrun.train import hardware
     from snnrun.train.batches import as_input
 
     run = run_folder.find(name, outputs)

@@ -128,7 +128,9 @@ def rule_of(params: Mapping[str, str]) -> str:
 
 
 def network_of(params: Mapping[str, str]) -> str:
-    """The hidden layers that a run is known by: its topology, or the units of a recurrent model without spikes."""
+    """The hidden layers that a run is known by: its topology, its liquids' neurons, or the units of other models."""
+    if "model.neurons" in params:
+        return f"R{int(params['model.neurons']) * int(params.get('model.liquids', '1'))}"
     units = re.findall(r"\d+", " ".join(params.get(f"model.{key}", "") for key in ("layers", "dense")))
     return params.get("model.network") or "-".join(units) or "?"
 

@@ -18,6 +18,7 @@ from snnrun.errors import SnnrunError, UsageError, first_line
 from snnrun.network.model import Model
 from snnrun.record import description, names
 from snnrun.record.description import Description
+from snnrun.rules import Currents
 from snnrun.run import build
 from snnrun.train import evaluation, hardware
 

@@ -63,8 +63,9 @@ def record_raster(
 
 def rasters(network: Model, inputs: Tensor | Currents, outcome: Outcome) -> dict[str, NDArray[np.uint8]]:
     """Spikes (T, N) of the input, if it has spikes, and of every layer that fires, for one sample and its outcome."""
-    bits = not isinstance(inputs, Currents) and inputs.dtype == torch.int64
-    layers = {"input": unpack(inputs, network.inputs)[0].numpy()} if bits else {}
+    layers = {}
+    if isinstance(inputs, Tensor) and inputs.dtype == torch.int64:
+        layers["input"] = unpack(inputs, network.inputs)[0].numpy()
     for (name, size), spikes in zip(network.spiking.items(), outcome.spikes, strict=True):
         layers[name] = unpack(spikes[:1], size)[0].cpu().numpy()
     return layers
