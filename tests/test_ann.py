@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch.nn import functional
 from snnrun import encoders
 from snnrun.ann.inputs import Bins, lengths
 from snnrun.ann.module import uniform
+from snnrun.data import Split
 from snnrun.errors import UsageError
 from snnrun.kernels import pack
 from snnrun.models import MODELS
@@ -187,6 +189,28 @@ def test_the_seed_alone_draws_the_weights(name: str) -> None:
     assert all(torch.equal(one[key], value) for key, value in build(name, IMAGE).state_dict().items())
     torch.manual_seed(2)
     assert drawn == torch.rand(1)
+
+
+# ---- what a model computes of a corpus ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["mlp", "gru"])
+def test_channels_are_scaled_by_the_training_samples(name: str) -> None:
+    """Over the steps up to the end of each sample; the scale is part of the state."""
+    model, (bits, *_) = build(name, TRAINS, standardise=True, bin=5), batch(TRAINS)
+    split = Split(bits.numpy(), np.zeros(7, np.int64), np.arange(7))
+    dataset = replace(toy(), kind="spikes", shape=(70,), train=split)
+    assert model.study(dataset, encoders.build("none", seed=0), CPU)[0] is dataset
+    counts: Any = model.values(bits)  # type: ignore[operator]
+    ends = [int(np.flatnonzero(sample.any(axis=1))[-1]) + 1 for sample in counts.numpy()]
+    seen = torch.cat([sample[:end] for sample, end in zip(counts, ends, strict=True)])
+    scaled: Any = model.scaled(seen)  # type: ignore[operator]
+    assert scaled.mean(dim=0).abs().max() < 1e-5
+    torch.testing.assert_close(scaled.std(dim=0, correction=0), torch.ones(70))
+    assert {"scale.mean", "scale.factor"} < set(model.state_dict())
+    again = build(name, TRAINS, standardise=True, bin=5)
+    again.load_state_dict(model.state_dict())
+    assert torch.equal(again(bits).scores, model(bits).scores)
 
 
 # ---- dropout --------------------------------------------------------------------------------------------------------

@@ -218,24 +218,6 @@ def test_principal_components_are_found_once_and_kept() -> None:
     assert torch.equal(again(batch).scores, model(batch).scores)
 
 
-@pytest.mark.parametrize("name", ["mlp", "gru"])
-def test_channels_are_scaled_by_the_training_samples(name: str) -> None:
-    """Over the steps up to the end of each sample; the scale is part of the state."""
-    settings = ["data=utterances", "data.limit=20", "tuned=none", f"model={name}", "model.bin=50"]
-    values = compose.compose([*settings, "model.standardise=true"])
-    inputs = build.load(values)
-    model, _ = build.learner(values, inputs, torch.device("cpu"))
-    bits = torch.from_numpy(inputs.encoder.encode(inputs.dataset.train.samples, np.arange(20), 0))
-    counts: Any = model.values(bits)  # type: ignore[operator]
-    ends = [int(np.flatnonzero(sample.any(axis=1))[-1]) + 1 for sample in counts.numpy()]
-    seen = np.concatenate([sample[:end] for sample, end in zip(counts.numpy(), ends, strict=True)])
-    scaled: Any = model.scaled(torch.from_numpy(seen))  # type: ignore[operator]
-    changing = seen.std(axis=0) > 0
-    assert np.abs(scaled.numpy().mean(axis=0)).max() < 1e-4
-    assert scaled.numpy().std(axis=0)[changing] == pytest.approx(1.0, abs=1e-3)
-    assert {"scale.mean", "scale.factor"} < set(model.state_dict())
-
-
 def test_a_run_is_known_by_its_layers() -> None:
     assert network_of({"model.network": "400-R400"}) == "400-R400"
     assert network_of({"model.layers": "[200, 200]", "model.dense": "[100]"}) == "200-200-100"

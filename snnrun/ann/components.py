@@ -98,8 +98,8 @@ class Components(nn.Module):
             own.copy_(found)
 
 
-def inputs_of(split: Any, encoder: Any) -> Iterator[Tensor]:
-    """The inputs of a `data.Split` as an evaluation has them, in their order."""
+def inputs_of(split: Any, encoder: Any, device: torch.device) -> Iterator[Tensor]:
+    """The inputs of a `data.Split` as an evaluation has them, in their order, on a device."""
     for start in range(0, len(split), AT_ONCE):
         places = range(start, min(start + AT_ONCE, len(split)))
-        yield torch.from_numpy(encoder.encode(split.samples[places], split.index[places], 0))
+        yield torch.from_numpy(encoder.encode(split.samples[places], split.index[places], 0)).to(device)

@@ -112,7 +112,8 @@ class MlpModel(AnnModel):
         dataset, encoder = super().study(dataset, encoder, device)
         if self._components is not None:
             found, self._components = self._components, None
-            found.fit(self._seen(inputs) for inputs in inputs_of(dataset.train, encoder))
+            self.to(device)
+            found.fit(self._seen(inputs) for inputs in inputs_of(dataset.train, encoder, device))
             self._components = found
         return dataset, encoder
 

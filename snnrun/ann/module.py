@@ -44,12 +44,13 @@ class AnnModel(Model):
     def study(self, dataset: Any, encoder: Any, device: torch.device) -> tuple[Any, Any]:
         """Find the scale of the training samples, if the model has one, from their steps up to the end of each."""
         if self.scale is not None:
-            self.scale.fit(map(self._until_the_end, inputs_of(dataset.train, encoder)))
+            self.to(device)  # where the kernels count the spikes
+            self.scale.fit(map(self._until_the_end, inputs_of(dataset.train, encoder, device)))
         return super().study(dataset, encoder, device)
 
     def _until_the_end(self, inputs: Tensor) -> Tensor:
         values = self.values(inputs)
-        over = torch.arange(values.shape[1]) >= lengths(values, self.bins.spikes)[:, None]
+        over = torch.arange(values.shape[1], device=values.device) >= lengths(values, self.bins.spikes)[:, None]
         return values.masked_fill(over[..., None], torch.nan)
 
     def sample_loss(self, outcome: Scores, labels: Tensor) -> Tensor:
