@@ -13,6 +13,7 @@ import soundfile
 from corpora import commands_tree
 
 from snnrun import cli, data
+from snnrun.config.compose import compose
 from snnrun.data import audio
 from snnrun.errors import SnnrunError, UsageError
 from snnrun.run import build
@@ -175,3 +176,12 @@ def test_a_recording_of_another_rate_is_a_fault(tmp_path: Path, capsys: pytest.C
     assert cli.main([*words[:-1], "data.task=twelve"]) == 0
     out = capsys.readouterr().out
     assert "samples: 16 to train, 6 to validate, 6 to test (papers: 84,843 to train, 11,005 to test)" in out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoder", ["lyon_bsa", "mel"])
+def test_a_run_may_choose_its_ear(tmp_path: Path, encoder: str) -> None:
+    commands_tree(tmp_path / HOME, words=("yes", "bed"))
+    values = compose([f"data={HOME}", f"encoder={encoder}", f"data.root={tmp_path}", f"outputs={tmp_path / 'out'}"])
+    dataset, _ = build.load(values)
+    assert (dataset.kind, dataset.sizes) == ("spikes", {"train": 12, "validation": 4, "test": 4})
