@@ -478,6 +478,7 @@ def test_verify_says_what_it_understood(tmp_path, capsys):
     said = capsys.readouterr().out
     for words in (
         "kind: images of 8 x 8\n",
+        "range: 0.",
         "samples: 16 to train, 4 to test",
         "  0               8           2",
         "note: images: x has square rows of 8 x 8, float64",

@@ -202,7 +202,9 @@ def _form(form: Mapping[str, Any], report: Mapping[str, Any]) -> list[str]:
         "series": f"time series of {steps:,} steps in {inputs}",
         "spikes": f"spike trains of {steps:,} steps on {inputs}",
     }
-    return [f"kind: {said[form['kind']]}"]
+    low, high = form.get("low", [0]), form.get("high", [1 if form["kind"] == "spikes" else 255])
+    each = f", each of {len(low):,} by itself" if len(low) > 1 else ""
+    return [f"kind: {said[form['kind']]}", f"range: {min(low):.6g} to {max(high):.6g}{each}"]
 
 
 def _table(counts: Mapping[str, Mapping[str, int]]) -> list[str]:

@@ -39,6 +39,7 @@ def read(path: Path, name: str, number: int, about: Mapping[str, Any]) -> Row:
         SnnrunError: If the file is damaged, or the row has a value that is no number.
     """
     found, _ = arrays.open_arrays(path, labelled=False)
+    name = arrays.called(name)
     if name not in found or not name.startswith("x"):
         there = folders.some(sorted(key for key in found if key.startswith("x")))
         raise UsageError(f"{path}: it has no samples called {name}. There are {there}")

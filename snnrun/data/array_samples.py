@@ -143,7 +143,7 @@ class Facts:
     @property
     def binary(self) -> bool:
         """Whether all values are 0 or 1, with a 1 among them."""
-        return self.whole and bool(np.nanmin(self.low) >= 0 and np.nanmax(self.high) == 1)
+        return self.whole and bool(np.fmin.reduce(self.low) >= 0 and np.fmax.reduce(self.high) == 1)
 
 
 def look(rows: Rows, measured: NDArray[np.bool_], time: str) -> Facts:
@@ -258,7 +258,7 @@ def check_values(facts: Facts, kind: str, name_of: NameOf) -> None:
     if series and empty.any():
         k = int(empty.argmax())
         raise SnnrunError(f"{name_of(k)} has no value at all{_others(empty)}. Leave such samples out")
-    if kind == "spikes" and not (facts.whole and np.nanmin(facts.low) >= 0 and np.nanmax(facts.high) <= 1):
+    if kind == "spikes" and not (facts.whole and np.fmin.reduce(facts.low) >= 0 and np.fmax.reduce(facts.high) <= 1):
         bad = (facts.low < 0) | (facts.high > 1)
         k = int(bad.argmax()) if bad.any() else 0
         value = facts.high[k] if facts.high[k] > 1 else facts.low[k]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -83,7 +84,7 @@ def arrays(
         test_samples=_part(samples, slice(size, None)),
         test_labels=of[order[size:]],
         notes=(*said, *notes, *_lacking(labels, of, train, test), *_blank(samples, facts, form.kind)),
-        contents="" if isinstance(samples, np.ndarray) else f"{facts.contents} {form.as_dict()} {order.tobytes()!r}",
+        contents="" if isinstance(samples, np.ndarray) else _contents(facts, form, order),
         image=form.image,
         names=tuple(name_of(k).partition(": ")[2] for k in order.tolist()) if len(order) <= _NAMED else (),
         validation=np.arange(len(train), size) if "x_validation" in starts else None,
@@ -109,8 +110,7 @@ def open_arrays(root: Path, labelled: bool = True) -> tuple[dict[str, Rows], lis
     own: dict[str, str] = {}
     others = []
     for name in members:
-        low = name.lower()
-        canonical = _SAME.get(low, low)
+        canonical = called(name)
         if canonical not in (*_NAMES, "classes"):
             others.append(name)
         elif canonical in own:
@@ -136,6 +136,11 @@ def open_arrays(root: Path, labelled: bool = True) -> tuple[dict[str, Rows], lis
     if single is not None:
         raise SnnrunError(f"{root}: {single} is a single value; it is an array with an entry for each sample")
     return found, notes
+
+
+def called(name: str) -> str:
+    """The name that an array goes by here: x for X_train."""
+    return _SAME.get(name.lower(), name.lower())
 
 
 class Joined:
@@ -317,6 +322,13 @@ def _samples(whole: Rows, order: NDArray[np.int64], form: Form) -> Samples:
     first = form(np.asarray(whole[:1]))
     made = Converted(whole, order, form, first.shape[1:])
     return made[:] if first.nbytes * len(order) <= _IN_MEMORY else made
+
+
+def _contents(facts: Facts, form: Form, order: NDArray[np.int64]) -> str:
+    """SHA-256 of all that samples are made of that are not made yet."""
+    sha = hashlib.sha256(f"{facts.contents} {form.as_dict()}".encode())
+    sha.update(np.ascontiguousarray(order, "<i8").data)
+    return sha.hexdigest()
 
 
 def _part(samples: Samples, rows: slice) -> Samples:
