@@ -460,8 +460,10 @@ def test_auto_chooses_by_the_kind_and_the_rule():
     auto = encoders.build("auto", seed=4)
     for kind in auto.kinds:
         for reads in "trains", "steps", "values":
-            chosen = encoders.chosen(auto, kind, reads, 4)
+            chosen = encoders.chosen(auto, kind, 9, reads, 4)
             assert kind in chosen.kinds
             assert encoders.build(seed=4, **encoders.settings(chosen)) == chosen
-    long = encoders.chosen(encoders.build("auto", seed=0, steps=77, attenuation=3.0), "series", "steps", 0)
+    long = encoders.chosen(encoders.build("auto", seed=0, steps=77, attenuation=3.0), "series", 9, "steps", 0)
     assert (long.steps, long.attenuation) == (77, 3.0)
+    for points, steps in (24, 216), (100, 200), (150, 300), (1000, 1000):
+        assert encoders.chosen(auto, "series", points, "trains", 0).steps == steps

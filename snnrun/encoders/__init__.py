@@ -187,9 +187,9 @@ def build(name: str, *, seed: int, **options: Any) -> Encoder | RecordingEncoder
     return encoder
 
 
-def chosen(auto: Auto, kind: str, reads: Reads, seed: int) -> Encoder:
-    """The encoder that `auto` chooses for a kind of corpus and the way a rule reads; `seed` is for those that draw."""
-    encoder = build(seed=seed, **auto.chosen(kind, reads))
+def chosen(auto: Auto, kind: str, points: int, reads: Reads, seed: int) -> Encoder:
+    """The encoder that `auto` chooses, see `Auto.chosen`; `seed` is for those that draw."""
+    encoder = build(seed=seed, **auto.chosen(kind, points, reads))
     assert not isinstance(encoder, RecordingEncoder | Auto)
     return encoder
 

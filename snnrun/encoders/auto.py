@@ -11,6 +11,8 @@ from snnrun.declared import Range
 
 Reads = Literal["trains", "steps", "values"]  # what a model reads
 
+_LEAST = 200  # steps of a series
+
 
 @dataclass(frozen=True)
 class Auto:
@@ -21,8 +23,10 @@ class Auto:
     Models without spikes get the samples as they are.
 
     Attributes:
-        steps: T for images, vectors and series; None: 200 for series and whole trains, 20 for rules of steps.
-        attenuation: The largest value fires with probability 1 / attenuation; None: 2, and 1 for rules of steps.
+        steps: T for images, vectors and series; None: 200 for whole trains and 20 for rules of steps. Of a series each
+            point has equally many steps then, as few as give 200 or more.
+        attenuation: The largest value fires with probability 1 / attenuation; None: 2 for whole trains of images and
+            vectors, else 1.
     """
 
     kinds: ClassVar[tuple[str, ...]] = ("image", "vector", "series", "spikes")
@@ -33,13 +37,19 @@ class Auto:
     def __post_init__(self) -> None:
         declared.check("encoder", Auto, vars(self))
 
-    def chosen(self, kind: str, reads: Reads) -> Mapping[str, Any]:
-        """Name and options of the encoder for a kind of corpus and a model that reads trains, steps or values."""
+    def chosen(self, kind: str, points: int, reads: Reads) -> Mapping[str, Any]:
+        """Name and options of the encoder for a kind of corpus and a model.
+
+        Args:
+            kind: Of the corpus.
+            points: Of a series; not used for other kinds.
+            reads: What the model reads.
+        """
         if reads == "values":
             return {"name": "none"}
         if kind == "spikes":
             return {"name": "stored"}
         name, steps, attenuation = ("bernoulli", 20, 1.0) if reads == "steps" else ("poisson", 200, 2.0)
         if kind == "series":
-            name, steps, attenuation = "population", 200, 2.0
+            name, steps, attenuation = "population", points * -(-_LEAST // points), 1.0
         return {"name": name, "steps": self.steps or steps, "attenuation": self.attenuation or attenuation}

@@ -34,7 +34,7 @@ class Population(RateEncoder):
     kinds: ClassVar[tuple[str, ...]] = ("vector", "series")
 
     steps: Annotated[int, Range(at_least=1)] = 200
-    attenuation: Annotated[float, Range(at_least=1)] = 2.0
+    attenuation: Annotated[float, Range(at_least=1)] = 1.0
     fields: Annotated[int, Range(at_least=2)] = 12
 
     def inputs(self, channels: int) -> int:

@@ -131,7 +131,7 @@ def load(values: Mapping[str, Any]) -> Inputs:
     if isinstance(encoder, encoders.RecordingEncoder):
         return Inputs(dataset, encoders.Stored(seed))
     if isinstance(encoder, encoders.Auto):
-        encoder = chosen(encoder, dataset.kind, values)
+        encoder = chosen(encoder, dataset.kind, dataset.steps, values)
     channels = encoders.inputs(encoder, dataset.channels)
     if channels != dataset.channels:  # they lie on no grid then
         dataset = replace(dataset, shape=(channels,), image=None)
@@ -152,11 +152,11 @@ def check_kind(
         )
 
 
-def chosen(auto: encoders.Auto, kind: str, values: Mapping[str, Any]) -> encoders.Encoder:
-    """The encoder that is chosen for a kind of corpus and for the model of the config."""
+def chosen(auto: encoders.Auto, kind: str, points: int, values: Mapping[str, Any]) -> encoders.Encoder:
+    """The encoder that is chosen for a kind of corpus, the points of its series and the model of the config."""
     rule = RULES.get(values["model"]["name"])
     reads: encoders.Reads = "values" if rule is None else "trains" if issubclass(rule, SpikeTrainRule) else "steps"
-    return encoders.chosen(auto, kind, reads, values["seed"])
+    return encoders.chosen(auto, kind, points, reads, values["seed"])
 
 
 class Task(Protocol):

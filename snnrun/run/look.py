@@ -121,7 +121,16 @@ class Samples:
     def encoder(self) -> encoders.Encoder | encoders.RecordingEncoder:
         """The encoder of a run."""
         named = self._named
-        return build.chosen(named, self.corpus.kind, self.values) if isinstance(named, encoders.Auto) else named
+        if not isinstance(named, encoders.Auto):
+            return named
+        points = self.corpus.train_samples.shape[1] if self.corpus.kind == "series" else 0
+        return build.chosen(named, self.corpus.kind, points, self.values)
+
+    def _resolved(self) -> Mapping[str, Any]:
+        """The config with the encoder that was chosen."""
+        if isinstance(self._named, encoders.Auto) and not isinstance(self.encoder, encoders.RecordingEncoder):
+            return {**self.values, "encoder": encoders.settings(self.encoder)}
+        return self.values
 
     @property
     def _drawn(self) -> dict[str, Any]:
@@ -221,7 +230,7 @@ class Samples:
             SnnrunError: The file is damaged.
         """
         about = self._about()
-        sample = Reader(self.values, about, self.invert).read(str(path))
+        sample = Reader(self._resolved(), about, self.invert).read(str(path))
         more: dict[str, Any] = {"picture": sample.pixels, "name": str(path)}
         if isinstance(self.encoder, encoders.RecordingEncoder) and path.suffix != ".npy":
             more["wave"] = audio.read(path)

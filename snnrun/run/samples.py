@@ -96,8 +96,7 @@ class Reader:
     def encoder(self) -> encoders.Encoder | encoders.RecordingEncoder:
         """The encoder of the run."""
         encoder = encoders.build(seed=self.values["seed"], **self.values["encoder"])
-        if isinstance(encoder, encoders.Auto):
-            return build.chosen(encoder, self.about.kind, self.values)
+        assert not isinstance(encoder, encoders.Auto), "a run's config has the encoder that was chosen"
         return encoder
 
     @cached_property
