@@ -159,8 +159,9 @@ def test_a_split_is_an_option_and_classes_without_samples_go(tmp_path: Path) -> 
     assert corpus.classes == tuple("abcdefghijklmnopqrstuvwxyz")
     assert corpus.train.labels[:27].tolist() == [*range(26), 0]
     assert "classes without a sample are left out: N/A" in corpus.notes
-    message = failure(tmp_path, "EMNIST", UsageError, options={"split": "words"})
-    assert message.startswith("data.options: EMNIST: Unknown value 'words' for argument split. Valid values are")
+    for split in ("words", "train"):
+        message = failure(tmp_path, "EMNIST", UsageError, options={"split": split})
+        assert message.startswith(f"data.options: EMNIST: Unknown value '{split}' for argument split. Valid values are")
 
 
 class Splits(torch.utils.data.Dataset):

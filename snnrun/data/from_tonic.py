@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -127,42 +127,48 @@ def tonic(
         UsageError: If there is no such corpus or option, or the size of its sensor is not known.
     """
     name = library.choose("tonic", dataset, NAMES)
-    cls, place, given = _class(name, download), root / PLACE, dict(options or {})
-    make = partial(library.made, "tonic", cls, str(place), download, save_to=str(place))
-    objects = library.parts(cls, given, make)
+    place, given = str(root / PLACE), dict(options or {})
+    cls = _class(name, download)
+    objects = library.parts(cls, given, partial(library.made, "tonic", cls, place, download, save_to=place))
     first = next(iter(objects.values()))
     binning = Binning(bin_ms, steps, *_size(name, first, sensor, rows, columns), polarity, start)
+    corpus = _corpus(objects, _key(name, first, given, binning), binning, name, test_fraction, split_seed)
+    return replace(corpus, origin=folders.origin(root / PLACE, Path(first.location_on_system)))
+
+
+def _corpus(
+    objects: Mapping[str, Any], key: dict[str, Any], binning: Binning, name: str, fraction: float, split_seed: int
+) -> Corpus:
+    """The corpus of the objects of tonic, one for each part."""
     samples = {part: _listed(name, own) for part, own in objects.items()}
     classes, labels, notes = library.numbered(
-        {part: [label for _, label in own] for part, own in samples.items()}, getattr(first, "classes", None)
+        {part: [label for _, label in own] for part, own in samples.items()},
+        getattr(next(iter(objects.values())), "classes", None),
     )
     entries = [
         (objects[part], k, _named(objects[part], k, name, part)) for part, own in samples.items() for k, _ in own
     ]
     every = np.concatenate([labels[part] for part in samples])
-    key = _key(name, first, given, binning)
-    train, test, validation = _divided(samples, every, test_fraction, split_seed)
+    train, test, validation = _divided(samples, every, fraction, split_seed)
     if validation is not None:
         notes.append(folders.validates(len(validation)))
     if library.WHOLE in samples:
-        notes.append(library.drawn(test_fraction))
-        key |= {"test_fraction": test_fraction, "split_seed": split_seed}
+        notes.append(library.drawn(fraction))
+        key |= {"test_fraction": fraction, "split_seed": split_seed}
 
     def read(k: int) -> Encoded:
         own, row, label = entries[k]
         return _read(label, own, row, binning)
 
-    width = -(-math.prod(binning.image) // 64)
-    grid = binning.sensor[1] > 1
+    width, grid = -(-math.prod(binning.image) // 64), binning.sensor[1] > 1
     return Corpus(
         kind="spikes",
         shape=binning.image if grid else (math.prod(binning.image),),
         classes=classes,
-        train_samples=Unread(read, train, steps, width, key),
+        train_samples=Unread(read, train, binning.steps, width, key),
         train_labels=every[train],
-        test_samples=Unread(read, test, steps, width, key),
+        test_samples=Unread(read, test, binning.steps, width, key),
         test_labels=every[test],
-        origin=folders.origin(place, Path(first.location_on_system)),
         notes=tuple(notes),
         image=binning.image if grid else None,
         names=tuple(entries[k][2] for k in (*train.tolist(), *test.tolist())),

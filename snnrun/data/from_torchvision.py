@@ -75,24 +75,14 @@ def torchvision(
         UsageError: If there is no such corpus or option, or pictures differ in size and none is given.
     """
     name = library.choose("torchvision", dataset, NAMES)
-    cls, place = getattr(_library(), name), root / PLACE
-    taken = library.parameters(cls)
-    where = {key: value for key, value in (("root", str(place)), ("download", download)) if key in taken}
-    make = partial(library.made, "torchvision", cls, str(place), download, **where)
-    objects = library.parts(cls, dict(options or {}), make)
+    objects = _objects(name, root / PLACE, download, dict(options or {}))
     first = next(iter(objects.values()))
     form = _form(name, first[0][0], rows, columns, colour, fit, background)
     read = {part: _pictures(f"{name}, {part}", own, form, rows is None) for part, own in objects.items()}
     names = getattr(first, "classes", None) or getattr(first, "categories", None)
     classes, labels, notes = library.numbered({part: own.labels for part, own in read.items()}, names)
-    greyed = sum(own.greyed for own in read.values())
-    if greyed:
-        notes.append(f"{greyed:,} pictures are in colour and are made grey; data.colour=true keeps it")
     train, test, validation = _divided(read, labels, test_fraction, split_seed)
-    if validation is not None:
-        notes.append(folders.validates(len(validation), "pictures"))
-    if library.WHOLE in read:
-        notes.append(library.drawn(test_fraction))
+    notes += _notes(read, validation, test_fraction)
     planes, *size = form.image
     return Corpus(
         kind="image",
@@ -102,12 +92,20 @@ def torchvision(
         train_labels=train[1],
         test_samples=test[0],
         test_labels=test[1],
-        origin="synthetic" if name == "FakeData" else folders.origin(place),
+        origin="synthetic" if name == "FakeData" else folders.origin(root / PLACE),
         notes=tuple(notes),
         faults=tuple(fault for own in read.values() for fault in own.faults),
         image=form.image,
         validation=validation,
     )
+
+
+def _objects(name: str, place: Path, download: bool, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The objects of torchvision for each part."""
+    cls = getattr(_library(), name)
+    taken = library.parameters(cls)
+    where = {key: value for key, value in (("root", str(place)), ("download", download)) if key in taken}
+    return library.parts(cls, options, partial(library.made, "torchvision", cls, str(place), download, **where))
 
 
 def _library() -> Any:
@@ -136,6 +134,15 @@ def _form(
     colour = first.mode not in _GREY and not first.mode.startswith("I;16") if colour is None else colour
     width, height = first.size
     return pictures.Form((3 if colour else 1, rows or height, columns or width), fit, background)
+
+
+def _notes(read: Mapping[str, _Pictures], validation: NDArray[np.int64] | None, fraction: float) -> list[str]:
+    greyed, notes = sum(own.greyed for own in read.values()), []
+    if greyed:
+        notes.append(f"{greyed:,} pictures are in colour and are made grey; data.colour=true keeps it")
+    if validation is not None:
+        notes.append(folders.validates(len(validation), "pictures"))
+    return [*notes, library.drawn(fraction)] if library.WHOLE in read else notes
 
 
 def _divided(

@@ -67,7 +67,7 @@ def parts(cls: type, options: Mapping[str, Any], make: Callable[..., Any]) -> di
     Args:
         cls: The class.
         options: Arguments that the user gives; where these choose the part, it is the whole.
-        make: Makes an object from arguments; raises ValueError for an unknown split.
+        make: `made` with its first arguments.
 
     Raises:
         UsageError: If an argument is unknown, or one that is needed is lacking.
@@ -98,7 +98,7 @@ def _by_split(
         if part == "validation" and taken.get("test") != "test":
             break
         for name in names:
-            with contextlib.suppress(_UnknownSplitError):
+            with contextlib.suppress(_UnknownValueError):
                 found[part], taken[part] = make(**options, split=name), name
                 break
     if "train" not in found:
@@ -115,8 +115,8 @@ def _check_needed(cls: type, given: Mapping[str, Any], known: Mapping[str, inspe
             raise UsageError(f"data.options: {cls.__name__} needs {name}, as data.options={{{name}: VALUE}}.{allowed}")
 
 
-class _UnknownSplitError(Exception):
-    """A class has no split of this name."""
+class _UnknownValueError(UsageError):
+    """A class does not know the value of an argument, such as the name of a split."""
 
 
 def made(corpus: str, cls: type, place: str, download: bool, /, **arguments: Any) -> Any:
@@ -136,14 +136,10 @@ def made(corpus: str, cls: type, place: str, download: bool, /, **arguments: Any
             return cls(**arguments)
     except ImportError as error:
         raise SnnrunError(f"{what}: it needs another package: {_first_line(error)}; install it") from None
-    except KeyboardInterrupt:
-        raise
     except (Exception, SystemExit) as error:  # whatever a library raises for files that are missing or damaged
         reason = _first_line(error)
         if isinstance(error, ValueError) and reason.startswith("Unknown value"):
-            if set(_SPLITS["train"] + _SPLITS["test"]) & {arguments.get("split")} and "for argument split" in reason:
-                raise _UnknownSplitError from None
-            raise UsageError(f"data.options: {cls.__name__}: {reason}") from None
+            raise _UnknownValueError(f"data.options: {cls.__name__}: {reason}") from None
         remedy = "" if download else "; data.download=true downloads what may be had"
         raise MissingError(f"{what}: its files in {place} are missing or damaged ({reason}){remedy}") from None
 

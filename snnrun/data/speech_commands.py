@@ -89,22 +89,7 @@ def speech_commands(
         test_fraction=0.1,  # not used: the lists decide
         split_seed=split_seed,
     )
-    strange = [name for name in found.classes if name not in WORDS[version]]
-    if strange:
-        later = " data.version=v2 has it." if strange[0] in WORDS["v2"] else " Move it away."
-        raise SnnrunError(f"{home}: {strange[0]}/ is no word of Speech Commands {version}.{later}")
-    held = np.zeros(0, np.int64) if found.validation is None else found.validation
-    rest = np.setdiff1d(np.arange(len(found.train)), held)
-    every = {
-        parts.TRAIN: _Part([found.train[k] for k in rest], found.train_labels[rest]),
-        parts.VALIDATION: _Part([found.train[k] for k in held], found.train_labels[held]),
-        parts.TEST: _Part(list(found.test), found.test_labels),
-    }
-    notes = [note for note in found.notes if task == "words" or not note.startswith(class_folders.NO_CLASS)]
-    notes += folders.lacking("all", "words", WORDS[version], found.classes)
-    total = len(found.train) + len(found.test)
-    if total != RECORDINGS[version]:
-        notes.append(f"{total:,} of {RECORDINGS[version]:,} recordings are there")
+    every, notes = _parts(found), _notes(home, found, version, task)
     classes = found.classes
     if task == "twelve":
         classes = (*COMMANDS, SILENCE, UNKNOWN)
@@ -125,6 +110,35 @@ def speech_commands(
         notes=tuple(notes),
         validation=np.arange(len(train.labels), len(train.labels) + len(validation.labels)),
     )
+
+
+def _parts(found: class_folders.Found) -> dict[str, _Part]:
+    """The parts as the lists have them."""
+    held = np.zeros(0, np.int64) if found.validation is None else found.validation
+    rest = np.setdiff1d(np.arange(len(found.train)), held)
+    return {
+        parts.TRAIN: _Part([found.train[k] for k in rest], found.train_labels[rest]),
+        parts.VALIDATION: _Part([found.train[k] for k in held], found.train_labels[held]),
+        parts.TEST: _Part(list(found.test), found.test_labels),
+    }
+
+
+def _notes(home: Path, found: class_folders.Found, version: str, task: str) -> list[str]:
+    """What a user should know of this copy.
+
+    Raises:
+        SnnrunError: If a folder is no word of the version.
+    """
+    strange = [name for name in found.classes if name not in WORDS[version]]
+    if strange:
+        later = " data.version=v2 has it." if strange[0] in WORDS["v2"] else " Move it away."
+        raise SnnrunError(f"{home}: {strange[0]}/ is no word of Speech Commands {version}.{later}")
+    notes = [note for note in found.notes if task == "words" or not note.startswith(class_folders.NO_CLASS)]
+    notes += folders.lacking("all", "words", WORDS[version], found.classes)
+    total = len(found.train) + len(found.test)
+    if total != RECORDINGS[version]:
+        notes.append(f"{total:,} of {RECORDINGS[version]:,} recordings are there")
+    return notes
 
 
 def _home(root: Path, version: str) -> Path:
