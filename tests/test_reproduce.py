@@ -50,6 +50,7 @@ def reproduce(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     """Runs `snnrun reproduce` in an empty folder: exit code, stdout, stderr."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(short, "SECONDS", 1e-3)
+    monkeypatch.setattr(short, "BUSY", 1e9)  # tests run beside one another
     monkeypatch.setattr(rows_strsbp, "TABLES", (TOY,))
     monkeypatch.setattr(rows_others, "TABLES", ())
 
@@ -135,6 +136,17 @@ def test_a_dry_run_names_the_cost_and_trains_nothing(reproduce: Any) -> None:
     assert code == 0
     assert [line.split()[-1] for line in out.splitlines() if line.startswith("ours")] == ["s", "s"]
     assert "cannot be trained here" in out
+
+
+@pytest.mark.slow  # measures
+def test_what_is_measured_beside_other_work_is_not_kept(reproduce: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(short, "BUSY", 0.0)
+    for _ in range(2):
+        code, _, err = reproduce("toy/table1", "--dry-run", "--rows", "ours_6")
+        assert code == 0
+        assert "measuring STBP, 6 ..." in err
+        assert "The machine is busy" in err
+    assert not Path("outputs/speed.json").exists()
 
 
 # ---- what counts ----------------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ class Prices:
 
     def __init__(self, outputs: Path) -> None:
         self.file = outputs / FILE
+        self._busy: dict[str, Short] = {}  # of this command alone
         self._kept: dict[str, Any] = {}
         with contextlib.suppress(OSError, ValueError):  # none yet, or a file cut short: they are measured again
             found = json.loads(self.file.read_text(encoding="utf-8"))
@@ -35,6 +36,8 @@ class Prices:
         """What was measured for a row before."""
         from snnrun.bench.short import Short
 
+        if _key(entry) in self._busy:
+            return self._busy[_key(entry)]
         with contextlib.suppress(KeyError, TypeError):
             return Short(**self._kept[_key(entry)]["measured"])
         return None
@@ -55,6 +58,10 @@ class Prices:
             return known
         note(f"measuring {entry.row.title}, {entry.row.network} ...")
         found = short.run(entry.values)
+        if found.busy:
+            note(f"The machine is busy: {found.waited:.1f} times the processor's time passed. This is not kept.")
+            self._busy[_key(entry)] = found
+            return found
         self._kept[_key(entry)] = {"row": _name(entry.row), "measured": asdict(found)}
         with contextlib.suppress(OSError):  # it is measured again next time
             self.file.parent.mkdir(parents=True, exist_ok=True)
