@@ -15,18 +15,21 @@ import pytest
 import yaml
 from omegaconf import MISSING
 
-from snnrun import cli
-from snnrun.config import plugins, schemas
+from snnrun import cli, data
+from snnrun.ann import Mlp
+from snnrun.config import compose, plugins, schemas
 from snnrun.data import DATASETS
 from snnrun.encoders import ENCODERS
 from snnrun.errors import SnnrunError, UsageError
+from snnrun.models import MODELS
 from snnrun.rules import RULES, StbpRule
+from snnrun.run import build
 
 DOCUMENT = (Path(__file__).parents[1] / "docs" / "plugins.md").read_text(encoding="utf-8")
 BLOCKS = dict(re.findall(r"^```(python|sh)\n(.*?)^```", DOCUMENT, re.M | re.S))
 
 
-TABLES: list[dict[Any, Any]] = [RULES, ENCODERS, DATASETS, schemas.PLUGINS, *schemas.SCHEMAS.values()]
+TABLES: list[dict[Any, Any]] = [RULES, MODELS, ENCODERS, DATASETS, schemas.PLUGINS, *schemas.SCHEMAS.values()]
 BEFORE = [dict(table) for table in TABLES]
 
 
@@ -183,11 +186,18 @@ def test_wrong_classes_and_taken_names_are_refused() -> None:
     class Own(StbpRule):
         pass
 
+    @dataclass(frozen=True, kw_only=True)
+    class Narrow(Mlp):
+        network: str = "8"
+
     class Bare:
         pass
 
     for register, thing, message in (
         (plugins.register_rule("x"), Bare, "the rule 'x', .*Bare, is not a dataclass that derives from Rule"),
+        (plugins.register_model("x"), Bare, "the model 'x', .*Bare, is not a dataclass that derives from Design"),
+        (plugins.register_model("stbp"), Narrow, "the name 'stbp' of .*Narrow is taken by snnrun.rules.stbp.StbpRule"),
+        (plugins.register_rule("mlp"), Own, "the name 'mlp' of .*Own is taken by snnrun.ann.mlp.Mlp"),
         (plugins.register_rule("stbp"), Own, "the name 'stbp' of .*Own is taken by snnrun.rules.stbp.StbpRule"),
         (plugins.register_encoder("x"), Bare, "the encoder 'x', .* it lacks kinds, steps, encode"),
         (plugins.register_dataset("x"), lambda root: None, "the corpus 'x', .* is not a function of"),
@@ -195,6 +205,11 @@ def test_wrong_classes_and_taken_names_are_refused() -> None:
     ):
         with pytest.raises(UsageError, match=message):
             register(thing)  # type: ignore[operator]
+    assert plugins.register_model("narrow")(Narrow) is Narrow
+    values = compose.compose(["model=mlp"])
+    values["model"] = {"name": "narrow", "dropout": 0.5}
+    digits = data.load("digits")
+    assert build.network(values, digits).chain == "64-8-10"
     assert plugins.register_rule("own")(Own) is Own
     assert plugins.register_rule("own")(Own) is Own, "the same may come again"
 
