@@ -111,6 +111,9 @@ def test_a_rule_gets_what_it_needs_with_an_encoder() -> None:
     assert compose(["model=stbp", "encoder=direct", "encoder.steps=7"])["encoder"]["steps"] == 7
     assert compose(["model=stbp", "encoder=direct", "input=none"])["encoder"]["steps"] == 400
     assert compose(["encoder=direct"])["encoder"] == {"name": "direct", "steps": 200, "attenuation": 2.0}
+    assert compose(["encoder=latency"])["encoder"]["steps"] == 200  # and no attenuation, which it has not
+    assert compose(["data=fsdd"])["encoder"]["loudness"] == "rms"
+    assert "loudness" not in compose(["data=fsdd", "encoder=mel"])["encoder"]
     with pytest.raises(UsageError, match=r"input: there is no 'stbp_dirct'. Allowed: .*stbp_direct"):
         compose(["input=stbp_dirct"])
 
