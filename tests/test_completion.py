@@ -17,7 +17,7 @@ from snnrun.config import options
 WANTED = {
     "snnrun tr": ["train"],
     "snnrun nothing ": [],
-    "snnrun train model=": ["model=hm2bp", "model=stbp", "model=strsbp"],
+    "snnrun train model=st": ["model=stbp", "model=strsbp"],
     "snnrun train model=stbp,h": ["model=stbp,hm2bp"],
     "snnrun train model=stbp model.surrogate": ["model.surrogate=", "model.surrogate_width="],
     "snnrun train train.epo": ["train.epochs="],
@@ -32,7 +32,8 @@ WANTED = {
     "snnrun data ver": ["verify"],
     "snnrun data verify fas": ["fashion_mnist"],
     "snnrun data nothing ": [],
-    "snnrun config show model/": ["model/hm2bp", "model/stbp", "model/strsbp"],
+    "snnrun config show model/st": ["model/stbp", "model/strsbp"],
+    "snnrun reproduce strsbp/table5": ["strsbp/table5"],
     "snnrun ui --po": ["--port"],
     "snnrun ui --port ": [],
     "snnrun completion ": ["bash", "zsh", "fish", "--help", "--words"],
@@ -112,7 +113,7 @@ def in_bash(line: str, tmp_path: Path) -> list[str]:
     ("line", "wanted"),
     [
         ("snnrun tr", ["train"]),
-        ("snnrun train model=s", ["stbp", "strsbp"]),  # readline has taken `model=` for a word
+        ("snnrun train model=st", ["stbp", "strsbp"]),  # readline has taken `model=` for a word
         ("snnrun train train.sched", ["train.schedule=", "train.schedule_milestones=", "train.schedule_factor="]),
         ("snnrun nothing at all", []),
     ],

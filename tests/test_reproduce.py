@@ -181,6 +181,14 @@ def test_runs_of_the_same_settings_count_and_the_latest_of_a_seed() -> None:
     assert wanted.missing == [1, 2]
 
 
+def test_a_model_without_a_topology_is_known_by_its_units() -> None:
+    row = next(row for row in rows_strsbp.NTIDIGITS if row.name == "grn")
+    made = invented("run", data_name="ntidigits", model_name="gru", model_layers="[200, 200]", model_dense="[100]")
+    del made.params["model.network"]
+    assert plan.alike(made, row)
+    assert not plan.alike(run("other", 0), row)
+
+
 def test_an_option_that_is_newer_than_a_run_counts_as_its_default() -> None:
     wanted = entry()
     wanted.values["train"]["boosting"] = False
