@@ -104,8 +104,10 @@ def change(n: int, t: int, wires: Wires, rule: Plasticity, weight: Floats, last:
     for k in range(wires.own[n], wires.own[n + 1]):
         s, arrived = wires.synapse[k], last[wires.pre[k]]
         x = rule.trace[t - arrived] if arrived > 0 else np.float32(0)
-        w = weight[s]
-        w += rule.rate * (x - rule.offset) * (rule.w_max - w) ** rule.power
+        w, room = weight[s], rule.w_max - weight[s]
+        if rule.power != np.float32(1):  # a power takes longer than all else here
+            room = room**rule.power
+        w += rule.rate * (x - rule.offset) * room
         weight[s] = min(max(w, np.float32(0)), rule.w_max)
 
 
