@@ -22,7 +22,7 @@ from snnrun.data import Dataset
 from snnrun.encoders import Encoder
 from snnrun.errors import UsageError
 from snnrun.liquid import Lsm, SpiLinC
-from snnrun.liquid.spilinc import groups_of
+from snnrun.liquid.spilinc import Seen
 from snnrun.models import MODELS
 from snnrun.network.model import LocalModel, Model, Signal
 from snnrun.run import build, experiment, states
@@ -154,12 +154,28 @@ def test_only_the_readout_is_trained(options, weights):
 
 def test_neurons_are_tagged_by_the_class_of_their_largest_mean_response_and_groups_vote():
     responses = torch.tensor([[4.0, 1.0, 0.0, 9.0], [9.0, 0.0, 0.0, 12.0], [3.0, 0.0, 0.0, 2.0]], dtype=torch.float64)
-    groups = groups_of(responses, torch.tensor([2, 3, 1]))  # means: 2, .5, 0, 4.5; 3, 0, 0, 4; 3, 0, 0, 2
+    seen = Seen(responses, torch.zeros(4), torch.tensor([2, 3, 1]))
+    groups = seen.groups()  # means: 2, .5, 0, 4.5; 3, 0, 0, 4; 3, 0, 0, 2
     expected = [[0, 0.5, 0, 0.5], [1, 0, 0, 0], [0, 0, 0, 0]]
     assert groups.tolist() == expected
     means = np.array([2 + 3 + 3, 0.5, 0, 4.5 + 4 + 2]) / 3
-    relative = groups_of(responses, torch.tensor([2, 3, 1]), relative=True)
+    relative = seen.groups(relative=True)
     np.testing.assert_allclose(relative, np.array(expected) / np.where(means > 0, means, 1))
+
+
+def test_the_likelihood_is_that_of_normal_variables():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(60) % 3
+    responses = torch.rand(60, 5, generator=generator, dtype=torch.float64) + 0.3 * labels[:, None]
+    seen = Seen(torch.zeros(3, 5, dtype=torch.float64), torch.zeros(5, dtype=torch.float64), torch.zeros(3, dtype=int))
+    for start in (0, 32):
+        seen = seen.with_(responses[start : start + 32], labels[start : start + 32])
+    weights, bias = seen.likelihood()
+    means = torch.stack([responses[labels == k].mean(dim=0) for k in range(3)])
+    spread = (responses - means[labels]).square().mean(dim=0).sqrt()
+    exact = torch.distributions.Normal(means, spread).log_prob(responses[:, None]).sum(dim=2)
+    scores = responses @ weights.T + bias
+    torch.testing.assert_close(scores - scores.mean(1, keepdim=True), exact - exact.mean(1, keepdim=True))
 
 
 def test_each_liquid_sees_a_segment_and_inhibitory_neurons_neither_see_nor_vote():
@@ -186,13 +202,13 @@ def test_the_state_changes_when_a_presentation_is_accepted():
     assert all(torch.equal(value, before[name]) for name, value in spilinc.state_dict().items())
     spilinc.accept()
     changed = {name for name, value in spilinc.state_dict().items() if not torch.equal(value, before[name])}
-    assert changed == {"weight", "raised", "responses", "shown", "epoch"}
-    assert spilinc.shown.tolist() == labels.bincount().tolist()
+    assert changed == {"weight", "raised", "responses", "squares", "shown", "epoch"}
+    assert spilinc.seen.shown.tolist() == labels.bincount().tolist()
     spilinc.present(spikes, labels, 0.01, 2)
-    sums = spilinc.responses.clone()
+    sums = spilinc.seen.responses.clone()
     spilinc.accept()
-    assert torch.equal(spilinc.responses_before, sums)
-    assert spilinc.shown.tolist() == labels.bincount().tolist(), "an epoch begins anew"
+    assert torch.equal(spilinc.get_buffer("responses_before"), sums)
+    assert spilinc.seen.shown.tolist() == labels.bincount().tolist(), "an epoch begins anew"
 
 
 def test_learning_does_not_depend_on_threads_or_batches():

@@ -17,8 +17,9 @@ for rounding.
 
 Differs from the article: `response=share` divides a neuron's count by all spikes of the liquids in that sample, since
 long samples would win all tags, and its vote by its mean share, since neurons that always fire would win all votes.
-`response=count` is the article's. Neurons are tagged by their counts in the present epoch, while they learn, so that no
-pass over the samples comes on top. The rate of learning is `train.lr` with its schedule, and there is no loss.
+`response=count` is the article's. `vote=groups` is the article's; with `vote=likelihood` there are no tags, and each
+neuron votes for all classes. Neurons are tagged by their counts in the present epoch, while they learn, so that no pass
+over the samples comes on top. The rate of learning is `train.lr` with its schedule, and there is no loss.
 """
 
 from __future__ import annotations
@@ -38,6 +39,9 @@ from snnrun.kernels.plastic import Liquids, Stdp
 from snnrun.liquid.lsm import check_fours, check_spikes
 from snnrun.liquid.reservoir import Wiring, draw_neurons
 from snnrun.network.model import Design, FanOut, LocalModel, Signal
+
+# Variances below this share of the mean one are taken for it.
+SMALLEST_VARIANCE = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +63,8 @@ class SpiLinC(Design):
         threshold, tau_m, tau_s, t_ref: Threshold in mV, time constants and refractory period in ms.
         response: What is compared between samples: the `count` of a neuron, or its `share` of all counts of a sample,
             in votes relative to its mean share.
+        vote: `groups` of tagged neurons, or the `likelihood` of the responses of all neurons, each by itself normal
+            with the means of the classes and one variance.
     """
 
     liquids: Annotated[int, Range(at_least=1)] = 4
@@ -82,6 +88,7 @@ class SpiLinC(Design):
     tau_s: Annotated[float, Range(at_least=1)] = 8.0
     t_ref: Annotated[int, Range(at_least=0)] = 3
     response: Literal["share", "count"] = "share"
+    vote: Literal["groups", "likelihood"] = "groups"
 
     def __post_init__(self) -> None:
         declared.check("model", SpiLinC, vars(self))
@@ -117,6 +124,47 @@ class SpiLinC(Design):
         )
 
 
+class Seen(NamedTuple):
+    """What the neurons did in the samples of an epoch, see `SpiLinCModel`."""
+
+    responses: Tensor
+    squares: Tensor
+    shown: Tensor
+
+    def with_(self, responses: Tensor, labels: Tensor) -> Seen:
+        """The same with a batch of responses (B, L N) and its labels (B,) added."""
+        return Seen(
+            self.responses.index_add(0, labels, responses),
+            self.squares + responses.square().sum(dim=0),
+            self.shown + labels.bincount(minlength=len(self.shown)),
+        )
+
+    def means(self) -> Tensor:
+        """Mean response to each class, (C, L N)."""
+        return self.responses / self.shown.clamp(min=1)[:, None]
+
+    def groups(self, relative: bool = False) -> Tensor:
+        """The groups of neurons by class, (C, L N): 1 / size for each neuron of a group, else 0.
+
+        A neuron is tagged with the class of its largest mean response, or the first of several such. One that never
+        fired has no tag. With `relative` the votes of a neuron are divided by the mean of its mean responses.
+        """
+        means = self.means()
+        tags = torch.nn.functional.one_hot(means.argmax(dim=0), len(means)).T * (self.responses.sum(dim=0) > 0)
+        votes = tags / tags.sum(dim=1, keepdim=True).clamp(min=1)
+        return votes / means.mean(dim=0).clamp(min=1e-12) if relative else votes
+
+    def likelihood(self) -> tuple[Tensor, Tensor]:
+        """Weights (C, L N) and bias (C,) of the log-likelihood of responses, but for what all classes share.
+
+        Each neuron is normal by itself, with its mean response to the class and its variance within the classes.
+        """
+        means, share = self.means(), self.shown.double() / self.shown.sum().clamp(min=1)
+        within = self.squares / self.shown.sum().clamp(min=1) - (share[:, None] * means.square()).sum(dim=0)
+        within = within.clamp(min=max(SMALLEST_VARIANCE * float(within.mean()), 1e-12))
+        return means / within, -0.5 * (means.square() / within).sum(dim=1)
+
+
 class Votes(NamedTuple):
     """The outcome of a batch: mean response of the neurons of each class, (B, C), and the spikes of each liquid.
 
@@ -137,15 +185,12 @@ class SpiLinCModel(LocalModel):
     """See `SpiLinC`.
 
     Its state has, besides weights and thresholds, the sum of the responses of each neuron to the samples of each class,
-    `responses` (C, L N), and the number of these samples, `shown` (C,): in the epoch `epoch`, and in the one before it.
+    `responses` (C, L N), the sum of their squares over all samples, `squares` (L N,), and the number of samples,
+    `shown` (C,): in the epoch `epoch`, and in the one before it.
     """
 
     raised: Tensor
     excitatory: Tensor
-    responses: Tensor
-    shown: Tensor
-    responses_before: Tensor
-    shown_before: Tensor
     epoch: Tensor
 
     def __init__(self, options: SpiLinC, signal: Signal, outputs: int, seed: int) -> None:
@@ -159,6 +204,7 @@ class SpiLinCModel(LocalModel):
         self.register_buffer("raised", torch.zeros(neurons))
         for when in ("", "_before"):
             self.register_buffer(f"responses{when}", torch.zeros(outputs, neurons, dtype=torch.float64))
+            self.register_buffer(f"squares{when}", torch.zeros(neurons, dtype=torch.float64))
             self.register_buffer(f"shown{when}", torch.zeros(outputs, dtype=torch.int64))
         self.register_buffer("epoch", torch.zeros((), dtype=torch.int64))
         self._prepared: dict[str, Tensor] = {}
@@ -196,7 +242,12 @@ class SpiLinCModel(LocalModel):
     def chain(self) -> str:
         """Inputs, liquids and classes, such as `78-4xR800-10`."""
         times = f"{self.options.liquids}x" if self.options.liquids > 1 else ""
-        return f"{self.inputs}-{times}R{self.options.neurons}-{len(self.shown)}"
+        return f"{self.inputs}-{times}R{self.options.neurons}-{len(self.seen.shown)}"
+
+    @property
+    def seen(self) -> Seen:
+        """What the neurons did in the present epoch."""
+        return Seen(*(self.get_buffer(name) for name in Seen._fields))
 
     @property
     def spiking(self) -> Mapping[str, int]:
@@ -208,7 +259,7 @@ class SpiLinCModel(LocalModel):
         """The votes on spikes (B, T, W). Nothing learns."""
         del labels, keys
         spikes, counts = ops.liquid_respond(inputs, self.liquids, self.weight, self.raised, self.options.stdp)
-        return self._votes(spikes, counts)
+        return self._votes(spikes, counts, self.seen)
 
     @torch.no_grad()
     def present(self, inputs: Tensor, labels: Tensor, rate: float, epoch: int) -> Votes:
@@ -219,14 +270,14 @@ class SpiLinCModel(LocalModel):
         spikes, counts, weight, raised = ops.liquid_learn(
             inputs, self.liquids, self.weight, self.raised, self.options.stdp, rate
         )
-        votes = self._votes(spikes, counts, before=epoch > 1)
-        responses, shown = self.responses, self.shown
+        earlier, seen = Seen(*(self.get_buffer(f"{name}_before") for name in Seen._fields)), self.seen
         prepared = {"weight": weight, "raised": raised}
         if epoch != int(self.epoch):
-            prepared |= {"responses_before": responses, "shown_before": shown, "epoch": torch.tensor(epoch)}
-            responses, shown = torch.zeros_like(responses), torch.zeros_like(shown)
-        prepared["responses"] = responses.index_add(0, labels, self._response(counts).double())
-        prepared["shown"] = shown + labels.bincount(minlength=len(shown))
+            prepared |= {f"{name}_before": value for name, value in seen._asdict().items()}
+            prepared["epoch"] = torch.full_like(self.epoch, epoch)
+            earlier, seen = seen, Seen(*map(torch.zeros_like, seen))
+        votes = self._votes(spikes, counts, earlier if epoch > 1 else seen)
+        prepared |= seen.with_(self._response(counts).double(), labels)._asdict()
         self._prepared = {name: value.clone() for name, value in prepared.items()}
         return votes
 
@@ -243,17 +294,19 @@ class SpiLinCModel(LocalModel):
         own = counts * self.excitatory
         return own / own.sum(dim=1, keepdim=True).clamp(min=1.0) if self.options.response == "share" else own
 
-    def _votes(self, spikes: Tensor, counts: Tensor, before: bool = False) -> Votes:
-        responses, relative = self._response(counts), self.options.response == "share"
-        if before and int(self.epoch) > 0:
-            groups = groups_of(self.responses_before, self.shown_before, relative)
+    def _votes(self, spikes: Tensor, counts: Tensor, seen: Seen) -> Votes:
+        responses = self._response(counts)
+        if self.options.vote == "groups":
+            weights, bias = seen.groups(relative=self.options.response == "share"), torch.zeros(())
         else:
-            groups = groups_of(self.responses, self.shown, relative)
-        size = self.options.neurons
-        return Votes(responses @ groups.T.to(responses), list(torch.split(counts, size, dim=1)), list(spikes.unbind(1)))
+            weights, bias = seen.likelihood()
+        scores = responses @ weights.T.to(responses) + bias.to(responses)
+        return Votes(scores, list(torch.split(counts, self.options.neurons, dim=1)), list(spikes.unbind(1)))
 
     def shares(self, scores: Tensor) -> Tensor:
-        """The votes of a sample (C,) as shares of their sum."""
+        """The votes of a sample (C,) as shares of their sum, or its likelihoods as probabilities."""
+        if self.options.vote == "likelihood":
+            return super().shares(scores)
         return scores.double() / scores.double().sum().clamp(min=1e-300)
 
     def fan_out(self) -> dict[str, FanOut]:
@@ -277,15 +330,3 @@ class SpiLinCModel(LocalModel):
             name: {"inputs": high - low, "neurons": size, "recurrent": True}
             for name, size, low, high in zip(self.layer_names, self.sizes, self._edges, self._edges[1:], strict=False)
         }
-
-
-def groups_of(responses: Tensor, shown: Tensor, relative: bool = False) -> Tensor:
-    """The groups of neurons by class, (C, N): 1 / size for each neuron of a group, else 0.
-
-    A neuron is tagged with the class of its largest mean response, or the first of several such. One that never fired
-    has no tag. With `relative` the votes of a neuron are divided by the mean of its mean responses.
-    """
-    means = responses / shown.clamp(min=1)[:, None]
-    tags = torch.nn.functional.one_hot(means.argmax(dim=0), len(means)).T * (responses.sum(dim=0) > 0)
-    votes = tags / tags.sum(dim=1, keepdim=True).clamp(min=1)
-    return votes / means.mean(dim=0).clamp(min=1e-12) if relative else votes
