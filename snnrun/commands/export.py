@@ -100,7 +100,7 @@ def _network_of(own: Trained) -> Network:
     if isinstance(own.network, Network):
         return own.network
     raise UsageError(
-        f"{own.folder}: model={own.values['model']['name']} is no network of spiking neurons, which export is for. Its "
+        f"{own.folder}: model={own.values['model']['name']} is no network of a learning rule, which export is for. Its "
         f"{own.weights}.safetensors has the weights under PyTorch's names."
     )
 
