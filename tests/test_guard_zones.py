@@ -27,7 +27,7 @@ from snnrun.data import distort, scatter
 from snnrun.data.augment_spikes import displacements
 from snnrun.encoders import bsa, draws, lyon
 from snnrun.encoders import trains as even_trains
-from snnrun.kernels import Lif, Stbp, Synapses, cpu, pack
+from snnrun.kernels import Lif, Srm, Stbp, Synapses, Wta, cpu, pack
 from snnrun.kernels.cpu import (
     current_loops,
     forward_loops,
@@ -39,13 +39,18 @@ from snnrun.kernels.cpu import (
     pool_loops,
     recurrent_loops,
     spike_loops,
+    srm_loops,
     stbp_loops,
+    wta_loops,
 )
 from snnrun.kernels.cpu.arrays import padded_size
 from snnrun.kernels.neuron import Window
 from snnrun.kernels.plastic import Liquids, Stdp
 
-DENSE = (current_loops, forward_loops, pair_loops, plastic_loops, recurrent_loops, spike_loops, stbp_loops)
+DENSE = (
+    *(current_loops, forward_loops, pair_loops, plastic_loops, recurrent_loops),
+    *(spike_loops, srm_loops, stbp_loops, wta_loops),
+)
 IMAGES = (image_loops, image_pair_loops, image_stbp_loops, pool_loops)
 
 ZONE = 4096  # bytes before and after an array
@@ -167,6 +172,8 @@ INPUTS, STEPS, BATCHES = (1, 16, 17, 63, 64, 65, 130), (1, 2, 3, 63, 64, 65, 70,
 LIFS = tuple(Lif(5.0, 4.0, t_ref, v_th) for t_ref, v_th in ((0, 0.5), (1, 2.0), (2, 0.5), (3, 1.0)))
 DENSITIES = (1.0, 0.4, 0.0)  # of spikes and of synapses
 STBPS = (Stbp(0.5, 0.5), Stbp(0.3, 0.6, "sigmoid", 0.5, strict=True), Stbp(0.5, 0.5, "polynomial", 0.7))
+SRMS = (Srm(0.5, 3.0, 1.0), Srm(0.3, 2.0, 1.5, alpha=True))
+WTAS = (Wta(5.0, 1.0, 0.4), Wta(5.0, 3.0))
 RULES = ("strsbp", "hm2bp")
 
 
@@ -214,6 +221,7 @@ def try_dense(neurons: int) -> None:
         cpu.stbp_backward(torch.randn_like(membrane), spikes_in, own, membrane, weight, loop, stbp, True)
     try_currents(neurons, inputs, steps, batch, recurrent, lif, stbp)
     try_liquids(neurons, inputs, spikes_in, pre, post, lif)
+    try_response(spikes_in, weight, recurrent.dense(neurons), *turn_by_turn(neurons, SRMS, WTAS))
     index = np.arange(7, dtype=np.uint16) % inputs
     rows = torch.rand(inputs * padded_size(neurons)).numpy()
     pair_loops.add_random_rows(rows, index, 3, np.zeros(padded_size(neurons), np.float32))
@@ -232,6 +240,19 @@ def try_currents(neurons: int, inputs: int, steps: int, batch: int, recurrent: S
         for loop in (None, recurrent.dense(neurons)):
             own, _, membrane = cpu.stbp_driven(drive, loop, stbp, steps)
             cpu.stbp_driven_backward(torch.randn_like(membrane), own, membrane, loop, stbp, count)
+
+
+def try_response(spikes_in: Tensor, weight: Tensor, loop: Tensor, srm: Srm, wta: Wta) -> None:
+    """The functions of the neurons of SLAYER and of Lee et al., dense and over a pool of one row."""
+    for own in (None, loop):
+        spikes, _, membrane = cpu.srm_forward(spikes_in, weight, own, srm)
+        cpu.srm_backward(torch.randn_like(membrane), spikes_in, spikes, membrane, weight, own, srm, True)
+    neurons, inputs = weight.shape
+    pool = Window(1, 1, inputs, 1, 1, min(2, inputs), 1)
+    _, _, membrane = cpu.srm_pool_forward(spikes_in, pool, 0.7, srm)
+    cpu.srm_pool_backward(torch.randn_like(membrane), membrane, pool, 0.7, srm)
+    cpu.wta_forward(spikes_in, weight, torch.rand(neurons) + 0.1, wta)
+    cpu.trace(spikes_in, inputs, wta)
 
 
 def test_dense_layers_of_every_size_keep_to_their_arrays(guards):
@@ -291,6 +312,10 @@ def try_convolution(number: int, window: Window) -> None:
     own, _, membrane = cpu.stbp_conv_forward(spikes_in, weight, bias, window, stbp)
     above = torch.randn_like(membrane)
     cpu.stbp_conv_backward(above, spikes_in, own, membrane, weight, window, stbp, number % 4 == 0)
+    if number % 3 == 0:  # the neurons' own loops are tried in dense layers
+        _, _, membrane = cpu.srm_conv_forward(spikes_in, weight, window, SRMS[0])
+        cpu.srm_conv_backward(above, spikes_in, membrane, weight, window, SRMS[0], True)
+        cpu.wta_conv_forward(spikes_in, weight, torch.rand(window.kernels) + 0.1, window, WTAS[0])
 
 
 def try_pool(number: int, out_columns: int) -> None:

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from snnrun import kernels
-from snnrun.kernels import Lif, Stbp, Synapses, Window, pack
+from snnrun.kernels import Lif, Srm, Stbp, Synapses, Window, Wta, pack
 from snnrun.kernels.reference.images import tap_by_tap
 from snnrun.network import Network
-from snnrun.rules import Hm2Bp, StbpRule, StRsbp
+from snnrun.rules import Hm2Bp, LeeRule, SlayerRule, StbpRule, StRsbp
 from snnrun.rules.base import synapse_index
 
 BACKENDS = ["reference", "cpu"]
@@ -24,8 +24,16 @@ RULES = {
     "strsbp": StRsbp(v_th=[0.2], **TARGETS),
     "hm2bp": Hm2Bp(v_th=[0.2], lateral=0.5, **TARGETS),
     "stbp": StbpRule(v_th=[0.5]),
+    "slayer": SlayerRule(v_th=[1.0], tau_s=4.0, desired=8.0, undesired=1.0),
+    "lee": LeeRule(v_th=[0.2], inhibition=0.1),
 }
-FORWARD = {"strsbp": "lif_forward", "hm2bp": "lif_forward", "stbp": "stbp_forward"}
+FORWARD = {
+    "strsbp": "lif_forward",
+    "hm2bp": "lif_forward",
+    "stbp": "stbp_forward",
+    "slayer": "srm_forward",
+    "lee": "wta_forward",
+}
 
 
 def operator_cases() -> dict[str, list[tuple]]:
@@ -45,7 +53,7 @@ def operator_cases() -> dict[str, list[tuple]]:
     pre, post = synapse_index(torch.rand(5, 5, generator=generator) < 0.5)
     synapses, e, loop = Synapses(normal(len(pre)), pre, post), normal(3, len(pre)), normal(5, 5)
     above, membrane = normal(3, 20, 5), normal(3, 20, 5)
-    lif, stbp = Lif(20.0, 8.0, 2, 1.0), Stbp(0.5, 0.2)
+    lif, stbp, srm, wta = Lif(20.0, 8.0, 2, 1.0), Stbp(0.5, 0.2), Srm(1.0, 4.0, 1.0), Wta(20.0, 1.0, 0.3)
     every_step = gain[:, None].expand(3, 20, 5)
     # 2 channels of 4 x 5 to 3 kernels of 2 x 3
     window, averaged, pool = (
@@ -101,6 +109,21 @@ def operator_cases() -> dict[str, list[tuple]]:
             (above, spikes, membrane, None, *stbp, 1),
             (every_step, spikes, membrane, loop, *stbp, 3),
         ],
+        "srm_forward": [(spikes_in, by_input, None, *srm), (spikes_in, by_neuron, loop, *srm)],
+        "srm_backward": [
+            (above, spikes_in, spikes, membrane, by_input, None, True, True, *srm),
+            (every_step, spikes_in, spikes, membrane, by_neuron, loop, False, False, *srm),
+        ],
+        "srm_conv_forward": [(image, tapped, [*window], *srm)],
+        "srm_conv_backward": [
+            (maps, image, maps, tapped, [*window], True, True, *srm),
+            (maps, image, maps, kernel, [*window], False, False, *srm),
+        ],
+        "srm_pool_forward": [(image, [*pool], 1.1, *srm)],
+        "srm_pool_backward": [(normal(3, 20, pool.neurons), normal(3, 20, pool.neurons), [*pool], 1.1, *srm)],
+        "wta_forward": [(spikes_in, by_input, gain[0].abs() + 0.1, *wta)],
+        "wta_conv_forward": [(image, slim, normal(3).abs() + 0.1, [*averaged], *wta)],
+        "trace": [(spikes_in, 9, *wta)],
         "count_spikes": [(spikes_in, 9)],
         "lif_forward": [(spikes_in, by_neuron, None, None, None, *lif), (spikes_in, by_input, *synapses, *lif)],
         "spsp_activation": [(rule, spikes_in, spikes, by_input, *lif) for rule in ("strsbp", "hm2bp")],
@@ -156,7 +179,8 @@ class Counts(nn.Module):
 
 
 def network(rule: str, outputs: int = 4) -> Network:
-    return Network(RULES[rule], inputs=7, topology="9-R8", outputs=outputs)
+    topology = "9-R8" if RULES[rule].recurrent_layers else "9-8"
+    return Network(RULES[rule], inputs=7, topology=topology, outputs=outputs)
 
 
 def batch(size: int = 3, steps: int = 25) -> Tensor:
@@ -256,7 +280,8 @@ def test_what_the_documentation_compiles_and_exports_counts_the_same(tmp_path, m
 @pytest.mark.filterwarnings("ignore:.*autograd.function.Function.* should not be instantiated")  # Dynamo itself does
 def test_a_network_over_images_is_exported_and_compiled(rule):
     torch.compiler.reset()
-    net = Network(RULES[rule], inputs=42, topology="4C3-P2-3C1-R5", outputs=3, image=(1, 7, 6))
+    topology = "4C3-P2-3C1-R5" if RULES[rule].recurrent_layers else "4C3-P2-3C1-5"
+    net = Network(RULES[rule], inputs=42, topology=topology, outputs=3, image=(1, 7, 6))
     spikes = (torch.rand(3, 25, 42, generator=torch.Generator().manual_seed(0)) < 0.5).to(torch.uint8)
     labels = torch.tensor([0, 1, 2])
     with torch.no_grad():

@@ -60,10 +60,14 @@ def wait(device: torch.device) -> None:
 
 
 # The kernels' functions by the pass of a layer that calls them; what another does is left to the rest.
-FORWARD = ("lif_forward", "conv_forward", "pool_forward", "stbp_forward", "stbp_conv_forward")
+FORWARD = (
+    *("lif_forward", "conv_forward", "pool_forward", "stbp_forward", "stbp_conv_forward"),
+    *("srm_forward", "srm_conv_forward", "srm_pool_forward", "wta_forward", "wta_conv_forward"),
+)
 BACKWARD = (
     *("spsp_activation", "recurrent_spsp", "recurrent_gradient", "spsp_backward", "stbp_backward"),
     *("conv_activation", "conv_backward", "pool_backward", "stbp_conv_backward"),
+    *("srm_backward", "srm_conv_backward", "srm_pool_backward"),
 )
 # Of a first layer that gets currents. Nothing is counted before it.
 DRIVEN = ("current_drive", "lif_driven", "stbp_driven")

@@ -3,11 +3,11 @@
 Shapes, used throughout: `B` samples, `T` steps of 1 ms, `N` neurons of the layer, `I` inputs, `S` recurrent synapses.
 Spikes are bits, `(B, T, W)` int64 with 64 neurons to a word, see `packed`.
 
-The functions of `ops`, of `ops.images` for layers over images and of `ops.currents` for a first layer that gets
-currents run those of the backend in use. `use(name, device)`
-chooses the backend for the process. `reference` is plain PyTorch, on any device, in float32 or float64. It is the truth
-and the backend in use until another is chosen. Numba compiles `cpu` and Triton compiles `gpu`, both in float32. `auto`
-is the fastest backend for the device.
+The functions of `ops` run those of the backend in use; `ops.images` has those of layers over images, `ops.currents`
+those of a first layer that gets currents, `ops.srm` and `ops.wta` those of SLAYER's neurons and of Lee's. `use(name,
+device)` chooses the backend for the process. `reference` is plain PyTorch, on any device, in float32 or float64. It is
+the truth and the backend in use until another is chosen. Numba compiles `cpu` and Triton compiles `gpu`, both in
+float32. `auto` is the fastest backend for the device.
 """
 
 from __future__ import annotations
@@ -19,18 +19,22 @@ import torch
 
 from snnrun.errors import UsageError
 from snnrun.kernels import ops, reference
-from snnrun.kernels.neuron import Lif, Stbp, Synapses, Window
+from snnrun.kernels.neuron import Lif, Srm, Stbp, Synapses, Window, Wta
 from snnrun.kernels.ops import currents as current_ops
 from snnrun.kernels.ops import images as image_ops
+from snnrun.kernels.ops import srm as srm_ops
+from snnrun.kernels.ops import wta as wta_ops
 from snnrun.kernels.packed import BITS, count_spikes, pack, unpack, words
 
 __all__ = [
     "BITS",
     "NAMES",
     "Lif",
+    "Srm",
     "Stbp",
     "Synapses",
     "Window",
+    "Wta",
     "active",
     "choose",
     "count_spikes",
@@ -40,9 +44,11 @@ __all__ = [
     "pack",
     "ready",
     "reference",
+    "srm_ops",
     "unpack",
     "use",
     "words",
+    "wta_ops",
 ]
 
 NAMES = ("reference", "cpu", "gpu")

@@ -1,4 +1,4 @@
-"""Parameters of the two neuron models, recurrent synapses and windows over images, shared by every kernel backend."""
+"""Parameters of the neuron models, recurrent synapses and windows over images, shared by every kernel backend."""
 
 from __future__ import annotations
 
@@ -67,6 +67,61 @@ class Stbp(NamedTuple):
     def decay_after_spike(self) -> float:
         """f(1): the share of the membrane that survives a spike."""
         return self.decay * math.exp(-1.0 / self.decay) if self.exponential_reset else 0.0
+
+
+class Srm(NamedTuple):
+    """Spike response neuron of SLAYER (Shrestha & Orchard 2018), its kernels sampled at 1 ms.
+
+    An input spike of weight 1 adds (t / tau_s) exp(1 - t / tau_s) to the membrane t ms later. A spike of the neuron
+    itself adds -scale v_th times exp(-t / tau_r) (`exponential`) or (t / tau_r) exp(1 - t / tau_r) (`alpha`). The
+    derivative of a spike by the membrane is rho(u) = height / (width v_th) exp(-|u - v_th| / (width v_th)).
+    """
+
+    v_th: float
+    tau_s: float
+    tau_r: float
+    alpha: bool = False
+    scale: float = 2.0
+    height: float = 1.0
+    width: float = 1.0
+
+    @property
+    def decay_s(self) -> float:
+        """Share of a first-order filter of the response kernel that is left after one step."""
+        return math.exp(-1.0 / self.tau_s)
+
+    @property
+    def decay_r(self) -> float:
+        """The same for the refractory kernel."""
+        return math.exp(-1.0 / self.tau_r)
+
+    @property
+    def rise(self) -> float:
+        """e / tau_s: what the two cascaded filters, t decay_s^t, are multiplied by."""
+        return math.e / self.tau_s
+
+    @property
+    def refractoriness(self) -> float:
+        """What a spike of the neuron adds to the first filter of its refractory kernel, mV."""
+        return -self.scale * self.v_th * (math.e / self.tau_r if self.alpha else 1.0)
+
+
+class Wta(NamedTuple):
+    """Integrate-and-fire neuron of a winner-take-all circuit (Lee, Delbruck & Pfeiffer 2016), at 1 ms.
+
+    `tau_m`: membrane time constant, ms. `t_ref`: refractory period, ms, in which the input's weight grows as the square
+    of the time since the last spike. `inhibition`: the share of its threshold by which a spike of each other neuron of
+    the layer lowers a membrane; 0 in convolutions. The threshold is the neuron's own, see `reference.wta`.
+    """
+
+    tau_m: float
+    t_ref: float
+    inhibition: float = 0.0
+
+    @property
+    def decay(self) -> float:
+        """Share of the membrane potential that is left after one step."""
+        return math.exp(-1.0 / self.tau_m)
 
 
 class Synapses(NamedTuple):

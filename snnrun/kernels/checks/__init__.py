@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from snnrun.kernels import reference
-from snnrun.kernels.checks import currents, images
+from snnrun.kernels.checks import currents, images, neurons
 from snnrun.kernels.checks.comparison import NEAR_THRESHOLD, TOLERANCE, CheckResult, compare, compare_spikes, to_device
 from snnrun.kernels.neuron import Lif, Stbp, Synapses
 from snnrun.kernels.packed import pack, unpack
@@ -263,6 +263,7 @@ def run_checks(backend: Any, device: str = "cpu", cases: Sequence[Case] = CASES)
         (CHECKS, cases),
         (currents.CHECKS, currents.CASES),
         (images.CHECKS, images.CASES),
+        (neurons.CHECKS, images.CASES),
     ]
     for checks, its_cases in groups:
         for check, variants in checks:

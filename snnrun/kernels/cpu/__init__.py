@@ -53,8 +53,17 @@ from snnrun.kernels.cpu.images import conv_activation, conv_backward, conv_forwa
 from snnrun.kernels.cpu.plastic import liquid_learn, liquid_respond
 from snnrun.kernels.cpu.readout_loops import room_for_readout
 from snnrun.kernels.cpu.spike_loops import ROOM
+from snnrun.kernels.cpu.srm import (
+    srm_backward,
+    srm_conv_backward,
+    srm_conv_forward,
+    srm_forward,
+    srm_pool_backward,
+    srm_pool_forward,
+)
 from snnrun.kernels.cpu.stbp import stbp_backward, stbp_forward
 from snnrun.kernels.cpu.stbp_images import stbp_conv_backward, stbp_conv_forward
+from snnrun.kernels.cpu.wta import trace, wta_conv_forward, wta_forward
 from snnrun.kernels.neuron import Lif, Synapses
 from snnrun.kernels.packed import words
 
@@ -78,12 +87,21 @@ __all__ = [
     "recurrent_spsp",
     "spsp_activation",
     "spsp_backward",
+    "srm_backward",
+    "srm_conv_backward",
+    "srm_conv_forward",
+    "srm_forward",
+    "srm_pool_backward",
+    "srm_pool_forward",
     "stbp_backward",
     "stbp_conv_backward",
     "stbp_conv_forward",
     "stbp_driven",
     "stbp_driven_backward",
     "stbp_forward",
+    "trace",
+    "wta_conv_forward",
+    "wta_forward",
 ]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from snnrun.compiled.jit import Floats
 from snnrun.kernels import reference
-from snnrun.kernels.neuron import Lif, Stbp, slack_threshold
+from snnrun.kernels.neuron import Lif, Srm, Stbp, Wta, slack_threshold
 
 NO_FLOATS = np.zeros(0, np.float32)
 STRSBP, HM2BP = 0, 1
@@ -70,6 +70,28 @@ class StbpConstants(NamedTuple):
     temporal: bool
 
 
+class SrmConstants(NamedTuple):
+    """A `Srm`. `height` is `rise` times rho at the threshold; rho falls by e within 1 / `steepness`."""
+
+    v_th: np.float32
+    decay_s: np.float32
+    decay_r: np.float32
+    rise: np.float32
+    refractoriness: np.float32
+    height: np.float32
+    steepness: np.float32
+    alpha: bool
+
+
+class WtaConstants(NamedTuple):
+    """A `Wta`. `refractory`: whether there is a refractory period that a step can see; `per_t_ref` is 1 / t_ref."""
+
+    decay: np.float32
+    per_t_ref: np.float32
+    inhibition: np.float32
+    refractory: bool
+
+
 @lru_cache
 def lif_constants(lif: Lif, slack: bool = True) -> LifConstants:
     """The constants of a neuron, with or without the `slack` of its threshold."""
@@ -110,6 +132,25 @@ def stbp_constants(neuron: Stbp) -> StbpConstants:
         reach=np.float32(reach),
         temporal=neuron.temporal_gradient,
     )
+
+
+@lru_cache
+def srm_constants(neuron: Srm) -> SrmConstants:
+    """The constants of a spike response neuron."""
+    reach = neuron.width * neuron.v_th
+    values = (
+        *(neuron.v_th, neuron.decay_s, neuron.decay_r, neuron.rise, neuron.refractoriness),
+        *(neuron.rise * neuron.height / reach, 1.0 / reach),
+    )
+    return SrmConstants._make([*_singles(*values), neuron.alpha])
+
+
+@lru_cache
+def wta_constants(neuron: Wta) -> WtaConstants:
+    """The constants of a neuron of a winner-take-all circuit. A period of at most a step is over in the next."""
+    refractory = neuron.t_ref > 1
+    per_t_ref = 1.0 / neuron.t_ref if refractory else 1.0
+    return WtaConstants._make([*_singles(neuron.decay, per_t_ref, neuron.inhibition), refractory])
 
 
 def _singles(*values: float) -> list[np.float32]:

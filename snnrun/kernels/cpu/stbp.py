@@ -65,7 +65,7 @@ def stbp_backward(
     grad_recurrent = grad_u.new_zeros(0, 0)
     if not wants_weight:
         return grad_in, grad_u.new_zeros(0, 0), grad_u.new_zeros(0), grad_recurrent
-    grad_weight = unpadded(_weight_gradient(pad(grad_u), 0, sort_by_neuron(spikes_in, weight.shape[1])), neurons)
+    grad_weight = weight_gradient(pad(grad_u), 0, sort_by_neuron(spikes_in, weight.shape[1]), neurons)
     if recurrent_weight is not None:
         grad_recurrent = recurrent_gradient(grad_u, spikes)
     return grad_in, grad_weight, grad_u.sum(dim=(0, 1)), grad_recurrent
@@ -85,7 +85,7 @@ def gradient_of_membrane(
 def recurrent_gradient(grad_u: Tensor, spikes: Tensor) -> Tensor:
     """dL/dW_rec (N, N), stored input by input, from dL/du and the layer's own spikes."""
     neurons = grad_u.shape[2]
-    return unpadded(_weight_gradient(pad(grad_u), 1, sort_by_neuron(spikes[:, :-1], neurons)), neurons)
+    return weight_gradient(pad(grad_u), 1, sort_by_neuron(spikes[:, :-1], neurons), neurons)
 
 
 def stbp_scan_backward(grad_spikes: Tensor, spikes: Tensor, membrane: Tensor, neuron: Stbp) -> Tensor:
@@ -104,11 +104,11 @@ def stbp_scan_backward(grad_spikes: Tensor, spikes: Tensor, membrane: Tensor, ne
     return grad_u[:, :, :neurons].contiguous()
 
 
-def _weight_gradient(trace: Floats, delay: int, trains: Trains) -> Tensor:
-    """Sum over samples and steps of trace(t + delay) spikes(t), (I, P); `trace` (B, T, P)."""
+def weight_gradient(trace: Floats, delay: int, trains: Trains, neurons: int) -> Tensor:
+    """Sum over samples and steps of trace(t + delay) spikes(t), (N, I), stored input by input; `trace` (B, T, P)."""
     _, steps, padded = trace.shape
     inputs = trains.first.shape[1] - 1
     gradient = torch.empty(inputs, padded)
     flat, out, strips = trace.reshape(-1), gradient.numpy().reshape(-1), -(-inputs // stbp_loops.INPUTS)
     threads.share(strips, lambda turn: stbp_loops.weight_gradient(flat, delay, steps, trains, padded, out, turn))
-    return gradient
+    return unpadded(gradient, neurons)

@@ -58,16 +58,16 @@ def stbp_conv_backward(
     grad_in = torch.empty(batch, steps, window.inputs) if wants_input else grad_u.new_zeros(batch, 0, 0)
 
     def one(b: int) -> None:
-        _send_below(grad_u[b], weight, window, grad_in[b])
+        send_below(grad_u[b], weight, window, grad_in[b])
 
     parallel.each(batch if wants_input else 0, one)
     if not wants_weight:
         return grad_in, grad_u.new_zeros(0, 0, 0, 0), grad_u.new_zeros(0)
     by_kernel = grad_u.reshape(batch, steps, window.kernels, -1).sum(dim=(0, 1, 3))
-    return grad_in, _weight_gradient(grad_u, spikes_in, window), by_kernel
+    return grad_in, conv_weight_gradient(grad_u, spikes_in, window), by_kernel
 
 
-def _send_below(grad_u: Tensor, weight: Tensor, window: Window, grad_in: Tensor) -> None:
+def send_below(grad_u: Tensor, weight: Tensor, window: Window, grad_in: Tensor) -> None:
     """Write the gradient (T, I) of a sample's inputs: a dense product, for which PyTorch is as good."""
     side = window.pool
     averaged = window._replace(rows=window.rows // side, columns=window.columns // side, pool=1)
@@ -83,7 +83,7 @@ def _send_below(grad_u: Tensor, weight: Tensor, window: Window, grad_in: Tensor)
     squares.view(*squares.shape[:2], averaged.rows, side, averaged.columns, side).copy_(images)
 
 
-def _weight_gradient(grad_u: Tensor, spikes_in: Tensor, window: Window) -> Tensor:
+def conv_weight_gradient(grad_u: Tensor, spikes_in: Tensor, window: Window) -> Tensor:
     """Sum over samples, steps and positions of grad_u times the averaged spikes."""
     batch, steps, neurons = grad_u.shape
     layout, tables = layout_of(window)

@@ -3,7 +3,8 @@
 Each recursion through time is one launch per layer (`loops`), with all samples and neurons in parallel. Sums over pairs
 of neurons are matrix products of the unpacked spikes; the S-PSPs `e` of a sample are never stored. PyTorch computes
 these products in full float32 as long as `torch.backends.cuda.matmul.allow_tf32` is False, its default. Layers over
-images read the bits themselves, see `images`. The host reads nothing back. There are no CUDA graphs, since with one
+images read the bits themselves, see `images`. SLAYER's neurons and those of Lee et al. have no kernels here: they run
+the reference's PyTorch, a few launches a step. The host reads nothing back. There are no CUDA graphs, since with one
 launch per scan they could save little.
 
 Not measured: this has run in Triton's interpreter on a CPU (`TRITON_INTERPRET=1`) and has been compiled for NVIDIA
@@ -47,7 +48,21 @@ from snnrun.kernels.gpu.time import (
 )
 from snnrun.kernels.neuron import Lif, Stbp, Synapses, slack_threshold
 from snnrun.kernels.packed import count_spikes, unpack
-from snnrun.kernels.reference import coupling, liquid_learn, liquid_respond, recurrent_gradient  # plain PyTorch
+from snnrun.kernels.reference import (  # plain PyTorch
+    coupling,
+    liquid_learn,
+    liquid_respond,
+    recurrent_gradient,
+    srm_backward,
+    srm_conv_backward,
+    srm_conv_forward,
+    srm_forward,
+    srm_pool_backward,
+    srm_pool_forward,
+    trace,
+    wta_conv_forward,
+    wta_forward,
+)
 
 __all__ = [
     "conv_activation",
@@ -69,6 +84,12 @@ __all__ = [
     "recurrent_spsp",
     "spsp_activation",
     "spsp_backward",
+    "srm_backward",
+    "srm_conv_backward",
+    "srm_conv_forward",
+    "srm_forward",
+    "srm_pool_backward",
+    "srm_pool_forward",
     "stbp_backward",
     "stbp_conv_backward",
     "stbp_conv_forward",
@@ -76,6 +97,9 @@ __all__ = [
     "stbp_driven_backward",
     "stbp_forward",
     "surrogate_constants",
+    "trace",
+    "wta_conv_forward",
+    "wta_forward",
 ]
 
 SYNAPSES_PER_PROGRAM = 128

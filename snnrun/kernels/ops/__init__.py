@@ -61,7 +61,7 @@ def count_spikes(spikes: Tensor, neurons: int, dtype: torch.dtype = torch.float3
     return counts
 
 
-def _by_input(weight: Tensor) -> Tensor:
+def by_input(weight: Tensor) -> Tensor:
     """A gradient of the weight, stored input by input as layers store their weights, in any case."""
     return weight.new_empty(weight.shape[1], weight.shape[0]).T
 
@@ -142,7 +142,7 @@ def _spsp_backward(
 def _(
     _rule: str, spikes_in: Tensor, _spikes: Tensor, gain: Tensor | None, credit: Tensor | None, weight: Tensor, *_: Any
 ) -> tuple[Tensor, Tensor]:
-    gradient = weight.new_empty(0, 0) if gain is None else _by_input(weight)
+    gradient = weight.new_empty(0, 0) if gain is None else by_input(weight)
     return gradient, weight.new_empty(spikes_in.shape[0], 0 if credit is None else weight.shape[1])
 
 
@@ -328,9 +328,9 @@ def _(
     batch, steps, neurons = grad_spikes.shape
     return (
         weight.new_empty((batch, steps, weight.shape[1]) if wants_input else (batch, 0, 0)),
-        _by_input(weight) if wants_weight else weight.new_empty(0, 0),
+        by_input(weight) if wants_weight else weight.new_empty(0, 0),
         weight.new_empty(neurons if wants_weight else 0),
-        _by_input(recurrent_weight) if wants_weight and recurrent_weight is not None else weight.new_empty(0, 0),
+        by_input(recurrent_weight) if wants_weight and recurrent_weight is not None else weight.new_empty(0, 0),
     )
 
 

@@ -17,7 +17,7 @@ from snnrun.kernels.ops import fake, operator
 from snnrun.kernels.packed import words
 
 
-def _tap_by_tap(weight: Tensor) -> Tensor:
+def tap_by_tap(weight: Tensor) -> Tensor:
     """A gradient of the weight, stored tap by tap as layers store their weights, in any case."""
     kernels, *taps = weight.shape
     return weight.new_empty(*taps, kernels).permute(3, 0, 1, 2)
@@ -146,7 +146,7 @@ def _(
     window: Sequence[int],
     *_: Any,
 ) -> tuple[Tensor, Tensor]:
-    gradient = weight.new_empty(0, 0, 0, 0) if gain is None else _tap_by_tap(weight)
+    gradient = weight.new_empty(0, 0, 0, 0) if gain is None else tap_by_tap(weight)
     return gradient, weight.new_empty(spikes.shape[0], 0 if credit is None else Window(*window).inputs)
 
 
@@ -273,7 +273,7 @@ def _(
 ) -> tuple[Tensor, Tensor, Tensor]:
     batch, steps = grad_spikes.shape[:2]
     below = (batch, steps, Window(*window).inputs) if wants_input else (batch, 0, 0)
-    gradient = _tap_by_tap(weight) if wants_weight else weight.new_empty(0, 0, 0, 0)
+    gradient = tap_by_tap(weight) if wants_weight else weight.new_empty(0, 0, 0, 0)
     return weight.new_empty(below), gradient, weight.new_empty(weight.shape[0] if wants_weight else 0)
 
 

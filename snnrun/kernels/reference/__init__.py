@@ -1,8 +1,9 @@
 """The kernels in plain PyTorch: short, readable, on any device and in float32 or float64. This is the truth.
 
 The functions are vectorised over samples and neurons. The recursions through time, in `reference.time`, are Python
-loops over steps. Layers over images are in `reference.images`, layers that get currents in `reference.currents`. Spikes
-come in and go out as bits (see `packed`). Each is unpacked to one byte or float for the computation.
+loops over steps. Layers over images are in `reference.images`, layers that get currents in `reference.currents`, the
+neurons of SLAYER and of Lee et al. in `reference.srm` and `reference.wta`. Spikes come in and go out as bits (see
+`packed`). Each is unpacked to one byte or float for the computation.
 
 The spike-train-level rules need the S-PSP `e[b, i, j]` of each pair of neurons. ST-RSBP defines it step by step, HM2-BP
 in closed form. Both definitions are linear in the spikes of the pre-neuron, so each is one product
@@ -45,6 +46,16 @@ from snnrun.kernels.reference.images import (
     tap_by_tap,
 )
 from snnrun.kernels.reference.plastic import liquid_learn, liquid_respond
+from snnrun.kernels.reference.srm import (
+    srm_backward,
+    srm_conv_backward,
+    srm_conv_forward,
+    srm_forward,
+    srm_pool_backward,
+    srm_pool_forward,
+    srm_scan,
+    srm_scan_backward,
+)
 from snnrun.kernels.reference.time import (
     hm2bp_kernel,
     hm2bp_readout,
@@ -55,6 +66,7 @@ from snnrun.kernels.reference.time import (
     strsbp_readout,
     surrogate,
 )
+from snnrun.kernels.reference.wta import trace, wta_conv_forward, wta_forward, wta_scan
 
 __all__ = [
     "conv_activation",
@@ -85,6 +97,14 @@ __all__ = [
     "recurrent_spsp",
     "spsp_activation",
     "spsp_backward",
+    "srm_backward",
+    "srm_conv_backward",
+    "srm_conv_forward",
+    "srm_forward",
+    "srm_pool_backward",
+    "srm_pool_forward",
+    "srm_scan",
+    "srm_scan_backward",
     "stbp_backward",
     "stbp_conv_backward",
     "stbp_conv_forward",
@@ -96,6 +116,10 @@ __all__ = [
     "strsbp_readout",
     "surrogate",
     "tap_by_tap",
+    "trace",
+    "wta_conv_forward",
+    "wta_forward",
+    "wta_scan",
 ]
 
 
