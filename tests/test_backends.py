@@ -22,7 +22,7 @@ from snnrun.kernels import Lif, Stbp, Synapses, checks, cpu, pack, reference, un
 from snnrun.kernels.cpu import arrays
 from snnrun.kernels.cpu.arrays import LARGE, pieces_of
 from snnrun.network import Network
-from snnrun.rules import Hm2Bp, StbpRule, StRsbp
+from snnrun.rules import Hm2Bp, LeeRule, SlayerRule, StbpRule, StRsbp
 from snnrun.rules.base import synapse_index
 from snnrun.train import engine, hardware
 
@@ -414,6 +414,8 @@ RULES = {
     "hm2bp": Hm2Bp(v_th=[2.0], tau_m=20.0, lateral=0.5),
     "stbp": StbpRule(v_th=[0.5]),
     "sdbp": StbpRule(v_th=[0.5], temporal_gradient=False, reset="exponential", surrogate="sigmoid", bias=False),
+    "slayer": SlayerRule(v_th=[1.0], tau_s=4.0, desired=20.0, undesired=2.0),
+    "lee": LeeRule(v_th=[2.0]),
 }
 THREE = ["strsbp", "hm2bp", "stbp"]
 
@@ -439,7 +441,12 @@ def test_a_whole_network_has_the_references_gradients(rule):
     results = []
     for name in ("reference", "cpu"):
         kernels.use(name)
-        results.append(learn(Network(rule, inputs=70, topology="130-R65-20", outputs=4), *batch(9)))
+        results.append(
+            learn(
+                Network(rule, inputs=70, topology="130-R65-20" if rule.recurrent_layers else "130-65-20", outputs=4),
+                *batch(9),
+            )
+        )
     (spikes_a, grads_a), (spikes_b, grads_b) = results
     assert all(torch.equal(a, b) for a, b in zip(spikes_a, spikes_b, strict=True))
     assert all(bits.any() for bits in spikes_a)
@@ -453,7 +460,7 @@ def test_a_whole_network_has_the_references_gradients(rule):
 def test_a_batch_gives_the_mean_of_its_samples(rule, size):
     kernels.use("cpu")
     # With other seeds a denominator of the table's slope comes near 0, and float32 has no five digits of its inverse.
-    net = Network(rule, inputs=70, topology="130-R65-20", outputs=4, seed=1)
+    net = Network(rule, inputs=70, topology="130-R65-20" if rule.recurrent_layers else "130-65-20", outputs=4, seed=1)
     spikes, labels = batch(size)
     together = learn(net, spikes, labels)
     singles = [learn(net, spikes[[b]], labels[[b]]) for b in range(size)]

@@ -14,11 +14,16 @@ from snnrun import encoders
 from snnrun.errors import SnnrunError, UsageError
 from snnrun.network import Network
 from snnrun.record import atomic, names, run_lock
+from snnrun.rules import LeeRule, SlayerRule
 from snnrun.run import checkpoint
 from snnrun.train import engine
 from snnrun.train.engine import Options, Snapshot
 
-TOPOLOGIES = {"strsbp": "R10", "hm2bp": "9", "stbp": "R8"}
+TOPOLOGIES = {"strsbp": "R10", "hm2bp": "9", "stbp": "R8", "slayer": "R8", "lee": "9"}
+TRAINED = RULES | {
+    "slayer": SlayerRule(v_th=[1.0], tau_s=2.0, desired=6.0, undesired=0.0, delays=True),
+    "lee": LeeRule(v_th=[1.0]),
+}
 
 
 class Collector:
@@ -38,7 +43,7 @@ def train(rule: str, start: Snapshot | None = None, **options: Any) -> tuple[eng
     dataset = toy()
     frozen = options.pop("frozen", False)
     encoder = encoders.build("bernoulli", seed=1, steps=12, frozen=frozen)
-    network = Network(RULES[rule], inputs=6, topology=TOPOLOGIES[rule], outputs=3, seed=1)
+    network = Network(TRAINED[rule], inputs=6, topology=TOPOLOGIES[rule], outputs=3, seed=1)
     keeper = Collector()
     result = engine.train(
         network,
@@ -68,6 +73,8 @@ def without_times(history: list[dict[str, float]]) -> list[dict[str, float]]:
         ("strsbp", {"optimizer": "sgd", "momentum": 0.9, "lr": 0.001, "schedule": "inverse_sqrt_late"}),
         ("hm2bp", {"clip_norm": 0.5, "frozen": True}),
         ("stbp", {"boosting": True, "schedule": "step", "schedule_milestones": (1,)}),
+        ("slayer", {}),
+        ("lee", {}),
     ],
 )
 def test_going_on_from_any_snapshot_gives_the_same_bits(rule, options, tmp_path):

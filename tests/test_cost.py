@@ -12,8 +12,8 @@ from snnrun.data import Split
 from snnrun.encoders import Stored
 from snnrun.kernels import pack, reference, unpack
 from snnrun.network import Network
-from snnrun.rules import Hm2Bp, StbpRule, StRsbp
-from snnrun.rules.stbp import spread
+from snnrun.rules import Hm2Bp, LeeRule, SlayerRule, StbpRule, StRsbp
+from snnrun.rules.base import spread
 from snnrun.train import cost, firing
 
 SAMPLES, STEPS, INPUTS = 70, 30, 9  # more than one batch of an evaluation
@@ -24,8 +24,11 @@ def network(rule: str, **options: Any) -> Network:
         "strsbp": lambda: StRsbp(v_th=[0.3], **options),
         "hm2bp": lambda: Hm2Bp(v_th=[0.3], **options),
         "stbp": lambda: StbpRule(v_th=[0.3], connectivity="two_sided", **options),
+        "slayer": lambda: SlayerRule(v_th=[1.0], tau_s=3.0, init_scale=2.0, **options),
+        "lee": lambda: LeeRule(v_th=[0.5], **options),
     }
-    return Network(rules[rule](), inputs=INPUTS, topology="7-R6", outputs=4, seed=1)
+    topology = "7-6" if rule == "lee" else "7-R6"
+    return Network(rules[rule](), inputs=INPUTS, topology=topology, outputs=4, seed=1)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +60,7 @@ def every_spike(net: Network, split: Split) -> dict[str, int]:
     return operations
 
 
-@pytest.mark.parametrize("rule", ["strsbp", "hm2bp", "stbp"])
+@pytest.mark.parametrize("rule", ["strsbp", "hm2bp", "stbp", "slayer", "lee"])
 def test_operations_are_those_of_every_spike_and_synapse(rule: str, split: Split) -> None:
     net = network(rule)
     fired = recorded(net, split)
@@ -74,15 +77,21 @@ def test_operations_are_those_of_every_spike_and_synapse(rule: str, split: Split
 
 
 def test_updates_are_counted_by_the_neuron_model(split: Split) -> None:
-    """17 neurons: two state variables with a synapse, one without; STBP's biases are additions."""
+    """17 neurons: two state variables with a synapse, one without; STBP's biases are additions. SLAYER has filters."""
     whole = {}
-    for rule, options in (("strsbp", {}), ("stbp", {}), ("stbp", {"bias": False})):
+    every: tuple[tuple[str, dict[str, Any]], ...] = (
+        *(("strsbp", {}), ("stbp", {}), ("stbp", {"bias": False})),
+        *(("slayer", {}), ("slayer", {"refractory": "alpha"}), ("lee", {})),
+    )
+    for rule, options in every:
         net = network(rule, **options)
         spent = cost.cost(net, recorded(net, split))
         whole[rule, *options] = 1e3 * (spent.energy_with_updates_nj - spent.energy_nj)
     assert whole["strsbp",] == pytest.approx(2 * 17 * STEPS * 4.6)
     assert whole["stbp",] == pytest.approx(17 * STEPS * (4.6 + 0.9))
-    assert whole["stbp", "bias"] == pytest.approx(17 * STEPS * 4.6)
+    assert whole["stbp", "bias"] == whole["lee",] == pytest.approx(17 * STEPS * 4.6)
+    assert whole["slayer",] == pytest.approx(3 * 17 * STEPS * 4.6)
+    assert whole["slayer", "refractory"] == pytest.approx(4 * 17 * STEPS * 4.6)
 
 
 def test_a_dense_network_of_the_same_shape(split: Split) -> None:

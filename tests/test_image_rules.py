@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -14,9 +16,9 @@ from snnrun import data
 from snnrun.errors import UsageError
 from snnrun.kernels import Window, pack, reference, unpack
 from snnrun.network import Network
-from snnrun.rules import Hm2Bp, LayerKind, LayerWeights, Rule, SpikeTrain, StbpRule, StRsbp
+from snnrun.rules import Hm2Bp, LayerKind, LayerWeights, LeeRule, Rule, SlayerRule, SpikeTrain, StbpRule, StRsbp
+from snnrun.rules.base import spread
 from snnrun.rules.slope_table import slope_table
-from snnrun.rules.stbp import spread
 
 SMALL = {"desired": 8.0, "undesired": 1.0, "margin": 1.0, "tau_m": 20.0}
 STEPS = 25
@@ -131,6 +133,8 @@ RULES = {
     "strsbp-authors": StRsbp(v_th=[0.4], convolution="authors", connectivity="full", **SMALL),
     "hm2bp": Hm2Bp(v_th=[0.4], lateral=0.5, connectivity="full", **SMALL),
     "stbp": StbpRule(v_th=[0.3]),
+    "slayer": SlayerRule(v_th=[1.0], tau_s=3.0, desired=12.0, undesired=1.0, delays=True),
+    "lee": LeeRule(v_th=[1.5]),
 }
 TOPOLOGIES = ["3C3-P2-R8", "P2-3C2p1-6", "2C3s2-3C2x1", "3C2-P2-4C2p1-P2"]
 
@@ -142,6 +146,7 @@ def batch(size: int = 4, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def network(rule: Rule, topology: str, seed: int = 3) -> Network:
+    topology = topology if rule.recurrent_layers else topology.replace("R", "")
     net = Network(rule, inputs=84, topology=topology, outputs=CLASSES, seed=seed, image=IMAGE).double()
     with torch.no_grad():  # the few inputs of a small window would leave it silent
         for layer in net.layers:
@@ -181,6 +186,11 @@ def test_a_convolution_that_covers_the_image_trains_as_a_dense_layer(name):
     rule = RULES[name]
     conv, dense = network(rule, "5C7x6-4"), network(rule, "5-4")
     dense.layers[0].weight.data = conv.layers[0].weight.data.flatten(1)
+    if isinstance(rule, LeeRule):  # which has no inhibition in convolutions
+        rule = dataclasses.replace(rule, inhibition=0.0)
+        conv.rule = dense.rule = rule
+    for a, b in zip(conv.layers, dense.layers, strict=True):
+        b.delay = a.delay
     for net in (conv, dense):  # no membrane meets a threshold exactly, where convolutions differ
         assert net(*batch()).layers[0].counts.any()
     for ours, theirs in zip(gradients(conv, *batch()), gradients(dense, *batch()), strict=True):

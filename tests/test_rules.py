@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from snnrun.kernels import Lif, pack, unpack
 from snnrun.kernels import reference as kernels
 from snnrun.network import Network
-from snnrun.rules import RULES, Hm2Bp, LayerKind, LayerWeights, SpikeTrain, StbpRule, StRsbp
+from snnrun.rules import RULES, Hm2Bp, LayerKind, LayerWeights, LeeRule, SlayerRule, SpikeTrain, StbpRule, StRsbp
 from snnrun.rules.connectivity import connect, grid
 from snnrun.rules.slope_table import random_trains, slope_table
 from snnrun.rules.strsbp import slope_sum
@@ -31,6 +31,12 @@ RULE_CASES = {
     "hm2bp-softmax": Hm2Bp(v_th=[1.0], lateral=0.5, loss="softmax", effect_ratio=False, **SMALL),
     "stbp": StbpRule(v_th=[0.5]),
     "sdbp": StbpRule(v_th=[0.5], temporal_gradient=False, reset="exponential", surrogate="sigmoid"),
+    "slayer": SlayerRule(v_th=[1.0], tau_s=4.0, desired=20.0, undesired=2.0),
+    "slayer-delays": SlayerRule(
+        v_th=[1.0], tau_s=4.0, refractory="alpha", desired=20.0, undesired=2.0, delays=True, count_from=9, count_to=50
+    ),
+    "lee": LeeRule(v_th=[2.0]),
+    "lee-plain": LeeRule(v_th=[2.0], normalise=False, inhibition=0.0, balance=0.0, regulariser=0.0),
 }  # fmt: skip
 
 
@@ -41,6 +47,7 @@ def batch(size: int = 6, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def network(rule, topology: str = "9-R8", seed: int = 3) -> Network:
+    topology = topology if rule.recurrent_layers else topology.replace("R", "")
     return Network(rule, inputs=INPUTS, topology=topology, outputs=CLASSES, seed=seed).double()
 
 
@@ -109,6 +116,8 @@ def test_permuting_inputs_permutes_the_gradient(rule):
     plain = gradients(net, spikes, labels)[0]
     with torch.no_grad():
         net.layers[0].weight.copy_(net.layers[0].weight[:, order])
+        if net.layers[0].delay is not None:
+            net.layers[0].delay.copy_(net.layers[0].delay[order])
     permuted = gradients(net, spikes[:, :, order], labels)[0]
     torch.testing.assert_close(permuted, plain[:, order], rtol=1e-9, atol=1e-12)
 
@@ -117,9 +126,13 @@ def test_zero_recurrent_weights_equal_a_feed_forward_layer(rule):
     """True of the forward pass, and of the gradient where neither a slope nor the authors' solver sees the zeros."""
     if isinstance(rule, StRsbp):
         rule = dataclasses.replace(rule, slope="none", solve="paper")
+    if not rule.recurrent_layers:
+        pytest.skip("no recurrence")
     recurrent, plain = network(rule, "R8"), network(rule, "8")
     plain.layers[0].weight.data = recurrent.layers[0].weight.data.clone()
     plain.layers[1].weight.data = recurrent.layers[1].weight.data.clone()
+    for a, b in zip(plain.layers, recurrent.layers, strict=True):
+        a.delay = b.delay
     recurrent.layers[0].recurrent_weight.data.zero_()
     spikes, labels = batch()
     assert torch.equal(recurrent(spikes).output.spikes, plain(spikes).output.spikes)

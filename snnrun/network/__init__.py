@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from snnrun.errors import UsageError
 from snnrun.kernels import ops, pack, reference, words
 from snnrun.network.model import Model
-from snnrun.network.topology import Planned, check_thresholds, frozen_layers, plan
+from snnrun.network.topology import Planned, check_recurrence, check_thresholds, frozen_layers, plan
 from snnrun.rules import Currents, LayerKind, LayerWeights, Rule, SpikeTrain
 from snnrun.rules.base import synapse_index
 
@@ -53,6 +53,8 @@ class Layer(nn.Module):
     weight: Tensor
     recurrent_weight: nn.Parameter | None
     bias: nn.Parameter | None
+    delay: nn.Parameter | None
+    threshold: nn.Parameter | None
     recurrent_mask: Tensor | None
     recurrent_pre: Tensor | None
     recurrent_post: Tensor | None
@@ -67,7 +69,7 @@ class Layer(nn.Module):
             self.weight = nn.Parameter(reference.tap_by_tap(weights.weight))
         else:
             self.weight = nn.Parameter(weights.weight.T.contiguous().T)
-        for name in ("recurrent_weight", "bias"):
+        for name in ("recurrent_weight", "bias", "delay", "threshold"):
             value = getattr(weights, name)
             self.register_parameter(name, None if value is None else nn.Parameter(value))
         self.requires_grad_(not frozen)
@@ -81,7 +83,9 @@ class Layer(nn.Module):
         index = None
         if self.recurrent_pre is not None and self.recurrent_post is not None:
             index = self.recurrent_pre, self.recurrent_post
-        return LayerWeights(self.weight, self.recurrent_weight, self.recurrent_mask, self.bias, index)
+        return LayerWeights(
+            self.weight, self.recurrent_weight, self.recurrent_mask, self.bias, index, self.delay, self.threshold
+        )
 
 
 def _listed(weights: LayerWeights) -> tuple[Tensor | None, Tensor | None]:
@@ -132,6 +136,7 @@ class Network(Model):
         super().__init__()
         self.rule, self.inputs, self.topology, self.image = rule, inputs, topology, image
         check_thresholds(rule.v_th, topology, rule.average_pools)
+        check_recurrence(topology, rule.recurrent_layers)
         planned = plan(topology, inputs=inputs, outputs=outputs, image=image, average_pools=rule.average_pools)
         generator = torch.Generator().manual_seed(seed)
         frozen = frozen_layers(rule.frozen, topology, rule.average_pools)
@@ -211,6 +216,14 @@ class Network(Model):
                 if parameter is not None and parameter.grad is not None and extra is not None:
                     parameter.grad += extra
 
+    @torch.no_grad()
+    def constrain(self) -> None:
+        """Keep the parameters to the rule's bounds; call it after each update."""
+        for layer in self.layers:
+            assert isinstance(layer, Layer)
+            if not (layer.kind.pool or layer.frozen):
+                self.rule.constrain(layer.kind, layer.weights())
+
     def trained(self) -> Iterator[tuple[nn.Parameter, Tensor | None]]:
         """The parameters that are trained, each with the mask of the entries that exist, or None where all do."""
         for layer in self.layers:
@@ -232,14 +245,15 @@ class Network(Model):
         return f"{self.layer_names[int(number)]} {kind.replace('_', ' ')}"
 
     def synapses(self) -> int:
-        """Number of trained weights and biases. A weight that the neurons of a convolution share counts once."""
+        """Number of trained weights, biases, delays and thresholds. One that a kernel's neurons share counts once."""
         total = 0
         for layer in self.layers:
             assert isinstance(layer, Layer)
             if layer.frozen:
                 continue
             total += 0 if layer.kind.pool else layer.weight.numel()
-            total += 0 if layer.bias is None else layer.bias.numel()
+            for single in (layer.bias, layer.delay, layer.threshold):
+                total += 0 if single is None else single.numel()
             total += 0 if layer.recurrent_mask is None else int(layer.recurrent_mask.sum())
         return total
 

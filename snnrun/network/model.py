@@ -120,6 +120,9 @@ class Model(nn.Module, ABC):
     def add_weight_penalty(self) -> None:
         """Add a regulariser to the gradients of a backward pass. Here there is none."""
 
+    def constrain(self) -> None:
+        """Keep the parameters to their bounds, after each update. Here there are none."""
+
     def synapses(self) -> int:
         """Number of trained weights and biases. A weight that neurons share counts once."""
         return sum(parameter.numel() for parameter, _ in self.trained())

@@ -233,3 +233,13 @@ def frozen_layers(frozen: Sequence[str], topology: str, average_pools: bool) -> 
 def _specs(topology: str, average_pools: bool) -> list[Spec]:
     """The hidden layers that have neurons."""
     return [spec for spec in parse_topology(topology) if not (average_pools and isinstance(spec, PoolSpec))]
+
+
+def check_recurrence(topology: str, allowed: bool) -> None:
+    """Raise UsageError if a layer is recurrent and the rule cannot train one."""
+    for spec in parse_topology(topology):
+        if isinstance(spec, LayerSpec) and spec.recurrent and not allowed:
+            raise UsageError(
+                f"model.network: R{spec.size} is recurrent, and this model has no rule for recurrent layers. "
+                f"Write {spec.size}, or choose another model, such as model=strsbp."
+            )

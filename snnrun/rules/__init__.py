@@ -7,8 +7,28 @@ run the layer (`layer`). It asks for the regulariser (`weight_penalty`); trainin
 from snnrun.rules.authors import StRsbp
 from snnrun.rules.base import Currents, LayerKind, LayerWeights, Rule, SpikeTrain
 from snnrun.rules.hm2bp import Hm2Bp
+from snnrun.rules.lee import LeeRule
+from snnrun.rules.slayer import SlayerRule
 from snnrun.rules.stbp import StbpRule
 
-RULES: dict[str, type[Rule]] = {"strsbp": StRsbp, "hm2bp": Hm2Bp, "stbp": StbpRule}
+RULES: dict[str, type[Rule]] = {
+    "strsbp": StRsbp,
+    "hm2bp": Hm2Bp,
+    "stbp": StbpRule,
+    "slayer": SlayerRule,
+    "lee": LeeRule,
+}
 
-__all__ = ["RULES", "Currents", "Hm2Bp", "LayerKind", "LayerWeights", "Rule", "SpikeTrain", "StRsbp", "StbpRule"]
+__all__ = [
+    "RULES",
+    "Currents",
+    "Hm2Bp",
+    "LayerKind",
+    "LayerWeights",
+    "LeeRule",
+    "Rule",
+    "SlayerRule",
+    "SpikeTrain",
+    "StRsbp",
+    "StbpRule",
+]

@@ -70,6 +70,8 @@ class LayerWeights:
     `weight` is (N, I), in a convolution (K, C, height, width) and in a spiking pool (C, 1, height, width), all 1.
     `bias` is (N,) or (K,).
 
+    `delay` (I,) is the delay of each input, steps; `threshold` (N,) or (K,) are trained thresholds, mV.
+
     `recurrent_index` lists the pre- and post-neurons of the recurrent synapses, (S,) each, see `synapse_index`. An
     output layer has it without a mask: it lists the fixed lateral inhibition.
     """
@@ -79,6 +81,8 @@ class LayerWeights:
     recurrent_mask: Tensor | None = None
     bias: Tensor | None = None
     recurrent_index: tuple[Tensor, Tensor] | None = None
+    delay: Tensor | None = None
+    threshold: Tensor | None = None
 
     def recurrent(self) -> Synapses | None:
         """The recurrent synapses, their weights without gradient."""
@@ -104,15 +108,20 @@ class Rule(ABC):
     `v_th`: a threshold for each layer that has neurons, output included, or one for all. `frozen`: the layers that are
     not trained, see `topology.frozen_layers`. `weights`: the run or the file whose weights a training begins with, see
     `run.pretrained`. `average_pools`: pools are averages of the spikes; otherwise they are layers of neurons.
+    `recurrent_layers`: whether layers may be recurrent.
     """
 
     average_pools: ClassVar[bool] = False
-
-    state_variables: ClassVar[int] = 1  # each step updates so many of a neuron
+    recurrent_layers: ClassVar[bool] = True
 
     v_th: Annotated[Sequence[float], Range(above=0)]
     frozen: Sequence[str] = ()
     weights: str | None = None
+
+    @property
+    def state_variables(self) -> int:
+        """So many variables of a neuron change in each step."""
+        return 1
 
     def threshold(self, kind: LayerKind) -> float:
         """Threshold of a layer, mV."""
@@ -146,3 +155,27 @@ class Rule(ABC):
         """What the rule's regulariser adds to the gradients of weight and recurrent weight; None if it has none."""
         del kind, weights
         return None
+
+    def constrain(self, kind: LayerKind, weights: LayerWeights) -> None:
+        """Change parameters in place, after each update, so that they keep to the rule's bounds."""
+        del kind, weights
+
+
+def every_step(grad_counts: Tensor | None, grad_link: Tensor | None, like: Tensor) -> Tensor:
+    """The gradient of spikes in each step, shape of `like` (B, T, N), from those of their counts and of their link."""
+    if grad_counts is None:
+        return torch.zeros_like(like) if grad_link is None else grad_link
+    same = grad_counts[:, None].expand(like.shape)
+    return same if grad_link is None else grad_link + same
+
+
+def spread(weight: Tensor, average: Window) -> Tensor:
+    """Weights (N, I) of a dense layer after an average pool, as weights (N, inputs of the pool) on the pool's inputs.
+
+    The inputs of a square share its weight; those beyond the last whole square have 0. Differentiable.
+    """
+    side, rows, columns = average.height, average.out_rows, average.out_columns
+    by_input = weight.T.reshape(average.channels, rows, 1, columns, 1, len(weight)) / side**2
+    squares = by_input.expand(-1, -1, side, -1, side, -1).reshape(average.channels, rows * side, columns * side, -1)
+    beyond = (0, 0, 0, average.columns - columns * side, 0, average.rows - rows * side)
+    return torch.nn.functional.pad(squares, beyond).reshape(average.inputs, -1).T

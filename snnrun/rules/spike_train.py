@@ -48,7 +48,6 @@ class SpikeTrainRule(Rule):
     """
 
     spsp: ClassVar[str]  # the rule whose S-PSP the kernels compute
-    state_variables: ClassVar[int] = 2  # synapse and membrane
 
     tau_m: Annotated[float, Range(at_least=1)] = 64.0
     tau_s: Annotated[float, Range(at_least=1)] = 8.0
@@ -71,6 +70,11 @@ class SpikeTrainRule(Rule):
     init_fixed_inputs: Annotated[int, Range(at_least=1)] = 32
     connectivity: Literal["two_sided", "one_sided", "full"] = "two_sided"
     recurrent_init: Literal["uniform", "sign"] = "uniform"
+
+    @property
+    def state_variables(self) -> int:
+        """Synapse and membrane."""
+        return 2
 
     # -- forward ------------------------------------------------------------------------------------------------------
 

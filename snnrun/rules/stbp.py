@@ -29,7 +29,7 @@ from torch import Generator, Tensor
 from snnrun.declared import Range
 from snnrun.kernels import Stbp, Window, ops
 from snnrun.kernels.ops import currents, images
-from snnrun.rules.base import Currents, LayerKind, LayerWeights, Rule, SpikeTrain
+from snnrun.rules.base import Currents, LayerKind, LayerWeights, Rule, SpikeTrain, every_step, spread
 from snnrun.rules.connectivity import connect
 from snnrun.rules.views import Driven, view_of
 
@@ -109,18 +109,6 @@ class StbpRule(Rule):
         return square.mean(dim=1) if self.loss == "mean_squared" else 0.5 * square.sum(dim=1)
 
 
-def spread(weight: Tensor, average: Window) -> Tensor:
-    """Weights (N, I) of a dense layer after an average pool, as weights (N, inputs of the pool) on the pool's inputs.
-
-    The inputs of a square share its weight; those beyond the last whole square have 0. Differentiable.
-    """
-    side, rows, columns = average.height, average.out_rows, average.out_columns
-    by_input = weight.T.reshape(average.channels, rows, 1, columns, 1, len(weight)) / side**2
-    squares = by_input.expand(-1, -1, side, -1, side, -1).reshape(average.channels, rows * side, columns * side, -1)
-    beyond = (0, 0, 0, average.columns - columns * side, 0, average.rows - rows * side)
-    return torch.nn.functional.pad(squares, beyond).reshape(average.inputs, -1).T
-
-
 class _Layer(torch.autograd.Function):
     """A layer as a node from (spikes, link) to (spikes, counts, link). The spikes are constants."""
 
@@ -151,7 +139,7 @@ class _Layer(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, _: None, grad_counts: Tensor | None, grad_link: Tensor | None) -> Sequence[Tensor | None]:
         spikes_in, weight, recurrent_weight, mask, spikes, membrane = ctx.saved_tensors
-        grad_spikes = _by_step(grad_counts, grad_link, membrane)
+        grad_spikes = every_step(grad_counts, grad_link, membrane)
         _, wants_input, wants_weight, *_ = ctx.needs_input_grad
         arguments = (grad_spikes, spikes_in, spikes, membrane, weight)
         if ctx.window is None:
@@ -203,16 +191,13 @@ class _DrivenLayer(torch.autograd.Function):
     def backward(ctx: Any, _: None, grad_counts: Tensor | None, grad_link: Tensor | None) -> Sequence[Tensor | None]:
         values, weight, bias, recurrent_weight, mask, spikes, membrane = ctx.saved_tensors
         grad_drive, grad_recurrent = currents.stbp_driven_backward(
-            _by_step(grad_counts, grad_link, membrane), spikes, membrane, recurrent_weight, ctx.neuron, values.shape[1]
+            every_step(grad_counts, grad_link, membrane),
+            spikes,
+            membrane,
+            recurrent_weight,
+            ctx.neuron,
+            values.shape[1],
         )
         grad_bias = None if bias is None else grad_drive.sum(dim=(0, 1)).reshape(len(bias), -1).sum(dim=1)
         grad_weight = ctx.view.gradient(values, grad_drive, weight)
         return None, grad_weight, grad_bias, None if mask is None else grad_recurrent * mask, None, None, None
-
-
-def _by_step(grad_counts: Tensor | None, grad_link: Tensor | None, membrane: Tensor) -> Tensor:
-    """dL/do (B, T, N) from the gradients of counts and link."""
-    if grad_counts is None:
-        return torch.zeros_like(membrane) if grad_link is None else grad_link
-    every_step = grad_counts[:, None].expand(membrane.shape)
-    return every_step if grad_link is None else grad_link + every_step

@@ -7,7 +7,7 @@ more than arithmetic on real hardware. They compare networks. They do not predic
 
 The papers' figure counts synaptic operations alone. The updates of the neurons stand beside it, since a clocked
 simulation computes them at each step, even if nothing fires. An update costs one multiply-accumulate for each state
-variable of a neuron (the membrane of STBP; synapse and membrane of ST-RSBP and HM2-BP), and one accumulate for a bias.
+variable of a neuron (`Rule.state_variables`), and one accumulate for a bias.
 
 Currents of an input are no spikes: the first layer multiplies each of their values once by its weights
 (`LayerCost.current_macs`), however many steps the value lasts. This counts to the energy of the synaptic operations.

@@ -115,6 +115,7 @@ class Training:
             self.network.accept()
         else:
             self.optimiser.step(lr)
+            self.network.constrain()
 
     def outcome(self, positions: NDArray[np.int64], step: Step) -> tuple[NDArray[np.int64], list[float]]:
         """Predicted classes of a batch (B,) and total spikes of each layer that fires, from all shares."""
