@@ -14,11 +14,13 @@ from scipy import stats
 
 from snnrun import cli, tracking
 from snnrun.bench import short
+from snnrun.errors import SnnrunError
 from snnrun.paper import rows_others, rows_strsbp
 from snnrun.paper.published import Published, Table
 from snnrun.record import journal
 from snnrun.reproduce import outcome, pages, plan
 from snnrun.reproduce.plan import Entry
+from snnrun.run import experiment
 from snnrun.runs.significance import one_sample, welch_of
 from snnrun.sweep import points, worker
 
@@ -136,6 +138,22 @@ def test_a_dry_run_names_the_cost_and_trains_nothing(reproduce: Any) -> None:
     assert code == 0
     assert [line.split()[-1] for line in out.splitlines() if line.startswith("ours")] == ["s", "s"]
     assert "cannot be trained here" in out
+
+
+@pytest.mark.slow  # measures
+def test_a_point_that_fails_is_told_and_the_rest_is_shown(reproduce: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise SnnrunError("the disk is full")
+
+    asked = ("toy/table1", "--rows", "ours_6", "--seeds", "2", "--epochs", "1", "tracking=none")
+    with monkeypatch.context() as failing:
+        failing.setattr(experiment, "run", fail)
+        code, out, err = reproduce(*asked, "train.lr=0.5")
+    assert code == 1
+    assert "the disk is full" in err
+    assert "STBP, 6: not finished: seeds 0, 1." in out
+    code, out, err = reproduce(*asked)
+    assert (code, "not finished" in out) == (0, False), "what failed before with other settings is no failure now"
 
 
 @pytest.mark.slow  # measures

@@ -32,6 +32,7 @@ An override changes all rows, such as train.batch_size=32 train.lr=0.006 or hard
 training samples choose the epoch (data.validation=0.1). The papers train on all and take the best epoch on the test
 set; --paper-settings does the former, and the table shows both."""
 JOBLIB = "joblib"
+INTERRUPTED = 130
 
 
 def main(arguments: list[str]) -> int:
@@ -62,19 +63,18 @@ def _reproduce(arguments: list[str]) -> int:
     _count(entries, options)
     plan.check_corpora(entries, surrogate=options.surrogate)
     prices = Prices(options.outputs)
-    code = 0
     with _chatter(options):
         _tell_cost(table, entries, prices)
         if options.dry_run:
             return 0
         if any(entry.missing for entry in entries):
-            code = _train(table, entries, request, launcher, options.outputs)
+            if _train(table, entries, request, launcher, options.outputs) == INTERRUPTED:
+                print(f"Go on by: {shlex.join(['snnrun', 'reproduce', *arguments])}", flush=True)
+                return INTERRUPTED
             _count(entries, options)
-    if code == 130:
-        print(f"Go on by: {shlex.join(['snnrun', 'reproduce', *arguments])}", flush=True)
-        return code
     _show(_outcome(table, entries, prices, arguments, request.extra), options)
-    return code
+    # Not the sweep's own code: a point that failed once, with other settings, is no failure now.
+    return SnnrunError.exit_code if any(entry.missing for entry in entries) else 0
 
 
 def _parser() -> argparse.ArgumentParser:
