@@ -190,6 +190,7 @@ def test_what_is_missing_is_told_with_every_way_to_get_it(tmp_path: Path) -> Non
         (b"<html>404</html>", "it cannot be unpacked (Not a gzipped file"),
         (gzip.compress(b"x")[:-8] + bytes(8), "it cannot be unpacked (CRC check failed"),
     ],
+    ids=["cut", "foreign", "changed"],  # of their own, since gzip writes the time into its bytes
 )
 def test_a_damaged_archive_leaves_nothing_unpacked(tmp_path: Path, content: bytes, words: str) -> None:
     home = heidelberg_tree(tmp_path, packed=".gz")
