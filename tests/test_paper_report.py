@@ -80,15 +80,8 @@ def test_every_figure_of_the_tables_is_there() -> None:
     assert sum(row.parameters or 0 for row in tables()["strsbp/table2"].rows) == 1_509_593
 
 
-WAITED_FOR = {  # of systems that are not in this program yet
-    *("mnist_lee_20C5-P2-50C5-P2-200_paper", "mnist_slayer_12C5-P2-64C5-P2_paper"),
-}
-
-
 @pytest.mark.parametrize("row", [entry for entry in ROWS if entry.values[0].experiment])
 def test_every_row_has_settings_that_name_its_figure_and_compose(row: Published) -> None:
-    if row.experiment in WAITED_FOR and not (EXPERIMENTS / f"{row.experiment}.yaml").exists():
-        pytest.skip("its system is not in this program yet")
     values = compose([f"experiment={row.experiment}", *row.settings])
     params = tracking.flatten(values)
     assert (rule_of(params), values["data"]["name"], network_of(params)) == (row.rule, row.data, row.network)
