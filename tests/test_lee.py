@@ -30,8 +30,9 @@ class Paper:
 
     def _thresholds(self, layer) -> list[float]:
         window = layer.kind.window
+        first = self.rule.initial_threshold(layer.kind, layer.weight[0].numel())
         return [
-            layer.threshold[i if window is None else i // (window.neurons // window.kernels)].item()
+            first * layer.threshold[i if window is None else i // (window.neurons // window.kernels)].item()
             for i in range(len(layer.weight) if window is None else window.neurons)
         ]
 
@@ -86,10 +87,10 @@ class Paper:
             delta[i] = sent[place].item()
         x, a = [self._trace(train) for train in before], [self._trace(train) for train in own]
         kernels_, side = len(layer.weight), round(found[0].share ** -0.5)
+        m_all = layer.weight[0].numel()  # M
         if rule.normalise:
             rms = math.sqrt(sum(th[i] ** -2 for i in active) / len(active))
             delta = [value / rms for value in delta]
-            m_all = layer.weight[0].numel()  # M
             reached = len(active) * m_all / (inputs / side**2)
             seen = sum(1 for value in x if value) / inputs * m_all * (neurons // kernels_)
             to_error = side**2 * math.sqrt(m_all / max(1.0, reached))
@@ -97,6 +98,7 @@ class Paper:
             to_threshold = math.sqrt(kernels_ / (max(1.0, seen) * m_all))
         else:
             to_error = to_weight = to_threshold = 1.0
+        first = rule.initial_threshold(layer.kind, m_all)
         below, name = [0.0] * inputs, f"layers.{number}."
         for s in found:
             grads[name + "weight"][s.place] += to_weight * delta[s.post] * s.share * x[s.pre]
@@ -105,10 +107,9 @@ class Paper:
         for i in range(neurons):
             kernel = i // (neurons // kernels_)
             others = sum(a) - a[i]
-            grads[name + "threshold"][kernel] -= to_threshold * delta[i] * (a[i] + c * others)
-            if not layer.kind.output:
-                share = rule.balance * kernels_ / (neurons // kernels_)
-                grads[name + "threshold"][kernel] -= share * (counts[i] - sum(counts) / neurons)
+            grads[name + "threshold"][kernel] -= first * to_threshold * delta[i] * (a[i] + c * others)
+            share = first * rule.balance * kernels_ / (neurons // kernels_)
+            grads[name + "threshold"][kernel] -= share * (counts[i] - sum(counts) / neurons)
         return below
 
 
@@ -167,14 +168,14 @@ def test_what_a_threshold_would_fall_below_its_bound_is_added_to_the_weights():
     rule = LeeRule(v_th=[4.0], least_threshold=0.5)
     net = Network(rule, inputs=12, topology="", outputs=3)
     layer = net.layers[0]
-    least = 0.5 * 4.0 * math.sqrt(3 / 12)
-    assert layer.threshold.tolist() == pytest.approx([2 * least] * 3)
+    assert layer.threshold.tolist() == [1.0] * 3
     before = layer.weight.detach().clone()
     with torch.no_grad():
-        layer.threshold.copy_(torch.tensor([least - 0.25, least, 5.0]))
+        layer.threshold.copy_(torch.tensor([0.25, 0.5, 5.0]))
     net.constrain()
-    assert layer.threshold.tolist() == pytest.approx([least, least, 5.0])
-    torch.testing.assert_close(layer.weight, before + torch.tensor([0.25, 0.0, 0.0])[:, None])
+    assert layer.threshold.tolist() == [0.5, 0.5, 5.0]
+    added = torch.tensor([0.25 * 4.0 * math.sqrt(3 / 12), 0.0, 0.0])
+    torch.testing.assert_close(layer.weight, before + added[:, None])
     assert net.synapses() == 12 * 3 + 3
 
 

@@ -70,7 +70,8 @@ class LayerWeights:
     `weight` is (N, I), in a convolution (K, C, height, width) and in a spiking pool (C, 1, height, width), all 1.
     `bias` is (N,) or (K,).
 
-    `delay` (I,) is the delay of each input, steps; `threshold` (N,) or (K,) are trained thresholds, mV.
+    `delay` (I,) is the delay of each input, steps; `threshold` (N,) or (K,) has trained thresholds over their initial
+    values.
 
     `recurrent_index` lists the pre- and post-neurons of the recurrent synapses, (S,) each, see `synapse_index`. An
     output layer has it without a mask: it lists the fixed lateral inhibition.

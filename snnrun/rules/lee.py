@@ -29,7 +29,8 @@ Differs from the paper: time goes in steps of 1 ms, and a refractory period of o
 among the neurons of dense layers, outputs included. In a convolution, neurons with the same kernel share a threshold,
 and N is the number of kernels; n counts the neurons that an input reaches, m the spiking inputs of a kernel at all its
 positions. The factors of `normalise` are those that keep the second moments of errors and updates equal, the paper's
-aim. The balance of the thresholds is a part of the gradient, goes through the optimiser, and leaves out the outputs.
+aim. The balance of the thresholds is a part of the gradient and goes through the optimiser, which moves thresholds in
+units of their initial values, in which they are stored.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ class LeeRule(Rule):
     def initialise(self, kind: LayerKind, inputs: int, neurons: int, generator: Generator) -> LayerWeights:
         """Weights and thresholds of eq. 12."""
         weight = (torch.rand(neurons, inputs, generator=generator) * 2 - 1) * math.sqrt(3.0 / inputs)
-        return LayerWeights(weight, threshold=torch.full((neurons,), self.initial_threshold(kind, inputs)))
+        return LayerWeights(weight, threshold=torch.ones(neurons))
 
     def layer(
         self, kind: LayerKind, weights: LayerWeights, inputs: SpikeTrain | Currents, labels: Tensor | None
@@ -89,8 +90,10 @@ class LeeRule(Rule):
         del labels
         assert isinstance(inputs, SpikeTrain)
         weight = weights.weight if kind.average is None else spread(weights.weight, kind.average)
+        assert weights.threshold is not None
+        threshold = weights.threshold * self.initial_threshold(kind, weights.weight[0].numel())
         return SpikeTrain(
-            *_Layer.apply(inputs.spikes, inputs.counts, inputs.link, weight, weights.threshold, self, kind)  # type: ignore[no-untyped-call]
+            *_Layer.apply(inputs.spikes, inputs.counts, inputs.link, weight, threshold, self, kind)  # type: ignore[no-untyped-call]
         )
 
     def sample_loss(self, output: SpikeTrain, labels: Tensor) -> Tensor:
@@ -115,10 +118,10 @@ class LeeRule(Rule):
         """Keep thresholds above their bound."""
         weight, threshold = weights.weight, weights.threshold
         assert threshold is not None
-        least = self.least_threshold * self.initial_threshold(kind, weight[0].numel())
-        missing = (least - threshold).clamp(min=0.0)
+        missing = (self.least_threshold - threshold).clamp(min=0.0)
         threshold += missing
-        weight += missing.reshape(-1, *[1] * (weight.dim() - 1))
+        added = missing * self.initial_threshold(kind, weight[0].numel())
+        weight += added.reshape(-1, *[1] * (weight.dim() - 1))
 
 
 class _Scale(NamedTuple):
@@ -170,7 +173,7 @@ class _Layer(torch.autograd.Function):
             scale = _Scale(*torch.ones(3, 1, 1, dtype=a.dtype, device=a.device))
         own = delta * (a + c * (a.sum(dim=1, keepdim=True) - a))
         grad_threshold = _by_kernel(-(scale.threshold * own).sum(dim=0), len(threshold))
-        if grad_link is not None and rule.balance and not kind.output:
+        if grad_link is not None and rule.balance:
             mean = _by_kernel((grad_link.flatten(1) * counts).sum(dim=0), len(threshold))
             grad_threshold -= rule.balance * len(mean) * (mean - mean.mean()) / (a.shape[1] // len(mean))
         scaled, below = scale.weight * delta, None
