@@ -79,7 +79,8 @@ class LeeRule(Rule):
         return self.threshold(kind) * math.sqrt(3.0 / synapses)
 
     def initialise(self, kind: LayerKind, inputs: int, neurons: int, generator: Generator) -> LayerWeights:
-        """Weights and thresholds of eq. 12."""
+        """Weights of variance 1 / M, and thresholds at their initial values."""
+        del kind
         weight = (torch.rand(neurons, inputs, generator=generator) * 2 - 1) * math.sqrt(3.0 / inputs)
         return LayerWeights(weight, threshold=torch.ones(neurons))
 
