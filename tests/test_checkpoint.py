@@ -18,6 +18,7 @@ from snnrun.rules import LeeRule, SlayerRule
 from snnrun.run import checkpoint
 from snnrun.train import engine
 from snnrun.train.engine import Options, Snapshot
+from snnrun.train.optimiser import Optimiser
 
 TOPOLOGIES = {"strsbp": "R10", "hm2bp": "9", "stbp": "R8", "slayer": "R8", "lee": "9"}
 TRAINED = RULES | {
@@ -103,13 +104,13 @@ def test_an_interrupt_in_the_middle_of_an_update_keeps_the_snapshot_before(monke
     encoder = encoders.build("bernoulli", seed=0, steps=10)
     keeper = Collector()
     monkeypatch.setattr(Collector, "due", lambda _: False)
-    step = torch.optim.Adam.step
+    step = Optimiser.step
 
     def interrupted(self: Any, *arguments: Any) -> Any:
         step(self, *arguments)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(torch.optim.Adam, "step", interrupted)
+    monkeypatch.setattr(Optimiser, "step", interrupted)
     options = Options(epochs=2, batch_size=16)
     result = engine.train(network, dataset, encoder, options, seed=0, device=CPU, observer=Notes(), keeper=keeper)
     assert result.status == "interrupted"
