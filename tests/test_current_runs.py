@@ -134,6 +134,7 @@ def test_what_does_not_fit_is_refused(overrides: list[str], message: str) -> Non
         build.network(values, build.load(values).dataset)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", ["strsbp", "hm2bp", "stbp"])
 @pytest.mark.parametrize("encoder", ["direct", "regular"])
 def test_the_defaults_learn(rule: str, encoder: str, tmp_path: Path) -> None:

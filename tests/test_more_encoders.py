@@ -195,6 +195,7 @@ def mel_spikes(encoder: Mel, wave: np.ndarray, rate: int = 8000) -> np.ndarray:
     return np.unpackbits(bits.view(np.uint8), axis=1, bitorder="little", count=encoder.channels)
 
 
+@pytest.mark.slow  # imports it
 def test_mel_frames_are_librosas():
     import librosa
 
