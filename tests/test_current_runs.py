@@ -134,6 +134,14 @@ def test_what_does_not_fit_is_refused(overrides: list[str], message: str) -> Non
         build.network(values, build.load(values).dataset)
 
 
+def test_a_series_with_more_points_than_steps_is_refused_before_a_run(tmp_path: Path) -> None:
+    series = np.random.default_rng(0).random((40, 30, 2), np.float32)
+    np.savez(tmp_path / "series.npz", x=series, y=np.arange(40) % 2)
+    values = compose(["data=arrays", f"data.root={tmp_path / 'series.npz'}", "model=stbp", "encoder=direct"])
+    with pytest.raises(UsageError, match=r"encoder.steps=20: the series have 30 points.*encoder.steps=30"):
+        build.load(values)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("rule", ["strsbp", "hm2bp", "stbp"])
 @pytest.mark.parametrize("encoder", ["direct", "regular"])

@@ -12,6 +12,7 @@ import torch
 from snnrun import data, declared, encoders, kernels
 from snnrun.compiled import parallel
 from snnrun.config import plugins
+from snnrun.encoders.series import check_points
 from snnrun.errors import UsageError
 from snnrun.liquid.lsm import LsmModel
 from snnrun.models import MODELS
@@ -112,7 +113,7 @@ def load(values: Mapping[str, Any]) -> Inputs:
     Samples that have a file each are also read once, and then come from the store.
 
     Raises:
-        UsageError: the encoder does not take this kind of data, or an option is out of range.
+        UsageError: the encoder does not take this kind of data, or an option is out of range or does not fit the data.
         SnnrunError: the corpus is missing or damaged, or the store cannot be written.
     """
     plug_in(values)
@@ -132,6 +133,8 @@ def load(values: Mapping[str, Any]) -> Inputs:
         return Inputs(dataset, encoders.Stored(seed))
     if isinstance(encoder, encoders.Auto):
         encoder = chosen(encoder, dataset.kind, dataset.steps, values)
+    if dataset.kind == "series" and encoder.steps is not None:
+        check_points(dataset.steps, encoder.steps)
     channels = encoders.inputs(encoder, dataset.channels)
     if channels != dataset.channels:  # they lie on no grid then
         dataset = replace(dataset, shape=(channels,), image=None)
