@@ -25,8 +25,8 @@ class Auto:
     Attributes:
         steps: T for images, vectors and series; None: 200 for whole trains and 20 for rules of steps. Of a series each
             point has equally many steps then, as few as give 200 or more.
-        attenuation: The largest value fires with probability 1 / attenuation; None: 2 for whole trains of images and
-            vectors, else 1.
+        attenuation: The largest value fires with probability 1 / attenuation; None: for whole trains 2, and 1 of
+            series; for rules of steps 1, and 2 of series.
     """
 
     kinds: ClassVar[tuple[str, ...]] = ("image", "vector", "series", "spikes")
@@ -51,5 +51,6 @@ class Auto:
             return {"name": "stored"}
         name, steps, attenuation = ("bernoulli", 20, 1.0) if reads == "steps" else ("poisson", 200, 2.0)
         if kind == "series":
-            name, steps, attenuation = "population", points * -(-_LEAST // points), 1.0
+            # A neuron of STBP that is driven beyond the window of its surrogate does not learn any more.
+            name, steps, attenuation = "population", points * -(-_LEAST // points), 2.0 if reads == "steps" else 1.0
         return {"name": name, "steps": self.steps or steps, "attenuation": self.attenuation or attenuation}
