@@ -400,7 +400,7 @@ def test_a_run_on_stored_spikes_takes_arrays_alone(tmp_path: Path) -> None:
 def test_the_layers_of_one_sample(run: Path) -> None:
     own = trained.load(run, trained_runs.values("strsbp"))
     bits = kernels.pack(torch.ones(1, 60, 64))
-    layers = evaluation.rasters(own.network, bits, torch.device("cpu"))
+    layers = evaluation.rasters(own.network, bits, own.network(bits))
     assert [spikes.shape for spikes in layers.values()] == [(60, 64), (60, 30), (60, 12), (60, 10)]
     assert (layers["output"].sum(axis=0) == own.network(bits).output.counts[0].numpy()).all()
 
