@@ -160,7 +160,10 @@ def test_the_corpus_brings_its_encoder(model: str) -> None:
     [
         ("data.classes=1", "data.classes: 1 is out of range. Allowed: at least 2."),
         ("encoder.steps=0", "encoder.steps: 0 is out of range. Allowed: at least 1."),
-        ("encoder=poisson", "encoder: poisson takes image data, and data=utterances has the kind 'spikes'"),
+        (
+            "encoder=poisson",
+            "encoder: poisson takes image or vector or series data, and data=utterances has the kind 'spikes'",
+        ),
         (
             "data=digits tuned=none encoder=stored",
             "encoder: stored takes spikes data, and data=digits has the kind 'image'",
@@ -181,7 +184,7 @@ def test_wrong_settings_are_one_message(
 
 def test_a_network_is_built_for_its_channels() -> None:
     model = {"name": "strsbp", "network": "5", "v_th": [1.0]}
-    assert build.network({"seed": 0, "model": model}, load()).inputs == 78
+    assert build.network({"seed": 0, "model": model, "encoder": {"name": "lyon_bsa"}}, load()).inputs == 78
 
 
 def test_a_network_learns_the_classes() -> None:
