@@ -122,7 +122,14 @@ def test_a_rule_gets_what_it_needs_with_an_encoder() -> None:
     ("overrides", "message"),
     [
         (["encoder=direct", "model.slope=table"], r"direct makes currents, but model.slope=table counts input spikes"),
-        (["encoder=direct", "model=mlp"], r"direct makes currents for spiking networks.*encoder=none"),
+        (
+            ["encoder=direct", "model=mlp"],
+            r"direct makes currents for .*spiking rules.*Leave the encoder to the defaults",
+        ),
+        (
+            ["encoder=direct", "model=lsm"],
+            r"direct makes currents for .*spiking rules.*Leave the encoder to the defaults",
+        ),
         (["encoder=delta"], r"delta takes series data, and data=digits has the kind 'image'"),
         (["encoder=mel"], r"mel takes audio data, and data=digits has the kind 'image'"),
         (["encoder=none"], r"none hands on values.*encoder=direct"),

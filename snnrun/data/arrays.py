@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from snnrun.data import array_files, array_labels, array_samples, folders
 from snnrun.data.array_files import Rows
 from snnrun.data.array_samples import Facts, Form
-from snnrun.data.corpus import ANY, Converted, Corpus, Samples, known, stratified
+from snnrun.data.corpus import Converted, Corpus, Samples, stratified
+from snnrun.data.known import ANY, known
 from snnrun.declared import Range
 from snnrun.errors import SnnrunError, UsageError
 

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from snnrun import data
 from snnrun.data import DATASETS, audio, blank, events, lacks, repeats
-from snnrun.data.corpus import ANY, ENTRIES, Corpus, MissingError, scan, unseen
+from snnrun.data.corpus import Corpus, MissingError, scan, unseen
+from snnrun.data.known import ANY, ENTRIES
 from snnrun.data.spikes_file import Encoded
 from snnrun.errors import SnnrunError, printable
 

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snnrun.data import fetch, folders
-from snnrun.data.corpus import Corpus, MissingError, known
+from snnrun.data.corpus import Corpus, MissingError
+from snnrun.data.known import known
 from snnrun.errors import SnnrunError
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

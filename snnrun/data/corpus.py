@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +15,6 @@ from snnrun.compiled import parallel
 from snnrun.data import audio
 from snnrun.data.spikes_file import Encoded
 from snnrun.errors import SnnrunError
-
-Loader = TypeVar("Loader", bound="Callable[..., Corpus]")
 
 # What is done to training samples (B, ...) with their numbers (B,) in an epoch; epoch 0, the evaluation, leaves them.
 Augmentation = Callable[[NDArray[Any], NDArray[np.int64], int], NDArray[Any]]
@@ -368,40 +366,3 @@ def listed(items: Sequence[str], most: int = 5) -> str:
     """The first few of a list, a line each, and the number of the others."""
     more = [f"and {len(items) - most:,} more"] if len(items) > most else []
     return "\n".join(f"  {item}" for item in [*items[:most], *more])
-
-
-# ---- what is known of a corpus before one looks ----------------------------------------------------------------------
-
-ANY = "."  # the place of a corpus that any folder may be
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What is known of a corpus before one looks.
-
-    Attributes:
-        about: One line.
-        licence: And where it is from.
-        place: Where it is looked for below the data root; empty if it needs no files.
-        papers: Number of training and test samples in published experiments.
-    """
-
-    about: str
-    licence: str
-    place: str = ""
-    papers: tuple[int, int] | None = None
-
-
-ENTRIES: dict[Callable[..., Corpus], Entry] = {}  # by the function that gives the corpus
-
-
-def known(
-    about: str, licence: str, place: str = "", papers: tuple[int, int] | None = None
-) -> Callable[[Loader], Loader]:
-    """Enter a function that gives a corpus into `ENTRIES`; see `Entry` for the rest."""
-
-    def enter(function: Loader) -> Loader:
-        ENTRIES[function] = Entry(about, licence, place, papers)
-        return function
-
-    return enter

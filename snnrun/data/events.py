@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snnrun.data import folders, hdf5
-from snnrun.data.corpus import Corpus, MissingError, known, pack
+from snnrun.data.corpus import Corpus, MissingError, pack
+from snnrun.data.known import known
 from snnrun.declared import Range
 from snnrun.errors import SnnrunError
 

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from snnrun.data import folders, library
 from snnrun.data.binning import binned
-from snnrun.data.corpus import ANY, Corpus, UnfitError, Unread, known
+from snnrun.data.corpus import Corpus, UnfitError, Unread
+from snnrun.data.known import ANY, known
 from snnrun.data.spikes_file import Encoded
 from snnrun.declared import Range
 from snnrun.errors import SnnrunError, UsageError

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from snnrun.compiled import parallel
 from snnrun.data import folders, library, pictures
-from snnrun.data.corpus import ANY, Corpus, known
+from snnrun.data.corpus import Corpus
+from snnrun.data.known import ANY, known
 from snnrun.declared import Range
 from snnrun.errors import SnnrunError, UsageError
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from snnrun.data import class_folders, pictures, repeats
-from snnrun.data.corpus import ANY, Corpus, known
+from snnrun.data.corpus import Corpus
+from snnrun.data.known import ANY, known
 from snnrun.declared import Range
 from snnrun.errors import UsageError
 

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snnrun.data import fetch
-from snnrun.data.corpus import Corpus, MissingError, known, stratified
+from snnrun.data.corpus import Corpus, MissingError, stratified
+from snnrun.data.known import known
 from snnrun.errors import SnnrunError
 
 _DIGIT_NAMES = tuple("0123456789")

@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 
 from snnrun.data import fetch, folders
 from snnrun.data.binning import binned
-from snnrun.data.corpus import Corpus, MissingError, UnfitError, Unread, known
+from snnrun.data.corpus import Corpus, MissingError, UnfitError, Unread
+from snnrun.data.known import known
 from snnrun.data.spikes_file import Encoded
 from snnrun.declared import Range
 from snnrun.errors import SnnrunError

@@ -10,7 +10,8 @@ from typing import Annotated, Literal, NamedTuple
 import numpy as np
 
 from snnrun.data import audio, class_folders, folders
-from snnrun.data.corpus import ANY, Corpus, MissingError, known
+from snnrun.data.corpus import Corpus, MissingError
+from snnrun.data.known import ANY, known
 from snnrun.declared import Range
 from snnrun.errors import UsageError
 

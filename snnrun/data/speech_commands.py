@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snnrun.data import audio, class_folders, folders, parts
-from snnrun.data.corpus import Corpus, MissingError, known, stratified
+from snnrun.data.corpus import Corpus, MissingError, stratified
+from snnrun.data.known import known
 from snnrun.declared import Range
 from snnrun.errors import SnnrunError
 

@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snnrun.data import audio, folders
-from snnrun.data.corpus import Corpus, MissingError, known
+from snnrun.data.corpus import Corpus, MissingError
+from snnrun.data.known import known
 from snnrun.declared import Range
 from snnrun.errors import UsageError
 

@@ -205,8 +205,8 @@ def network(values: Mapping[str, Any], dataset: Task) -> Model:
         declared.check("model", MODELS[name], own)
         if encoders.makes_currents(encoders.ENCODERS[values["encoder"]["name"]]):
             raise UsageError(
-                f"encoder: {values['encoder']['name']} makes currents for spiking networks, and model={name} takes "
-                "values. Choose encoder=none."
+                f"encoder: {values['encoder']['name']} makes currents for the networks of spiking rules, and "
+                f"model={name} is none. Leave the encoder to the defaults."
             )
         return MODELS[name](**own).build(signal(values, dataset), len(dataset.classes), values["seed"])
     encoder = values["encoder"]["name"]
