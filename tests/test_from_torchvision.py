@@ -21,21 +21,26 @@ from snnrun.record.description import Description
 from snnrun.run.samples import Reader
 
 
-def _datasets() -> Any:
-    """torchvision's, also of a build for another PyTorch, whose operators do not load: no reading needs them."""
+@pytest.fixture(autouse=True, scope="module")
+def _torchvision() -> None:
+    """torchvision, also of a build for another PyTorch, whose operators do not load: no reading needs them.
+
+    It imports Triton. At collection that would be before `triton_here` has told Triton to interpret.
+    """
+    global datasets
     try:
-        import torchvision.datasets
-    except RuntimeError:
-        for name in ("nms", "qnms"):
-            torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float threshold) -> Tensor")
-        import torchvision.datasets
-    return torchvision.datasets
+        try:
+            import torchvision.datasets
+        except RuntimeError:
+            for name in ("nms", "qnms"):
+                torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float threshold) -> Tensor")
+            import torchvision.datasets
+    except (ImportError, RuntimeError) as reason:
+        pytest.skip(f"torchvision cannot be imported: {reason}")
+    datasets = torchvision.datasets
 
 
-try:
-    datasets = _datasets()
-except (ImportError, RuntimeError) as reason:
-    pytest.skip(f"torchvision cannot be imported: {reason}", allow_module_level=True)
+datasets: Any = None
 
 
 def load(root: Path, dataset: str | None, **options: Any) -> data.Dataset:
