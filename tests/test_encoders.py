@@ -200,6 +200,7 @@ def turned_by_hand(block: np.ndarray, start: int) -> None:
 def test_extreme_words(monkeypatch, word, fires):
     """Words of zeros let only p = 1 fire, words of ones whatever can fire: the chain of digits is not one off."""
     monkeypatch.setattr(draws, "mix", lambda _: np.uint64(word))
+    monkeypatch.setattr(draws, "stream_of", draws.stream_of.py_func)
     monkeypatch.setattr(draws, "draw", draws.draw.py_func)
     monkeypatch.setattr(draws, "transpose_bits", turned_by_hand)
     encoder = encoders.build("bernoulli", seed=0, steps=5)

@@ -37,6 +37,15 @@ def mix(x: Any) -> Any:
     return x ^ (x >> np.uint64(31))
 
 
+@part
+def stream_of(keys: Any, b: int) -> Any:
+    """The stream that the keys of sample b name."""
+    key = np.uint64(0)
+    for k in range(keys.shape[1]):
+        key = mix(key + STEP + np.uint64(keys[b, k]))
+    return key
+
+
 @partial(jit, memory=True)  # LLVM knows that arrays made here do not overlap, so it vectorises loops over neurons
 def draw(levels: Levels, keys: NDArray[np.int64], first_step: int, words: Words, turn: Turn) -> None:
     """Draw the samples of a turn, each neuron with one probability at all steps.
@@ -58,9 +67,7 @@ def draw(levels: Levels, keys: NDArray[np.int64], first_step: int, words: Words,
         for t in range(steps):
             for w in range(width):
                 words[b, t, w] = np.uint64(0)
-        key = np.uint64(0)
-        for k in range(keys.shape[1]):
-            key = mix(key + STEP + np.uint64(keys[b, k]))
+        key = stream_of(keys, b)
         for w in range(width):
             active = 0
             for k in range(min(64, neurons - 64 * w)):
@@ -103,9 +110,7 @@ def draw_series(levels: Levels, keys: NDArray[np.int64], first_step: int, words:
         b = take(turn)
         if b == NONE:
             return
-        key = np.uint64(0)
-        for k in range(keys.shape[1]):
-            key = mix(key + STEP + np.uint64(keys[b, k]))
+        key = stream_of(keys, b)
         for t in range(steps):
             point = t * points // steps
             for w in range(width):

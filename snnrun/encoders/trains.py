@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from snnrun.compiled.jit import Floats, Words, jit, part
 from snnrun.compiled.turns import NONE, Turn, take
-from snnrun.encoders.draws import ALWAYS, DIGITS, STEP, Levels, mix
+from snnrun.encoders.draws import ALWAYS, DIGITS, STEP, Levels, mix, stream_of
 
 
 @part
@@ -37,9 +37,7 @@ def regular(levels: Levels, keys: NDArray[np.int64], words: Words, turn: Turn) -
         b = take(turn)
         if b == NONE:
             return
-        key = np.uint64(0)
-        for k in range(keys.shape[1]):
-            key = mix(key + STEP + np.uint64(keys[b, k]))
+        key = stream_of(keys, b)
         for w in range(width):
             inside = min(64, neurons - 64 * w)
             for k in range(64):

@@ -112,10 +112,10 @@ def check_spikes(signal: Signal, model: str) -> None:
         )
 
 
-class State(NamedTuple):
-    """The outcome of a batch: logits (B, C), and the spikes of the liquid's neurons (B, N).
+class Response(NamedTuple):
+    """The outcome of a batch: a score for each class, (B, C), and the spikes of each liquid.
 
-    `spikes` are the bits of its trains (B, T, W); stored states have none.
+    `counts` are (B, N) a liquid, `spikes` the bits (B, T, W) of its trains; stored states have none.
     """
 
     scores: Tensor
@@ -124,7 +124,7 @@ class State(NamedTuple):
 
     @property
     def passes(self) -> None:
-        """None: the state is read out once."""
+        """None: a presentation is one pass."""
         return
 
 
@@ -166,7 +166,7 @@ class LsmModel(Model):
         """The liquid."""
         return {"liquid": self.sizes[0]}
 
-    def forward(self, inputs: Tensor, labels: Tensor | None = None, keys: Tensor | None = None) -> State:
+    def forward(self, inputs: Tensor, labels: Tensor | None = None, keys: Tensor | None = None) -> Response:
         """Logits of spikes (B, T, W), or of responses (B, 1, K), see `respond`."""
         del labels, keys
         spikes = list[Tensor]()
@@ -177,7 +177,7 @@ class LsmModel(Model):
         else:
             counts, state = inputs[:, 0, : self.sizes[0]], inputs[:, 0, self.sizes[0] :]
         state = self.normalised(state.to(self.readout.dtype))
-        return State(state @ self.readout.T, [counts], spikes)
+        return Response(state @ self.readout.T, [counts], spikes)
 
     def simulate(self, spikes: Tensor) -> tuple[Tensor, Tensor]:
         """The liquid's spikes (B, T, W) and counts (B, N)."""
@@ -209,7 +209,7 @@ class LsmModel(Model):
         listed = {name: list(value) if isinstance(value, (list, tuple)) else value for name, value in chosen.items()}
         return {"version": VERSION, "inputs": self.inputs, **listed}
 
-    def sample_loss(self, outcome: State, labels: Tensor) -> Tensor:
+    def sample_loss(self, outcome: Response, labels: Tensor) -> Tensor:
         """Cross-entropy of the softmax of each sample, (B,)."""
         return nn.functional.cross_entropy(outcome.scores, labels, reduction="none")
 

@@ -36,7 +36,7 @@ from snnrun.declared import Range
 from snnrun.errors import UsageError
 from snnrun.kernels import Lif, Synapses, ops
 from snnrun.kernels.plastic import Liquids, Stdp
-from snnrun.liquid.lsm import check_fours, check_spikes
+from snnrun.liquid.lsm import Response, check_fours, check_spikes
 from snnrun.liquid.reservoir import Wiring, draw_neurons
 from snnrun.network.model import Design, FanOut, LocalModel, Signal
 
@@ -165,22 +165,6 @@ class Seen(NamedTuple):
         return means / within, -0.5 * (means.square() / within).sum(dim=1)
 
 
-class Votes(NamedTuple):
-    """The outcome of a batch: mean response of the neurons of each class, (B, C), and the spikes of each liquid.
-
-    `counts` are (B, N) a liquid, `spikes` the bits (B, T, W) of its trains.
-    """
-
-    scores: Tensor
-    counts: list[Tensor]
-    spikes: list[Tensor]
-
-    @property
-    def passes(self) -> None:
-        """None: a presentation is one pass."""
-        return
-
-
 class SpiLinCModel(LocalModel):
     """See `SpiLinC`.
 
@@ -255,14 +239,14 @@ class SpiLinCModel(LocalModel):
         return dict(zip(self.layer_names, self.sizes, strict=True))
 
     @torch.no_grad()
-    def forward(self, inputs: Tensor, labels: Tensor | None = None, keys: Tensor | None = None) -> Votes:
+    def forward(self, inputs: Tensor, labels: Tensor | None = None, keys: Tensor | None = None) -> Response:
         """The votes on spikes (B, T, W). Nothing learns."""
         del labels, keys
         spikes, counts = ops.liquid_respond(inputs, self.liquids, self.weight, self.raised, self.options.stdp)
         return self._votes(spikes, counts, self.seen)
 
     @torch.no_grad()
-    def present(self, inputs: Tensor, labels: Tensor, rate: float, epoch: int) -> Votes:
+    def present(self, inputs: Tensor, labels: Tensor, rate: float, epoch: int) -> Response:
         """Let the liquids learn from spikes (B, T, W), sample by sample; `accept` makes the changes last.
 
         The votes are those of the tags of the epoch before. In the first epoch they are those of the samples so far.
@@ -294,14 +278,14 @@ class SpiLinCModel(LocalModel):
         own = counts * self.excitatory
         return own / own.sum(dim=1, keepdim=True).clamp(min=1.0) if self.options.response == "share" else own
 
-    def _votes(self, spikes: Tensor, counts: Tensor, seen: Seen) -> Votes:
+    def _votes(self, spikes: Tensor, counts: Tensor, seen: Seen) -> Response:
         responses = self._response(counts)
         if self.options.vote == "groups":
             weights, bias = seen.groups(relative=self.options.response == "share"), torch.zeros(())
         else:
             weights, bias = seen.likelihood()
         scores = responses @ weights.T.to(responses) + bias.to(responses)
-        return Votes(scores, list(torch.split(counts, self.options.neurons, dim=1)), list(spikes.unbind(1)))
+        return Response(scores, list(torch.split(counts, self.options.neurons, dim=1)), list(spikes.unbind(1)))
 
     def shares(self, scores: Tensor) -> Tensor:
         """The votes of a sample (C,) as shares of their sum, or its likelihoods as probabilities."""
