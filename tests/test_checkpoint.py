@@ -76,6 +76,8 @@ def without_times(history: list[dict[str, float]]) -> list[dict[str, float]]:
         ("stbp", {"boosting": True, "schedule": "step", "schedule_milestones": (1,)}),
         ("slayer", {}),
         ("lee", {}),
+        ("strsbp", {"average": "ema", "average_decay": 0.9, "warmup_epochs": 1.5}),
+        ("stbp", {"average": "swa", "swa_start": 0.4, "schedule": "onecycle", "decoupled_decay": True}),
     ],
 )
 def test_going_on_from_any_snapshot_gives_the_same_bits(rule, options, tmp_path):

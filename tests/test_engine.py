@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -240,6 +241,51 @@ def test_schedules(schedule, rates):
     options = Options(epochs=4, lr=1.0, schedule=schedule, schedule_milestones=(1, 3))
     for epoch, expected in enumerate(rates):
         assert options.learning_rate(epoch, epoch / 4) == pytest.approx(expected)
+
+
+def test_one_cycle_is_pytorchs():
+    """At each of many steps of a run; PyTorch's phases end one step earlier."""
+    moved = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))])
+    theirs = torch.optim.lr_scheduler.OneCycleLR(moved, 0.4, total_steps=1001, cycle_momentum=False)
+    options = Options(epochs=10, lr=0.4, schedule="onecycle")
+    for step in range(1001):
+        at = step / 299.3 * 0.3 if step < 299.3 else 0.3 + (step - 299.3) / 700.7 * 0.7
+        assert options.learning_rate(0, at) == pytest.approx(theirs.get_last_lr()[0])
+        moved.step()
+        if step < 1000:
+            theirs.step()
+    rates = [options.learning_rate(0, progress / 10) for progress in range(11)]
+    assert rates[0] == pytest.approx(0.4 / 25)
+    assert rates[3] == pytest.approx(0.4)
+    assert rates[-1] == pytest.approx(0.4 / 25 / 1e4)
+
+
+def test_a_warm_up_rises_to_the_schedule_whatever_the_number_of_epochs():
+    for epochs in (3, 7):
+        options = Options(epochs=epochs, lr=0.5, schedule="constant", warmup_epochs=1.5)
+        for done in (0.0, 0.1, 0.75, 1.2, 1.5, 2.9):
+            expected = 0.5 * (0.04 + 0.96 * min(1.0, done / 1.5))
+            assert options.learning_rate(int(done), done / epochs) == pytest.approx(expected, rel=1e-9)
+    cosine, warm = Options(epochs=4, lr=1.0), Options(epochs=4, lr=1.0, warmup_epochs=1.0)
+    assert warm.learning_rate(2, 0.5) == cosine.learning_rate(2, 0.5)
+    assert warm.learning_rate(0, 0.125) == pytest.approx(cosine.learning_rate(0, 0.125) * 0.52)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"warmup_epochs": 1, "schedule": "onecycle"}, "train.warmup_epochs: train.schedule=onecycle begins with"),
+        ({"warmup_epochs": 5}, "train.warmup_epochs: 5 is more than the 4 of train.epochs"),
+        ({"warmup_epochs": -1}, "train.warmup_epochs: -1 is out of range"),
+        ({"average": "mean"}, "train.average: 'mean' is not allowed"),
+        ({"average_decay": 1.0}, "train.average_decay: 1 is out of range"),
+        ({"swa_start": 1.0}, "train.swa_start: 1 is out of range"),
+        ({"swa_lr": 0.0}, "train.swa_lr: 0 is out of range"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(options, says):
+    with pytest.raises(UsageError, match=re.escape(says)):
+        Options(**{"epochs": 4} | options)
 
 
 def test_boosting_by_hand():

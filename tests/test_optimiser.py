@@ -76,6 +76,39 @@ def test_the_updates_are_those_of_pytorchs_optimisers(name, decay):
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "rmsprop", "sgd"])
+def test_decoupled_decay_takes_a_share_of_the_weights_beside_the_update_without_decay(name):
+    """w - lr d w + (the update of no decay), in a dense parameter and in the entries that exist of another."""
+    dense, masked, mask = parameters(0.03)
+    plain = [nn.Parameter(parameter.detach().clone()) for parameter in (dense, masked)]
+    decayed = Optimiser([(dense, None), (masked, mask)], name, 0.9 * (name in ("sgd", "rmsprop")), 0.02, True)
+    without = Optimiser([(plain[0], None), (plain[1], mask)], name, 0.9 * (name in ("sgd", "rmsprop")))
+    generator = torch.Generator().manual_seed(1)
+    for lr in (0.1, 0.05):
+        before = [parameter.detach().clone() for parameter in (dense, masked)]
+        start = [parameter.detach().clone() for parameter in plain]
+        for one, other in ((dense, plain[0]), (masked, plain[1])):
+            one.grad = torch.randn(one.shape, generator=generator)
+            other.grad = one.grad.clone()
+        for optimiser in (decayed, without):
+            optimiser.norm(None)
+            optimiser.step(lr)
+        for new, old, other, first in zip((dense, masked), before, plain, start, strict=True):
+            torch.testing.assert_close(new - (1 - lr * 0.02) * old, other - first)
+    assert not masked[~mask].any()
+
+
+def test_adam_with_decoupled_decay_is_adamw():
+    one, two = parameters(0.9)[0], parameters(0.9)[0]
+    adam, adamw = Optimiser([(one, None)], "adam", 0.0, 0.1, True), Optimiser([(two, None)], "adamw", 0.0, 0.1)
+    for optimiser, parameter in ((adam, one), (adamw, two)):
+        for step in range(3):
+            parameter.grad = torch.full_like(parameter, 0.5 - step)
+            optimiser.norm(None)
+            optimiser.step(0.05)
+    torch.testing.assert_close(one, two)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "rmsprop", "sgd"])
 def test_it_goes_on_from_its_state(name):
     dense, masked, mask, _, optimiser = run(name, 0.03, True)
     again = Optimiser([(nn.Parameter(dense.detach().clone()), None), (nn.Parameter(masked.detach().clone()), mask)],

@@ -18,6 +18,7 @@ from snnrun.config.paths import expanded
 from snnrun.config.schemas import PLUGINS, SCHEMAS, Config, Search, Sweep, Tracking, Train
 from snnrun.declared import check_value
 from snnrun.errors import UsageError, did_you_mean
+from snnrun.train.options import Options
 
 
 def register() -> None:
@@ -60,6 +61,9 @@ def check(cfg: DictConfig) -> None:
             f"train.momentum: train.optimizer={cfg.train.optimizer} has none. Set train.momentum=0 or choose sgd or "
             "rmsprop."
         )
+    train = OmegaConf.to_container(cfg.train, resolve=True)
+    assert isinstance(train, dict)
+    Options(**{str(key): value for key, value in train.items()})  # what they say of one another
     _check_hardware(cfg.hardware, cfg.train.batch_size)
 
 

@@ -40,6 +40,12 @@ def what_runs(
         run_dir=run_dir,
         tracking=f"{tracker.run_name} ({tracker.run_id}) in {_store(values)}" if tracker.run_id else None,
     )
+    if options.average != "none":
+        which = "after every update" if options.average == "ema" else f"from epoch {options.first_averaged + 1} on"
+        display.note(
+            f"Weights are averaged {which} (train.average={options.average}): validation, test, the best epoch and the "
+            "files of weights are of the average; training accuracy is not."
+        )
     for note in dataset.notes:
         display.note(f"{dataset.label}: {note}")
     if kept is not None:

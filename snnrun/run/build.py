@@ -78,6 +78,11 @@ def parts(values: Mapping[str, Any], group: Group) -> Parts:
             f"hardware.processes: model={values['model']['name']} learns from one sample after another, which no other "
             "process can share. Set hardware.processes=1."
         )
+    if isinstance(model, LocalModel) and options.average != "none":
+        raise UsageError(
+            f"train.average: model={values['model']['name']} learns by itself, without updates to average. Set "
+            "train.average=none."
+        )
     return Parts(values, group, dataset, encoder, model, seen, options, device, backend)
 
 

@@ -62,7 +62,8 @@ class Keeper:
         try:
             atomic.write(self.path, encode(snapshot, self._about), self._before())
             self._sound = True
-            self._weights(names.LAST, "network/", snapshot)
+            averaged = any(key.startswith("average/") for key in snapshot.tensors)
+            self._weights(names.LAST, "average/" if averaged else "network/", snapshot)
             if best != self._best_epoch:
                 self._weights(names.BEST, "best/", snapshot)
                 self._best_epoch = best

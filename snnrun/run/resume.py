@@ -39,7 +39,7 @@ def prepare(found: run_folder.RunFolder, overrides: Sequence[str] = ()) -> dict[
     if done and any(journal.SUMMARY in entry and entry["step"] >= len(history) for entry in journal.read(found.path)):
         raise UsageError(
             f"{found.path}: this run is finished, after {len(history)} epochs. To train it longer, give train.epochs=N "
-            "(if train.schedule is not cosine), or train a new run."
+            "(if train.schedule is neither cosine nor onecycle, and train.average not swa), or train a new run."
         )
     warn_of(kept)
     return values
@@ -69,10 +69,15 @@ def check(before: Mapping[str, Any], now: Mapping[str, Any], epochs: int) -> Non
         )
     if "train.epochs" in differing:
         wanted = int(new["train.epochs"])
-        if now["train"]["schedule"] == "cosine":
+        schedule = now["train"]["schedule"]
+        follows = {"cosine": "takes the learning rate to 0 over", "onecycle": "stretches the learning rate over"}
+        what = f"train.schedule={schedule} {follows[schedule]}" if schedule in follows else ""
+        if now["train"].get("average") == "swa":
+            what = "train.average=swa begins at a share of"
+        if what:
             raise UsageError(
-                f"train.epochs: {old['train.epochs']} -> {wanted}: train.schedule=cosine takes the learning rate to 0 "
-                "over the epochs, so with another number of them it would have been another run."
+                f"train.epochs: {old['train.epochs']} -> {wanted}: {what} the epochs, so with another number of them "
+                "it would have been another run."
             )
         if wanted < epochs:
             raise UsageError(f"train.epochs: {wanted} is less than the {epochs} epochs that are trained already.")

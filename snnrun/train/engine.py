@@ -88,6 +88,7 @@ def train(
     Ctrl-C and a divergence end the training early. The result says so and holds what was reached.
     Validation and test samples have the same spikes after every epoch. Spikes of training samples are drawn anew at
     each presentation, unless the encoder is frozen. From a snapshot (`start`) the training goes on bit for bit.
+    With `options.average` the network that is evaluated, chosen and kept is the average of those on the way.
 
     Raises:
         SnnrunError: the snapshot is of another training.
@@ -101,6 +102,7 @@ def train(
         with training.group.together():
             while (epoch := len(result.history)) < options.epochs:
                 metrics = loop.train_epoch(epoch)
+                loop.average(epoch)
                 if len(dataset.validation):
                     metrics["validation/accuracy"] = evaluation.accuracy(
                         loop.confusion("validation", dataset.validation)
@@ -119,7 +121,7 @@ def train(
             raise
     except Diverged as error:
         result.status, result.message = "diverged", str(error)
-    result.last_state = copy_state(training)
+    result.last_state = copy_state(training.evaluated)
     return result
 
 
@@ -173,6 +175,12 @@ class _Loop:
             "samples_per_s": samples / progress.seconds,
         }
 
+    def average(self, epoch: int) -> None:
+        """Take the weights after an epoch into the average, if that goes by epochs."""
+        self.progress.consistent = False
+        self.training.average.after_epoch(epoch)
+        self.progress.consistent = True
+
     def _tally(self, epoch: int) -> Tally:
         """The means of the epoch under way. A new epoch begins with a new order of the samples."""
         training, progress = self.training, self.progress
@@ -215,6 +223,6 @@ class _Loop:
 
         training, classes = self.training, len(self.training.dataset.classes)
         predicted = evaluation.predict(
-            training.network, split, training.encoder, training.device, progress, training.group
+            training.evaluated, split, training.encoder, training.device, progress, training.group
         )
         return np.bincount(split.labels * classes + predicted, minlength=classes**2).reshape(classes, classes)

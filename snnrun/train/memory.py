@@ -35,7 +35,7 @@ def check(
     spikes = batch * spike_bytes([inputs, *(layer.neurons for layer in layers)], steps)
     _refuse("the spikes of a batch", spikes, f"encoder.steps (now {steps}) or train.batch_size", device)
     network = f"model.network (now {values['model']['network']})"
-    weights = weight_bytes(weight_number(layers), values["train"].get("optimizer", "adam"))
+    weights = weight_bytes(weight_number(layers), values["train"])
     _refuse("the weights with their gradients", weights, network, device)
 
 
@@ -56,7 +56,7 @@ def check_model(values: Mapping[str, Any], model: Model, signal: Signal, batch: 
     inputs = batch * (spike_bytes([signal.channels], steps) if signal.spikes else 4 * steps * signal.channels)
     _refuse("the inputs of a batch", inputs, "train.batch_size", device)
     number = sum(parameter.numel() for parameter, _ in model.trained())
-    weights = weight_bytes(number, values["train"].get("optimizer", "adam"))
+    weights = weight_bytes(number, values["train"])
     _refuse("the weights with their gradients", weights, f"the layers of model={values['model']['name']}", device)
 
 
@@ -88,6 +88,7 @@ def weight_number(layers: Sequence[Planned]) -> int:
     )
 
 
-def weight_bytes(number: int, optimizer: str) -> int:
-    """Bytes of so many weights in float32, with their gradients and what the optimiser keeps for each."""
-    return 4 * number * (2 + MOMENTS[optimizer])
+def weight_bytes(number: int, train: Mapping[str, Any]) -> int:
+    """Bytes of so many weights in float32, with gradient, average and what the optimiser keeps for each."""
+    kept = 1 if train.get("average", "none") == "none" else 2
+    return 4 * number * (1 + kept + MOMENTS[train.get("optimizer", "adam")])

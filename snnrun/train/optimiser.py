@@ -33,6 +33,7 @@ class Optimiser:
         momentum: of SGD and RMSProp.
         weight_decay: times a weight, it is added to the weight's gradient. `adamw` instead takes this share of a weight
             away at each step, times the learning rate (Loshchilov and Hutter 2019).
+        decoupled: with the other names too.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Optimiser:
         name: str,
         momentum: float,
         weight_decay: float = 0.0,
+        decoupled: bool = False,
     ) -> None:
         pairs = list(trained)
         self.parameters = [parameter for parameter, _ in pairs]
@@ -50,7 +52,8 @@ class Optimiser:
             _moved(parameter, parameter, place) for parameter, place in zip(self.parameters, self._places, strict=True)
         ]
         self._state: list[State] = [{} for _ in self._moved]
-        self._update = partial(_UPDATES[name], momentum=momentum, weight_decay=weight_decay)
+        self._shrink = weight_decay if decoupled and name != "adamw" else 0.0  # adamw does it by itself
+        self._update = partial(_UPDATES[name], momentum=momentum, weight_decay=0.0 if self._shrink else weight_decay)
 
     def clear(self) -> None:
         """Drop the gradients."""
@@ -80,6 +83,8 @@ class Optimiser:
         moving = [number for number, moved in enumerate(self._moved) if moved.grad is not None]
         tensors, states = [self._moved[number] for number in moving], [self._state[number] for number in moving]
         if moving:
+            if self._shrink:
+                torch._foreach_mul_(tensors, 1.0 - lr * self._shrink)
             self._update(tensors, [tensor.grad for tensor in tensors], states, lr=lr)
         for entries, place, moved in gathered:
             entries[place] = moved

@@ -1,4 +1,7 @@
-"""How a training goes: its length, batches, optimiser, and the learning rate over time."""
+"""How a training goes: its length, batches, optimiser, the learning rate over time, and what is averaged on the way.
+
+Sources: one-cycle, Smith & Topin 2018, with PyTorch's constants; stochastic weight averaging, Izmailov et al. 2018.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,10 @@ from typing import Annotated, Literal
 
 from snnrun import declared
 from snnrun.declared import Range
+from snnrun.errors import UsageError
+
+# Of one-cycle: the share of the run in which the rate rises, what divides it at first, and what divides that at last.
+CYCLE_RISE, CYCLE_FIRST, CYCLE_LAST = 0.3, 25.0, 1e4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,28 +23,67 @@ class Options:
     """How to train. `lr` follows `schedule`; `clip_norm` bounds the norm of the gradient; see `conf/train.yaml`.
 
     Raises:
-        UsageError: an option is out of range.
+        UsageError: an option is out of range, or two do not fit one another.
     """
 
     epochs: Annotated[int, Range(at_least=1)]
     batch_size: Annotated[int, Range(at_least=1)] = 16
     lr: Annotated[float, Range(above=0)] = 0.004
-    schedule: Literal["constant", "cosine", "inverse_sqrt", "inverse_sqrt_late", "step"] = "cosine"
+    schedule: Literal["constant", "cosine", "inverse_sqrt", "inverse_sqrt_late", "step", "onecycle"] = "cosine"
     schedule_milestones: Annotated[Sequence[int], Range(at_least=1)] = (40, 80)
     schedule_factor: Annotated[float, Range(above=0)] = 0.1
+    warmup_epochs: Annotated[float, Range(at_least=0)] = 0.0
     optimizer: Literal["adam", "adamw", "rmsprop", "sgd"] = "adam"
     momentum: Annotated[float, Range(at_least=0, below=1)] = 0.0
     weight_decay: Annotated[float, Range(at_least=0)] = 0.0
+    decoupled_decay: bool = False
     clip_norm: Annotated[float | None, Range(above=0)] = None
     shuffle: Literal["full", "transpositions"] = "full"
     boosting: bool = False
+    average: Literal["none", "ema", "swa"] = "none"
+    average_decay: Annotated[float, Range(at_least=0, below=1)] = 0.999
+    swa_start: Annotated[float, Range(at_least=0, below=1)] = 0.75
+    swa_lr: Annotated[float | None, Range(above=0)] = None
 
     def __post_init__(self) -> None:
         declared.check("train", Options, vars(self))
+        if self.warmup_epochs and self.schedule == "onecycle":
+            raise UsageError(
+                "train.warmup_epochs: train.schedule=onecycle begins with a rise of its own. Set train.warmup_epochs=0 "
+                "or choose another schedule."
+            )
+        if self.warmup_epochs > self.epochs:
+            raise UsageError(
+                f"train.warmup_epochs: {self.warmup_epochs:g} is more than the {self.epochs} of train.epochs, so the "
+                "learning rate would never reach train.lr."
+            )
+
+    @property
+    def first_averaged(self) -> int:
+        """The epoch (from 0) that stochastic weight averaging begins with."""
+        return int(self.swa_start * self.epochs)
 
     def learning_rate(self, epoch: int, progress: float) -> float:
-        """Learning rate in an epoch (from 0). `progress` is the finished share of the whole run."""
+        """Learning rate in an epoch (from 0). `progress` is the finished share of the whole run.
+
+        In the first `warmup_epochs` the schedule's rate is multiplied by a factor that rises from 1/25 to 1, in a line.
+        With `average=swa` the rate is constant from `first_averaged` on: `swa_lr`, or what the schedule has reached.
+        """
+        if self.average == "swa" and epoch >= self.first_averaged:
+            if self.swa_lr is not None:
+                return self.swa_lr
+            epoch, progress = self.first_averaged, self.first_averaged / self.epochs
+        done = round(progress * self.epochs, 9)  # the same in a run of more epochs
+        warm = 1.0 if not self.warmup_epochs else min(1.0, done / self.warmup_epochs)
+        return self._scheduled(epoch, progress) * (warm + (1.0 - warm) / CYCLE_FIRST)
+
+    def _scheduled(self, epoch: int, progress: float) -> float:
         match self.schedule:
+            case "onecycle":
+                if progress < CYCLE_RISE:
+                    return _between(self.lr / CYCLE_FIRST, self.lr, progress / CYCLE_RISE)
+                last = self.lr / CYCLE_FIRST / CYCLE_LAST
+                return _between(self.lr, last, (progress - CYCLE_RISE) / (1.0 - CYCLE_RISE))
             case "cosine":
                 return self.lr * 0.5 * (1.0 + math.cos(math.pi * progress))
             case "inverse_sqrt":
@@ -48,3 +94,8 @@ class Options:
                 return self.lr * self.schedule_factor ** sum(epoch >= m for m in self.schedule_milestones)
             case "constant":
                 return self.lr
+
+
+def _between(first: float, last: float, share: float) -> float:
+    """From `first` to `last` along half a cosine, after this share of the way."""
+    return last + (first - last) * 0.5 * (1.0 + math.cos(math.pi * share))

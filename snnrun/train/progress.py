@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from snnrun.errors import SnnrunError, first_line
+from snnrun.network.model import Model
 from snnrun.train.boosting import boost_wrong
 from snnrun.train.means import Tally
 from snnrun.train.training import Training
@@ -29,7 +30,8 @@ class Result:
     """The results of a training, even if it did not reach its end.
 
     `history` has the metrics of each finished epoch. `confusion` (classes, classes) is that of the test samples after
-    the last epoch, or None; its rows are the true classes. The states are copies of the weights, on the CPU.
+    the last epoch, or None; its rows are the true classes. The states are copies of the weights, on the CPU; of their
+    average where there is one.
     """
 
     status: Literal["finished", "interrupted", "diverged"] = "finished"
@@ -89,13 +91,16 @@ class Progress:
         best = 0.0 if result.best_epoch is None else result.history[result.best_epoch - 1]["validation/accuracy"]
         result.history.append(metrics)
         if metrics.get("validation/accuracy", -1.0) >= best:  # if equal, the later one wins: it is trained longer
-            result.best_epoch, result.best_state = len(result.history), copy_state(training)
+            result.best_epoch, result.best_state = len(result.history), copy_state(training.evaluated)
         self.consistent = True
 
     def snapshot(self) -> Snapshot:
         """Everything that the next step depends on, and the results of the epochs before it."""
         training, result = self.training, self.result
-        tensors = {f"network/{key}": value for key, value in copy_state(training).items()}
+        tensors = {f"network/{key}": value for key, value in copy_state(training.network).items()}
+        averaged = training.average.model
+        if averaged is not None:
+            tensors |= {f"average/{key}": value for key, value in copy_state(averaged).items()}
         tensors |= {f"optimiser/{key}": value.detach().cpu() for key, value in training.optimiser.state().items()}
         tensors |= {f"best/{key}": value for key, value in (result.best_state or {}).items()}
         arrays = {"order": self.order, "boost": training.boost, "predictions": self.predictions}
@@ -108,6 +113,7 @@ class Progress:
             "tally": None if self.tally is None else self.tally.state(),
             "seconds": self.seconds,
             "lr": self.lr,
+            "averaged": training.average.number,
             "warned": sorted(self.warned),
         }
         return Snapshot(tensors, facts)
@@ -119,6 +125,7 @@ class Progress:
             training.network.load_state_dict(_below("network/", tensors))
             training.renew_optimiser()  # the mask of the recurrent synapses has come with the weights
             training.optimiser.restore(_below("optimiser/", tensors))
+            training.average.restore(_below("average/", tensors), facts.get("averaged", 0))
             self.order, training.boost, self.predictions = (
                 tensors[key].numpy().copy() for key in ("order", "boost", "predictions")
             )
@@ -143,6 +150,6 @@ def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
 
-def copy_state(training: Training) -> dict[str, Tensor]:
+def copy_state(model: Model) -> dict[str, Tensor]:
     """Copies of the weights, on the CPU."""
-    return {name: value.detach().cpu().clone() for name, value in training.network.state_dict().items()}
+    return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}

@@ -15,6 +15,7 @@ from snnrun.data import Dataset
 from snnrun.encoders import Encoder
 from snnrun.network.model import LocalModel, Model
 from snnrun.rules import Currents
+from snnrun.train.averaging import Average
 from snnrun.train.batches import Batch, batches
 from snnrun.train.distributed import Group
 from snnrun.train.optimiser import Optimiser, by_stride
@@ -48,6 +49,7 @@ class Training:
     Attributes:
         boost: Weight of each training sample's error, float32 (S,).
         optimiser: Moves the weights.
+        average: What is averaged of them on the way.
     """
 
     def __init__(
@@ -64,16 +66,25 @@ class Training:
         self.network, self.dataset, self.encoder = network.to(device), dataset, encoder
         self.options, self.seed, self.device, self.group = options, seed, device, group or Group()
         self.boost = np.ones(len(dataset.train), dtype=np.float32)
+        self.average = Average(self.network, options)
         self.renew_optimiser()
+
+    @property
+    def evaluated(self) -> Model:
+        """The model that is evaluated and kept: the average, once there is one, or else the network."""
+        return self.average.model or self.network
 
     def renew_optimiser(self) -> None:
         """Make a new optimiser, which has not moved the network's weights yet."""
         options = self.options
-        self.optimiser = Optimiser(self.network.trained(), options.optimizer, options.momentum, options.weight_decay)
+        self.optimiser = Optimiser(
+            self.network.trained(), options.optimizer, options.momentum, options.weight_decay, options.decoupled_decay
+        )
 
     def align(self) -> None:
         """Give all processes the leader's weights, since different processors may round the updates differently."""
-        self.group.copy_(list(self.network.parameters()))
+        averaged = self.average.model
+        self.group.copy_([*self.network.parameters(), *(averaged.parameters() if averaged is not None else ())])
 
     def batches(self, order: NDArray[np.int64], epoch: int) -> Iterator[Batch]:
         """The training samples in this order, as batches for `gradients`, augmented and encoded for this epoch."""
@@ -116,6 +127,7 @@ class Training:
         else:
             self.optimiser.step(lr)
             self.network.constrain()
+            self.average.after_update()
 
     def outcome(self, positions: NDArray[np.int64], step: Step) -> tuple[NDArray[np.int64], list[float]]:
         """Predicted classes of a batch (B,) and total spikes of each layer that fires, from all shares."""
