@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from snnrun import signals
+from snnrun import beside, collector, signals
 from snnrun.config.paths import expanded, folder
 from snnrun.display import output
 from snnrun.errors import SnnrunError, UsageError, unknown
@@ -93,7 +93,23 @@ def _help() -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code: 0, 1 for a failure, 2 for a wrong request, 130 for Ctrl-C."""
-    arguments = sys.argv[1:] if argv is None else argv
+    if argv is None:
+        return _own_process(sys.argv[1:])
+    return _answered(argv)
+
+
+def _own_process(arguments: list[str]) -> int:
+    """Run a command in a process that is there for nothing else."""
+    collector.seldom()
+    beside.allow()
+    try:
+        return _answered(arguments)
+    finally:
+        beside.stop()
+        collector.no_more()
+
+
+def _answered(arguments: list[str]) -> int:
     with output.unfailing() as out:
         code = _main(arguments)
         out.flush()

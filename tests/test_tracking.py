@@ -110,9 +110,9 @@ def test_metrics_wait_for_one_another_but_not_in_the_file(
 ) -> None:
     tracker = store.open(tmp_path)
     sizes: list[int] = []
-    send = tracker._client.log_batch  # type: ignore[attr-defined]
+    send = tracker._store._client.log_batch  # type: ignore[attr-defined]
     monkeypatch.setattr(
-        tracker._client,  # type: ignore[attr-defined]
+        tracker._store._client,  # type: ignore[attr-defined]
         "log_batch",
         lambda run_id, metrics: (sizes.append(len(metrics)), send(run_id, metrics=metrics)),
     )
@@ -141,8 +141,8 @@ def test_a_store_that_fails_midway_costs_one_warning(
         raise OSError("disk full\nand more")
 
     for method in ("log_batch", "log_artifact", "log_inputs"):
-        real = getattr(tracker._client, method)  # type: ignore[attr-defined]
-        monkeypatch.setattr(tracker._client, method, partial(broken, real))  # type: ignore[attr-defined]
+        real = getattr(tracker._store._client, method)  # type: ignore[attr-defined]
+        monkeypatch.setattr(tracker._store._client, method, partial(broken, real))  # type: ignore[attr-defined]
     tracker.params({"seed": 1})
     tracker.dataset("digits", "d", {})
     for epoch in range(1, 6):
@@ -174,7 +174,7 @@ def test_an_artifact_store_out_of_reach_keeps_no_points_back(
 
     warnings: list[str] = []
     tracker = store.open(tmp_path, warn=warnings.append)
-    monkeypatch.setattr(tracker._client, "log_artifact", refused)  # type: ignore[attr-defined]
+    monkeypatch.setattr(tracker._store._client, "log_artifact", refused)  # type: ignore[attr-defined]
     tracker.artifact(tmp_path / "metrics.jsonl")
     tracker.tags({"after": "it"})
     for epoch in range(1, 4):

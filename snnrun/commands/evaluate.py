@@ -165,7 +165,7 @@ def write(evaluation: Evaluation, folder: Path) -> None:
         (folder / names.EVALUATION).write_text(text, encoding="utf-8")
         classes = evaluation.trained.about.classes
         console.plot_confusion(evaluation.confusion, classes, folder / names.CONFUSION, f"{evaluation.split} set")
-        artifacts.activity_figures(evaluation.firing, evaluation.cost, label, folder)
+        artifacts.draw(artifacts.activity(evaluation.firing, evaluation.cost, label, folder))
     except OSError as error:
         raise SnnrunError(f"--out {folder}: cannot be written ({error.strerror or error}).") from None
 

@@ -30,12 +30,15 @@ def _resume(arguments: list[str]) -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as data.root=FOLDER")
     parser.add_argument("--outputs", type=folder, default=Path("outputs"), help="the folder that the runs wrote to")
     request = parser.parse_intermixed_args(arguments)
+    from snnrun import tracking
     from snnrun.config import failures
     from snnrun.record import run_folder, run_lock
 
     found = run_folder.find(request.run, request.outputs)
     with run_lock.alone(found.path):
         try:
+            settings = found.values()
+            tracking.get_ready(settings["tracking"]["kind"], Path(settings["outputs"]), settings["tracking"]["uri"])
             _go_on(found, request.overrides, ["snnrun", "resume", *arguments])
         except Exception as error:
             return failures.report(error, request.overrides)

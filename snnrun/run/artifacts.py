@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import save
 
-from snnrun import data, encoders, tracking
+from snnrun import beside, data, encoders, tracking
 from snnrun.display import console
 from snnrun.network.model import Model
 from snnrun.record import atomic, names
@@ -19,11 +21,21 @@ from snnrun.train import cost, engine, evaluation, firing
 MEASURED = 1000
 
 
-def write(result: engine.Result, parts: build.Parts, run_dir: Path, tracker: tracking.Tracker) -> cost.Spent | None:
-    """Write weights and figures to the run's folder and the record, also after a training that was cut short.
+class Drawing(NamedTuple):
+    """A figure to be drawn: a function of `display.plots`, what it draws, and the file."""
+
+    function: Callable[..., None]
+    arguments: tuple[Any, ...]
+    path: Path
+
+
+def write(
+    result: engine.Result, parts: build.Parts, run_dir: Path, tracker: tracking.Tracker
+) -> tuple[cost.Spent | None, list[Drawing]]:
+    """Write weights and costs to the run's folder and the record, also after a training that was cut short.
 
     If the training finished an epoch, this returns the cost of an inference, and the network then has the chosen
-    weights (those of the best epoch, if there are any). Otherwise it returns None.
+    weights (those of the best epoch, if there are any). Otherwise it returns None. The figures are still to be drawn.
     """
     network, dataset, encoder, device = parts.network, parts.dataset, parts.encoder, parts.device
     for name, state in ((names.LAST, result.last_state), (names.BEST, result.best_state)):
@@ -31,32 +43,43 @@ def write(result: engine.Result, parts: build.Parts, run_dir: Path, tracker: tra
             path = run_dir / name
             atomic.write(path, save({key: value.contiguous() for key, value in state.items()}))
             tracker.artifact(path, "weights")
-    figures = [_raster(network, dataset, encoder, device, run_dir)] if network.spiking else []
+    drawings = [_raster(network, dataset, encoder, device, run_dir)] if network.spiking else []
     spent = None
     if result.history and result.confusion is not None:
-        console.plot_curves(result.history, run_dir / names.CURVES)
-        console.plot_confusion(result.confusion, dataset.classes, run_dir / names.CONFUSION)
-        figures += [run_dir / names.CURVES, run_dir / names.CONFUSION]
+        drawings += [
+            Drawing(console.plot_curves, (result.history,), run_dir / names.CURVES),
+            Drawing(console.plot_confusion, (result.confusion, dataset.classes), run_dir / names.CONFUSION),
+        ]
         network.load_state_dict(result.best_state or result.last_state)
-        figures.append(_weights(build.network(parts.values, dataset), network, run_dir))
+        drawings.append(_weights(build.network(parts.values, dataset), network, run_dir))
         fired = firing.record(network, dataset.test, encoder, device, positions=firing.spread(dataset.test, MEASURED))
         spent = cost.spent(network, fired)
-        figures += activity_figures(fired, spent, dataset.label, run_dir)
+        drawings += activity(fired, spent, dataset.label, run_dir)
         (run_dir / names.COST).write_text(json.dumps(spent.as_dict(), indent=2) + "\n", encoding="utf-8")
         tracker.artifact(run_dir / names.COST)
         tracker.metrics(result.summary | spent.metrics(), step=len(result.history))
-    for path in (*figures, run_dir / names.METRICS):
-        tracker.artifact(path, "figures" if path.suffix == ".png" else "")
-    return spent
+    tracker.artifact(run_dir / names.METRICS)
+    return spent, drawings
 
 
-def activity_figures(fired: firing.Firing, spent: cost.Spent, label: str, folder: Path) -> list[Path]:
-    """Draw `rates.png` and `cost.png` of a spiking network. Returns their paths; none for other models."""
+def draw(drawings: Sequence[Drawing], tracker: tracking.Tracker | None = None) -> None:
+    """Draw figures, in the process beside this one if there is one, and record them. Raises OSError of a full disk."""
+    drawn = [beside.post(function, *arguments, path) for function, arguments, path in drawings]
+    for drawing, done in zip(drawings, drawn, strict=True):
+        try:
+            done.result()
+        except beside.Gone:
+            drawing.function(*drawing.arguments, drawing.path)
+        if tracker is not None:
+            tracker.artifact(drawing.path, "figures")
+
+
+def activity(fired: firing.Firing, spent: cost.Spent, label: str, folder: Path) -> list[Drawing]:
+    """`rates.png` and `cost.png` of a spiking network; nothing of other models."""
     if not isinstance(spent, cost.Cost):
         return []
     what = f"{label}, {fired.samples:,} samples, {fired.steps} steps"
-    rates, costs = folder / names.RATES, folder / names.COST_FIGURE
-    console.plot_rates({name: spikes / fired.samples for name, spikes in fired.spikes.items()}, what, rates)
+    rates = {name: spikes / fired.samples for name, spikes in fired.spikes.items()}
     layers = {} if spent.input_spikes is None else {"input": (spent.input_spikes, 0.0)}
     layers |= {name: (layer.spikes, layer.operations) for name, layer in spent.layers.items()}
     energies = {
@@ -64,22 +87,23 @@ def activity_figures(fired: firing.Firing, spent: cost.Spent, label: str, folder
         "with neurons' updates": spent.energy_with_updates_nj,
         "dense ANN, one pass": spent.ann_energy_nj,
     }
-    console.plot_cost(layers, energies, f"an inference: {what}", costs)
-    return [rates, costs]
+    return [
+        Drawing(console.plot_rates, (rates, what), folder / names.RATES),
+        Drawing(console.plot_cost, (layers, energies, f"an inference: {what}"), folder / names.COST_FIGURE),
+    ]
 
 
 def _raster(
     network: Model, dataset: data.Dataset, encoder: encoders.Encoder, device: torch.device, run_dir: Path
-) -> Path:
-    path, classes = run_dir / names.RASTER, dataset.classes
+) -> Drawing:
+    classes = dataset.classes
     layers, label, predicted = evaluation.record_raster(network, dataset.test, encoder, device)
     title = f"{dataset.label}, test sample 0: {classes[label]}, taken for {classes[predicted]}"
-    console.plot_raster(layers, title, path)
-    return path
+    return Drawing(console.plot_raster, (layers, title), run_dir / names.RASTER)
 
 
-def _weights(initial: Model, trained: Model, run_dir: Path) -> Path:
-    """Draw histograms of all weights that exist, before and after the training. Returns the path."""
+def _weights(initial: Model, trained: Model, run_dir: Path) -> Drawing:
+    """Histograms of all weights that exist, before and after the training."""
     before, panels = dict(initial.named_parameters()), {}
     masks = dict(trained.named_buffers())
     for key, value in trained.named_parameters():
@@ -88,5 +112,4 @@ def _weights(initial: Model, trained: Model, run_dir: Path) -> Path:
         if mask is not None:
             pair = [tensor[mask.cpu()] for tensor in pair]
         panels[trained.called(key)] = [tensor.flatten().numpy() for tensor in pair]
-    console.plot_weights(panels, run_dir / names.HISTOGRAMS)
-    return run_dir / names.HISTOGRAMS
+    return Drawing(console.plot_weights, (panels,), run_dir / names.HISTOGRAMS)

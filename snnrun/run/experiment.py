@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 
-from snnrun import data, tracking
-from snnrun.display import console, output
+from snnrun import beside, data, tracking
+from snnrun.display import console, output, plots
 from snnrun.errors import SnnrunError
 from snnrun.network import Network
 from snnrun.record import journal, names, run_folder, run_lock
@@ -71,6 +71,8 @@ def run(
         taken = None if kept else _pretrain(parts, run_dir)
         display = console.Display()
         tracker = _open_tracker(parts, run_dir, parent_run_id, display, resumed)
+        if beside.runs():
+            beside.post(plots.get_ready)
         status: tracking.Status = "FAILED"
         try:
             if accepted is not None:
@@ -136,17 +138,26 @@ def _train(
             start=kept,
             group=parts.group,
         )
-    spent = None
+    spent, drawings = None, list[artifacts.Drawing]()
     try:
-        spent = artifacts.write(result, parts, run_dir, tracker)
+        with _writing(run_dir):
+            spent, drawings = artifacts.write(result, parts, run_dir, tracker)
+    finally:  # the accuracies are printed even if the disk is full
+        announce.what_came_out(result, values, time.monotonic() - started, spent, run_dir, tracker)
+    with _writing(run_dir):
+        artifacts.draw(drawings, tracker)
+    return result
+
+
+@contextmanager
+def _writing(run_dir: Path) -> Iterator[None]:
+    try:
+        yield
     except (OSError, SafetensorError) as error:
         raise SnnrunError(
             f"{run_dir}: not all files of the run could be written ({error}). Make room there, then "
             f"go on from the last checkpoint: snnrun resume {run_dir}"
         ) from None
-    finally:  # the accuracies are printed even if the disk is full
-        announce.what_came_out(result, values, time.monotonic() - started, spent, run_dir, tracker)
-    return result
 
 
 class _Observer:

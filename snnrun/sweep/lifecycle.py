@@ -8,7 +8,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +16,7 @@ from typing import Any, Literal
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from snnrun import beside
 from snnrun.config import compose, failures
 from snnrun.config.check import check, check_paths, check_sweep
 from snnrun.config.paths import quoted
@@ -56,7 +57,10 @@ def overrides_of(hydra_cfg: Any) -> list[str]:
 
 def _checked(cfg: DictConfig, *, sweep: bool) -> None:
     overrides = overrides_of(cfg.hydra)
+    from snnrun import tracking
+
     try:
+        tracking.get_ready(cfg.tracking.kind, Path(cfg.outputs), cfg.tracking.uri)
         compose.check_pairs(overrides)
         _check_hydra(cfg.hydra)
         if sweep:
@@ -270,9 +274,10 @@ def _open_parent(cfg: DictConfig, folder: Path, record: Sweep, where: dict[str, 
     from snnrun.tracking import sweep_run
 
     if record.parent_run_id is not None:
-        sweep_run.reopen_sweep(record.parent_run_id, **where)
+        beside.ask(sweep_run.reopen_sweep, record.parent_run_id, **where)
         return
-    record.parent_run_id = sweep_run.start_sweep(
+    record.parent_run_id = beside.ask(
+        sweep_run.start_sweep,
         **where,
         experiment=cfg.tracking.experiment,
         run_name=cfg.tracking.run_name or folder.name,
@@ -311,7 +316,8 @@ def _close(running: _Running, status: Literal["FINISHED", "FAILED", "KILLED"]) -
     files = table.write(rows, keys, folder) if rows else []
     best = max((point.objective for point in last if point.objective is not None), default=None)
     if running.tracked and running.record.parent_run_id is not None:
-        sweep_run.close_sweep(
+        _ask(
+            sweep_run.close_sweep,
             running.record.parent_run_id,
             "FAILED" if failed and status == "FINISHED" else status,
             **running.where,
@@ -319,7 +325,6 @@ def _close(running: _Running, status: Literal["FINISHED", "FAILED", "KILLED"]) -
             metrics={} if best is None else {"objective_best": best},
             killed=killed,
             superseded=[point.run_id for point in every if point not in last and point.run_id],
-            warn=failures.warn,
         )
     console.sweep_table(rows, keys)
     _say_what_failed(failed, folder)
@@ -336,8 +341,16 @@ def _withdraw(running: _Running) -> None:
     from snnrun.tracking import sweep_run
 
     if running.record.parent_run_id is not None and running.tracked:
-        sweep_run.delete_sweep(running.record.parent_run_id, **running.where, warn=failures.warn)
+        _ask(sweep_run.delete_sweep, running.record.parent_run_id, **running.where)
     shutil.rmtree(running.folder, ignore_errors=True)
+
+
+def _ask(function: Callable[..., None], *arguments: Any, **options: Any) -> None:
+    """Have a function of `sweep_run` called in the process beside this one, and pass on its warnings."""
+    from snnrun.tracking import sweep_run
+
+    for warning in beside.ask(sweep_run.warned, function, *arguments, **options):
+        failures.warn(warning)
 
 
 def _bury(folder: Path) -> list[str]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from snnrun import tracking
+from snnrun import beside, tracking
 from snnrun.config import failures
 from snnrun.display import output
 from snnrun.errors import SnnrunError
@@ -162,8 +162,13 @@ def _fail(
     if RunFolder(folder).run_id is None:
         with contextlib.suppress(SnnrunError):  # the store may be the cause of the failure
             tags = {sweep_run.POINT_TAG: point.id, "mlflow.parentRunId": parent, tracking.RUN_DIR_TAG: str(folder)}
-            run_id = sweep_run.new_failure(
-                tags, **_where(settings), experiment=store["experiment"], run_name=f"{point.number}", params=params()
+            run_id = beside.ask(
+                sweep_run.new_failure,
+                tags,
+                **_where(settings),
+                experiment=store["experiment"],
+                run_name=f"{point.number}",
+                params=params(),
             )
             RunFolder(folder).save_run_id(run_id)
     point.run_id = RunFolder(folder).run_id
@@ -172,7 +177,9 @@ def _fail(
 
 def _mark(point: Point, settings: Mapping[str, Any], tags: Mapping[str, str], **rest: Any) -> None:
     if point.run_id is not None:
-        sweep_run.mark_point(point.run_id, tags, **_where(settings), **rest, warn=failures.warn)
+        asked = beside.ask(sweep_run.warned, sweep_run.mark_point, point.run_id, tags, **_where(settings), **rest)
+        for warning in asked:
+            failures.warn(warning)
 
 
 def _where(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,13 +26,14 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
-from snnrun import locks
+from snnrun import beside, locks
 from snnrun.errors import SnnrunError, UsageError
 from snnrun.record.journal import Journal
 from snnrun.record.provenance import provenance, version
 from snnrun.record.run_folder import RunFolder
 from snnrun.tracking.address import file_of, place_of, store_file, store_uri, usual_uri
-from snnrun.tracking.mlflow_run import Mlflow, Status, changed, data_tags, flatten, reason
+from snnrun.tracking.mlflow_run import Mlflow, Status, changed, flatten, reason
+from snnrun.tracking.recorded import Elsewhere, Recorded, open_elsewhere
 from snnrun.tracking.server import serve
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "changed",
     "file_of",
     "flatten",
+    "get_ready",
     "open_tracker",
     "place_of",
     "provenance",
@@ -103,27 +105,6 @@ def to_stderr(message: str) -> None:
     print(f"warning: {message}", file=sys.stderr)
 
 
-class _Local:
-    """``tracking=none``: ``metrics.jsonl`` and ``tags.json`` alone; the run's folder has the rest."""
-
-    run_id: str | None = None
-    run_name: str | None = None
-
-    def __init__(self, journal: Journal) -> None:
-        self.metrics, self.tags = journal.append, journal.tags
-
-    def catch_up(self) -> None: ...
-
-    def params(self, values: Mapping[str, object]) -> None: ...
-
-    def dataset(self, name: str, digest: str, sizes: Mapping[str, int]) -> None:  # noqa: ARG002 - the protocol's
-        self.tags(data_tags(digest, sizes))
-
-    def artifact(self, path: Path, folder: str = "") -> None: ...
-
-    def finish(self, status: Status) -> None: ...
-
-
 def open_tracker(
     kind: Literal["mlflow", "none"],
     *,
@@ -150,27 +131,72 @@ def open_tracker(
     """
     if kind not in ("mlflow", "none"):
         raise UsageError(f"tracking.kind is {kind!r}: it must be mlflow or none")
-    journal_at = run_dir.resolve()
+    folder = run_dir.resolve()
     if kind == "none":
-        return _Local(Journal(journal_at, warn))
+        return Recorded(Journal(folder, warn), None)
     if system_metrics and importlib.util.find_spec("psutil") is None:
         raise UsageError(
             "tracking.system_metrics=true needs the package psutil: pip install 'snnrun[system]', or leave it false"
         )
-    tags = {RUN_DIR_TAG: str(journal_at)} | ({"mlflow.parentRunId": parent_run_id} if parent_run_id else {})
-    store = outputs, uri, experiment
+    tags = {RUN_DIR_TAG: str(folder)} | ({"mlflow.parentRunId": parent_run_id} if parent_run_id else {})
+    options = {"folder": folder, "place": (outputs, uri, experiment), "run_name": run_name, "tags": tags}
+    options |= {"system_metrics": system_metrics, "resumed": resumed, "anew": anew}
+    store = _opened(options, warn)  # it may refuse, so before the first change to the folder
+    return Recorded(Journal(folder, warn), store)
+
+
+def _opened(options: dict[str, Any], warn: Warn) -> Mlflow | Elsewhere:
+    """The MLflow run, in the process beside this one if there is one."""
+    with contextlib.suppress(beside.Gone):
+        if beside.runs():
+            run_id, run_name, warnings = beside.post(open_elsewhere, _open, options).result()
+            for warning in warnings:
+                warn(warning)
+            return Elsewhere(run_id, run_name, options["folder"], warn)
+    return _open(**options, warn=warn)
+
+
+def _open(
+    folder: Path,
+    place: tuple[Path, str | None, str],
+    run_name: str | None,
+    tags: dict[str, str],
+    *,
+    system_metrics: bool,
+    resumed: bool,
+    anew: bool,
+    warn: Warn,
+) -> Mlflow:
+    """The MLflow run of `open_tracker`; `place` is outputs, uri, experiment."""
     # What may refuse a run that goes on comes before the first change to its folder.
-    found: tuple[Any, Any] = reopen(*store, journal_at, anew=anew) if resumed else (None, None)
+    found: tuple[Any, Any] = reopen(*place, folder, anew=anew) if resumed else (None, None)
     client, run = found
-    kept = Journal(journal_at, warn)
+    fresh = run is None
+    Journal(folder, warn)
+    outputs, uri = place[:2]
     if run is None:
-        client, run = create_run(*store, run_name, tags)
+        client, run = create_run(*place, run_name, tags)
     else:
         with _usable(uri or store_uri(outputs), outputs):
             client.update_run(run.info.run_id, status="RUNNING")
-    RunFolder(journal_at).save_run_id(run.info.run_id)
+    RunFolder(folder).save_run_id(run.info.run_id)
     monitor = _system_monitor(run.info.run_id, uri or store_uri(outputs)) if system_metrics else None
-    return Mlflow(client, run, kept, warn, fresh=found[1] is None, monitor=monitor)
+    return Mlflow(client, run, folder, warn, fresh=fresh, monitor=monitor)
+
+
+def get_ready(kind: str, outputs: Path, uri: str | None) -> None:
+    """Start the process beside this one, and what takes long there: it imports MLflow and opens a store that exists."""
+    if beside.start() and kind == "mlflow":
+        beside.post(_get_ready, uri or store_uri(outputs))
+
+
+def _get_ready(address: str) -> None:
+    path = file_of(address)
+    if path is None or path.exists():
+        with quiet(), contextlib.suppress(Exception):  # `open_tracker` will say what is wrong
+            connect(address)
+    else:
+        import mlflow  # noqa: F401
 
 
 def reach(outputs: Path, uri: str | None = None) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar
 
 from snnrun.errors import first_line
 from snnrun.record import journal
-from snnrun.record.journal import Journal, Warn
+from snnrun.record.journal import Warn
 
 Item = TypeVar("Item")
 Status = Literal["FINISHED", "FAILED", "KILLED"]
@@ -81,18 +81,16 @@ def is_refused(error: Exception) -> bool:
 
 
 class Mlflow:
-    """One MLflow run. No method raises when MLflow fails.
+    """One MLflow run of the run in `folder`. No method raises when MLflow fails.
 
     What it does not take waits in order, and is tried again after a pause that doubles; the first failure is a warning.
     `fresh` is whether this process has just made the run, so that nothing is in it yet.
     """
 
-    def __init__(
-        self, client: Any, run: Any, journal: Journal, warn: Warn, *, fresh: bool, monitor: Any = None
-    ) -> None:
+    def __init__(self, client: Any, run: Any, folder: Path, warn: Warn, *, fresh: bool, monitor: Any = None) -> None:
         self.run_id: str | None = run.info.run_id
         self.run_name: str | None = run.info.run_name
-        self._client, self._journal, self._warn, self._monitor = client, journal, warn, monitor
+        self._client, self._folder, self._warn, self._monitor = client, folder, warn, monitor
         self._waiting: list[Callable[[], object]] = []
         self._points: list[Any] = []
         self._params: dict[str, str] = {} if fresh else dict(run.data.params)
@@ -111,26 +109,20 @@ class Mlflow:
         for chunk in _chunks(missing, BATCH):
             self._do(self._client.log_batch, self.run_id, params=chunk)
         before = self._params | self._changed
-        self._send_tags({CHANGED_TAG + key: value for key, value in flat.items() if value != before.get(key, value)})
+        self.tags({CHANGED_TAG + key: value for key, value in flat.items() if value != before.get(key, value)})
 
     def tags(self, values: Mapping[str, str]) -> None:
         """See `tracking.Tracker`."""
-        self._journal.tags(values)
-        self._send_tags(values)
-
-    def _send_tags(self, values: Mapping[str, str]) -> None:
         from mlflow.entities import RunTag
 
         for chunk in _chunks([RunTag(key, str(value)[:VALUE_LENGTH]) for key, value in values.items()], BATCH):
             self._do(self._client.log_batch, self.run_id, tags=chunk)
 
-    def metrics(self, values: Mapping[str, float], step: int) -> None:
-        """See `tracking.Tracker`."""
+    def metrics(self, values: Mapping[str, float], step: int, milliseconds: int) -> None:
+        """See `tracking.Tracker`. The time is since 1970."""
         from mlflow.entities import Metric
 
-        self._journal.append(values, step)
-        now = int(time.time() * 1000)
-        self._points += [Metric(key, float(value), now, step) for key, value in values.items()]
+        self._points += [Metric(key, float(value), milliseconds, step) for key, value in values.items()]
         if time.monotonic() - self._sent_at >= FLUSH_SECONDS:
             self._flush()
 
@@ -138,7 +130,7 @@ class Mlflow:
         """See `tracking.Tracker`."""
         from mlflow.entities import Metric
 
-        entries = journal.read(self._journal.path.parent)
+        entries = journal.read(self._folder)
         self._points += [Metric(*point[:2], point[3], point[2]) for point in journal.points(entries)]
         self._flush()
 
@@ -150,7 +142,6 @@ class Mlflow:
         entity = Dataset(name, digest[:36], "code", json.dumps({"name": name}), profile=json.dumps(dict(sizes)))
         entry = DatasetInput(entity, [InputTag("mlflow.data.context", "training")])
         self._do(self._client.log_inputs, self.run_id, [entry])
-        self.tags(data_tags(digest, sizes))
 
     def artifact(self, path: Path, folder: str = "") -> None:
         """See `tracking.Tracker`."""
@@ -169,8 +160,7 @@ class Mlflow:
             self._pause = 0.0
             self._flush()
         if self._waiting or self._points:
-            folder = self._journal.path.parent
-            self._warn(f"MLflow lacks a part of this run. Once it works again: snnrun runs import {folder}")
+            self._warn(f"MLflow lacks a part of this run. Once it works again: snnrun runs import {self._folder}")
 
     def _do(self, action: Callable[..., object], *args: object, **options: object) -> None:
         """Now if MLflow works, else in its turn."""
@@ -200,7 +190,7 @@ class Mlflow:
             if not self._warned:
                 self._warned = True
                 self._warn(
-                    f"MLflow cannot be written ({reason(error)}); the run goes on, {self._journal.path.parent} keeps "
+                    f"MLflow cannot be written ({reason(error)}); the run goes on, {self._folder} keeps "
                     "its metrics and files, and MLflow is tried again"
                 )
         else:

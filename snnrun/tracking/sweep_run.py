@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from snnrun.errors import SnnrunError
 from snnrun.tracking import Status, Warn, connect, create_run, quiet, reason, store_uri, to_stderr
@@ -11,6 +12,13 @@ from snnrun.tracking import Status, Warn, connect, create_run, quiet, reason, st
 NETWORK_TYPES = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "lustre", "gpfs", "beegfs", "ceph", "glusterfs", "9p")
 POINT_TAG, ERROR_TAG, PRUNED_TAG, OLD_TAG = "snnrun.point", "snnrun.error", "snnrun.pruned", "snnrun.superseded"
 LABEL_TAG = "snnrun.label"
+
+
+def warned(function: Callable[..., None], *arguments: Any, **options: Any) -> list[str]:
+    """Call one of this module's functions that warn, and return its warnings: another process may have asked for it."""
+    warnings: list[str] = []
+    function(*arguments, **options, warn=warnings.append)
+    return warnings
 
 
 def start_sweep(
