@@ -4,6 +4,7 @@
     pip install '.[peers]'                             # the other libraries; without them their table is left out
     python scripts/performance.py                      # everything: half an hour on two cores, most of it the others'
     python scripts/performance.py --only fashion,steps # some measurements anew, the others as they were
+    python scripts/performance.py --gpu gpu_check.json # with what scripts/gpu_check found on a machine with a GPU
 
 Each measurement is kept in outputs/performance/NAME.json; one that is there is not repeated unless --only names it or
 --fresh asks for all. Overrides such as hardware.kernels=reference go to every measurement.
@@ -315,6 +316,32 @@ def peers_section(peers: Result) -> list[str]:
     ]
 
 
+def gpu_section(found: Result) -> list[str]:
+    """What scripts/gpu_check.py found on a machine with a GPU."""
+    machine, rows = found["machine"], []
+    for name, result in found.items():
+        workload, _, place = name.rpartition("_")
+        if place in ("gpu", "cpu") and "error" not in result:
+            times = (result[kind]["ms_per_sample"] for kind in ("training", "inference"))
+            rows.append([f"`{workload}`", f"snnrun, {result['device']}", *map(number, times)])
+        elif workload == "spikingjelly" and "error" not in result:
+            rows.append(
+                ["`feed_forward`", f"spikingjelly, {place}", *map(number, (result["training"], result["inference"]))]
+            )
+    packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items() if version)
+    verdict = "passed" if found["doctor"].get("code") == 0 else "failed"
+    return [
+        "## On a GPU",
+        "",
+        f"By `scripts/gpu_check` on one {machine['gpu']} ({machine['memory_gib']:g} GiB; {machine['cores']} cores),",
+        f"batches of {found['batch']}; {packages}. `snnrun doctor --kernels` {verdict} there.",
+        "`feed_forward` is 784-400-400-10 over 400 steps: ST-RSBP here, LIFNode trained through time there.",
+        "",
+        *table(["workload", "by", "training ms", "inference ms"], rows),
+        "",
+    ]
+
+
 # ---- the figure -----------------------------------------------------------------------------------------------------
 
 
@@ -355,6 +382,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("overrides", nargs="*", help="for every measurement, such as hardware.kernels=reference")
     parser.add_argument("--only", default="", metavar="NAME,...", help=f"of {', '.join(groups)}")
     parser.add_argument("--fresh", action="store_true", help="measure everything anew")
+    parser.add_argument("--gpu", type=Path, metavar="FILE", help="show what scripts/gpu_check found, from now on")
     options = parser.parse_intermixed_args(arguments)
     only = options.only.split(",") if options.only else []
     for name in only:
@@ -386,6 +414,11 @@ def main(arguments: list[str]) -> None:
         lines += scaling_section(sweeps)
     if peers:
         lines += peers_section(peers)
+    if options.gpu:
+        KEPT.mkdir(parents=True, exist_ok=True)
+        (KEPT / "gpu.json").write_text(options.gpu.read_text(encoding="utf-8"), encoding="utf-8")
+    if (KEPT / "gpu.json").exists():
+        lines += ["", *gpu_section(json.loads((KEPT / "gpu.json").read_text(encoding="utf-8")))]
     PAGE.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
     print(f"{PAGE} is written")
 

@@ -3,24 +3,32 @@ from __future__ import annotations
 import importlib.util
 import json
 import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "performance.py"
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+
+
+def script(name: str) -> ModuleType:
+    """A script as a module."""
+    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, name, module)  # its dataclass looks itself up
+        spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture
 def performance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The script as a module that works in a folder of its own."""
-    spec = importlib.util.spec_from_file_location("performance", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(__import__("sys").modules, "performance", module)  # its dataclass looks itself up
-    spec.loader.exec_module(module)
+    module = script("performance")
     monkeypatch.setattr(module, "KEPT", tmp_path / "kept")
     monkeypatch.setattr(module, "PAGE", tmp_path / "performance.md")
     monkeypatch.setattr(module, "FIGURE", tmp_path / "performance.svg")
@@ -150,3 +158,51 @@ def test_a_benchmark_that_fails_ends_it_with_its_code(performance: Any, monkeypa
     with pytest.raises(SystemExit) as end:
         performance.main(["--only", "mnits"])
     assert end.value.code == 2
+
+
+def test_the_page_shows_what_was_found_on_a_gpu(
+    performance: ModuleType, calls: list[list[str]], tmp_path: Path
+) -> None:
+    measured = {"device": "NVIDIA H100", "training": {"ms_per_sample": 0.5}, "inference": {"ms_per_sample": 0.25}}
+    machine = {"gpu": "NVIDIA H100", "memory_gib": 80.0, "cores": 16, "packages": {"torch": "2.13.0", "triton": None}}
+    found = {
+        "machine": machine,
+        "batch": 128,
+        "doctor": {"code": 0, "output": "fine"},
+        "fashion_gpu": measured,
+        "alpha_gpu": {"error": "snnrun: no room"},
+        "feed_forward_gpu": measured,
+        "spikingjelly_cupy": {"training": 1.5, "inference": 0.75, "peak_mib": 100.0},
+        "spikingjelly_triton": {"error": "no such backend"},
+    }
+    (tmp_path / "gpu.json").write_text(json.dumps(found))
+    performance.main(["--only", "fashion", "--gpu", str(tmp_path / "gpu.json")])
+    performance.main(["--only", "fashion"])  # it is kept
+    page = performance.PAGE.read_text()
+    assert "| `fashion` | snnrun, NVIDIA H100 | 0.500 | 0.250 |" in page
+    assert "| `feed_forward` | spikingjelly, cupy | 1.50 | 0.750 |" in page
+    assert "alpha" not in page.partition("On a GPU")[2]
+    assert "passed there" in page
+
+
+def test_a_machine_without_a_gpu_is_told_so_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check = script("gpu_check")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(SystemExit, match="sees no CUDA device here"):
+        check.main(["--out", str(tmp_path / "found.json")])
+    assert not (tmp_path / "found.json").exists()
+
+
+def test_what_fails_on_a_gpu_or_comes_too_late_is_in_the_file_too(tmp_path: Path) -> None:
+    report = script("gpu_check").Report(tmp_path / "found.json", minutes=1.0)
+    report.run("good", ["-c", "print('note'); print('{\"a\": 1}')"], "json")
+    report.run("bad", ["-c", "import sys; sys.exit('snnrun: no room')"], "json")
+    report.run("text", ["-c", "print('fine')"], "text")
+    report.end = 0.0
+    report.run("late", ["-c", "print('fine')"], "text")
+    assert json.loads((tmp_path / "found.json").read_text()) == {
+        "good": {"a": 1},
+        "bad": {"error": "snnrun: no room"},
+        "text": {"code": 0, "output": "fine\n"},
+        "late": {"error": "the time was up"},
+    }
