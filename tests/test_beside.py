@@ -10,14 +10,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 
 from snnrun import beside, tracking
+from snnrun.config.compose import compose
 from snnrun.errors import SnnrunError
-from snnrun.run import artifacts
+from snnrun.run import ahead, artifacts, build
 from snnrun.runs import importer
+from snnrun.train.distributed import Group
 
 
 @pytest.fixture
@@ -133,3 +136,18 @@ def test_a_run_recorded_there_is_whole_even_if_the_process_is_lost(process: int,
     importer.import_runs([str(run_dir)], outputs, None)
     with tracking.quiet():
         assert client.get_run(tracker.run_id).data.metrics == {"loss": 0.5}
+
+
+@pytest.mark.launches
+@pytest.mark.slow
+def test_the_backward_loops_are_compiled_there_on_noise(process: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ahead.kernels, "ready", lambda: False)
+    monkeypatch.setattr(ahead.hardware, "cores", lambda: 2)
+    asked: list[Future[None]] = []
+    post = beside.post
+    monkeypatch.setattr(beside, "post", lambda *what: asked.append(post(*what)))
+    parts = build.parts(compose(["model.network=R20", "tracking=none"]), Group())
+    ahead.compile_beside(parts)
+    assert asked.pop().result(timeout=60) is None
+    ahead.compile_beside(parts._replace(backend="reference"))
+    assert not asked

@@ -310,3 +310,14 @@ def test_raster(tmp_path: Path) -> None:
 def test_matplotlib_is_imported_with_the_first_figure() -> None:
     code = "import sys, snnrun.display.console; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_first_run_says_what_it_compiles() -> None:
+    shown = Console(file=StringIO(), width=80)
+    with console.Display(shown, quiet=False) as display:
+        display.compiling("lif_forward")
+    assert shown.file.getvalue() == "compiling lif_forward\n"  # type: ignore[attr-defined]
+    silent = Console(file=StringIO(), width=80)
+    with console.Display(silent, quiet=True) as display:
+        display.compiling("lif_forward")
+    assert not silent.file.getvalue()  # type: ignore[attr-defined]

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from snnrun.compiled import vector
-from snnrun.compiled.jit import jit
+from snnrun.compiled.jit import compiling, jit, part
 
 ZEROS = {16: vector.zeros16, 32: vector.zeros32, 64: vector.zeros64}
 zeros16, zeros32, zeros64 = ZEROS.values()
@@ -179,3 +179,19 @@ def test_an_index_that_cannot_be_read_is_made_anew(tmp_path, rest):
     third = fresh()
     assert third.thrice(3) == 9
     assert sum(third.thrice.stats.cache_hits.values()) == 1, "the index was replaced"
+
+
+def test_a_loop_is_told_before_it_is_compiled_but_not_its_parts() -> None:
+    @part
+    def doubled(x: int) -> int:
+        return 2 * x
+
+    def of_a_test(x: int) -> int:
+        return int(doubled(x) + 1)
+
+    told: list[str] = []
+    loop = jit(of_a_test)
+    with compiling(told.append):
+        assert loop(3) == 7
+        assert loop(4) == 9
+    assert told == ["of_a_test"]

@@ -193,9 +193,10 @@ def test_a_machine_without_a_gpu_is_told_so_in_a_line(tmp_path: Path, monkeypatc
     assert not (tmp_path / "found.json").exists()
 
 
+@pytest.mark.launches
 def test_what_fails_on_a_gpu_or_comes_too_late_is_in_the_file_too(tmp_path: Path) -> None:
     report = script("gpu_check").Report(tmp_path / "found.json", minutes=1.0)
-    report.run("good", ["-c", "print('note'); print('{\"a\": 1}')"], "json")
+    report.run("good", ["-c", "print('{}')".format('{"a": 1}')], "json")
     report.run("bad", ["-c", "import sys; sys.exit('snnrun: no room')"], "json")
     report.run("text", ["-c", "print('fine')"], "text")
     report.end = 0.0

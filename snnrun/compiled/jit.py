@@ -6,12 +6,14 @@ itself: after a change to a part that the loop calls, remove the folder `__pycac
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numba import njit
+from numba.core import event
 from numpy.typing import NDArray
 
 from snnrun import locks
@@ -46,6 +48,29 @@ def jit(function: Callable[..., Any], *, memory: bool = False, exact: bool = Fal
     file.load = _alone(file.load, Path(file._cache_path), shared=True)
     file.save = _alone(file.save, Path(file._cache_path), shared=False)
     return compiled
+
+
+@contextmanager
+def compiling(tell: Callable[[str], None]) -> Iterator[None]:
+    """Within this, `tell` hears the name of each loop before it is compiled, which takes seconds, in any thread."""
+    listener = _Loops(tell)
+    with event.install_listener("numba:compile", listener):
+        yield
+
+
+class _Loops(event.Listener):  # type: ignore[misc] # Numba has no types
+    """Hears of Numba's compilations. Those of a loop's parts happen inside that of the loop."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self._tell, self._depth = tell, 0
+
+    def on_start(self, event: Any) -> None:
+        if not self._depth:
+            self._tell(event.data["dispatcher"].py_func.__name__)
+        self._depth += 1
+
+    def on_end(self, event: Any) -> None:  # noqa: ARG002 - Numba's interface
+        self._depth -= 1
 
 
 def part(function: Callable[..., Any]) -> Any:

@@ -70,7 +70,7 @@ class Display:
         self._epoch = self._epochs = self._samples = self._done = self._skipped = 0
         self._loss = self._accuracy = math.nan
         self._rates: dict[str, float] = {}
-        self._evaluation = ""
+        self._evaluation = self._loop = ""
         self._begun = self._epoch_begun = self._said = clock()
         self._elapsed = 0.0  # since the epoch began, at the last batch
         self._first: float | None = None
@@ -135,6 +135,12 @@ class Display:
             values = "  ".join(f"{key} {value:.6g}" for key, value in metrics.items())
             self.console.print(Text(f"  {values}", style="dim"), soft_wrap=not self.console.is_terminal)
 
+    def compiling(self, loop: str) -> None:
+        """A loop of the kernels is being compiled, before the first batch can go on."""
+        self._loop = loop
+        if not (self._quiet or self.console.is_terminal):
+            self._line(f"compiling {loop}")
+
     def note(self, message: str) -> None:
         """Say something in passing."""
         if not self._quiet:
@@ -162,7 +168,7 @@ class Display:
 
     def _render(self) -> RenderableType:
         if not self._epoch:
-            return Text("preparing ...", style="dim")
+            return Text(f"compiling {self._loop} ..." if self._loop else "preparing ...", style="dim")
         if self._evaluation:
             facts = self._evaluation
         elif self._done > self._skipped:
@@ -170,7 +176,7 @@ class Display:
             measures = f"{loss}acc {100 * self._accuracy:.1f} %"
             facts = f"{self._speed():,.0f} samples/s  {measures}  left {self._left()}"
         else:
-            facts = "first batch ..."
+            facts = f"compiling {self._loop} ..." if self._loop else "first batch ..."
         grid = Table.grid(padding=(0, 1), expand=True)
         grid.add_column(no_wrap=True)
         grid.add_column(ratio=1, min_width=6)

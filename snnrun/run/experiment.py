@@ -11,11 +11,12 @@ from typing import Any
 from safetensors import SafetensorError
 
 from snnrun import beside, data, tracking
+from snnrun.compiled import jit
 from snnrun.display import console, output, plots
 from snnrun.errors import SnnrunError
 from snnrun.network import Network
 from snnrun.record import journal, names, run_folder, run_lock
-from snnrun.run import announce, artifacts, build, checkpoint, pretrained
+from snnrun.run import ahead, announce, artifacts, build, checkpoint, pretrained
 from snnrun.run.build import Parts
 from snnrun.train import distributed, engine, hardware
 from snnrun.train.distributed import Group
@@ -71,6 +72,7 @@ def run(
         taken = None if kept else _pretrain(parts, run_dir)
         display = console.Display()
         tracker = _open_tracker(parts, run_dir, parent_run_id, display, resumed)
+        ahead.compile_beside(parts)
         if beside.runs():
             beside.post(plots.get_ready)
         status: tracking.Status = "FAILED"
@@ -126,7 +128,7 @@ def _train(
     about = {"values": dict(values), "digest": digest, "run_id": tracker.run_id, "version": tracking.version()}
     keeper = checkpoint.Keeper(run_dir, values["checkpoint"]["every_minutes"], about, display.warn)
     started = time.monotonic()
-    with display:
+    with display, jit.compiling(display.compiling):
         result = engine.train(
             parts.network,
             *parts.seen,
