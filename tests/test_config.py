@@ -122,6 +122,7 @@ def test_every_option_s_file_has_every_key_with_the_default_that_the_code_has() 
     train = yaml.safe_load(resources.files("snnrun.conf").joinpath("train.yaml").read_text("utf-8"))["train"]
     assert {key: entry.default for key, entry in declared.options(Options).items()} | {
         "epochs": train["epochs"],
+        "lr": "${scaled_lr:0.004,16}",
         "schedule_milestones": (40, 80),
     } == train | {"schedule_milestones": tuple(train["schedule_milestones"])}
 
@@ -145,7 +146,7 @@ def test_the_gpu_kernels_need_triton_and_a_gpu(triton: bool, remedy: str, monkey
 
 def test_the_config_is_in_the_order_of_the_data_flow() -> None:
     flow = ["seed", "outputs", "plugin", "data", "encoder", "model", "train", "checkpoint", "hardware", "tracking"]
-    assert list(composed()) == [*flow, "search", "sweep"]
+    assert list(composed()) == [*flow, "search", "sweep", "tuning"]
 
 
 def test_stbp_brings_its_encoder_which_the_command_line_overrides() -> None:

@@ -56,7 +56,13 @@ def _list(request: argparse.Namespace) -> int:
 
 
 def _show(request: argparse.Namespace) -> int:
-    text = _text(request.option, request.config_dir)
+    pair = _pair(request.option)
+    if pair is not None and options.text(request.option, request.config_dir) is None:
+        text = f"# no settings for model={pair[0]} data={pair[1]}: the defaults of the groups apply\n"
+    else:
+        text = _text(request.option, request.config_dir)
+    if pair is not None:
+        text += f"# {_measurement(*pair, text)}\n"
     if not request.json:
         print(text, end="")
         return 0
@@ -66,6 +72,26 @@ def _show(request: argparse.Namespace) -> int:
     defaults = values.pop("defaults", [])
     print(json.dumps({"option": request.option, "defaults": defaults, "values": values, "text": text}, indent=2))
     return 0
+
+
+def _pair(option: str) -> tuple[str, str] | None:
+    """Model and corpus of an option such as `tuned/strsbp_digits`; None if it is not that of a pair."""
+    group, _, name = option.partition("/")
+    known = options.groups()
+    pairs = [
+        (model, name.removeprefix(f"{model}_")) for model in known["model"].options if name.startswith(f"{model}_")
+    ]
+    return next((pair for pair in pairs if group == "tuned" and pair[1] in known["data"].options), None)
+
+
+def _measurement(model: str, data: str, text: str) -> str:
+    """What the settings in a tuned file rest on. Those of another file that it builds on are not this pair's."""
+    import yaml
+
+    from snnrun.config import tuned
+
+    facts = (yaml.safe_load(text) or {}).get("tuning") or {}
+    return tuned.measured(facts) if facts.get("pair") == f"{model}_{data}" else tuned.not_measured(model, data)
 
 
 def _copy(request: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,8 @@ def main(arguments: list[str]) -> int:
         for warning in swept_launchers(rest):
             failures.warn(warning)
         words = ordered(rest)
+        if ("--cfg", "job") in pairwise(words) and "--resolve" not in words:
+            words.insert(0, "--resolve")  # each key with the value it would have
         if "RANK" not in os.environ:
             return _under_hydra(words)
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # otherwise it reports every try to reach another process

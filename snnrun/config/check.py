@@ -14,11 +14,15 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from snnrun.config import tuned
 from snnrun.config.paths import expanded
-from snnrun.config.schemas import PLUGINS, SCHEMAS, Config, Search, Sweep, Tracking, Train
+from snnrun.config.schemas import PLUGINS, SCHEMAS, Config, Search, Sweep, Tracking, Train, Tuning
 from snnrun.declared import check_value
 from snnrun.errors import UsageError, did_you_mean
 from snnrun.train.options import Options
+
+
+tuned.register()  # at import, since a launcher's processes get a config that is composed already
 
 
 def register() -> None:
@@ -55,6 +59,7 @@ def check(cfg: DictConfig) -> None:
             raise UsageError(f"{group}.name: {name!r} does not belong to these keys. Choose it by {group}={name}")
     _check_section("train.", cfg.train, Train)
     _check_section("sweep.", cfg.sweep, Sweep)
+    _check_section("tuning.", cfg.tuning, Tuning)
     _check_model(cfg.model)
     if cfg.train.momentum and cfg.train.optimizer not in ("sgd", "rmsprop"):
         raise UsageError(
@@ -163,9 +168,13 @@ def _thresholds(v_th: Any) -> list[float]:
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
-    """The config as plain, resolved dictionaries, without what is a sweep's. `model.v_th` becomes a list of floats."""
+    """The config as plain, resolved dictionaries, without what is a sweep's. `model.v_th` becomes a list of floats.
+
+    `tuned` says what the settings rest on, in place of the facts of `tuning`, see `tuned.standing`.
+    """
     values = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(values, dict)
     if "v_th" in values["model"]:
         values["model"]["v_th"] = _thresholds(values["model"]["v_th"])
-    return {str(key): value for key, value in values.items() if key not in ("search", "sweep")}
+    values["tuned"] = tuned.standing(cfg, {str(key): value for key, value in values.items()})
+    return {str(key): value for key, value in values.items() if key not in ("search", "sweep", "tuning")}

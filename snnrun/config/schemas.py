@@ -149,6 +149,32 @@ class Sweep:
     fail_fast: bool
 
 
+@section
+class Tuning:
+    """The section `tuning`, which `snnrun tune` writes: how the settings of a pair were chosen, and how good they are.
+
+    `accuracy` and `deviation` are mean and standard deviation over seeds of the best validation accuracy at full length;
+    `settings` are those that were measured, by their keys. Of settings that were chosen by hand not all is known.
+    """
+
+    pair: str | None = None
+    origin: Literal["recorded", "surrogate"] | None = None
+    accuracy: Annotated[float | None, Range(at_least=0, at_most=1)] = None
+    deviation: Annotated[float | None, Range(at_least=0)] = None
+    seeds: Annotated[int | None, Range(at_least=1)] = None
+    before: Annotated[float | None, Range(at_least=0, at_most=1)] = None
+    trials: Annotated[int | None, Range(at_least=1)] = None
+    minutes: float | None = None
+    epochs: Annotated[int | None, Range(at_least=1)] = None
+    samples: Annotated[int | None, Range(at_least=1)] = None
+    seed: int | None = None
+    version: str | None = None
+    commit: str | None = None
+    date: str | None = None
+    study: str | None = None
+    settings: Any = None
+
+
 @dataclass
 class Config:
     """The whole config, in the order in which a run uses it. The chosen option of a group gives the group's type."""
@@ -165,6 +191,7 @@ class Config:
     tracking: Any = MISSING
     search: Any = MISSING
     sweep: Sweep = field(default_factory=Sweep)
+    tuning: Tuning = field(default_factory=Tuning)
 
 
 # ---- the groups -----------------------------------------------------------------------------------------------------

@@ -222,6 +222,7 @@ def header(
     encoder: str,
     steps: int,
     training: str,
+    settings: str | None = None,
     device: str,
     threads: int,
     kernels: str,
@@ -232,7 +233,8 @@ def header(
     """Say what is about to run.
 
     ``network`` is the whole chain (``784-400-R400-10``), ``sizes`` the samples of each split, ``training`` a phrase
-    (``20 epochs, batches of 16, learning rate 0.004 (cosine)``), ``tracking`` the MLflow run's name and id or None.
+    (``20 epochs, batches of 16, learning rate 0.004 (cosine)``), ``settings`` what they rest on, if that is known,
+    ``tracking`` the MLflow run's name and id or None.
     """
     samples = ", ".join(f"{size:,} {split}" for split, size in sizes.items() if size)
     rows = {
@@ -240,11 +242,12 @@ def header(
         "data": f"{dataset}  ({samples})",
         "encoder": f"{encoder}  ({steps} steps)" if steps else encoder,
         "training": training,
+        "settings": settings or "",
         "hardware": f"{device}, {threads} thread{'s' if threads != 1 else ''}, {kernels} kernels",
         "folder": _short(run_dir),
         "MLflow": tracking or "off",
     }
-    _print_rows(console or Console(), "snnrun train", rows)
+    _print_rows(console or Console(), "snnrun train", {title: text for title, text in rows.items() if text})
 
 
 def summary(

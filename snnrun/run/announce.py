@@ -22,7 +22,9 @@ def what_runs(
     """Before the first batch: print network, corpus, machine, places and notes."""
     values, dataset, network, device, options = parts.values, parts.dataset, parts.network, parts.device, parts.options
     epochs = f"{options.epochs} epoch{'s' if options.epochs > 1 else ''}"
-    rate = f"learning rate {options.lr:g} ({options.schedule})"
+    tuned = values.get("tuned") or {"about": None, "rate": None}  # a run of before may lack it
+    scaled = f"; {tuned['rate']}" if tuned["rate"] else ""
+    rate = f"learning rate {options.lr:g} ({options.schedule}{scaled})"
     where = "CPU" if device.type == "cpu" else hardware.describe(device)
     console.header(
         model=values["model"]["name"],
@@ -34,6 +36,7 @@ def what_runs(
         encoder=values["encoder"]["name"],
         steps=values["encoder"].get("steps") or dataset.steps,
         training=f"{epochs}, batches of {options.batch_size}, {rate}",
+        settings=tuned["about"],
         device=where if parts.group.size == 1 else f"{parts.group.size} processes, each: {where}",
         threads=parallel.threads(),
         kernels=parts.backend,

@@ -17,7 +17,9 @@ VALIDATION = "validation/accuracy_best"
 TEST = "test/accuracy_best_validation"
 LAST = "test/accuracy_last"
 # Parameters that do not change what is learnt, by their beginnings.
-BOOKKEEPING = (*("outputs", "tracking.", "hardware.", "checkpoint.", "sweep.", "plugin", "data.root", "data.download"),)
+BOOKKEEPING = (
+    *("outputs", "tracking.", "hardware.", "checkpoint.", "sweep.", "plugin", "data.root", "data.download", "tuned."),
+)
 NAMED = 5  # changed settings in a note
 # Keys of `data` that are settings, and no other corpus.
 AUGMENTATION = (

@@ -25,7 +25,7 @@ from snnrun.record.run_folder import NAMED, matching
 
 DONE = ("FINISHED", "PRUNED")  # these are never run again
 # The numbers of a point do not depend on these, which say where it is recorded and how many processes work on it.
-SECTIONS_APART = ("outputs", "tracking", "sweep", "search", "checkpoint")
+SECTIONS_APART = ("outputs", "tracking", "sweep", "search", "checkpoint", "tuned")
 KEYS_APART = {"hardware": ("threads", "processes", "wait_minutes"), "data": ("download",)}
 # A point is compared with at least so many others. A median of fewer says nothing.
 RIVALS = 5

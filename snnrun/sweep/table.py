@@ -11,6 +11,7 @@ from snnrun.sweep import plot
 from snnrun.sweep.points import Point
 
 Row = dict[str, str]
+APART = {"hardware.threads", "tuned.about", "tuned.rate"}  # these follow from others, or change no number
 FIGURE, TABLE, TEXT = "parallel.png", "sweep.csv", "sweep.md"
 
 
@@ -19,7 +20,7 @@ def rows(points: Sequence[Point], configs: Mapping[int, Mapping[str, str]]) -> l
 
     `configs` has the flat config of each point that has begun, by number. The other points have empty cells.
     """
-    keys = sorted(set().union(*configs.values()) - {"hardware.threads"}) if configs else []
+    keys = sorted(set().union(*configs.values()) - APART) if configs else []
     differing = [key for key in keys if len({config.get(key) for config in configs.values()}) > 1]
     metrics = sorted(set().union(*(point.summary for point in points)) if points else ())
     labelled = any(point.label for point in points)

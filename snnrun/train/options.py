@@ -22,6 +22,9 @@ CYCLE_RISE, CYCLE_FIRST, CYCLE_LAST = 0.3, 25.0, 1e4
 class Options:
     """How to train. `lr` follows `schedule`; `clip_norm` bounds the norm of the gradient; see `conf/train.yaml`.
 
+    `lr` is the rate for batches of `batch_size`. `lr_scaling` is the law by which a config brings a tuned rate to that
+    size, see `scaled`; it changes nothing here.
+
     Raises:
         UsageError: an option is out of range, or two do not fit one another.
     """
@@ -29,6 +32,7 @@ class Options:
     epochs: Annotated[int, Range(at_least=1)]
     batch_size: Annotated[int, Range(at_least=1)] = 16
     lr: Annotated[float, Range(above=0)] = 0.004
+    lr_scaling: Literal["sqrt", "linear", "none"] = "sqrt"
     schedule: Literal["constant", "cosine", "inverse_sqrt", "inverse_sqrt_late", "step", "onecycle"] = "cosine"
     schedule_milestones: Annotated[Sequence[int], Range(at_least=1)] = (40, 80)
     schedule_factor: Annotated[float, Range(above=0)] = 0.1
@@ -99,3 +103,15 @@ class Options:
 def _between(first: float, last: float, share: float) -> float:
     """From `first` to `last` along half a cosine, after this share of the way."""
     return last + (first - last) * 0.5 * (1.0 + math.cos(math.pi * share))
+
+
+def scaled(lr: float, growth: float, law: str) -> float:
+    """The learning rate for batches that are `growth` times as large as those that `lr` belongs to.
+
+    `sqrt` is for optimisers whose step does not depend on the gradient's scale, such as Adam (Malladi et al. 2022, "On
+    the SDEs and scaling rules for adaptive gradient algorithms"), `linear` for SGD (Goyal et al. 2017, "Accurate, large
+    minibatch SGD"), `none` keeps the rate.
+    """
+    if law == "none" or growth == 1:
+        return lr
+    return lr * (math.sqrt(abs(growth)) if law == "sqrt" else growth)
