@@ -61,6 +61,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "runs": (_of("runs"), "list the runs, show one, compare them over seeds, name the best"),
     "report": (_of("report"), "write a page that compares the runs with the papers' figures"),
     "reproduce": (_of("reproduce"), "train the rows of a published table, and print it with ours beside it"),
+    "tune": (_of("tune"), "search the settings of a pair of model and corpus, and write its tuned file"),
     "evaluate": (_of("evaluate"), "evaluate a trained network: accuracy, classes, cost of an inference"),
     "predict": (_of("predict"), "class scores of files: recordings, images, spikes"),
     "export": (_of("export"), "hand a trained network over: NIR or safetensors"),
@@ -72,7 +73,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "completion": (_completion, "print the completion script of bash, zsh or fish"),
 }
 # The result of these commands is what they write to files or start. That of the others is what they print.
-WORK = ("train", "resume", "export", "ui")
+WORK = ("train", "resume", "tune", "export", "ui")
 
 
 def _help() -> str:

@@ -19,9 +19,10 @@ ROOMS = {
     "cli": {"beside", "collector", "commands", "config", "display", "signals", "tracking"},
     "commands": {
         *("bench", "compiled", "config", "data", "display", "encoders", "kernels", "network", "nir", "paper", "record"),
-        *("reproduce", "run", "runs", "sweep", "tracking", "train"),
+        *("reproduce", "run", "runs", "sweep", "tracking", "train", "tune"),
     },
     "plugins": {"config"},  # the names that plugins of users import
+    "tune": {"config", "record", "runs", "sweep"},
     "reproduce": {"bench", "config", "data", "paper", "record", "run", "runs", "tracking"},
     "paper": {"runs"},
     "sweep": {"beside", "config", "display", "locks", "record", "run", "tracking", "train"},

@@ -8,10 +8,12 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from snnrun.commands import flags
+from snnrun.commands.flags import number
 from snnrun.config.paths import folder, quoted
 from snnrun.display.verbosity import as_told
 from snnrun.errors import SnnrunError, UsageError
@@ -31,7 +33,6 @@ same command goes on with it from the last checkpoint, and runs nothing twice.
 An override changes all rows, such as train.batch_size=32 train.lr=0.006 or hardware=gpu. By default a tenth of the
 training samples choose the epoch (data.validation=0.1). The papers train on all and take the best epoch on the test
 set; --paper-settings does the former, and the table shows both."""
-JOBLIB = "joblib"
 INTERRUPTED = 130
 
 
@@ -55,7 +56,7 @@ def _reproduce(arguments: list[str]) -> int:
         raise UsageError("--out: takes a format for files: markdown, json, latex or html.")
     table = plan.table_named(options.table)
     plan.check_extra(options.overrides)
-    launcher = _launcher(options)
+    launcher = flags.launcher(options.launcher, options.jobs)
     request = plan.Request(
         options.seeds, options.epochs, options.paper_settings, options.surrogate, tuple(options.overrides)
     )
@@ -89,17 +90,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("overrides", nargs="*", metavar="override", help="see below")
     parser.add_argument("--rows", type=_words, metavar="ROW,...", help="these alone; `ours` means all that begin so")
     parser.add_argument(
-        "--seeds", type=_number("--seeds"), default=5, metavar="N", help="0 to N - 1 (default: 5, as the papers)"
+        "--seeds", type=number("--seeds"), default=5, metavar="N", help="0 to N - 1 (default: 5, as the papers)"
     )
-    parser.add_argument("--epochs", type=_number("--epochs"), metavar="N", help="default: each row's own number")
+    parser.add_argument("--epochs", type=number("--epochs"), metavar="N", help="default: each row's own number")
     parser.add_argument("--paper-settings", action="store_true", help="train on all samples; no epoch can be chosen")
     parser.add_argument(
         "--surrogate", action="store_true", help="allow data that a program made in the form of a corpus"
     )
-    parser.add_argument(
-        "--jobs", type=_number("--jobs"), metavar="N", help="so many runs at once on this machine, by joblib"
-    )
-    parser.add_argument("--launcher", metavar="NAME", help="hydra/launcher of the sweep, such as submitit_slurm")
+    flags.add_launcher(parser)
     parser.add_argument("--dry-run", action="store_true", help="name the cost, and train nothing")
     parser.add_argument("--format", choices=FORMATS, help="default: terminal, markdown with --out")
     parser.add_argument("--out", type=folder, metavar="FILE", help="write the table there")
@@ -112,25 +110,6 @@ def _words(text: str) -> list[str]:
     if not words:
         raise UsageError("--rows: names no row.")
     return words
-
-
-def _number(flag: str) -> Callable[[str], int]:
-    def number(text: str) -> int:
-        if not text.isdecimal() or int(text) < 1:
-            raise UsageError(f"{flag}: {text!r} is not a whole number from 1 up.")
-        return int(text)
-
-    return number
-
-
-def _launcher(options: argparse.Namespace) -> list[str]:
-    """The arguments that say where the points of the sweep run."""
-    name = options.launcher or (JOBLIB if options.jobs else "basic")
-    if options.jobs and name != JOBLIB:
-        raise UsageError(
-            f"--jobs: is for --launcher {JOBLIB}. Say how many {name} runs by its own hydra.launcher keys."
-        )
-    return [f"hydra/launcher={name}", *([f"hydra.launcher.n_jobs={options.jobs}"] if options.jobs else [])]
 
 
 @contextlib.contextmanager
@@ -213,7 +192,7 @@ def _train(table: Table, entries: Sequence[Entry], request: Request, launcher: S
     place = (
         f"sweep.resume={quoted(str(before[-1]))}"
         if before
-        else f"hydra.sweep.dir={quoted(str(outputs / 'sweeps' / f'{_now()}_{name}'))}"
+        else f"hydra.sweep.dir={quoted(str(outputs / 'sweeps' / f'{flags.stamp()}_{name}'))}"
     )
     listed = json.dumps(points, ensure_ascii=False)
     return train.main(
@@ -222,10 +201,6 @@ def _train(table: Table, entries: Sequence[Entry], request: Request, launcher: S
             *(*launcher, *request.extra, place),
         ]
     )
-
-
-def _now() -> str:
-    return f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{time.time_ns() // 1000 % 10**6:06d}"
 
 
 # ---- the table ------------------------------------------------------------------------------------------------------

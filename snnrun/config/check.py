@@ -21,7 +21,6 @@ from snnrun.declared import check_value
 from snnrun.errors import UsageError, did_you_mean
 from snnrun.train.options import Options
 
-
 tuned.register()  # at import, since a launcher's processes get a config that is composed already
 
 

@@ -23,7 +23,7 @@ def compose(overrides: Sequence[str], config_dir: Path | None = None) -> dict[st
     check.register()
     try:
         with hydra.initialize_config_module("snnrun.conf", version_base="1.3"):
-            check_pairs(list(overrides))
+            check_pairs(list(overrides), config_dir)
             place = [] if config_dir is None else [f"hydra.searchpath={json.dumps([config_dir.resolve().as_uri()])}"]
             cfg = hydra.compose("train", [*overrides, *place])
         check.check(cfg)
@@ -35,13 +35,15 @@ def compose(overrides: Sequence[str], config_dir: Path | None = None) -> dict[st
     return check.plain(cfg)
 
 
-def check_pairs(overrides: list[str]) -> None:
+def check_pairs(overrides: list[str], config_dir: Path | None = None) -> None:
     """Raise UsageError for an unknown `tuned` or `input`. Hydra accepts one, since these groups are optional."""
     for override in overrides:
         key, _, names = override.partition("=")
         if key not in ("tuned", "input"):
             continue
         allowed = GlobalHydra.instance().config_loader().get_group_options(key)
+        if config_dir is not None:  # which Hydra learns of when it composes
+            allowed = [*allowed, *(file.stem for file in sorted((config_dir / key).glob("*.yaml")))]
         for name in names.split(","):
             if name not in allowed:
                 nearest = did_you_mean(name, allowed)

@@ -137,6 +137,9 @@ class Search:
     parallel: Annotated[int | None, Range(at_least=1)]
     prune: bool
     prune_after: Annotated[int, Range(at_least=1)]
+    minutes: Annotated[float | None, Range(above=0)] = None
+    baseline: bool = False
+    retry: bool = True
     space: Any
     points: list[str]
 
@@ -153,8 +156,8 @@ class Sweep:
 class Tuning:
     """The section `tuning`, which `snnrun tune` writes: how the settings of a pair were chosen, and how good they are.
 
-    `accuracy` and `deviation` are mean and standard deviation over seeds of the best validation accuracy at full length;
-    `settings` are those that were measured, by their keys. Of settings that were chosen by hand not all is known.
+    `accuracy` and `deviation` are mean and standard deviation over seeds of the best validation accuracy at full
+    length; `settings` are those that were measured, by their keys. Not all is known of settings chosen by hand.
     """
 
     pair: str | None = None

@@ -18,3 +18,4 @@ RATES, COST_FIGURE = "rates.png", "cost.png"
 EVALUATION = "evaluation.json"
 
 SWEEP, POINT = "sweep.json", "point.json"  # in the folder of a sweep, and of each of its points
+TUNING = "tune.json"  # in that of a tuning: what was asked for

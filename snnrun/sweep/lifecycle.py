@@ -27,7 +27,7 @@ from snnrun.sweep.points import Point, Sweep
 
 FLAGS = ("-m", "--multirun")
 # Arguments that say where and how points run, not which points. A resumed sweep may get others.
-FREE = ("sweep.", "hardware", "hydra", "tracking", "outputs=", "search.trials=", "search.parallel=")
+FREE = ("sweep.", "hardware", "hydra", "tracking", "outputs=", "search.trials=", "search.parallel=", "search.minutes=")
 
 LAUNCHER = "hydra/launcher"
 

@@ -132,6 +132,11 @@ def latest(every: Iterable[Point]) -> list[Point]:
     return sorted({point.id: point for point in every}.values(), key=lambda point: point.number)
 
 
+def minutes(folder: Path) -> float:
+    """How long all attempts of a sweep have taken together."""
+    return sum(point.seconds for point in attempts(folder)) / 60
+
+
 def identity(values: Mapping[str, Any]) -> str:
     """The id of a point: a hash of its plain config, without the keys that do not change its numbers."""
     kept = {

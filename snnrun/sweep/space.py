@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +23,10 @@ class Choice:
     def draw(self, rng: np.random.Generator) -> str:
         """One of the values. All have the same probability."""
         return self.values[int(rng.integers(len(self.values)))]
+
+    def place(self, value: Any) -> str | None:
+        """The one of the values that means this value; None if there is none."""
+        return next((text for text in self.values if text == str(value) or _means(text, value)), None)
 
 
 @dataclass(frozen=True)
@@ -47,9 +52,36 @@ class Interval:
         drawn = math.exp(rng.uniform(math.log(self.low - margin), math.log(self.high + margin)))
         return self.text(min(max(drawn, self.low), self.high))
 
+    def place(self, value: Any) -> float | None:
+        """The value, if it is a number inside the interval."""
+        if isinstance(value, list) and len(value) == 1:
+            value = value[0]
+        inside = isinstance(value, int | float) and self.low <= value <= self.high
+        return (round(value) if self.integer else float(value)) if inside else None
+
     def text(self, value: float) -> str:
         """A value, written as on the command line."""
         return str(round(value)) if self.integer else f"{value:.6g}"
+
+
+def multiples(value: Any, factors: Sequence[float]) -> Choice:
+    """Multiples of a number, or of a list of numbers, each written as on the command line. Whole numbers stay whole."""
+    return Choice(tuple(dict.fromkeys(_multiple(value, factor) for factor in factors)))
+
+
+def _multiple(value: Any, factor: float) -> str:
+    if isinstance(value, list):
+        return f"[{','.join(_multiple(entry, factor) for entry in value)}]"
+    return str(max(1, round(value * factor))) if isinstance(value, int) else f"{value * factor:.6g}"
+
+
+def _means(text: str, value: Any) -> bool:
+    """Whether a text stands for a number, or for a list of numbers."""
+    entries = value if isinstance(value, list) else [value]
+    try:
+        return [float(part) for part in text.strip("[]").split(",")] == entries
+    except ValueError:
+        return False
 
 
 Space = Mapping[str, Choice | Interval]

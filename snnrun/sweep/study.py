@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,30 @@ def require_optuna() -> None:
 class Study:
     """A tree-structured Parzen estimator over a space, with all trials that it has seen.
 
-    Raises UsageError if the folder holds a study over another space.
+    Args:
+        folder: where the study is kept. It goes on with one that is there.
+        space: what is searched.
+        seed: of the sampler.
+        startup: so many trials are drawn at random at first.
+        trials: how many are to run, with those that have run already.
+        first: the values of the first trial of a new study.
+        retry: whether trials that failed before run again. Otherwise they count as run.
+
+    Raises:
+        UsageError: the folder holds a study over another space.
     """
 
-    def __init__(self, folder: Path, space: Space, *, seed: int, startup: int, trials: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        space: Space,
+        *,
+        seed: int,
+        startup: int,
+        trials: int,
+        first: Mapping[str, Any] | None = None,
+        retry: bool = True,
+    ) -> None:
         import optuna
         from optuna.trial import TrialState
 
@@ -59,7 +79,10 @@ class Study:
                     f"sweep.resume: the study in {folder} is over {', '.join(trial.distributions)}, with other "
                     f"bounds or keys than {', '.join(space)} now. Leave the arguments out, or start a new sweep."
                 )
-        again = [trial for trial in seen if trial.state in (TrialState.RUNNING, TrialState.FAIL)]
+        if first is not None and not seen:
+            study.enqueue_trial(dict(first))
+        killed = (TrialState.RUNNING, TrialState.FAIL) if retry else (TrialState.RUNNING,)
+        again = [trial for trial in seen if trial.state in killed]
         for trial in again:
             if trial.state == TrialState.RUNNING:  # its process was killed
                 study.tell(trial.number, state=TrialState.FAIL)
@@ -69,7 +92,8 @@ class Study:
             if trial.params and trial.params not in known:
                 study.enqueue_trial(trial.params)
                 known.append(trial.params)
-        self._failed = 0  # in this process; a resumed sweep tries them again
+        # In this process alone, if a resumed sweep tries them again.
+        self._failed = 0 if retry else sum(trial.state == TrialState.FAIL for trial in seen)
 
     @property
     def left(self) -> int:

@@ -158,18 +158,40 @@ class Search(Sweeper):
                 f"search: there is no default space for model={model}. Say what to search, such as "
                 "'train.lr=tag(log,interval(1e-4,1e-2))'."
             )
-        _, dimensions = self._split([f"{key}={text}" for key, text in entries.items()], self.config.search.method)
+        words = [f"{key}={entry}" for key, entry in entries.items() if not OmegaConf.is_list(entry)]
+        _, dimensions = self._split(words, self.config.search.method)
+        for key, entry in entries.items():  # a list has multiples of what the config has
+            if OmegaConf.is_list(entry):
+                dimensions[key] = space.multiples(_plain(OmegaConf.select(self.config, key)), list(entry))
         taken = {text.partition("=")[0] for text in self.fixed}
-        return {key: entry for key, entry in dimensions.items() if key not in taken}
+        return {key: dimensions[key] for key in entries if key not in taken}
+
+    def _baseline(self, dimensions: dict[str, Any]) -> dict[str, Any] | None:
+        """The point of the settings as they are; None if one of them is not in its dimension."""
+        found = {key: entry.place(_plain(OmegaConf.select(self.config, key))) for key, entry in dimensions.items()}
+        outside = [key for key, value in found.items() if value is None]
+        if outside:
+            warn(f"search.baseline: {', '.join(outside)} as it is lies outside of what is searched.")
+        return None if outside else found
 
     # ---- running ---------------------------------------------------------------------------------------------------
 
     def _optimise(self, dimensions: dict[str, Any]) -> None:
         search = self.config.search
+        first = self._baseline(dimensions) if search.baseline else None
         optimiser = study.Study(
-            self.folder, dimensions, seed=self.config.seed, startup=search.startup, trials=search.trials
+            self.folder,
+            dimensions,
+            seed=self.config.seed,
+            startup=search.startup,
+            trials=search.trials,
+            first=first,
+            retry=search.retry,
         )
         while optimiser.left > 0:
+            if search.minutes is not None and points.minutes(self.folder) / self.workers >= search.minutes:
+                print(f"search.minutes: {search.minutes:g} minutes are spent, so no more points begin.", flush=True)
+                return
             trials = optimiser.ask(min(search.parallel or self.workers, optimiser.left))
             outcomes = self._run([values for _, values in trials])
             for (trial, _), point in zip(trials, outcomes, strict=True):
@@ -258,6 +280,10 @@ class Search(Sweeper):
             point.save(self.folder)
             warn(f"{point.name}: {point.error}")
         return [point for point in now if point.status == "WAITING" and not self.config.sweep.fail_fast]
+
+
+def _plain(value: Any) -> Any:
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
 def _words(values: dict[str, str]) -> list[str]:

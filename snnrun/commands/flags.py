@@ -1,0 +1,45 @@
+"""Flags that several commands have, and what they stand for."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+
+from snnrun.errors import UsageError
+
+JOBLIB = "joblib"
+
+
+def number(flag: str) -> Callable[[str], int]:
+    """Reads a whole number from 1 up. Raises UsageError, which names the flag, for another text."""
+
+    def read(text: str) -> int:
+        if not text.isdecimal() or int(text) < 1:
+            raise UsageError(f"{flag}: {text!r} is not a whole number from 1 up.")
+        return int(text)
+
+    return read
+
+
+def add_launcher(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say where the points of a command's sweep run."""
+    parser.add_argument(
+        "--jobs", type=number("--jobs"), metavar="N", help="so many runs at once on this machine, by joblib"
+    )
+    parser.add_argument("--launcher", metavar="NAME", help="hydra/launcher of the sweep, such as submitit_slurm")
+
+
+def launcher(name: str | None, jobs: int | None) -> list[str]:
+    """The arguments of a sweep that these flags stand for. Raises UsageError if they do not fit one another."""
+    name = name or (JOBLIB if jobs else "basic")
+    if jobs and name != JOBLIB:
+        raise UsageError(
+            f"--jobs: is for --launcher {JOBLIB}. Say how many {name} runs by its own hydra.launcher keys."
+        )
+    return [f"hydra/launcher={name}", *([f"hydra.launcher.n_jobs={jobs}"] if jobs else [])]
+
+
+def stamp() -> str:
+    """Date and time, as names of sweeps begin."""
+    return f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{time.time_ns() // 1000 % 10**6:06d}"

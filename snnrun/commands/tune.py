@@ -1,0 +1,231 @@
+"""`snnrun tune`: search the settings of a pair of model and corpus, confirm them over seeds, write its tuned file."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import shlex
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from snnrun.commands import flags
+from snnrun.commands.flags import number
+from snnrun.config.paths import folder, quoted
+from snnrun.display.verbosity import as_told
+from snnrun.errors import SnnrunError, UsageError
+
+if TYPE_CHECKING:
+    from snnrun.sweep.points import Point
+    from snnrun.tune.plan import Plan
+
+EPILOG = """\
+The search: Optuna proposes settings from the space of the model (conf/search/space/tune.yaml), the settings of now
+first. A trial trains for a few epochs, and ends early if its validation accuracy falls behind the median of the others.
+Then the best and the settings of now are trained at full length over the same seeds. The file is written only if the
+best is not worse. Test samples choose nothing.
+
+Stopped in any way, the same command goes on with it, from the last checkpoint. What was tried is kept as a sweep.
+Overrides such as data.root=FOLDER or hardware.threads=1 are for all its runs."""
+INTERRUPTED = 130
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command; returns the exit code."""
+    with as_told(arguments) as rest:
+        return _tune(rest)
+
+
+def _tune(arguments: list[str]) -> int:
+    options = _parser().parse_intermixed_args(arguments)
+    from snnrun.config.check import register
+    from snnrun.sweep.study import require_optuna
+    from snnrun.tune import plan
+
+    launcher = flags.launcher(options.launcher, options.jobs)
+    require_optuna()
+    register()
+    request = plan.Request(
+        tuple(options.overrides),
+        trials=options.trials,
+        minutes=options.minutes,
+        epochs=options.epochs or plan.EPOCHS,
+        samples=options.samples,
+        confirm=options.confirm,
+        seed=options.seed,
+    )
+    made = plan.plan(request, options.outputs)
+    study = None if options.new else plan.find(made)
+    if study is None:
+        study = options.outputs / "sweeps" / f"{flags.stamp()}_tune_{made.pair}"
+    _say_what_runs(made)
+    go_on = f"Go on by: {shlex.join(['snnrun', 'tune', *(word for word in arguments if word != '--new')])}"
+    code = _search(made, study, launcher)
+    if code == UsageError.exit_code:
+        return code
+    best = plan.best(study)
+    if code == INTERRUPTED:
+        print(f"{_best_so_far(best)} {go_on}", flush=True)
+        return code
+    if best is None:
+        raise SnnrunError(_why_none(study))
+    swept = plan.words_of(best, made)
+    confirmation = study.with_name(f"{study.name}_confirm")
+    if _confirm(made, confirmation, swept, launcher) == INTERRUPTED:
+        print(f"{_best_so_far(best)} {go_on}", flush=True)
+        return INTERRUPTED
+    return _conclude(made, study, confirmation, swept, options.out, ["snnrun", "tune", *arguments])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "snnrun tune",
+        usage="snnrun tune model=MODEL data=CORPUS [override ...] [options]",
+        description="Search the settings of a pair of model and corpus by its validation samples, confirm them over "
+        "seeds, and write its tuned file.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("overrides", nargs="*", metavar="override", help="such as model=stbp data=mnist")
+    parser.add_argument(
+        "--trials", type=number("--trials"), default=30, metavar="N", help="how many are tried (default: 30)"
+    )
+    parser.add_argument(
+        "--minutes", type=_minutes, metavar="M", help="begin no trial after so many (default: no limit)"
+    )
+    parser.add_argument("--epochs", type=number("--epochs"), metavar="N", help="of a trial (default: 5)")
+    parser.add_argument(
+        "--samples", type=number("--samples"), metavar="N", help="training samples of a trial (default: all)"
+    )
+    parser.add_argument(
+        "--confirm", type=number("--confirm"), default=3, metavar="K", help="seeds at full length (default: 3)"
+    )
+    parser.add_argument("--seed", type=_from_zero, default=0, metavar="N", help="of the search (default: 0)")
+    parser.add_argument("--new", action="store_true", help="begin another study, whatever there is")
+    flags.add_launcher(parser)
+    parser.add_argument(
+        "--out", type=folder, metavar="FOLDER", help="a folder of your own for the file (default: conf/tuned of snnrun)"
+    )
+    parser.add_argument("--outputs", type=folder, default=Path("outputs"), help="the folder that runs write to")
+    return parser
+
+
+def _minutes(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise UsageError(f"--minutes: {text!r} is not a number greater than 0.")
+    return number
+
+
+def _from_zero(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 2**32:
+        raise UsageError(f"--seed: {text!r} is not a whole number from 0 up.")
+    return int(text)
+
+
+# ---- the sweeps ------------------------------------------------------------------------------------------------------
+
+
+def _say_what_runs(made: Plan) -> None:
+    request, model, data = made.request, made.values["model"]["name"], made.values["data"]["name"]
+    some = "all" if request.samples is None else f"{request.samples:,}"
+    late = "" if request.minutes is None else f", none begun after {request.minutes:g} minutes"
+    print(
+        f"tuning model={model} on data={data}: {request.trials} trials of {_epochs(request.epochs)} on {some} training "
+        f"samples{late}; then {request.confirm} seed{'s' if request.confirm > 1 else ''} of "
+        f"{_epochs(made.values['train']['epochs'])}",
+        flush=True,
+    )
+
+
+def _epochs(count: int) -> str:
+    return f"{count} epoch{'s' if count != 1 else ''}"
+
+
+def _search(made: Plan, study: Path, launcher: Sequence[str]) -> int:
+    """Make the trials that are missing. Returns the exit code of the sweep; trials that failed are no failure."""
+    from snnrun.commands import train
+    from snnrun.tune import plan
+
+    if plan.complete(made, study):
+        return 0
+    plan.keep(made, study)
+    arguments = [*made.searched, *made.budget, f"outputs={quoted(str(made.outputs))}", *launcher, plan.place(study)]
+    code = train.main(["-m", *arguments])
+    plan.drop_if_empty(study)
+    return code
+
+
+def _confirm(made: Plan, confirmation: Path, swept: Sequence[str] | None, launcher: Sequence[str]) -> int:
+    from snnrun.commands import train
+    from snnrun.tune import plan
+
+    arguments = [*made.confirmed(swept), f"outputs={quoted(str(made.outputs))}", *launcher, plan.place(confirmation)]
+    return train.main(["-m", *arguments])
+
+
+def _best_so_far(best: Point | None) -> str:
+    if best is None or best.objective is None:
+        return "No trial has come to its end yet."
+    return f"The best so far: validation {100 * best.objective:.2f} % with {' '.join(best.swept)}."
+
+
+def _why_none(study: Path) -> str:
+    from snnrun.tune import plan
+
+    failed = [point for point in plan.trials(study) if point.status == "FAILED"]
+    why = f" The first of them: {failed[0].error}" if failed else ""
+    return f"tune: no trial came to its end, so nothing is written.{why}"
+
+
+# ---- what comes of them ----------------------------------------------------------------------------------------------
+
+
+def _conclude(
+    made: Plan, study: Path, confirmation: Path, swept: Sequence[str] | None, out: Path | None, command: Sequence[str]
+) -> int:
+    """Compare, and write the file if the best is not worse. Returns the exit code."""
+    from snnrun.config.compose import compose
+    from snnrun.tune import facts, file, plan
+
+    before, found = plan.outcomes(confirmation, swept)
+    old, new = facts.measure(before, made.request.confirm), facts.measure(found, made.request.confirm)
+    print(
+        f"before: {old}", f"tuned:  {new}{' (the settings of before were the best)' if swept is None else ''}", sep="\n"
+    )
+    if new is None:
+        raise SnnrunError(
+            f"tune: the best settings of the search failed at full length, so nothing is written. {confirmation} has "
+            "the reasons."
+        )
+    if old is not None and new.mean < old.mean:
+        print(f"The settings of before are better, so they stay. The study is kept: {study}", flush=True)
+        return 0
+    common = [word for word in made.request.words if not word.startswith("hydra.launcher.")]
+    values = compose([*common, *(swept or ())])
+    settings, others = file.settings_of(made.pair)
+    settings = file.changed(settings, [*made.settings, *(swept or ())], values)
+    path, use = file.target(made.pair, out, plain=not made.settings)
+    told = facts.facts(made, study, new, old, found[0].folder(confirmation), time.strftime("%Y-%m-%d"))
+    title = f"{made.values['model']['name']} on {made.values['data']['name']}"
+    file.write(path, file.text(made.pair, title, settings, others, told, shlex.join(command)))
+    chosen = [word for word in made.settings if "." not in word.partition("=")[0]]
+    print(f"{path}\n{use}{''.join(f' {word}' for word in chosen)}", flush=True)
+    _say_what_builds_on_it(made.pair, path)
+    return 0
+
+
+def _say_what_builds_on_it(pair: str, path: Path) -> None:
+    from snnrun.tune import file
+
+    others = file.building_on(pair) if path.stem == pair else []
+    if others:
+        print(
+            f"These pairs take from that file what they do not set themselves, so they have changed too: "
+            f"{', '.join(others)}. Tune them next.",
+            flush=True,
+        )

@@ -1,0 +1,234 @@
+"""What a tuning is asked for, the sweep that it searches by, and the sweep that confirms what was found."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]
+
+from snnrun.config import options
+from snnrun.config.compose import compose
+from snnrun.config.paths import quoted
+from snnrun.errors import UsageError
+from snnrun.record import atomic, names
+from snnrun.sweep import points
+from snnrun.sweep.points import DONE, Point
+
+# Epochs of a trial, unless said otherwise: enough for settings that learn slowly to show it, and for the median rule
+# to end those that do not learn.
+EPOCHS = 5
+SPACE = "tune"  # of conf/search/space
+# Overrides that say where a run reads and writes, and change none of its settings.
+PLACES = ("data.root", "data.download", "hardware", "tracking", "checkpoint", "plugin", "hydra.launcher.")
+# What the procedure itself says.
+OWN = {
+    "seed": "--seed",
+    "search": "--trials",
+    "sweep": "",
+    "hydra": "",
+    "outputs": "--outputs",
+    "experiment": "",
+    "tuned": "",
+}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for.
+
+    `words` are the overrides, model and corpus among them. A trial takes `epochs` and `samples` (None: all of them),
+    and there are `trials` of them, of which none begins after `minutes`. `confirm` is the number of seeds over which
+    the best is compared with the settings of now, `seed` that of the search.
+    """
+
+    words: tuple[str, ...]
+    trials: int
+    minutes: float | None
+    epochs: int
+    samples: int | None
+    confirm: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A request with the config `values` that it begins from, in which model and corpus are known."""
+
+    request: Request
+    values: Mapping[str, Any]
+    outputs: Path
+
+    @property
+    def pair(self) -> str:
+        """The name of the pair, as its tuned file has it."""
+        return f"{self.values['model']['name']}_{self.values['data']['name']}"
+
+    @property
+    def settings(self) -> list[str]:
+        """The overrides that change settings of the pair."""
+        words = [word for word in self.request.words if not word.lstrip("+").startswith(PLACES)]
+        return [word for word in words if _key(word) not in ("model", "data")]
+
+    @property
+    def searched(self) -> list[str]:
+        """The arguments that say which trials there are, without how many."""
+        request = self.request
+        limit = [] if request.samples is None else [f"data.limit={request.samples}"]
+        return [
+            *("search=optuna", f"search/space={SPACE}", "search.baseline=true", "search.retry=false"),
+            *("search.prune=true", "search.prune_after=1", *request.words, *limit),
+            *(f"train.epochs={request.epochs}", f"seed={request.seed}"),
+        ]
+
+    @property
+    def budget(self) -> list[str]:
+        """The arguments that say how many trials there are."""
+        request = self.request
+        minutes = [] if request.minutes is None else [f"search.minutes={request.minutes:g}"]
+        return [f"search.trials={request.trials}", f"search.startup={max(1, request.trials // 3)}", *minutes]
+
+    def confirmed(self, best: Sequence[str] | None) -> list[str]:
+        """The arguments of the sweep that compares the best settings with those of now, at full length.
+
+        `best` None stands for settings that are those of now.
+        """
+        seeds = f"seed=choice({','.join(map(str, range(self.request.confirm)))})"
+        listed = [f"before: {seeds}", *([] if best is None else [f"tuned: {' '.join(best)} {seeds}"])]
+        return ["search=list", f"search.points={json.dumps(listed)}", *self.request.words]
+
+
+def plan(request: Request, outputs: Path) -> Plan:
+    """The plan of a request.
+
+    Raises:
+        UsageError: an override is wrong or is the procedure's own, there are no validation samples, or nothing is
+            known to search for the model.
+    """
+    for word in request.words:
+        key = _key(word)
+        own = key if key in OWN else key.partition(".")[0].partition("/")[0]
+        if "=" not in word or word.startswith("-"):
+            raise UsageError(f"{word}: no override. Write KEY=VALUE, such as model=stbp data=digits.")
+        if own in OWN and not key.startswith(PLACES):
+            remedy = f" Say it by {OWN[own]}." if OWN[own] else " Leave it out."
+            raise UsageError(f"{key}: a tuning has its own.{remedy}")
+    values = compose([word for word in request.words if not word.startswith("hydra.launcher.")])
+    made = Plan(request, values, outputs)
+    if values["data"].get("validation") == 0:
+        raise UsageError(
+            "data.validation: is 0, and settings are chosen by validation samples, never by the test samples. Set it "
+            "to a share of the training samples, such as data.validation=0.1."
+        )
+    if values["model"]["name"] not in space():
+        raise UsageError(
+            f"tune: for model={values['model']['name']} nothing is known that could be searched. There is for "
+            f"{', '.join(space())}. snnrun train -m search=optuna searches what the command line names."
+        )
+    return made
+
+
+def _key(word: str) -> str:
+    return word.partition("=")[0].lstrip("+~")
+
+
+def space() -> dict[str, Any]:
+    """What is searched, by model."""
+    found: dict[str, Any] = yaml.safe_load(options.files("search/space")[SPACE])
+    return found
+
+
+# ---- the sweeps ------------------------------------------------------------------------------------------------------
+
+
+def find(made: Plan) -> Path | None:
+    """The folder of the newest tuning of the pair; None if there is none.
+
+    Raises:
+        UsageError: it was begun with other settings.
+    """
+    folders = sorted(
+        path for path in made.outputs.glob(f"sweeps/*_tune_{made.pair}") if (path / names.TUNING).is_file()
+    )
+    if not folders:
+        return None
+    before, now = json.loads((folders[-1] / names.TUNING).read_text("utf-8")), record(made)
+    differing = [word for word in before["searched"] if word not in now["searched"]]
+    differing += [word for word in now["searched"] if word not in before["searched"]]
+    differing += [] if before["space"] == now["space"] else ["what is searched"]
+    if differing:
+        raise UsageError(
+            f"tune: the study in {folders[-1]} was begun with other settings ({', '.join(differing)}). Give the same "
+            "again to go on with it, or begin another by --new."
+        )
+    return folders[-1]
+
+
+def record(made: Plan) -> dict[str, Any]:
+    """What a tuning keeps of its request, to go on only with the same."""
+    moved = [word for word in made.searched if word.lstrip("+").startswith(PLACES)]
+    searched = [word for word in made.searched if word not in moved]
+    return {"searched": searched, "space": space()[made.values["model"]["name"]]}
+
+
+def keep(made: Plan, folder: Path) -> None:
+    """Write what the tuning was asked for to its folder, which is made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    atomic.write_json(folder / names.TUNING, record(made))
+
+
+def drop_if_empty(folder: Path) -> None:
+    """Remove the folder of a tuning whose sweep has not begun, since its arguments were wrong."""
+    if not (folder / names.SWEEP).is_file():
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def place(folder: Path) -> str:
+    """The argument that names the folder of a sweep, a new one or one to go on with."""
+    there = (folder / names.SWEEP).is_file()
+    return f"{'sweep.resume' if there else 'hydra.sweep.dir'}={quoted(str(folder))}"
+
+
+# ---- what they have found --------------------------------------------------------------------------------------------
+
+
+def trials(folder: Path) -> list[Point]:
+    """The last attempt at each trial."""
+    return points.latest(points.attempts(folder))
+
+
+def complete(made: Plan, folder: Path) -> bool:
+    """Whether the search has made all its trials. Whether its time is up the sweep itself knows."""
+    return len(tried(folder)) >= made.request.trials
+
+
+def tried(folder: Path) -> list[Point]:
+    """The trials that came to an end, of whatever kind."""
+    return [point for point in trials(folder) if point.status in (*DONE, "FAILED")]
+
+
+def best(folder: Path) -> Point | None:
+    """The best trial that came to its end; None if there is none."""
+    finished = [point for point in trials(folder) if point.status == "FINISHED" and point.objective is not None]
+    return max(finished, key=lambda point: (point.objective, -point.number), default=None)
+
+
+def words_of(trial: Point, made: Plan) -> list[str] | None:
+    """The settings of a trial as overrides; None if they are those of now."""
+    now = {key: made.values[key] for key in ("encoder", "model", "train")}
+    common = [word for word in made.request.words if not word.startswith("hydra.launcher.")]
+    values = compose([*common, *trial.swept])
+    return None if all(values[key] == now[key] for key in now) else list(trial.swept)
+
+
+def outcomes(folder: Path, swept: Sequence[str] | None) -> tuple[list[Point], list[Point]]:
+    """The runs at full length, of the settings before and of those that were tuned."""
+    found = trials(folder)
+    before = [point for point in found if point.label == "before"]
+    if swept is None:
+        return before, before
+    return before, [point for point in found if point.label == "tuned" and set(swept) <= set(point.overrides)]

@@ -1,0 +1,287 @@
+"""`snnrun tune` without training: what is searched, confirmed and written, and how it goes on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from omegaconf import OmegaConf
+
+from snnrun import cli
+from snnrun.commands import tune as command
+from snnrun.config import options, tuned
+from snnrun.config.compose import compose
+from snnrun.errors import SnnrunError, UsageError
+from snnrun.run import experiment
+from snnrun.sweep import points, space, sweeper
+from snnrun.train import engine
+from snnrun.tune import file, plan
+
+pytest.importorskip("optuna")
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # SQLAlchemy's pool keeps its sqlite connections
+PAIR = ("model=stbp", "data=digits", "tracking=none")
+SHORT = ("--trials", "3", "--epochs", "2", "--confirm", "2", "--out", "mine")
+
+
+class Runs:
+    """Takes the place of `experiment.run`. Its accuracy is `judge` of the values; `failing` says which diverge."""
+
+    def __init__(self) -> None:
+        self.values: list[dict[str, Any]] = []
+        self.judge: Callable[[dict[str, Any]], float] = lambda values: 1 - abs(values["train"]["lr"] - 0.004)
+        self.failing: Callable[[dict[str, Any]], bool] = lambda values: False
+        self.ends_at = 10**6
+
+    def __call__(self, values: Any, run_dir: Path, *, on_epoch: Any, **_: Any) -> engine.Result:
+        self.values.append(values)
+        if self.failing(values):
+            raise SnnrunError("The loss became nan.")
+        result = engine.Result()
+        for epoch in range(values["train"]["epochs"]):
+            accuracy = self.judge(values)
+            found = {"train/accuracy": 0.0, "validation/accuracy": accuracy, "test/accuracy": 1 - accuracy}
+            result.history.append({"epoch": epoch + 1.0, **found})
+            result.best_epoch = 1
+            on_epoch(result.history[-1])
+        (run_dir / "tags.json").write_text('{"data.origin": "recorded"}')
+        if len(self.values) >= self.ends_at:
+            raise KeyboardInterrupt
+        return result
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> Runs:
+    runs = Runs()
+    monkeypatch.setattr(experiment, "run", runs)
+    return runs
+
+
+@pytest.fixture
+def tune(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Runs `snnrun tune` in an empty folder: exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        return cli.main(["tune", *arguments]), *capsys.readouterr()
+
+    return call
+
+
+def studies() -> list[Path]:
+    return sorted(path for path in Path("outputs/sweeps").iterdir() if not path.name.endswith("_confirm"))
+
+
+# ---- the procedure ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_best_of_the_search_is_confirmed_and_written_with_its_facts(tune: Any, runs: Runs) -> None:
+    code, out, err = tune(*PAIR, *SHORT, "--samples", "200", "data.root=x")
+    assert (code, err) == (0, "")
+    search, confirmed = runs.values[:3], runs.values[3:]
+    assert all(run["train"]["epochs"] == 2 and run["data"]["limit"] == 200 for run in search)
+    assert search[0]["train"]["lr"] == 0.001, "the settings of now come first"
+    assert all(run["train"]["epochs"] == 20 and run["data"]["limit"] is None for run in confirmed)
+    assert [run["seed"] for run in confirmed] == [0, 1, 0, 1]
+    best = max(search, key=runs.judge)
+    assert best is not search[0]
+    path = Path("mine/tuned/stbp_digits_tuned.yaml")
+    made = yaml.safe_load(path.read_text("utf-8"))
+    facts = made["tuning"]
+    assert tuned.rate(made["train"]["lr"]) == tuned.Rate(best["train"]["lr"], best["train"]["batch_size"])
+    assert facts["accuracy"] == pytest.approx(runs.judge(best), abs=1e-5)
+    assert facts["before"] == pytest.approx(1 - 0.003, abs=1e-5)
+    known = {"pair": "stbp_digits", "origin": "recorded", "seeds": 2, "trials": 3, "epochs": 2, "samples": 200}
+    assert facts.items() >= known.items()
+    assert {"version", "date", "minutes", "study", "seed", "deviation"} <= set(facts)
+    assert facts["settings"]["train.lr"] == best["train"]["lr"]
+    assert "data.root" not in facts["settings"]
+    assert f"{path}\nTo use them: snnrun train --config-dir mine tuned=stbp_digits_tuned" in out
+    assert (studies()[0] / "optuna.db").is_file()
+
+    values = compose(["model=stbp", "data=digits", "tuned=stbp_digits_tuned"], Path("mine"))
+    assert values["model"] == best["model"]
+    assert values["train"] == best["train"] | {"epochs": 20}
+    assert values["tuned"]["about"].startswith("measured: validation ")
+    assert "this run changes" not in values["tuned"]["about"]
+
+
+@pytest.mark.slow
+def test_a_tuning_that_was_ended_keeps_what_it_found_and_goes_on_and_what_diverges_is_a_failed_trial(
+    tune: Any, runs: Runs
+) -> None:
+    runs.ends_at, runs.failing = 1, lambda values: values["train"]["lr"] != 0.001
+    code, out, _ = tune(*PAIR, *SHORT)
+    assert code == 130
+    assert "No trial has come to its end yet. Go on by: snnrun tune model=stbp data=digits" in out
+    runs.ends_at = 10**6
+    code, out, err = tune(*PAIR, *SHORT)
+    assert (code, len(studies()), len(plan.tried(studies()[0]))) == (0, 1, 3)
+    assert "2 of the points failed" in err
+    assert "(the settings of before were the best)" in out
+    assert [run["train"]["epochs"] for run in runs.values] == [2, 2, 2, 2, 20, 20], "they are confirmed once"
+    assert yaml.safe_load(Path("mine/tuned/stbp_digits_tuned.yaml").read_text("utf-8"))["tuning"]["trials"] == 3
+    code, _, err = tune(*PAIR, *SHORT, "--samples", "100")
+    assert code == 2
+    assert err.startswith("snnrun: tune: the study in outputs/sweeps/")
+    assert "was begun with other settings (data.limit=100)" in err
+
+
+def test_settings_that_are_worse_at_full_length_are_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = plan.plan(plan.Request(("model=stbp",), 3, None, 2, None, 2, 0), tmp_path)
+    confirmation, swept = tmp_path / "a_confirm", ["train.lr=0.1"]
+    for number, (label, accuracy) in enumerate([("before", 0.9), ("before", 0.8), ("tuned", 0.7), ("tuned", 0.8)]):
+        found = points.Point(number, str(number), swept, label=label, status="FINISHED")
+        found.summary = {"validation/accuracy_best": accuracy}
+        found.save(confirmation)
+    assert command._conclude(made, tmp_path / "a", confirmation, swept, Path("mine"), ["snnrun", "tune"]) == 0
+    out = capsys.readouterr().out
+    assert "before: validation 85.00 ± 7.07 % (2 seeds)\ntuned:  validation 75.00 ± 7.07 % (2 seeds)\n" in out
+    assert "The settings of before are better, so they stay." in out
+    assert not Path("mine").exists()
+    found.status = "FAILED"
+    found.save(confirmation)
+    with pytest.raises(SnnrunError, match="the best settings of the search failed at full length"):
+        command._conclude(made, tmp_path / "a", confirmation, swept, Path("mine"), ["snnrun", "tune"])
+
+
+def test_the_first_point_has_the_settings_as_they_are_and_time_is_a_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    search = sweeper.Search()
+    settings = {"trials": 5, "startup": 1, "parallel": None, "baseline": True, "retry": False, "minutes": 3.0}
+    search.config = OmegaConf.create(
+        {"seed": 0, "search": settings, "sweep": {"fail_fast": False}, "train": {"lr": 0.01}, "model": {"v_th": [5.0]}}
+    )
+    search.folder, search.workers = tmp_path, 1
+    asked: list[dict[str, str]] = []
+
+    def run(batch: list[dict[str, str]]) -> list[points.Point]:
+        asked.extend(batch)
+        found = points.Point(len(asked), str(len(asked)), [], status="FINISHED", objective=0.5, seconds=120.0)
+        found.save(tmp_path)
+        return [found]
+
+    monkeypatch.setattr(search, "_run", run)
+    search._optimise({"train.lr": space.Interval(1e-3, 1e-1, log=True), "model.v_th": space.multiples([5.0], [1, 2])})
+    assert asked[0] == {"train.lr": "0.01", "model.v_th": "[5]"}
+    assert len(asked) == 2
+    assert "search.minutes: 3 minutes are spent, so no more points begin." in capsys.readouterr().out
+
+
+# ---- the file --------------------------------------------------------------------------------------------------------
+
+
+def test_the_file_has_what_the_files_it_builds_on_have_and_keeps_their_comments() -> None:
+    settings, others = file.settings_of("strsbp_fsdd")
+    assert (settings["model"]["network"], others) == ("200-R200-200", [{"optional /input@encoder": "fsdd_${encoder}"}])
+    words = ["model.v_th=[7.0]", "train.lr=0.02", "train.batch_size=32"]
+    values = compose(["model=strsbp", "data=fsdd", *words])
+    text = file.text("strsbp_fsdd", "-", file.changed(settings, words, values), others, {"pair": "strsbp_fsdd"}, "x")
+    assert "  - optional /input@encoder: fsdd_${encoder}\n  - _self_\n" in text
+    assert "  v_th: [7.0]\n" in text
+    assert "  lr: ${scaled_lr:0.02,32}\n" in text
+    own = file.changed(*file.settings_of("stbp_digits")[:1], [], compose(["model=stbp", "data=digits"]))
+    kept = file.text("stbp_digits", "-", own, [], {}, "x")
+    assert "  v_th: [1.0]                # with weights of norm 1 (init=unit_norm) 0.5 is a low threshold\n" in kept
+    assert '  network: "400"\n' in kept
+
+
+def test_the_pairs_that_build_on_a_file_are_known() -> None:
+    assert file.building_on("strsbp_digits") == ["hm2bp_digits"]
+    assert {"hm2bp_fsdd", "strsbp_fsdd", "hm2bp_ti46_digits"} <= set(file.building_on("strsbp_ti46_digits"))
+
+
+def test_a_package_that_cannot_be_written_to_leaves_the_file_to_the_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = shutil.copytree(file.package(), tmp_path / "tuned")
+    monkeypatch.setattr(file, "package", lambda: package)
+    assert file.target("stbp_digits", None, plain=True)[0] == package / "stbp_digits.yaml"
+    assert file.target("stbp_digits", None, plain=False)[0] == Path("my_conf/tuned/stbp_digits_tuned.yaml")
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    path, use = file.target("stbp_digits", None, plain=True)
+    assert path == Path("my_conf/tuned/stbp_digits_tuned.yaml")
+    assert use == "To use them: snnrun train --config-dir my_conf tuned=stbp_digits_tuned"
+
+
+# ---- the space -------------------------------------------------------------------------------------------------------
+
+
+def test_every_model_has_a_space_whose_keys_it_has_and_which_holds_what_it_has_now() -> None:
+    assert set(plan.space()) == set(options.groups()["model"].options)
+    for model, entries in plan.space().items():
+        values = compose([f"model={model}", "data=digits"])
+        for key, entry in entries.items():
+            section, _, name = key.partition(".")
+            assert name in values[section], f"{model}: {key}"
+            if isinstance(entry, list):
+                assert 1 in entry, f"{model}: {key}"
+                assert space.multiples(values[section][name], entry).place(values[section][name]) is not None
+
+
+def test_multiples_and_places() -> None:
+    assert space.multiples(16, [0.5, 1, 2]).values == ("8", "16", "32")
+    assert space.multiples(1, [0.2, 1]).values == ("1",)
+    assert space.multiples([20.0, 15.0], [0.5, 1]).values == ("[10,7.5]", "[20,15]")
+    assert space.multiples([20.0, 15.0], [0.5, 1]).place([20.0, 15.0]) == "[20,15]"
+    assert space.Choice(("0.0", "1e-4")).place(0.0) == "0.0"
+    assert space.Choice(("cosine", "constant")).place("step") is None
+    assert space.Interval(0.1, 1.0).place(0.5) == 0.5
+    assert space.Interval(0.1, 1.0).place([0.5]) == 0.5
+    assert space.Interval(0.1, 1.0).place(2.0) is None
+    assert space.Interval(1, 9, integer=True).place(3) == 3
+
+
+# ---- wrong requests --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["model=stpb"], "model: there is no 'stpb'"),
+        (["data.validation=0"], "data.validation: is 0, and settings are chosen by validation samples"),
+        (["--trials", "0"], "--trials: '0' is not a whole number from 1 up."),
+        (["--minutes", "0"], "--minutes: '0' is not a number greater than 0."),
+        (["--minutes", "x"], "--minutes: 'x' is not"),
+        (["--confirm", "0"], "--confirm: '0' is not"),
+        (["--seed", "-1"], "--seed: '-1' is not"),
+        (["--jobs", "2", "--launcher", "ray"], "--jobs: is for --launcher joblib."),
+        (["seed=1"], "seed: a tuning has its own. Say it by --seed."),
+        (["experiment=mnist_stbp_paper"], "experiment: a tuning has its own. Leave it out."),
+        (["search.trials=3"], "search.trials: a tuning has its own. Say it by --trials."),
+        (["hydra/launcher=joblib"], "hydra/launcher: a tuning has its own."),
+        (["digits"], "digits: no override. Write KEY=VALUE"),
+        (["train.epohcs=3"], "train.epohcs: the config has no such key"),
+    ],
+)
+def test_a_wrong_request_is_one_line(tune: Any, arguments: list[str], message: str) -> None:
+    code, out, err = tune(*arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"snnrun: {message}")
+    assert err.count("\n") == 1
+    assert not Path("outputs").exists()
+
+
+def test_a_model_without_a_space_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(plan, "space", lambda: {"strsbp": {}})
+    with pytest.raises(UsageError, match=r"tune: for model=stbp nothing is known that could be searched"):
+        plan.plan(plan.Request(("model=stbp",), 1, None, 1, None, 1, 0), tmp_path)
+
+
+def test_a_request_is_kept_without_places(tmp_path: Path) -> None:
+    made = plan.plan(plan.Request(("data.root=/x", "hardware.threads=1"), 1, None, 1, None, 1, 0), tmp_path)
+    assert made.settings == []
+    plan.keep(made, tmp_path / "a")
+    kept = json.loads((tmp_path / "a" / "tune.json").read_text("utf-8"))
+    assert not any(word.startswith(("data.root", "hardware")) for word in kept["searched"])
+    assert "train.epochs=1" in kept["searched"]
