@@ -226,12 +226,41 @@ def test_only_enlarging_is_the_authors():
     assert min(area["own"]) < flat.mean() < max(area["own"])
 
 
+# ---- erasing --------------------------------------------------------------------------------------------------------
+
+
+def test_an_erased_image_lacks_a_rectangle_and_nothing_else():
+    """Within the sizes of the definition, in all channels; a share of the images is left alone."""
+    shape, index = (2, 20, 30), np.arange(2000)
+    samples, augment = images(2000, pixels=1200), Augment(shape, 3, erase=0.6)
+    shown, lost = augment(samples, index, 1).reshape(-1, *shape), augment.erased(index, 1)
+    assert np.array_equal(shown, np.where(lost[:, None], 0, samples.reshape(-1, *shape)))
+    some = lost.any(axis=(1, 2))
+    assert abs(some.mean() - 0.6) < 0.06
+    heights, widths = lost.any(axis=2).sum(axis=1)[some], lost.any(axis=1).sum(axis=1)[some]
+    assert np.array_equal(lost.sum(axis=(1, 2))[some], heights * widths), "a rectangle"
+    assert (np.abs(heights * widths / 600 - (0.02 + 1 / 3) / 2) < 0.21).all()
+    assert (heights / widths).min() < 0.5
+    assert (heights / widths).max() > 2.0
+    assert lost.any(axis=0).all(), "anywhere"
+    assert not np.array_equal(lost, augment.erased(index, 2))
+
+
+@given(st.permutations(range(6)), st.integers(1, 50))
+@settings(max_examples=20)
+def test_what_is_erased_depends_on_seed_epoch_and_sample_alone(order, epoch):
+    samples, augment = images(6), Augment(IMAGE, 3, mirror=True, shift=2, erase=0.5)
+    whole = augment(samples, np.arange(6), epoch)
+    assert np.array_equal(augment(samples[order], np.array(order), epoch), whole[order])
+    assert np.array_equal(augment(samples[4:5], np.array([4]), epoch)[0], whole[4])
+
+
 # ---- what is left alone, and what is refused ------------------------------------------------------------------------
 
 
 def test_evaluation_sees_the_images_themselves():
     samples = images(4)
-    assert Augment(IMAGE, 0, True, 2, **STRENGTH)(samples, np.arange(4), 0) is samples
+    assert Augment(IMAGE, 0, True, 2, erase=1.0, **STRENGTH)(samples, np.arange(4), 0) is samples
     assert Augment(IMAGE, 0)(samples, np.arange(4), 1) is samples
 
 
@@ -240,7 +269,14 @@ def test_what_cannot_be_is_said():
         data.load(name="utterances", mirror=True, elastic=1.0, samples=2, classes=2, steps=20)
     with pytest.raises(UsageError, match=r"data\.shift=8: a number of pixels below the 8"):
         data.load(name="digits", shift=8)
-    for wrong in {"elastic": -1.0}, {"elastic": math.inf}, {"rotation": 181.0}, {"scale": math.nan}, {"scale": 1.5}:
+    for wrong in (
+        {"elastic": -1.0},
+        {"elastic": math.inf},
+        {"rotation": 181.0},
+        {"scale": math.nan},
+        {"scale": 1.5},
+        {"erase": 1.5},
+    ):
         [(key, value)] = wrong.items()
         with pytest.raises(UsageError, match=rf"data\.{key}: {value:g} is out of range. Allowed: at least 0"):
             data.load(name="digits", **wrong)

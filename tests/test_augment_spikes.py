@@ -20,7 +20,7 @@ from snnrun.errors import UsageError
 
 MASK = 2**64 - 1
 STEPS, NEURONS, IMAGE = 40, 70, (2, 5, 7)
-ALL: dict[str, Any] = {"time_shift": 7, "jitter": 1.7, "drop": 0.3}
+ALL: dict[str, Any] = {"time_shift": 7, "jitter": 1.7, "drop": 0.3, "speed": 0.4}
 
 
 def trains(count: int, seed: int = 0, density: float = 0.2) -> np.ndarray:
@@ -52,7 +52,12 @@ def reference(augment: AugmentSpikes, samples: np.ndarray, index: np.ndarray, ep
             word = drawn(key, t * 64 * samples.shape[2] + n)
             if word % 2**32 < round(augment.drop * 2**32):
                 continue
-            when = t + moves[b, 0] + int(np.searchsorted(below, word >> 32, side="right")) - len(below) // 2
+            when = (
+                math.floor(t * moves[b, 5] / 2**32 + 0.5)
+                + moves[b, 0]
+                + int(np.searchsorted(below, word >> 32, side="right"))
+                - len(below) // 2
+            )
             where = n + moves[b, 1]
             if augment.image is not None:
                 channel, row, column = np.unravel_index(n, augment.image)
@@ -74,6 +79,7 @@ def reference(augment: AugmentSpikes, samples: np.ndarray, index: np.ndarray, ep
         (None, {"channel_shift": 69}),
         (None, {"time_shift": 39}),
         (None, {"jitter": 39.0}),
+        (None, {"speed": 0.9}),
         (IMAGE, {"mirror": True}),
     ],
 )
@@ -144,6 +150,21 @@ def test_all_shifts_are_equally_likely():
         assert len(counts) == choices
         assert np.abs(counts - 9000 / choices).max() < 4.5 * math.sqrt(9000 / choices)
     assert abs(np.corrcoef(moves[:, [0, 2, 3, 4]].T) - np.eye(4)).max() < 0.05
+
+
+def test_speed_multiplies_all_times_of_a_sample_by_one_factor():
+    """Spikes far apart stay as many; those that leave at the end are lost. Factors are uniform around 1."""
+    index = np.arange(400)
+    spikes = np.zeros((STEPS, NEURONS), bool)
+    spikes[[0, 10, 20, 30]] = True
+    augment = AugmentSpikes(NEURONS, STEPS, None, 2, speed=0.5)
+    shown, factors = unpacked(augment(np.stack([pack(spikes)] * 400), index, 1)), augment.moves(index, 1)[:, 5] / 2**32
+    assert 0.5 <= factors.min() < 0.55
+    assert 1.45 < factors.max() <= 1.5
+    assert abs(factors.mean() - 1.0) < 0.05
+    for sample, factor in zip(shown, factors, strict=True):
+        times = [math.floor(t * factor + 0.5) for t in (0, 10, 20, 30)]
+        assert np.flatnonzero(sample[:, 3]).tolist() == [time for time in times if time < STEPS]
 
 
 def test_jitter_is_a_rounded_normal_deviate_and_loses_spikes_at_edges_and_in_collisions_alone():
@@ -219,6 +240,10 @@ def test_what_cannot_be_is_said(tmp_path):
         ("utterances", small | {"channel_shift": 78}, "data.channel_shift=78: a number below the 78 channels"),
         ("utterances", small | {"jitter": 20.5}, "data.jitter=20.5: a number below the 20 steps"),
         ("utterances", small | {"drop": 1.0}, "data.drop: 1 is out of range. Allowed: at least 0 and less than 1"),
+        ("utterances", small | {"speed": 1.0}, "data.speed: 1 is out of range. Allowed: at least 0 and less than 1"),
+        ("digits", {"speed": 0.1}, "data.speed: only spike trains can be augmented so"),
+        ("utterances", small | {"erase": 0.5}, "data.erase: only images can be augmented so"),
+        ("nmnist", events | {"erase": 0.5}, "data.erase: only images can be augmented so"),
         ("nmnist", events | {"channel_shift": 3}, "data.channel_shift=3: these channels are pixels, which data.shift"),
         ("nmnist", events | {"shift": 34}, "data.shift=34: a number below the 34 rows or columns of a sample"),
         ("nmnist", events | {"elastic": 3.4}, "data.elastic: only images can be augmented so"),
@@ -233,7 +258,7 @@ def test_a_resumed_training_goes_on_with_the_same_spikes(tmp_path, capsys):
     """Three epochs at once, or two and then one more: the same weights to the last bit."""
     small = ["tracking=none", "hardware=cpu", "hardware.kernels=reference", "model.network=8", "train.batch_size=16"]
     small += ["data=utterances", "data.classes=3", "data.samples=8", "data.steps=60", "train.schedule=constant"]
-    small += ["data.time_shift=5", "data.channel_shift=2", "data.jitter=1", "data.drop=0.1"]
+    small += ["data.time_shift=5", "data.channel_shift=2", "data.jitter=1", "data.drop=0.1", "data.speed=0.2"]
     folders = [tmp_path / "whole", tmp_path / "parts"]
     for folder, epochs in zip(folders, (3, 2), strict=True):
         assert cli.main(["train", *small, f"train.epochs={epochs}", f"outputs={folder}"]) == 0

@@ -86,7 +86,7 @@ PICTURES: dict[str, Callable[..., pictures.Form]] = {"image_folder": image_folde
 RECORDINGS: dict[str, Callable[..., Encoded]] = {"nmnist": nmnist.read, "tonic": from_tonic.read}
 NUMBERED: dict[str, Callable[..., Encoded]] = {"shd": heidelberg.read, "ssc": heidelberg.read}
 
-_OF_SPIKES = ("time_shift", "channel_shift", "jitter", "drop")  # the options that change spike trains alone
+_OF_SPIKES = ("time_shift", "channel_shift", "jitter", "drop", "speed")  # the options that change spike trains alone
 
 # Distinct streams of the run's seed; large, so that no encoder key (seed, epoch, index) equals one of them.
 _VALIDATION_STREAM = 0x76616C69
@@ -107,11 +107,13 @@ def load(
     elastic: Annotated[float, Range(at_least=0)] = 0.0,
     rotation: Annotated[float, Range(at_least=0, at_most=180)] = 0.0,
     scale: Annotated[float, Range(at_least=0, at_most=1)] = 0.0,
+    erase: Annotated[float, Range(at_least=0, at_most=1)] = 0.0,
     distortion: Literal["own", "authors"] = "own",
     time_shift: Annotated[int, Range(at_least=0)] = 0,
     channel_shift: Annotated[int, Range(at_least=0)] = 0,
     jitter: Annotated[float, Range(at_least=0)] = 0.0,
     drop: Annotated[float, Range(at_least=0, below=1)] = 0.0,
+    speed: Annotated[float, Range(at_least=0, below=1)] = 0.0,
     **options: Any,
 ) -> Dataset:
     """Load a corpus and cut it; every part keeps the order of the corpus.
@@ -129,9 +131,9 @@ def load(
         download: Whether missing files may be downloaded.
         encode: Gives the corpus that is used for the one that was found, such as the spikes of its recordings, or
             refuses it; None: that one.
-        mirror, shift, elastic, rotation, scale, distortion: Augmentation of the training images, see `Augment`.
-        time_shift, channel_shift, jitter, drop: Of training samples that are spike trains, see `AugmentSpikes`; those
-            on a grid of pixels take `mirror` and `shift` too.
+        mirror, shift, elastic, rotation, scale, erase, distortion: Augmentation of the training images, see `Augment`.
+        time_shift, channel_shift, jitter, drop, speed: Of training samples that are spike trains, see `AugmentSpikes`;
+            those on a grid of pixels take `mirror` and `shift` too.
         options: Of this corpus, see its function.
 
     Raises:
@@ -241,9 +243,12 @@ def augmentation(
         UsageError: If an option is on that has no meaning for these samples.
     """
     pixels, maps, trains = ("mirror", "shift"), ("elastic", "rotation", "scale"), _OF_SPIKES
-    known = {"image": (*pixels, *maps, "distortion"), "spikes": trains if image is None else (*pixels, *trains)}
+    known = {
+        "image": (*pixels, *maps, "erase", "distortion"),
+        "spikes": trains if image is None else (*pixels, *trains),
+    }
     takes = known.get(kind, ())
-    wrong = [f"data.{key}" for key in (*pixels, *maps, *trains) if given.get(key) and key not in takes]
+    wrong = [f"data.{key}" for key in (*pixels, *maps, "erase", *trains) if given.get(key) and key not in takes]
     if wrong:
         what = {"image": "spike trains", "spikes": "images"}.get(kind, "images and spike trains")
         raise UsageError(f"{', '.join(wrong)}: only {what} can be augmented so; these samples are of kind {kind}")

@@ -15,6 +15,9 @@ from snnrun.errors import UsageError
 _STEP, _MIX1, _MIX2 = (np.uint64(x) for x in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 _STREAM = 0x6175676D656E74
 _MAP_STREAM = 0x656C6173746963
+_ERASE_STREAM = 0x65726173650000
+# Of a rectangle that is erased: its share of the image, and its height over its width (Zhong et al. 2020).
+_AREA, _RATIO = (0.02, 1 / 3), (0.3, 1 / 0.3)
 _EVERY = -1  # in place of an image's number, where all images share a map
 
 
@@ -22,7 +25,7 @@ _EVERY = -1  # in place of an image's number, where all images share a map
 class Augment:
     """Random changes of training images, keyed by `(seed, epoch, index)` alone, as the encoders' draws are.
 
-    In this order: elastic distortion, scale and rotation in one map (see `distort`), shift, mirror.
+    In this order: elastic distortion, scale and rotation in one map (see `distort`), shift, mirror, erasing.
 
     Attributes:
         image: (channels, rows, columns); None if the samples are no images.
@@ -32,6 +35,8 @@ class Augment:
         elastic: Strength of the elastic distortion, in pixels before smoothing; 3.4 in the ST-RSBP simulator.
         rotation: Largest angle, in degrees; 12 there.
         scale: Largest stretch of each axis, as a fraction; 0.12 there.
+        erase: Set a rectangle of each image to 0 with this probability: 2 % to a third of its area, one side at most
+            3.3 times the other, anywhere inside it; all channels alike.
         distortion: "own" draws a map for each image and presentation; "authors" one an epoch for all images, with equal
             elastic displacements along both axes, enlarging only.
 
@@ -46,10 +51,11 @@ class Augment:
     elastic: float = 0.0
     rotation: float = 0.0
     scale: float = 0.0
+    erase: float = 0.0
     distortion: str = "own"
 
     def __post_init__(self) -> None:
-        given = {key: getattr(self, key) for key in ("mirror", "shift", "elastic", "rotation", "scale")}
+        given = {key: getattr(self, key) for key in ("mirror", "shift", "elastic", "rotation", "scale", "erase")}
         if self.image is None:
             on = [f"data.{key}" for key, value in given.items() if value]
             if on:
@@ -62,7 +68,7 @@ class Augment:
     def __call__(self, samples: NDArray[Any], index: NDArray[np.int64], epoch: int) -> NDArray[Any]:
         """Samples (B, N) as they are shown in an epoch, from 1; epoch 0, the evaluation, leaves them as they are."""
         distorts = self.elastic or self.rotation or self.scale
-        if self.image is None or epoch == 0 or not (self.mirror or self.shift or distorts):
+        if self.image is None or epoch == 0 or not (self.mirror or self.shift or distorts or self.erase):
             return samples
         images = samples.reshape(-1, *self.image)
         if distorts:
@@ -72,7 +78,27 @@ class Augment:
             images = self._shifted(images, draw)
         if self.mirror:
             images = np.where((draw & np.uint64(1))[:, None, None, None] > 0, images[..., ::-1], images)
+        if self.erase:
+            images = np.where(self.erased(index, epoch)[:, None], images.dtype.type(0), images)
         return np.ascontiguousarray(images.reshape(samples.shape))
+
+    def erased(self, index: NDArray[np.int64], epoch: int) -> NDArray[np.bool_]:
+        """The pixels that are set to 0, (B, rows, columns)."""
+        assert self.image is not None
+        _, rows, columns = self.image
+        erases, area, ratio, down, right = (
+            unit(keyed(self.seed, index, epoch, _ERASE_STREAM + number)) for number in range(5)
+        )
+        area = (_AREA[0] + area * (_AREA[1] - _AREA[0])) * rows * columns
+        ratio = np.exp(np.log(_RATIO[0]) + ratio * (np.log(_RATIO[1]) - np.log(_RATIO[0])))
+        height = np.clip(np.rint(np.sqrt(area * ratio)), 1, rows)
+        width = np.clip(np.rint(np.sqrt(area / ratio)), 1, columns)
+        top, left = np.floor(down * (rows - height + 1)), np.floor(right * (columns - width + 1))
+        row, column = np.arange(rows), np.arange(columns)
+        inside_rows = (row >= top[:, None]) & (row < (top + height)[:, None])
+        inside_columns = (column >= left[:, None]) & (column < (left + width)[:, None])
+        found: NDArray[np.bool_] = inside_rows[:, :, None] & inside_columns[:, None]
+        return found & (erases < self.erase)[:, None, None]
 
     def _distorted(self, images: NDArray[np.uint8], index: NDArray[np.int64], epoch: int) -> NDArray[np.uint8]:
         # A compiler comes with these, which listing the corpora should not wait for.
@@ -96,6 +122,11 @@ class Augment:
         x = np.arange(columns)[None, None, :] + right[:, None, None]
         # Indices on both sides of the channels' slice put these last.
         return np.moveaxis(wide[np.arange(len(wide))[:, None, None], :, y, x], 3, 1)
+
+
+def unit(words: NDArray[np.uint64]) -> NDArray[np.float64]:
+    """Random words as numbers in [0, 1)."""
+    return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def keyed(seed: int, index: NDArray[np.int64], epoch: int, stream: int) -> NDArray[np.uint64]:

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from snnrun.data.augment import keyed
+from snnrun.data.augment import keyed, unit
 from snnrun.errors import UsageError
 
 # Streams of the run's seed: of the spikes, and of the moves of whole samples.
-_SPIKES, _STEPS, _CHANNELS, _ROWS, _COLUMNS, _MIRROR = (0x7370696B65730 + k for k in range(6))
-_ONE = 1 << 32  # probability 1
+_SPIKES, _STEPS, _CHANNELS, _ROWS, _COLUMNS, _MIRROR, _SPEED = (0x7370696B65730 + k for k in range(7))
+_ONE = 1 << 32  # probability 1, and a sample as fast as it was
 _REACH = 6.0  # standard deviations: with 2^-32 as the unit, no spike is jittered further
 
 
@@ -22,7 +22,8 @@ _REACH = 6.0  # standard deviations: with 2^-32 as the unit, no spike is jittere
 class AugmentSpikes:
     """Random changes of training samples that are spike trains, keyed by `(seed, epoch, index)` alone.
 
-    In this order: single spikes are dropped, those left are jittered, then all of the sample moves and is mirrored.
+    In this order: single spikes are dropped, the time of those left is stretched, they are jittered, then all of the
+    sample moves and is mirrored.
     What leaves the sample is lost. Two spikes of a channel in one step are one. No spike is made.
 
     Attributes:
@@ -33,6 +34,8 @@ class AugmentSpikes:
         channel_shift: Move each sample by up to so many channels, either way.
         jitter: Move each spike by itself: by a normal deviate of this standard deviation in steps, rounded.
         drop: Drop each spike with this probability.
+        speed: Play each sample slower or faster: the times of its spikes are multiplied by a factor that is uniform
+            within this of 1, and rounded. Spikes stay as many as they were, but for those that leave or become one.
         mirror: Mirror each sample left-right with probability 1/2.
         shift: Move each sample by up to so many pixels, in both directions.
 
@@ -48,6 +51,7 @@ class AugmentSpikes:
     channel_shift: int = 0
     jitter: float = 0.0
     drop: float = 0.0
+    speed: float = 0.0
     mirror: bool = False
     shift: int = 0
 
@@ -71,7 +75,7 @@ class AugmentSpikes:
     def on(self) -> bool:
         """Whether anything is changed."""
         moved = self.time_shift or self.channel_shift or self.mirror or self.shift
-        return bool(moved or self.jitter or self.drop)
+        return bool(moved or self.jitter or self.drop or self.speed)
 
     def __call__(self, samples: NDArray[Any], index: NDArray[np.int64], epoch: int) -> NDArray[Any]:
         """Bits (B, T, W) int64 as they are shown in an epoch, from 1; epoch 0, the evaluation, leaves them alone."""
@@ -96,8 +100,12 @@ class AugmentSpikes:
         return shown.view(np.int64)
 
     def moves(self, index: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
-        """Steps, channels, rows and columns by which each sample moves, and whether it is mirrored (1), (B, 5)."""
-        moves = np.zeros((len(index), 5), np.int64)
+        """Steps, channels, rows, columns by which each sample moves; whether it is mirrored (1); its stretch; (B, 6).
+
+        The stretch is in units of 2^-32.
+        """
+        moves = np.zeros((len(index), 6), np.int64)
+        moves[:, 5] = _ONE
         most = (
             (_STEPS, self.time_shift), (_CHANNELS, self.channel_shift), (_ROWS, self.shift), (_COLUMNS, self.shift)
         )  # fmt: skip
@@ -107,6 +115,9 @@ class AugmentSpikes:
                 moves[:, place] = drawn.astype(np.int64) - reach
         if self.mirror:
             moves[:, 4] = (keyed(self.seed, index, epoch, _MIRROR) & np.uint64(1)).astype(np.int64)
+        if self.speed:
+            factor = 1.0 + self.speed * (2.0 * unit(keyed(self.seed, index, epoch, _SPEED)) - 1.0)
+            moves[:, 5] = np.rint(factor * _ONE).astype(np.int64)
         return moves
 
 

@@ -66,10 +66,10 @@ def scatter(
 ) -> None:
     """Write the samples of a turn, bits (B, T, W), into `shown` (B, T, W), which is cleared first.
 
-    `keys` (B,) name the stream of each sample. `moves` (B, 5) has by how many steps, channels, rows and columns all of
-    a sample moves, and whether it is mirrored. A spike is dropped if the lower half of its word is less than `dropped`.
-    `below` (2R + 1,) has the cumulative probabilities of the displacements -R to R in units of 2^-32. `rows` is 0 if
-    the channels are not those of images.
+    `keys` (B,) name the stream of each sample. `moves` (B, 6) has by how many steps, channels, rows and columns all of
+    a sample moves, whether it is mirrored, and what its times are multiplied by, in units of 2^-32. A spike is dropped
+    if the lower half of its word is less than `dropped`. `below` (2R + 1,) has the cumulative probabilities of the
+    displacements -R to R in units of 2^-32. `rows` is 0 if the channels are not those of images.
     """
     steps, width = samples.shape[1], samples.shape[2]
     low = np.uint64((1 << HALF) - 1)
@@ -88,7 +88,7 @@ def scatter(
                 while rest != 0:
                     n = 64 * w + np.int64(lowest_bit(rest))
                     rest &= rest - np.uint64(1)
-                    when = t + move[0]
+                    when = ((t * move[5] + (1 << (HALF - 1))) >> HALF) + move[0]
                     if random:
                         word = _drawn(keys[b], t * 64 * width + n)
                         if np.int64(word & low) < dropped:

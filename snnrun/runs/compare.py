@@ -23,8 +23,9 @@ BOOKKEEPING = (
 NAMED = 5  # changed settings in a note
 # Keys of `data` that are settings, and no other corpus.
 AUGMENTATION = (
-    *("data.mirror", "data.shift", "data.elastic", "data.rotation", "data.scale", "data.distortion"),
-    *("data.time_shift", "data.channel_shift", "data.jitter", "data.drop", "data.augment"),
+    *("data.mirror", "data.shift", "data.elastic", "data.rotation", "data.scale", "data.erase"),
+    *("data.distortion", "data.time_shift", "data.channel_shift", "data.jitter", "data.drop", "data.speed"),
+    "data.augment",
 )
 
 
