@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 from typing import Any
@@ -20,10 +21,11 @@ from snnrun.train import engine
 from snnrun.train.engine import Options, Snapshot
 from snnrun.train.optimiser import Optimiser
 
-TOPOLOGIES = {"strsbp": "R10", "hm2bp": "9", "stbp": "R8", "slayer": "R8", "lee": "9"}
+TOPOLOGIES = {"strsbp": "R10", "hm2bp": "9", "stbp": "R8", "slayer": "R8", "lee": "9", "strsbp-drop": "9"}
 TRAINED = RULES | {
     "slayer": SlayerRule(v_th=[1.0], tau_s=2.0, desired=6.0, undesired=0.0, delays=True),
     "lee": LeeRule(v_th=[1.0]),
+    "strsbp-drop": dataclasses.replace(RULES["strsbp"], drop_inputs=0.2, drop_hidden=0.3),
 }
 
 
@@ -76,6 +78,7 @@ def without_times(history: list[dict[str, float]]) -> list[dict[str, float]]:
         ("stbp", {"boosting": True, "schedule": "step", "schedule_milestones": (1,)}),
         ("slayer", {}),
         ("lee", {}),
+        ("strsbp-drop", {}),
         ("strsbp", {"average": "ema", "average_decay": 0.9, "warmup_epochs": 1.5}),
         ("stbp", {"average": "swa", "swa_start": 0.4, "schedule": "onecycle", "decoupled_decay": True}),
     ],

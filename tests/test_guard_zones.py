@@ -41,6 +41,7 @@ from snnrun.kernels.cpu import (
     spike_loops,
     srm_loops,
     stbp_loops,
+    thinning_loops,
     wta_loops,
 )
 from snnrun.kernels.cpu.arrays import padded_size
@@ -49,7 +50,7 @@ from snnrun.kernels.plastic import Liquids, Stdp
 
 DENSE = (
     *(current_loops, forward_loops, pair_loops, plastic_loops, recurrent_loops),
-    *(spike_loops, srm_loops, stbp_loops, wta_loops),
+    *(spike_loops, srm_loops, stbp_loops, thinning_loops, wta_loops),
 )
 IMAGES = (image_loops, image_pair_loops, image_stbp_loops, pool_loops)
 
@@ -219,6 +220,9 @@ def try_dense(neurons: int) -> None:
     for bias, loop in ((None, None), (credit[0], recurrent.dense(neurons))):
         own, _, membrane = cpu.stbp_forward(spikes_in, weight, bias, loop, stbp)
         cpu.stbp_backward(torch.randn_like(membrane), spikes_in, own, membrane, weight, loop, stbp, True)
+    keys = torch.randint(2**62, (batch,))
+    cpu.thin(spikes, keys, 0.3)
+    cpu.thin_gradient(torch.randn_like(membrane), keys, 0.3)
     try_currents(neurons, inputs, steps, batch, recurrent, lif, stbp)
     try_liquids(neurons, inputs, spikes_in, pre, post, lif)
     try_response(spikes_in, weight, recurrent.dense(neurons), *turn_by_turn(neurons, SRMS, WTAS))
@@ -398,8 +402,8 @@ def test_scattered_spikes_keep_to_their_arrays():
         words = rng.integers(0, 2**63, (3, steps, (neurons + 63) // 64)).astype(np.uint64)
         if neurons % 64:
             words[:, :, -1] &= np.uint64(2 ** (neurons % 64) - 1)
-        keys, moves = rng.integers(0, 2**63, 3).astype(np.uint64), rng.integers(-reach, reach + 1, (3, 5))
-        moves[:, 4] = 0, 1, 0
+        keys, moves = rng.integers(0, 2**63, 3).astype(np.uint64), rng.integers(-reach, reach + 1, (3, 6))
+        moves[:, 4], moves[:, 5] = (0, 1, 0), (1 << 32, 5 << 30, 3 << 30)
         for rows, columns in (0, 0), (1, neurons), (neurons, 1):
             for deviation, dropped in (0.0, 0), (0.3 + reach, 1 << 31):
                 below, shown = displacements(deviation), np.empty_like(words)

@@ -35,6 +35,9 @@ RULE_CASES = {
     "slayer-delays": SlayerRule(
         v_th=[1.0], tau_s=4.0, refractory="alpha", desired=20.0, undesired=2.0, delays=True, count_from=9, count_to=50
     ),
+    "stbp-softmax": StbpRule(v_th=[0.5], loss="softmax", temperature=2.0, label_smoothing=0.1),
+    "slayer-softmax": SlayerRule(v_th=[1.0], tau_s=4.0, loss="softmax", temperature=5.0, label_smoothing=0.1),
+    "lee-softmax": LeeRule(v_th=[2.0], loss="softmax", temperature=4.0, label_smoothing=0.1),
     "lee": LeeRule(v_th=[2.0]),
     "lee-plain": LeeRule(v_th=[2.0], normalise=False, inhibition=0.0, balance=0.0, regulariser=0.0),
 }  # fmt: skip

@@ -12,10 +12,8 @@ from torch.nn import functional
 
 from snnrun.ann.components import Scale, inputs_of
 from snnrun.ann.inputs import Bins, lengths
+from snnrun.kernels import splitmix
 from snnrun.network.model import Model, Scores
-
-# SplitMix64 (Steele, Lea and Flood 2014), its constants as signed numbers, since PyTorch multiplies no unsigned ones.
-_STEP, _MIX1, _MIX2 = (x - 2**64 for x in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
 
 class AnnModel(Model):
@@ -105,23 +103,6 @@ class Dropout(nn.Module):
 def uniform(keys: Tensor, number: int, stream: int) -> Tensor:
     """Numbers in [0, 1), (B, number) float32, of each sample's key, (B,) int64."""
     unit = torch.arange(1, number + 1, device=keys.device)
-    mixed = _mixed(keys + _signed(_STEP * (stream + 1)))[:, None] + _STEP * unit
-    drawn: Tensor = _shifted(_mixed(mixed), 40).to(torch.float32) * 2.0**-24
+    words = splitmix.mixed(splitmix.stream(keys, stream)[:, None] + splitmix.STEP * unit)
+    drawn: Tensor = splitmix.shifted(words, 40).to(torch.float32) * 2.0**-24
     return drawn
-
-
-def _signed(word: int) -> int:
-    """The word of 64 bits with these lowest bits, as a signed number."""
-    return (word + 2**63) % 2**64 - 2**63
-
-
-def _mixed(word: Tensor) -> Tensor:
-    mixed: Tensor = (word ^ _shifted(word, 30)) * _MIX1
-    mixed = (mixed ^ _shifted(mixed, 27)) * _MIX2
-    return mixed ^ _shifted(mixed, 31)
-
-
-def _shifted(word: Tensor, places: int) -> Tensor:
-    """The unsigned word, shifted right."""
-    mask: int = 2 ** (64 - places) - 1
-    return (word >> places) & mask

@@ -130,6 +130,10 @@ def _check_model(model: DictConfig) -> None:
         return
     if "desired" in model and not model.undesired < model.desired:
         raise UsageError(f"model.undesired: {model.undesired:g} is not less than model.desired, {model.desired:g}.")
+    if model.get("temperature", 1.0) != 1.0 and model.loss != "softmax":
+        raise UsageError(
+            f"model.temperature: model.loss={model.loss} has none. Set model.temperature=1 or model.loss=softmax."
+        )
     if model.get("name") == "hm2bp" and model.tau_m == model.tau_s:
         raise UsageError(
             f"model.tau_s: {model.tau_s:g} equals model.tau_m, for which HM2-BP's closed form has no value."

@@ -14,6 +14,7 @@ from snnrun.network.model import Model
 from snnrun.network.topology import Planned, check_recurrence, check_thresholds, frozen_layers, plan
 from snnrun.rules import Currents, LayerKind, LayerWeights, Rule, SpikeTrain
 from snnrun.rules.base import synapse_index
+from snnrun.rules.dropping import drop
 
 
 class Activity(NamedTuple):
@@ -138,6 +139,11 @@ class Network(Model):
         check_thresholds(rule.v_th, topology, rule.average_pools)
         check_recurrence(topology, rule.recurrent_layers)
         planned = plan(topology, inputs=inputs, outputs=outputs, image=image, average_pools=rule.average_pools)
+        if rule.drop_inputs and planned[0].kind.pool:
+            raise UsageError(
+                f"model.drop_inputs: the first layer of {topology} is a pool, whose weights are fixed. Set "
+                "model.drop_inputs=0, or begin with another layer."
+            )
         generator = torch.Generator().manual_seed(seed)
         frozen = frozen_layers(rule.frozen, topology, rule.average_pools)
         self.layers = nn.ModuleList(
@@ -163,18 +169,24 @@ class Network(Model):
             inputs: spikes (B, T, inputs) of 0 and 1 of any type, or their bits (B, T, W) int64 (see `kernels.pack`);
                 or `rules.Currents`.
             labels: (B,), which the rule uses in the output layer; training needs them.
+            keys: (B,) int64, a number for each sample, on which the spikes depend that `Rule.drop_inputs` and
+                `drop_hidden` take away; None in evaluation, where all stay.
 
         Raises:
             ValueError: the inputs have another shape, or other values than 0 and 1.
             UsageError: the rule takes no currents.
         """
-        del keys
         before: SpikeTrain | Currents
         before = self._currents(inputs) if isinstance(inputs, Currents) else self._spikes(inputs)
         trains: list[SpikeTrain] = []
-        for layer in self.layers:
+        for number, layer in enumerate(self.layers):
             assert isinstance(layer, Layer)
-            before = self.rule.layer(layer.kind, layer.weights(), before, labels)
+            weights, share = layer.weights(), self.rule.drop_hidden if number else self.rule.drop_inputs
+            if share and keys is not None and not layer.kind.pool:
+                if isinstance(before, Currents):
+                    raise UsageError("model.drop_inputs: currents have no spikes to drop. Set model.drop_inputs=0.")
+                before, weights = drop(before, weights, share, keys, number, self.rule.errors_by_step)
+            before = self.rule.layer(layer.kind, weights, before, labels)
             trains.append(before)
         return Activity(trains[-1], trains)
 

@@ -109,15 +109,24 @@ class Rule(ABC):
     `v_th`: a threshold for each layer that has neurons, output included, or one for all. `frozen`: the layers that are
     not trained, see `topology.frozen_layers`. `weights`: the run or the file whose weights a training begins with, see
     `run.pretrained`. `average_pools`: pools are averages of the spikes; otherwise they are layers of neurons.
-    `recurrent_layers`: whether layers may be recurrent.
+    `recurrent_layers`: whether layers may be recurrent. `errors_by_step`: the error of a train comes in each step, in
+    `SpikeTrain.link`, and not in its counts. `drop_inputs`, `drop_hidden`: the share of the spikes of inputs, and of
+    hidden layers, that the next layer does not get in training, see `rules.dropping`. `label_smoothing`: share of the
+    target that all classes have in equal parts, the label's too. `temperature`: what counts are divided by before the
+    softmax of `loss=softmax`.
     """
 
     average_pools: ClassVar[bool] = False
     recurrent_layers: ClassVar[bool] = True
+    errors_by_step: ClassVar[bool] = False
 
     v_th: Annotated[Sequence[float], Range(above=0)]
     frozen: Sequence[str] = ()
     weights: str | None = None
+    label_smoothing: Annotated[float, Range(at_least=0, below=1)] = 0.0
+    temperature: Annotated[float, Range(above=0)] = 1.0
+    drop_inputs: Annotated[float, Range(at_least=0, below=1)] = 0.0
+    drop_hidden: Annotated[float, Range(at_least=0, below=1)] = 0.0
 
     @property
     def state_variables(self) -> int:
@@ -151,6 +160,18 @@ class Rule(ABC):
     @abstractmethod
     def sample_loss(self, output: SpikeTrain, labels: Tensor) -> Tensor:
         """Loss of each sample, (B,), differentiable in the output."""
+
+    def wanted(self, labels: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
+        """The share that each class should have, (B, classes): 1 for the label, smoothed (Szegedy et al. 2016)."""
+        others = self.label_smoothing / classes
+        shares = torch.full((len(labels), classes), others, dtype=dtype, device=labels.device)
+        return shares.scatter_(1, labels[:, None], 1.0 - self.label_smoothing + others)
+
+    def cross_entropy(self, counts: Tensor, labels: Tensor) -> Tensor:
+        """That of the softmax of the counts (B, C) over the temperature, (B,). Its gradient is (p - wanted) / t."""
+        return torch.nn.functional.cross_entropy(
+            counts / self.temperature, labels, reduction="none", label_smoothing=self.label_smoothing
+        )
 
     def weight_penalty(self, kind: LayerKind, weights: LayerWeights) -> tuple[Tensor, Tensor | None] | None:
         """What the rule's regulariser adds to the gradients of weight and recurrent weight; None if it has none."""

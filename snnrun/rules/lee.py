@@ -38,11 +38,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Generator, Tensor
-from torch.nn import functional
 
 from snnrun.declared import Range
 from snnrun.kernels import Wta, reference, wta_ops
@@ -69,6 +68,7 @@ class LeeRule(Rule):
     regulariser_beta: Annotated[float, Range(above=0)] = 10.0
     balance: Annotated[float, Range(at_least=0)] = 0.0001
     least_threshold: Annotated[float, Range(above=0, at_most=1)] = 0.2
+    loss: Literal["squared", "softmax"] = "squared"
 
     def neuron(self, kind: LayerKind) -> Wta:
         """Neuron of a layer."""
@@ -98,11 +98,17 @@ class LeeRule(Rule):
         )
 
     def sample_loss(self, output: SpikeTrain, labels: Tensor) -> Tensor:
-        """Half the squared distance of the counts, over the largest, from the one-hot label; the error is o - y."""
+        """Half the squared distance of the counts, over the largest, from the one-hot label; the error is o - y.
+
+        Or cross-entropy of the softmax of the counts.
+        """
         counts = output.counts
-        rate = counts.detach() / counts.detach().amax(dim=1, keepdim=True).clamp(min=1.0)
-        error = rate - functional.one_hot(labels, counts.shape[1]).to(rate.dtype)
-        loss = 0.5 * error.square().sum(dim=1) + (error * (counts - counts.detach())).sum(dim=1)
+        if self.loss == "softmax":
+            loss = self.cross_entropy(counts, labels)
+        else:
+            rate = counts.detach() / counts.detach().amax(dim=1, keepdim=True).clamp(min=1.0)
+            error = rate - self.wanted(labels, counts.shape[1], rate.dtype)
+            loss = 0.5 * error.square().sum(dim=1) + (error * (counts - counts.detach())).sum(dim=1)
         return loss if output.link is None else loss + output.link.flatten(1).sum(dim=1)
 
     def weight_penalty(self, kind: LayerKind, weights: LayerWeights) -> tuple[Tensor, Tensor | None] | None:

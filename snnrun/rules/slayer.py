@@ -29,7 +29,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Generator, Tensor
@@ -51,6 +51,8 @@ class SlayerRule(Rule):
     `refractory_scale` and `surrogate_width` are in thresholds. `count_to=None` counts to the end.
     """
 
+    errors_by_step: ClassVar[bool] = True
+
     tau_s: Annotated[float, Range(above=0)] = 10.0
     tau_r: Annotated[float, Range(above=0)] = 1.0
     refractory: Literal["exponential", "alpha"] = "exponential"
@@ -59,6 +61,7 @@ class SlayerRule(Rule):
     surrogate_width: Annotated[float, Range(above=0)] = 1.0
     desired: Annotated[float, Range(above=0)] = 60.0
     undesired: Annotated[float, Range(at_least=0)] = 10.0
+    loss: Literal["count", "softmax"] = "count"
     count_from: Annotated[int, Range(at_least=0)] = 0
     count_to: Annotated[int | None, Range(at_least=1)] = None
     delays: bool = False
@@ -117,6 +120,8 @@ class SlayerRule(Rule):
     def sample_loss(self, output: SpikeTrain, labels: Tensor) -> Tensor:
         """Half the squared error of the counts over the number of counted steps; the gradient is the error's of above.
 
+        Or cross-entropy of the softmax of the counts, whose derivative by a count then is the error.
+
         Raises UsageError if `count_from` is not before `count_to` and the last step.
         """
         counts, steps = output.counts, output.spikes.shape[1]
@@ -128,9 +133,13 @@ class SlayerRule(Rule):
             )
         if stop - start < steps:
             counts = ops.count_spikes(output.spikes[:, start:stop], counts.shape[1], counts.dtype)
-        wanted = torch.full_like(counts, self.undesired).scatter_(1, labels[:, None], self.desired)
-        error = (counts - wanted).detach() / (stop - start)
-        loss = 0.5 * (error.square() * (stop - start)).sum(dim=1)
+        counts, share = counts.detach(), self.wanted(labels, counts.shape[1], counts.dtype)
+        if self.loss == "softmax":
+            error = ((counts / self.temperature).softmax(dim=1) - share) / self.temperature
+            loss = self.cross_entropy(counts, labels)
+        else:
+            error = (counts - self.desired * share - self.undesired * (1.0 - share)) / (stop - start)
+            loss = 0.5 * (error.square() * (stop - start)).sum(dim=1)
         if output.link is None:
             return loss
         credit = self._credit(steps, start, stop).to(counts)

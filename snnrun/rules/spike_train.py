@@ -134,14 +134,14 @@ class SpikeTrainRule(Rule):
         return Synapses(weight.new_full((len(pairs[0]),), -self.lateral), *pairs)
 
     def targets(self, labels: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
-        """Desired counts y, (B, classes)."""
-        y = torch.full((len(labels), classes), self.undesired, dtype=dtype, device=labels.device)
-        return y.scatter_(1, labels[:, None], self.desired)
+        """Desired counts y, (B, classes): `desired` and `undesired`, in the shares of the smoothed label."""
+        share = self.wanted(labels, classes, dtype)
+        return self.desired * share + self.undesired * (1.0 - share)
 
     def sample_loss(self, output: SpikeTrain, labels: Tensor) -> Tensor:
         """E = 1/2 |o - y|^2 with the margin (ST-RSBP eq. 3), or cross-entropy of the softmax of the counts."""
         if self.loss == "softmax":
-            return torch.nn.functional.cross_entropy(output.counts, labels, reduction="none")
+            return self.cross_entropy(output.counts, labels)
         difference = output.counts - self.targets(labels, output.counts.shape[1], output.counts.dtype)
         return 0.5 * torch.nn.functional.hardshrink(difference, self.margin).square().sum(dim=1)
 

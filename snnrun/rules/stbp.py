@@ -39,6 +39,7 @@ class StbpRule(Rule):
     """STBP. `decay` is the paper's tau, a share per step; `surrogate_width` is its a_1 ... a_4."""
 
     average_pools: ClassVar[bool] = True
+    errors_by_step: ClassVar[bool] = True
 
     decay: Annotated[float, Range(at_least=0, below=1)] = 0.2
     surrogate: Literal["rectangle", "polynomial", "sigmoid", "gaussian"] = "rectangle"
@@ -49,7 +50,7 @@ class StbpRule(Rule):
     bias: bool = True
     init: Literal["unit_norm", "torch"] = "unit_norm"
     connectivity: Literal["full", "two_sided", "one_sided"] = "full"
-    loss: Literal["squared", "mean_squared"] = "squared"
+    loss: Literal["squared", "mean_squared", "softmax"] = "squared"
 
     def neuron(self, kind: LayerKind) -> Stbp:
         """Neuron of a layer."""
@@ -102,10 +103,14 @@ class StbpRule(Rule):
         return SpikeTrain(spikes, counts, link)
 
     def sample_loss(self, output: SpikeTrain, labels: Tensor) -> Tensor:
-        """Half the squared distance of the firing rates from the one-hot label (eq. 9), or its mean over outputs."""
+        """Half the squared distance of the firing rates from the one-hot label (eq. 9), or its mean over outputs.
+
+        Or cross-entropy of the softmax of the counts.
+        """
+        if self.loss == "softmax":
+            return self.cross_entropy(output.counts, labels)
         rate = output.counts / output.spikes.shape[1]
-        wanted = torch.nn.functional.one_hot(labels, rate.shape[1]).to(rate.dtype)
-        square = (wanted - rate).square()
+        square = (self.wanted(labels, rate.shape[1], rate.dtype) - rate).square()
         return square.mean(dim=1) if self.loss == "mean_squared" else 0.5 * square.sum(dim=1)
 
 

@@ -222,9 +222,15 @@ def network(values: Mapping[str, Any], dataset: Task) -> Model:
         )
     own.pop("network")
     rule = RULES[name](**own)
-    refused = rule.refuses_currents() if encoders.makes_currents(encoders.ENCODERS[encoder]) else ""
-    if refused:
-        raise UsageError(f"encoder: {encoder} makes currents, but {refused}")
+    if encoders.makes_currents(encoders.ENCODERS[encoder]):
+        refused = rule.refuses_currents()
+        if refused:
+            raise UsageError(f"encoder: {encoder} makes currents, but {refused}")
+        if rule.drop_inputs:
+            raise UsageError(
+                f"model.drop_inputs: encoder={encoder} makes currents, which have no spikes to drop. Set "
+                "model.drop_inputs=0, or choose an encoder that makes spikes, such as encoder=regular."
+            )
     return Network(
         rule,
         inputs=dataset.channels,

@@ -121,6 +121,23 @@ def check_count_spikes(backend: Any, device: str, case: Case) -> CheckResult:
     return compare("count_spikes", (counts, data.counts))
 
 
+def check_thin(backend: Any, device: str, case: Case) -> CheckResult:
+    """Which spikes are left, and the gradient of these places."""
+    data, keys = Data.of(case), torch.arange(case.batch) * 2**55 - 2**60
+    left = backend.thin(*to_device(device, data.spikes, keys), 0.3).cpu()
+    expected = reference.thin(data.spikes, keys, 0.3)
+    gradient = data.gain[:, None].expand(-1, case.steps, -1)
+    result = compare(
+        "thin",
+        (
+            backend.thin_gradient(*to_device(device, gradient, keys), 0.3),
+            reference.thin_gradient(gradient, keys, 0.3),
+        ),
+    )
+    differing = int((unpack(left, case.neurons) != unpack(expected, case.neurons)).sum())
+    return result._replace(passed=result.passed and not differing, differing=differing)
+
+
 def check_spsp_activation(backend: Any, device: str, case: Case, rule: str) -> CheckResult:
     """Total post-synaptic potential."""
     data = Data.of(case)
@@ -243,6 +260,7 @@ CHECKS: list[tuple[Callable[..., CheckResult], list[dict[str, Any]]]] = [
     (check_lif_forward, _LOOPS),
     (check_threshold, _LOOPS),
     (check_count_spikes, [{}]),
+    (check_thin, [{}]),
     (check_spsp_activation, _RULES),
     (check_spsp_backward, _RULES),
     (check_recurrent_spsp, _RULES),

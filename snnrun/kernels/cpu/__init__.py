@@ -63,6 +63,7 @@ from snnrun.kernels.cpu.srm import (
 )
 from snnrun.kernels.cpu.stbp import stbp_backward, stbp_forward
 from snnrun.kernels.cpu.stbp_images import stbp_conv_backward, stbp_conv_forward
+from snnrun.kernels.cpu.thinning import thin, thin_gradient
 from snnrun.kernels.cpu.wta import trace, wta_conv_forward, wta_forward
 from snnrun.kernels.neuron import Lif, Synapses
 from snnrun.kernels.packed import words
@@ -99,6 +100,8 @@ __all__ = [
     "stbp_driven",
     "stbp_driven_backward",
     "stbp_forward",
+    "thin",
+    "thin_gradient",
     "trace",
     "wta_conv_forward",
     "wta_forward",

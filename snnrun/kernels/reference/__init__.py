@@ -56,6 +56,7 @@ from snnrun.kernels.reference.srm import (
     srm_scan,
     srm_scan_backward,
 )
+from snnrun.kernels.reference.thinning import thin, thin_gradient
 from snnrun.kernels.reference.time import (
     hm2bp_kernel,
     hm2bp_readout,
@@ -116,6 +117,8 @@ __all__ = [
     "strsbp_readout",
     "surrogate",
     "tap_by_tap",
+    "thin",
+    "thin_gradient",
     "trace",
     "wta_conv_forward",
     "wta_forward",
