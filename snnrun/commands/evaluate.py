@@ -69,6 +69,7 @@ class Evaluation:
             "data": self.data,
             "split": self.split,
             "samples": int(self.confusion.sum()),
+            "presentations": self.firing.presentations,
             "accuracy": self.accuracy,
             "classes": self.classes(),
             "confusion": self.confusion.tolist(),
@@ -85,8 +86,10 @@ def main(arguments: list[str]) -> int:
 
     run = run_folder.find(options.run, options.outputs)
     values = overrides.overridden(run.values(), options.overrides)
-    evaluation = evaluate(run.path, values, weights=options.weights, split=options.split)
-    if not options.overrides:
+    evaluation = evaluate(
+        run.path, values, weights=options.weights, split=options.split, presentations=options.presentations
+    )
+    if not options.overrides and options.presentations == 1:
         _compare_with_record(evaluation)
     if options.out is not None:
         write(evaluation, options.out)
@@ -105,13 +108,23 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("overrides", nargs="*", metavar="override", help="KEY=VALUE")
     parser.add_argument("--weights", choices=("best", "last"), help="default: best, where the run has them")
     parser.add_argument("--split", choices=SPLITS, default="test", help="default: test")
+    parser.add_argument(
+        "--presentations", type=int, default=1, metavar="N", help="sum the spikes of N drawings of each sample"
+    )
     parser.add_argument("--json", action="store_true", help="for programs")
     parser.add_argument("--out", type=folder, metavar="FOLDER", help="write evaluation.json and figures there")
     parser.add_argument("--outputs", type=folder, default=Path("outputs"), help="the folder that the runs wrote to")
     return parser
 
 
-def evaluate(folder: Path, values: Mapping[str, Any], *, weights: str | None = None, split: str = "test") -> Evaluation:
+def evaluate(
+    folder: Path,
+    values: Mapping[str, Any],
+    *,
+    weights: str | None = None,
+    split: str = "test",
+    presentations: int = 1,
+) -> Evaluation:
     """Evaluate the network of a run as the run did: each sample has the same spikes.
 
     Args:
@@ -119,11 +132,15 @@ def evaluate(folder: Path, values: Mapping[str, Any], *, weights: str | None = N
         values: Its config, with the changes.
         weights: `best`, `last`, or None: `best` where the run has them.
         split: `test`, `validation` or `train`. Training samples are not augmented.
+        presentations: So many of each sample, whose scores and costs are summed. The first is that of the run.
 
     Raises:
-        UsageError: there are no such weights or samples, or the data no longer fit the network.
+        UsageError: there are no such weights or samples, the data no longer fit the network, or each presentation would
+            be the same.
         SnnrunError: the corpus is missing, or files of the run are damaged.
     """
+    if presentations < 1:
+        raise UsageError(f"--presentations {presentations}: a number from 1 up is needed.")
     from snnrun import kernels
     from snnrun.run import build, trained
     from snnrun.train import cost, firing, hardware
@@ -142,7 +159,7 @@ def evaluate(folder: Path, values: Mapping[str, Any], *, weights: str | None = N
         raise UsageError(f"--split {split}: the run had none (data.validation={values['data']['validation']:g}).")
     changed = dataset.digest != own.about.digest
     notes = ["the corpus has changed since the training (another digest)"] if changed else []
-    fired = firing.record(own.network, samples, encoder, device)
+    fired = firing.record(own.network, samples, encoder, device, number=presentations)
     size = len(dataset.classes)
     confusion = np.bincount(samples.labels * size + fired.predicted, minlength=size**2).reshape(size, size)
     spent = cost.spent(own.network, fired)
@@ -189,7 +206,8 @@ def _lines(evaluation: Evaluation) -> list[str]:
     width = max(map(len, ("class", *classes)))
     by_layer = evaluation.cost.by_layer()
     of_layer = max(map(len, by_layer))
-    samples = int(evaluation.confusion.sum())
+    samples, number = int(evaluation.confusion.sum()), evaluation.firing.presentations
+    several = "" if number == 1 else f" of {number} presentations, {evaluation.firing.steps:,} steps"
     return [
         f"{own.folder}, {own.weights} weights",
         f"{evaluation.data}, {evaluation.split}: {samples:,} samples, {100 * evaluation.accuracy:.2f} % right",
@@ -202,6 +220,6 @@ def _lines(evaluation: Evaluation) -> list[str]:
             for name, entry in classes.items()
         ),
         "",
-        f"cost of an inference: {evaluation.cost}",
+        f"cost of an inference{several}: {evaluation.cost}",
         *(f"  {name:<{of_layer}}  {line}" for name, line in by_layer.items()),
     ]

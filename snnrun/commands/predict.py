@@ -80,7 +80,7 @@ def main(arguments: list[str]) -> int:
         raise UsageError(f"--top {options.top}: a number from 1 up is needed.")
     predictions = predict(
         options.run, options.sources, outputs=options.outputs, weights=options.weights, root=options.root,
-        invert=options.invert,
+        invert=options.invert, presentations=options.presentations,
     )  # fmt: skip
     if options.raster is not None and not predictions[0].layers:
         raise UsageError(f"--raster {options.raster}: this run's model has no spikes to draw.")
@@ -108,6 +108,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--weights", choices=("best", "last"), help="default: best, where the run has them")
     parser.add_argument("--top", type=int, default=3, metavar="N", help="so many classes (default: 3)")
+    parser.add_argument(
+        "--presentations", type=int, default=1, metavar="N", help="sum the spikes of N drawings of each sample"
+    )
     parser.add_argument("--invert", action="store_true", help="take bright pixels for dark ones")
     parser.add_argument("--raster", type=folder, metavar="OUT.png", help="draw the output spikes of one sample")
     parser.add_argument("--layers", action="store_true", help="with --raster: the input and every layer")
@@ -125,6 +128,7 @@ def predict(
     weights: str | None = None,
     root: str | None = None,
     invert: bool = False,
+    presentations: int = 1,
 ) -> list[Prediction]:
     """Classify files, or samples of the corpus, by the network of a run, on the fastest device of this machine.
 
@@ -134,17 +138,22 @@ def predict(
         weights: `best`, `last`, or None: `best` where the run has them.
         root: Folder of the corpora. None: as in the run.
         invert: Take bright pixels for dark ones.
+        presentations: So many of each sample, whose scores are summed.
 
     Raises:
-        UsageError: there is no such run, file or sample, or the network does not take it.
+        UsageError: there is no such run, file or sample, the network does not take it, or each presentation would be
+            the same.
         SnnrunError: a file is damaged.
     """
+    if presentations < 1:
+        raise UsageError(f"--presentations {presentations}: a number from 1 up is needed.")
     from snnrun import kernels
     from snnrun.network import Network
     from snnrun.record import run_folder
     from snnrun.run import trained
     from snnrun.run.samples import Reader
     from snnrun.train import hardware
+    from snnrun.train import presentations as drawings
     from snnrun.train.batches import as_input
 
     run = run_folder.find(name, outputs)
@@ -155,11 +164,16 @@ def predict(
     kernels.use("auto", device.type)
     own = trained.load(run.path, values, weights)
     reader = Reader(values, own.about, invert)
-    samples = [reader.read(source) for source in sources]
+    shown = [[reader.read(source) for source in sources]]
+    for number in range(1, presentations):
+        reader.epoch = drawings.epoch(number)
+        shown.append([reader.read(source) for source in sources])
     model, classes, predictions = own.network.to(device), own.about.classes, []
-    for source, sample in zip(sources, samples, strict=True):
+    for source, sample, *more in zip(sources, *shown, strict=True):
+        inputs = [each.inputs for each in (sample, *more)]
+        drawings.refuse_equal(presentations, inputs, source)
         notes = (*sample.notes, *_where_to_look(own.about.data, source, sample))
-        shares, layers = trained.outcome(model, as_input(reader.encoder, sample.inputs), device)
+        shares, layers = trained.outcome(model, [as_input(reader.encoder, each) for each in inputs], device)
         if isinstance(model, Network):
             counts = layers["output"].sum(axis=0, dtype=np.int64)
             silent = () if counts.any() else ("no output neuron fired, which the first class stands for",)

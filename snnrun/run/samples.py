@@ -48,11 +48,13 @@ class Reader:
         values: Config of the run.
         about: Description of its network and corpus.
         invert: Take bright pixels for dark ones.
+        epoch: What the encoder draws for, see `train.presentations`.
     """
 
     values: Mapping[str, Any]
     about: Description
     invert: bool = False
+    epoch: int = 0
 
     def read(self, source: str) -> Sample:
         """The sample of a path, or of a text such as `test:17`.
@@ -111,7 +113,7 @@ class Reader:
             last = f"they are numbered from 0 to {len(split) - 1:,}" if len(split) else "there are none"
             raise UsageError(f"{part}:{position}: no such sample of data={self.about.data}; {last}.")
         at = np.array([position])
-        spikes = encoder.encode(split.samples[at], split.index[at], 0)
+        spikes = encoder.encode(split.samples[at], split.index[at], self.epoch)
         return Sample(spikes, int(split.labels[position]))
 
     def _recording(self, path: Path, encoder: encoders.RecordingEncoder) -> Sample:
@@ -140,7 +142,7 @@ class Reader:
         except pictures.UnreadableError as error:
             raise SnnrunError(f"{path}: {error}") from None
         pixels = 255 - picture.pixels if self.invert else picture.pixels
-        spikes = encoder.encode(pixels.reshape(1, -1), np.zeros(1, np.int64), 0)
+        spikes = encoder.encode(pixels.reshape(1, -1), np.zeros(1, np.int64), self.epoch)
         notes = ["it is of one colour"] if pixels.min() == pixels.max() else []
         return Sample(spikes, notes=tuple(notes if own else notes + _guesses(picture, pixels)), pixels=pixels)
 
@@ -154,7 +156,7 @@ class Reader:
 
     def _binned(self, own: Encoded) -> Sample:
         assert not isinstance(self.encoder, encoders.RecordingEncoder)
-        spikes = self.encoder.encode(own.spikes[None], np.zeros(1, np.int64), 0)
+        spikes = self.encoder.encode(own.spikes[None], np.zeros(1, np.int64), self.epoch)
         notes = [f"{own.left_out:,} of its events come after the last step and are left out"] if own.left_out else []
         return Sample(spikes, notes=(*notes, *(() if spikes.any() else ("it has no input spike",))))
 
@@ -184,7 +186,7 @@ class Reader:
         else:
             return None
         assert not isinstance(self.encoder, encoders.RecordingEncoder), "arrays have no recordings"
-        inputs = self.encoder.encode(row.sample, np.zeros(1, np.int64), 0)
+        inputs = self.encoder.encode(row.sample, np.zeros(1, np.int64), self.epoch)
         return Sample(inputs, row.label, (*row.notes, *(() if inputs.any() else ("it has no input spike",))))
 
     def _array(self, path: Path) -> Sample:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,9 +119,17 @@ def _form(tensor: Tensor) -> str:
 
 @torch.no_grad()
 def outcome(
-    model: Model, inputs: Tensor | Currents, device: torch.device
+    model: Model, presentations: Sequence[Tensor | Currents], device: torch.device
 ) -> tuple[NDArray[np.float64], dict[str, NDArray[np.uint8]]]:
-    """What a model makes of one sample's inputs (1, T, ...): its shares of the classes (C,), and its `rasters`."""
-    found = model(inputs.to(device))
-    layers = evaluation.rasters(model, inputs, found) if model.spiking else {}
-    return model.shares(found.scores[0]).cpu().numpy(), layers
+    """What a model makes of one sample, from its inputs (1, T, ...) in one presentation or several.
+
+    Returns:
+        The shares of the classes (C,), of the mean scores, and the `rasters` of all presentations, one after another.
+    """
+    found = [model(inputs.to(device)) for inputs in presentations]
+    layers: dict[str, NDArray[np.uint8]] = {}
+    if model.spiking:
+        shown = [evaluation.rasters(model, *pair) for pair in zip(presentations, found, strict=True)]
+        layers = {name: np.concatenate([rasters[name] for rasters in shown]) for name in shown[0]}
+    scores = torch.stack([each.scores[0] for each in found]).mean(dim=0)
+    return model.shares(scores).cpu().numpy(), layers

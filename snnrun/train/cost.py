@@ -202,7 +202,8 @@ class MacCost:
 
     Attributes:
         samples: Number of samples.
-        passes: How often a sample passes through the layers: its steps in a recurrent model, else 1.
+        passes: How often a sample passes through the layers: its steps in a recurrent model, else 1; times the number
+            of its presentations.
         layers: Multiply-accumulates of each layer.
     """
 
@@ -264,8 +265,10 @@ def spent(model: Model, firing: Firing) -> Spent:
         return cost(model, firing)
     if model.spiking:
         return liquid_cost(model, firing)
+    number = firing.presentations
     passes = firing.passes / max(firing.samples, 1)
-    return MacCost(firing.samples, passes, model.macs(passes))
+    once = model.macs(passes / number)
+    return MacCost(firing.samples, passes, {name: number * macs for name, macs in once.items()})
 
 
 def cost(network: Network, firing: Firing) -> Cost:
