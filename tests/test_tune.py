@@ -287,3 +287,9 @@ def test_a_request_is_kept_without_places(tmp_path: Path) -> None:
     kept = json.loads((tmp_path / "a" / "tune.json").read_text("utf-8"))
     assert not any(word.startswith(("data.root", "hardware")) for word in kept["searched"])
     assert "train.epochs=1" in kept["searched"]
+    folder = tmp_path / "sweeps" / "1_tune_strsbp_digits"
+    plan.keep(made, folder)
+    assert plan.find(made) == folder
+    (folder / "tune.json").write_text(json.dumps(kept | {"begins": "0"}))
+    with pytest.raises(UsageError, match=r"was begun with other settings \(what the pair has now\)"):
+        plan.find(made)

@@ -112,6 +112,7 @@ def test_what_settings_rest_on_makes_no_other_point_and_no_other_group() -> None
         ("tuned/lsm_fsdd", "# measured: validation 97.30 %, chosen by hand"),
         ("tuned/hm2bp_tonic", "# not measured. To measure: snnrun tune model=hm2bp data=tonic"),
         ("tuned/cnn_fsdd", "# not measured. To measure: snnrun tune model=cnn data=fsdd"),
+        ("tuned/none", "# no settings for a pair: the defaults of the groups apply"),
         ("tuned/phased_lstm_mnist", "# not measured. To measure: snnrun tune model=phased_lstm data=mnist"),
     ],
 )

@@ -61,8 +61,7 @@ def _show(request: argparse.Namespace) -> int:
         text = f"# no settings for model={pair[0]} data={pair[1]}: the defaults of the groups apply\n"
     else:
         text = _text(request.option, request.config_dir)
-    if pair is not None:
-        text += f"# {_measurement(*pair, text)}\n"
+    text += _measurement(request.option, pair, text)
     if not request.json:
         print(text, end="")
         return 0
@@ -84,14 +83,16 @@ def _pair(option: str) -> tuple[str, str] | None:
     return next((pair for pair in pairs if group == "tuned" and pair[1] in known["data"].options), None)
 
 
-def _measurement(model: str, data: str, text: str) -> str:
-    """What the settings in a tuned file rest on. Those of another file that it builds on are not this pair's."""
+def _measurement(option: str, pair: tuple[str, str] | None, text: str) -> str:
+    """A line on what the settings in a tuned file rest on. Facts of a file that it builds on are not its own."""
     import yaml
 
     from snnrun.config import tuned
 
-    facts = (yaml.safe_load(text) or {}).get("tuning") or {}
-    return tuned.measured(facts) if facts.get("pair") == f"{model}_{data}" else tuned.not_measured(model, data)
+    facts = (yaml.safe_load(text) or {}).get("tuning") or {} if option.startswith("tuned/") else {}
+    if facts.get("accuracy") is not None and facts.get("pair") == ("_".join(pair) if pair else facts.get("pair")):
+        return f"# {tuned.measured(facts)}\n"
+    return f"# {tuned.not_measured(*pair)}\n" if pair else ""
 
 
 def _copy(request: argparse.Namespace) -> int:

@@ -77,7 +77,7 @@ _LAWS = {"sqrt": "sqrt({}/{})", "linear": "{}/{}"}
 def about(facts: Mapping[str, Any], values: Mapping[str, Any]) -> str:
     """One line on what the settings of a run rest on: the measurement of its pair, if there is one."""
     model, data = values["model"]["name"], values["data"]["name"]
-    if facts.get("pair") != f"{model}_{data}":
+    if facts.get("pair") != f"{model}_{data}" or facts.get("accuracy") is None:
         return not_measured(model, data)
     return measured(facts) + _changed(facts.get("settings") or {}, values)
 

@@ -160,6 +160,7 @@ def find(made: Plan) -> Path | None:
     differing = [word for word in before["searched"] if word not in now["searched"]]
     differing += [word for word in now["searched"] if word not in before["searched"]]
     differing += [] if before["space"] == now["space"] else ["what is searched"]
+    differing += [] if before["begins"] == now["begins"] else ["what the pair has now"]
     if differing:
         raise UsageError(
             f"tune: the study in {folders[-1]} was begun with other settings ({', '.join(differing)}). Give the same "
@@ -172,7 +173,8 @@ def record(made: Plan) -> dict[str, Any]:
     """What a tuning keeps of its request, to go on only with the same."""
     moved = [word for word in made.searched if word.lstrip("+").startswith(PLACES)]
     searched = [word for word in made.searched if word not in moved]
-    return {"searched": searched, "space": space()[made.values["model"]["name"]]}
+    begins = points.identity({key: made.values[key] for key in ("encoder", "model", "train")})
+    return {"searched": searched, "space": space()[made.values["model"]["name"]], "begins": begins}
 
 
 def keep(made: Plan, folder: Path) -> None:
