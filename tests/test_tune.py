@@ -28,7 +28,12 @@ from snnrun.tune import file, plan
 pytest.importorskip("optuna")
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # SQLAlchemy's pool keeps its sqlite connections
 PAIR = ("model=stbp", "data=digits", "tracking=none")
+NOW = tuned.rate(file.settings_of("stbp_digits")[0]["train"]["lr"])
 SHORT = ("--trials", "2", "--epochs", "2", "--confirm", "1", "--out", "mine")
+
+
+def as_now(values: dict[str, Any]) -> bool:
+    return NOW is not None and NOW.lr == values["train"]["lr"]
 
 
 class Runs:
@@ -36,7 +41,7 @@ class Runs:
 
     def __init__(self) -> None:
         self.values: list[dict[str, Any]] = []
-        self.judge: Callable[[dict[str, Any]], float] = lambda values: 0.8 if values["train"]["lr"] == 0.001 else 0.9
+        self.judge: Callable[[dict[str, Any]], float] = lambda values: 0.8 if as_now(values) else 0.9
         self.failing: Callable[[dict[str, Any]], bool] = lambda values: False
         self.ends_at = 10**6
 
@@ -89,7 +94,7 @@ def test_the_best_of_the_search_is_confirmed_and_written_with_its_facts(tune: An
     assert (code, err) == (0, "")
     search, confirmed = runs.values[:2], runs.values[2:]
     assert all(run["train"]["epochs"] == 2 and run["data"]["limit"] == 200 for run in search)
-    assert search[0]["train"]["lr"] == 0.001, "the settings of now come first"
+    assert as_now(search[0]), "the settings of now come first"
     assert all(run["train"]["epochs"] == 20 and run["data"]["limit"] is None for run in confirmed)
     assert [runs.judge(run) for run in confirmed] == [0.8, 0.9]
     best = search[1]
@@ -102,7 +107,9 @@ def test_the_best_of_the_search_is_confirmed_and_written_with_its_facts(tune: An
     assert {"version", "date", "minutes", "study"} <= set(facts)
     assert facts["settings"]["train.lr"] == best["train"]["lr"]
     assert "data.root" not in facts["settings"]
-    assert f"{path}\nTo use them: snnrun train --config-dir mine tuned=stbp_digits_tuned" in out
+    assert f"{path}\nTo use them: snnrun train --config-dir mine tuned=stbp_digits_tuned model=stbp data=digits" in out
+    asked = "model=stbp data=digits --trials 2 --epochs 2 --samples 200 --confirm 1 --seed 0"
+    assert f"#   snnrun tune {asked}\n" in path.read_text("utf-8")
     assert (studies()[0] / "optuna.db").is_file()
 
     values = compose(["model=stbp", "data=digits", "tuned=stbp_digits_tuned"], Path("mine"))
@@ -116,7 +123,7 @@ def test_the_best_of_the_search_is_confirmed_and_written_with_its_facts(tune: An
 def test_a_tuning_that_was_ended_keeps_what_it_found_and_goes_on_and_what_diverges_is_a_failed_trial(
     tune: Any, runs: Runs
 ) -> None:
-    runs.ends_at, runs.failing = 1, lambda values: values["train"]["lr"] != 0.001
+    runs.ends_at, runs.failing = 1, lambda values: not as_now(values)
     code, out, _ = tune(*PAIR, *SHORT)
     assert code == 130
     assert "No trial has come to its end yet. Go on by: snnrun tune model=stbp data=digits" in out
@@ -143,7 +150,7 @@ def test_settings_that_are_worse_at_full_length_are_not_written(
         found = points.Point(number, str(number), swept, label=label, status="FINISHED")
         found.summary = {"validation/accuracy_best": accuracy}
         found.save(confirmation)
-    assert command._conclude(made, tmp_path / "a", confirmation, swept, Path("mine"), ["snnrun", "tune"]) == 0
+    assert command._conclude(made, tmp_path / "a", confirmation, swept, Path("mine")) == 0
     out = capsys.readouterr().out
     assert "before: validation 85.00 ± 7.07 % (2 seeds)\ntuned:  validation 75.00 ± 7.07 % (2 seeds)\n" in out
     assert "The settings of before are better, so they stay." in out
@@ -151,7 +158,7 @@ def test_settings_that_are_worse_at_full_length_are_not_written(
     found.status = "FAILED"
     found.save(confirmation)
     with pytest.raises(SnnrunError, match="the best settings of the search failed at full length"):
-        command._conclude(made, tmp_path / "a", confirmation, swept, Path("mine"), ["snnrun", "tune"])
+        command._conclude(made, tmp_path / "a", confirmation, swept, Path("mine"))
 
 
 def test_the_first_point_has_the_settings_as_they_are_and_time_is_a_limit(
@@ -190,14 +197,13 @@ def test_the_file_has_what_the_files_it_builds_on_have_and_keeps_their_comments(
     assert "  - optional /input@encoder: fsdd_${encoder}\n  - _self_\n" in text
     assert "  v_th: [7.0]\n" in text
     assert "  lr: ${scaled_lr:0.02,32}\n" in text
-    own = file.changed(*file.settings_of("stbp_digits")[:1], [], compose(["model=stbp", "data=digits"]))
-    kept = file.text("stbp_digits", "-", own, [], {}, "x")
-    assert "  v_th: [1.0]                # with weights of norm 1 (init=unit_norm) 0.5 is a low threshold\n" in kept
+    own = file.changed(file.settings_of("slayer_mnist")[0], [], compose(["model=slayer", "data=mnist"]))
+    kept = file.text("slayer_mnist", "-", own, [], {}, "x")
+    assert "  desired: 12.0              # every second step\n" in kept
     assert '  network: "400"\n' in kept
 
 
 def test_the_pairs_that_build_on_a_file_are_known() -> None:
-    assert file.building_on("strsbp_digits") == ["hm2bp_digits"]
     assert {"hm2bp_fsdd", "strsbp_fsdd", "hm2bp_ti46_digits"} <= set(file.building_on("strsbp_ti46_digits"))
 
 

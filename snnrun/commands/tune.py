@@ -75,7 +75,7 @@ def _tune(arguments: list[str]) -> int:
     if _confirm(made, confirmation, swept, launcher) == INTERRUPTED:
         print(f"{_best_so_far(best)} {go_on}", flush=True)
         return INTERRUPTED
-    return _conclude(made, study, confirmation, swept, options.out, ["snnrun", "tune", *arguments])
+    return _conclude(made, study, confirmation, swept, options.out)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -185,9 +185,7 @@ def _why_none(study: Path) -> str:
 # ---- what comes of them ----------------------------------------------------------------------------------------------
 
 
-def _conclude(
-    made: Plan, study: Path, confirmation: Path, swept: Sequence[str] | None, out: Path | None, command: Sequence[str]
-) -> int:
+def _conclude(made: Plan, study: Path, confirmation: Path, swept: Sequence[str] | None, out: Path | None) -> int:
     """Compare, and write the file if the best is not worse. Returns the exit code."""
     from snnrun.config.compose import compose
     from snnrun.tune import facts, file, plan
@@ -212,9 +210,8 @@ def _conclude(
     path, use = file.target(made.pair, out, plain=not made.settings)
     told = facts.facts(made, study, new, old, found[0].folder(confirmation), time.strftime("%Y-%m-%d"))
     title = f"{made.values['model']['name']} on {made.values['data']['name']}"
-    file.write(path, file.text(made.pair, title, settings, others, told, shlex.join(command)))
-    chosen = [word for word in made.settings if "." not in word.partition("=")[0]]
-    print(f"{path}\n{use}{''.join(f' {word}' for word in chosen)}", flush=True)
+    file.write(path, file.text(made.pair, title, settings, others, told, made.command))
+    print(f"{path}\n{use}{'' if path.stem == made.pair else f' {shlex.join(made.groups)}'}", flush=True)
     _say_what_builds_on_it(made.pair, path)
     return 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -73,6 +74,28 @@ class Plan:
         """The overrides that change settings of the pair."""
         words = [word for word in self.request.words if not word.lstrip("+").startswith(PLACES)]
         return [word for word in words if _key(word) not in ("model", "data")]
+
+    @property
+    def groups(self) -> list[str]:
+        """The options that were chosen: model and corpus, and what else a tuned file cannot choose."""
+        pair = [f"{group}={self.values[group]['name']}" for group in ("model", "data")]
+        return [*pair, *(word for word in self.settings if "." not in _key(word))]
+
+    @property
+    def command(self) -> str:
+        """The command that asks for this, wherever it reads and writes."""
+        request = self.request
+        given = {
+            "--trials": request.trials,
+            "--minutes": None if request.minutes is None else f"{request.minutes:g}",
+            "--epochs": request.epochs,
+            "--samples": request.samples,
+            "--confirm": request.confirm,
+            "--seed": request.seed,
+        }
+        pair = [f"{group}={self.values[group]['name']}" for group in ("model", "data")]
+        words = [word for flag, value in given.items() if value is not None for word in (flag, str(value))]
+        return shlex.join(["snnrun", "tune", *pair, *self.settings, *words])
 
     @property
     def searched(self) -> list[str]:
