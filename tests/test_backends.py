@@ -19,7 +19,7 @@ from snnrun.compiled import parallel
 from snnrun.data import Dataset, Split
 from snnrun.errors import UsageError
 from snnrun.kernels import Lif, Stbp, Synapses, checks, cpu, pack, reference, unpack
-from snnrun.kernels.cpu import arrays
+from snnrun.kernels.cpu import arrays, stbp
 from snnrun.kernels.cpu.arrays import LARGE, pieces_of
 from snnrun.network import Network
 from snnrun.rules import Hm2Bp, LeeRule, SlayerRule, StbpRule, StRsbp
@@ -389,9 +389,9 @@ def test_stbp_spikes_at_the_threshold_are_the_references(batch, steps, inputs, n
         assert torch.equal(actual, expected)
 
 
-@given(CASES, STBPS, st.booleans(), st.booleans(), st.booleans())
+@given(CASES, STBPS, st.booleans(), st.booleans(), st.booleans(), st.booleans())
 @settings(max_examples=120)
-def test_stbp_gradients_are_the_references(layer, neuron, loop, wants_input, by_counts):
+def test_stbp_gradients_are_the_references(layer, neuron, loop, wants_input, by_counts, some):
     """For an error that differs by step, and for one of the counts, which is the same at each and takes no memory."""
     shape = (*layer.spikes.shape[:2], layer.neurons)
     generator = torch.Generator().manual_seed(shape[1])
@@ -399,10 +399,54 @@ def test_stbp_gradients_are_the_references(layer, neuron, loop, wants_input, by_
     if by_counts:
         above = layer.gain[:, None].expand(shape)
     arguments = (above, layer.spikes_in, layer.spikes, membrane, layer.weight, matrix_of(layer) if loop else None)
-    results = cpu.stbp_backward(*single(*arguments), neuron, wants_input)
-    expected = reference.stbp_backward(*arguments, neuron, wants_input)
+    near_in = layer.spikes_in if some else None
+    results = cpu.stbp_backward(*single(*arguments), neuron, wants_input, True, near_in)
+    expected = reference.stbp_backward(*arguments, neuron, wants_input, True, near_in)
     for actual, wanted in zip(results, expected, strict=True):
         assert_close(actual, wanted)
+
+
+def test_stbp_gradients_over_many_steps_are_those_of_autograd():
+    """In several parts of the batch, for any number of threads the same bits: every input spike's and weight's."""
+    torch.manual_seed(0)
+    batch, steps, inputs, neurons = 5, 130, 70, 37
+    neuron, spikes_in = Stbp(0.5, 0.9), pack(torch.rand(batch, steps, inputs) < 0.1)
+    weight, loop = torch.randn(neurons, inputs) / 4, torch.randn(neurons, neurons) / 8
+    spikes, _, membrane = cpu.stbp_forward(spikes_in, weight, None, loop, neuron)
+    above, near_in = torch.randn(batch, steps, neurons), pack(torch.rand(batch, steps, inputs) < 0.3)
+    results = []
+    for number, floats in ((1, stbp.TRACE), (2, 1), (3, 2 * steps * 48)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(stbp, "TRACE", floats)
+            parallel.set_threads(number)
+            results.append(
+                cpu.stbp_backward(above, spikes_in, spikes, membrane, weight, loop, neuron, True, True, near_in)
+            )
+    parallel.set_threads(1)
+    for others in results[1:]:
+        assert all(torch.equal(one, other) for one, other in zip(results[0], others, strict=True))
+    inputs_, own = unpack(spikes_in, inputs, torch.double), unpack(spikes, neurons, torch.double)
+    leaves = [value.double().requires_grad_() for value in (inputs_, weight, torch.zeros(neurons), loop)]
+    u, o, ahead = torch.zeros(batch, neurons).double(), torch.zeros(batch, neurons).double(), []
+    for t in range(steps):  # the spikes as they were, with the gradient of a ramp of width 1 around the threshold
+        drive = leaves[0][:, t] @ leaves[1].T + leaves[2] + o @ leaves[3].T
+        u = drive if t == 0 else u * 0.9 * (1 - o) + drive
+        near = ((membrane[:, t] - neuron.v_th).abs() < 0.5).double()
+        o = own[:, t] + near * (u - u.detach())
+        ahead.append(o)
+    expected = torch.autograd.grad((torch.stack(ahead, 1) * above).sum(), leaves)
+    wanted = [reference.only_near(expected[0], near_in), *expected[1:]]
+    for actual, exact in zip(results[0], wanted, strict=True):
+        assert_close(actual, exact)
+
+
+def test_stbp_neurons_near_the_threshold_are_the_references():
+    membrane = torch.cat([torch.linspace(-2, 3, 131).repeat(2, 3, 1), torch.tensor([0.5, 1.0]).repeat(2, 3, 1)], 2)
+    for surrogate in ("rectangle", "polynomial", "sigmoid", "gaussian"):
+        neuron = Stbp(0.5, 0.5, surrogate, 0.7)
+        near = cpu.stbp_near(membrane, neuron)
+        assert torch.equal(near, reference.stbp_near(membrane, neuron))
+        assert (unpack(near, 133).float().mean() < 1) == neuron.bounded
 
 
 # ---- whole networks -------------------------------------------------------------------------------------------------

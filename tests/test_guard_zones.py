@@ -31,6 +31,7 @@ from snnrun.kernels import Lif, Srm, Stbp, Synapses, Wta, cpu, pack
 from snnrun.kernels.cpu import (
     current_loops,
     forward_loops,
+    image_error_loops,
     image_loops,
     image_pair_loops,
     image_stbp_loops,
@@ -40,6 +41,7 @@ from snnrun.kernels.cpu import (
     recurrent_loops,
     spike_loops,
     srm_loops,
+    stbp_backward_loops,
     stbp_loops,
     thinning_loops,
     wta_loops,
@@ -50,9 +52,9 @@ from snnrun.kernels.plastic import Liquids, Stdp
 
 DENSE = (
     *(current_loops, forward_loops, pair_loops, plastic_loops, recurrent_loops),
-    *(spike_loops, srm_loops, stbp_loops, thinning_loops, wta_loops),
+    *(spike_loops, srm_loops, stbp_backward_loops, stbp_loops, thinning_loops, wta_loops),
 )
-IMAGES = (image_loops, image_pair_loops, image_stbp_loops, pool_loops)
+IMAGES = (image_error_loops, image_loops, image_pair_loops, image_stbp_loops, pool_loops)
 
 ZONE = 4096  # bytes before and after an array
 # Signalling NaNs, which even the sum with 0 changes; two of them, whose other bits are each other's complement, so that
@@ -219,7 +221,11 @@ def try_dense(neurons: int) -> None:
     cpu.recurrent_gradient(e, gain, recurrent)
     for bias, loop in ((None, None), (credit[0], recurrent.dense(neurons))):
         own, _, membrane = cpu.stbp_forward(spikes_in, weight, bias, loop, stbp)
-        cpu.stbp_backward(torch.randn_like(membrane), spikes_in, own, membrane, weight, loop, stbp, True)
+        near_in = None if bias is None else spikes_in
+        cpu.stbp_near(membrane, stbp)
+        cpu.stbp_backward(
+            torch.randn_like(membrane), spikes_in, own, membrane, weight, loop, stbp, True, near_in=near_in
+        )
     keys = torch.randint(2**62, (batch,))
     cpu.thin(spikes, keys, 0.3)
     cpu.thin_gradient(torch.randn_like(membrane), keys, 0.3)

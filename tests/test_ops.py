@@ -139,10 +139,11 @@ def operator_cases() -> dict[str, list[tuple]]:
         "recurrent_gradient": [(e, gain, *synapses)],
         "stbp_forward": [(spikes_in, by_input, None, None, *stbp), (spikes_in, by_neuron, gain[0], loop, *stbp)],
         "stbp_backward": [
-            (above, spikes_in, spikes, membrane, by_input, None, True, True, *stbp),
-            (above, spikes_in, spikes, membrane, by_neuron, loop, True, False, *stbp),
-            (every_step, spikes_in, spikes, membrane, by_input, loop, False, True, *stbp),
+            (above, spikes_in, spikes, membrane, by_input, None, True, True, None, *stbp),
+            (above, spikes_in, spikes, membrane, by_neuron, loop, True, False, spikes_in, *stbp),
+            (every_step, spikes_in, spikes, membrane, by_input, loop, False, True, None, *stbp),
         ],
+        "stbp_near": [(membrane, *stbp)],
     }
 
 

@@ -187,7 +187,7 @@ def test_lateral_share_is_the_first_order_echo(cls):
     lif = Lif(20.0, 8.0, 2, 20.0)
     own = (torch.rand(3, STEPS, 5, generator=torch.Generator().manual_seed(0)) < 0.3).to(torch.uint8)
     own[0, :, 1] = own[1, :, 4] = 0
-    bits, counts, _ = train(own, torch.float64)
+    bits, counts, *_ = train(own, torch.float64)
     labels = torch.tensor([1, 2, 0])
     pairs = rule.inhibition(LayerWeights(torch.zeros(5, INPUTS, dtype=torch.float64)))
     share = rule.lateral_share(bits, counts, labels, lif, pairs)
@@ -273,7 +273,7 @@ def test_the_recurrent_error_is_that_of_the_inverted_system(seed, slope, self_co
     for name in ("weight", "recurrent_weight"):
         setattr(weights, name, getattr(weights, name).double())
     spikes, _ = batch(1, seed)
-    bits, counts, _ = train(spikes, torch.float64)
+    bits, counts, *_ = train(spikes, torch.float64)
     counts.requires_grad_()
     weights.weight.requires_grad_()
     output = rule.layer(kind, weights, SpikeTrain(bits, counts), None)
@@ -317,7 +317,7 @@ def test_hm2bp_takes_one_turn_of_credit_around_the_loop():
     kind = LayerKind(0, output=False, recurrent=True)
     weights = rule.initialise(kind, INPUTS, 6, torch.Generator().manual_seed(0))
     spikes, _ = batch(1)
-    bits, counts, _ = train(spikes)
+    bits, counts, *_ = train(spikes)
     counts.requires_grad_()
     output = rule.layer(kind, weights, SpikeTrain(bits, counts), None)
     error = torch.linspace(-1, 1, 6)[None]

@@ -72,9 +72,10 @@ BACKWARD = (
 # Of a first layer that gets currents. Nothing is counted before it.
 DRIVEN = ("current_drive", "lif_driven", "stbp_driven")
 DRIVEN_BACKWARD = ("readout_sums", "stbp_driven_backward")
+NEAR = "stbp_near"  # after the forward pass of the layer
 SOLVE = ("coupling", "coupling_solve")
 COUNT = "count_spikes"  # of the input
-TIMED = {COUNT, *FORWARD, *BACKWARD, *DRIVEN, *DRIVEN_BACKWARD, *SOLVE}
+TIMED = {COUNT, NEAR, *FORWARD, *BACKWARD, *DRIVEN, *DRIVEN_BACKWARD, *SOLVE}
 
 
 class _TimedBackend:
@@ -114,6 +115,8 @@ class _TimedBackend:
         if name == COUNT:  # the first of a step; a pool on the input has no backward pass
             self._layer = -1
             return "count"
+        if name == NEAR:
+            return f"forward {self._layers[max(0, self._layer)]}"
         if name in FORWARD:
             self._layer += 1
             return f"forward {self._layers[self._layer]}"

@@ -54,6 +54,11 @@ def _splat(builder: Any, value: Any, lanes: int) -> Any:
     return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(_INDEX, lanes), [0] * lanes))
 
 
+def _mask(builder: Any, bits: Any, lanes: int) -> Any:
+    lowest = bits if lanes == 64 else builder.trunc(bits, ir.IntType(lanes))
+    return builder.bitcast(lowest, ir.VectorType(ir.IntType(1), lanes))
+
+
 def _constant(lanes: int) -> Any:
     @intrinsic  # type: ignore[untyped-decorator]
     def zeros(_: Any) -> Any:
@@ -110,13 +115,74 @@ def expand(_: Any, array: Any, index: Any, bits: Any, like: Any) -> Any:  # noqa
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         lanes, vector = like.lanes, _llvm(like)
         first = builder.gep(context.make_array(signature.args[0])(context, builder, args[0]).data, [args[1]])
-        mask_type = ir.VectorType(ir.IntType(1), lanes)
-        mask = builder.bitcast(args[2] if lanes == 64 else builder.trunc(args[2], ir.IntType(lanes)), mask_type)
-        kind = ir.FunctionType(vector, [_FLOAT.as_pointer(), mask_type, vector])
+        mask = _mask(builder, args[2], lanes)
+        kind = ir.FunctionType(vector, [_FLOAT.as_pointer(), mask.type, vector])
         expanding = builder.module.declare_intrinsic(f"llvm.masked.expandload.v{lanes}f32", (), kind)
         return builder.call(expanding, [first, mask, ir.Constant(vector, [0.0] * lanes)])
 
     return like(array, types.intp, types.uint64, like), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def load_some(_: Any, array: Any, index: Any, bits: Any, like: Any) -> Any:  # noqa: ARG001
+    """`load` of the lanes whose bit is set, 0 in the others. What lies in the place of those is not read."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        lanes, vector = like.lanes, _llvm(like)
+        address, mask = (
+            _address(context, builder, signature.args[0], args[0], args[1], like),
+            _mask(builder, args[2], lanes),
+        )
+        kind = ir.FunctionType(vector, [vector.as_pointer(), _INDEX, mask.type, vector])
+        loading = builder.module.declare_intrinsic(f"llvm.masked.load.v{lanes}f32.p0", (), kind)
+        return builder.call(loading, [address, ir.Constant(_INDEX, 4), mask, ir.Constant(vector, [0.0] * lanes)])
+
+    return like(array, types.intp, types.uint64, like), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def store_some(_: Any, array: Any, index: Any, bits: Any, vector: Any) -> Any:  # noqa: ARG001
+    """`store` of the lanes whose bit is set. What lies in the place of the others is not written."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        lanes, value = vector.lanes, args[3]
+        address = _address(context, builder, signature.args[0], args[0], args[1], vector)
+        mask = _mask(builder, args[2], lanes)
+        kind = ir.FunctionType(ir.VoidType(), [value.type, address.type, _INDEX, mask.type])
+        storing = builder.module.declare_intrinsic(f"llvm.masked.store.v{lanes}f32.p0", (), kind)
+        builder.call(storing, [value, address, ir.Constant(_INDEX, 4), mask])
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, types.uint64, vector), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def turn_square(_: Any, rows: Any, index: Any, stride: Any, out: Any, place: Any, out_stride: Any) -> Any:  # noqa: ARG001
+    """Write 16 x 16 floats with rows and columns exchanged.
+
+    Row r is at rows[index + r * stride], column c goes to out[place + c * out_stride], 16 floats each.
+    """
+    vector = Vector(16)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        def at(argument: int, number: int) -> Any:
+            steps = builder.mul(args[argument + 2], ir.Constant(args[argument + 2].type, number))
+            place = builder.add(args[argument + 1], steps)
+            return _address(context, builder, signature.args[argument], args[argument], place, vector)
+
+        square = [builder.load(at(0, number), align=4) for number in range(16)]
+        for far in (8, 4, 2, 1):  # exchange the two blocks of `far` rows and lanes beside the diagonal
+            upper = [lane if not lane & far else lane - far + 16 for lane in range(16)]
+            lower = [lane + far if not lane & far else lane + 16 for lane in range(16)]
+            for number in (number for number in range(16) if not number & far):
+                pair = square[number], square[number + far]
+                for target, order in ((number, upper), (number + far, lower)):
+                    square[target] = builder.shuffle_vector(*pair, ir.Constant(ir.VectorType(_INDEX, 16), order))
+        for number, column in enumerate(square):
+            builder.store(column, at(3, number), align=4)
+        return context.get_dummy_value()
+
+    return types.void(rows, types.intp, types.intp, out, types.intp, types.intp), codegen
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -127,6 +193,17 @@ def splat(_: Any, value: Any, like: Any) -> Any:  # noqa: ARG001
         return _splat(builder, args[0], like.lanes)
 
     return like(types.float32, like), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def load_one(_: Any, array: Any, index: Any, like: Any) -> Any:  # noqa: ARG001
+    """array[index] in every lane."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        return _splat(builder, builder.load(builder.gep(data, [args[1]])), like.lanes)
+
+    return like(array, types.intp, like), codegen
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -145,9 +222,7 @@ def choose(_: Any, bits: Any, a: Any, b: Any) -> Any:  # noqa: ARG001
     """a in the lanes whose bit is set, b in the others."""
 
     def codegen(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        lanes = a.lanes
-        mask = args[0] if lanes == 64 else builder.trunc(args[0], ir.IntType(lanes))
-        return builder.select(builder.bitcast(mask, ir.VectorType(ir.IntType(1), lanes)), args[1], args[2])
+        return builder.select(_mask(builder, args[0], a.lanes), args[1], args[2])
 
     return a(types.uint64, a, b), codegen
 

@@ -64,6 +64,11 @@ class Stbp(NamedTuple):
     temporal_gradient: bool = True
 
     @property
+    def bounded(self) -> bool:
+        """Whether the surrogate derivative is 0 far from the threshold."""
+        return self.surrogate in ("rectangle", "polynomial")
+
+    @property
     def decay_after_spike(self) -> float:
         """f(1): the share of the membrane that survives a spike."""
         return self.decay * math.exp(-1.0 / self.decay) if self.exponential_reset else 0.0

@@ -19,12 +19,14 @@ class SpikeTrain(NamedTuple):
 
     `spikes` is (B, T, W) int64, the bits of the N neurons' trains (see `kernels.packed`). `counts` is (B, N) float, the
     number of spikes of each neuron. The gradient travels in `counts`. STBP also needs the gradient of each step: it
-    travels in `link`, zeros (B, T, N) that take no memory.
+    travels in `link`, zeros (B, T, N) that take no memory. `near` (B, T, W) has the bits of the neurons whose spikes
+    need a gradient, if others need none.
     """
 
     spikes: Tensor
     counts: Tensor
     link: Tensor | None = None
+    near: Tensor | None = None
 
 
 class Currents(NamedTuple):

@@ -93,14 +93,13 @@ class StbpRule(Rule):
         recurrent = weights.recurrent_weight, weights.recurrent_mask
         if isinstance(inputs, Currents):
             view = view_of(kind, inputs.steps)
-            spikes, counts, link = _DrivenLayer.apply(
-                inputs.values, weight, weights.bias, *recurrent, self.neuron(kind), view
-            )  # type: ignore[no-untyped-call]
+            result = _DrivenLayer.apply(inputs.values, weight, weights.bias, *recurrent, self.neuron(kind), view)  # type: ignore[no-untyped-call]
         else:
-            spikes, counts, link = _Layer.apply(
-                inputs.spikes, inputs.link, weight, weights.bias, *recurrent, self.neuron(kind), kind.window
-            )  # type: ignore[no-untyped-call]
-        return SpikeTrain(spikes, counts, link)
+            result = _Layer.apply(  # type: ignore[no-untyped-call]
+                inputs.spikes, inputs.link, inputs.near, weight, weights.bias, *recurrent, self.neuron(kind),
+                kind.window,
+            )  # fmt: skip
+        return SpikeTrain(*result)
 
     def sample_loss(self, output: SpikeTrain, labels: Tensor) -> Tensor:
         """Half the squared distance of the firing rates from the one-hot label (eq. 9), or its mean over outputs.
@@ -114,42 +113,58 @@ class StbpRule(Rule):
         return square.mean(dim=1) if self.loss == "mean_squared" else 0.5 * square.sum(dim=1)
 
 
+def _near(ctx: Any, membrane: Tensor, neuron: Stbp) -> Tensor | None:
+    """Which spikes of a layer need a gradient; None for all, as on a GPU, which multiplies matrices as fast without.
+
+    A compiled or exported graph is to run on either.
+    """
+    if not neuron.bounded or membrane.device.type != "cpu" or torch.compiler.is_compiling():
+        return None
+    if not any(ctx.needs_input_grad):
+        return None
+    return ops.stbp_near(membrane, neuron)
+
+
 class _Layer(torch.autograd.Function):
-    """A layer as a node from (spikes, link) to (spikes, counts, link). The spikes are constants."""
+    """A layer as a node from (spikes, link, near) to (spikes, counts, link, near). Spikes and near are constants."""
 
     @staticmethod
     def forward(
         ctx: Any,
         spikes_in: Tensor,
         link_in: Tensor | None,
+        near_in: Tensor | None,
         weight: Tensor,
         bias: Tensor | None,
         recurrent_weight: Tensor | None,
         recurrent_mask: Tensor | None,
         neuron: Stbp,
         window: Window | None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         del link_in
         if window is None:
             spikes, counts, membrane = ops.stbp_forward(spikes_in, weight, bias, recurrent_weight, neuron)
         else:
             spikes, counts, membrane = images.stbp_conv_forward(spikes_in, weight, bias, window, neuron)
-        ctx.save_for_backward(spikes_in, weight, recurrent_weight, recurrent_mask, spikes, membrane)
+        ctx.save_for_backward(spikes_in, near_in, weight, recurrent_weight, recurrent_mask, spikes, membrane)
         ctx.neuron, ctx.window = neuron, window
-        ctx.mark_non_differentiable(spikes)
+        near = _near(ctx, membrane, neuron)
+        ctx.mark_non_differentiable(spikes, *(() if near is None else (near,)))
         ctx.set_materialize_grads(False)
-        return spikes, counts, counts.new_zeros(1, 1, 1).expand(membrane.shape)
+        return spikes, counts, counts.new_zeros(1, 1, 1).expand(membrane.shape), near
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, _: None, grad_counts: Tensor | None, grad_link: Tensor | None) -> Sequence[Tensor | None]:
-        spikes_in, weight, recurrent_weight, mask, spikes, membrane = ctx.saved_tensors
+    def backward(
+        ctx: Any, _: None, grad_counts: Tensor | None, grad_link: Tensor | None, __: None
+    ) -> Sequence[Tensor | None]:
+        spikes_in, near_in, weight, recurrent_weight, mask, spikes, membrane = ctx.saved_tensors
         grad_spikes = every_step(grad_counts, grad_link, membrane)
-        _, wants_input, wants_weight, *_ = ctx.needs_input_grad
+        _, wants_input, _, wants_weight, wants_bias, *_ = ctx.needs_input_grad
         arguments = (grad_spikes, spikes_in, spikes, membrane, weight)
         if ctx.window is None:
             grad_in, grad_weight, grad_bias, grad_recurrent = ops.stbp_backward(
-                *arguments, recurrent_weight, ctx.neuron, wants_input, wants_weight
+                *arguments, recurrent_weight, ctx.neuron, wants_input, wants_weight, near_in
             )
         else:
             grad_in, grad_weight, grad_bias = images.stbp_conv_backward(
@@ -158,8 +173,9 @@ class _Layer(torch.autograd.Function):
         return (
             None,
             grad_in if wants_input else None,
+            None,
             grad_weight if wants_weight else None,
-            grad_bias if wants_weight and ctx.needs_input_grad[3] else None,
+            grad_bias if wants_weight and wants_bias else None,
             grad_recurrent * mask if wants_weight and mask is not None else None,
             None,
             None,
@@ -180,20 +196,23 @@ class _DrivenLayer(torch.autograd.Function):
         recurrent_mask: Tensor | None,
         neuron: Stbp,
         view: Driven,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         drive = view.driven(values, weight)
         if bias is not None:
             drive = drive + bias.repeat_interleave(drive.shape[2] // len(bias))
         spikes, counts, membrane = currents.stbp_driven(drive, recurrent_weight, neuron, view.steps)
         ctx.save_for_backward(values, weight, bias, recurrent_weight, recurrent_mask, spikes, membrane)
         ctx.neuron, ctx.view = neuron, view
-        ctx.mark_non_differentiable(spikes)
+        near = _near(ctx, membrane, neuron)
+        ctx.mark_non_differentiable(spikes, *(() if near is None else (near,)))
         ctx.set_materialize_grads(False)
-        return spikes, counts, counts.new_zeros(1, 1, 1).expand(membrane.shape)
+        return spikes, counts, counts.new_zeros(1, 1, 1).expand(membrane.shape), near
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, _: None, grad_counts: Tensor | None, grad_link: Tensor | None) -> Sequence[Tensor | None]:
+    def backward(
+        ctx: Any, _: None, grad_counts: Tensor | None, grad_link: Tensor | None, __: None
+    ) -> Sequence[Tensor | None]:
         values, weight, bias, recurrent_weight, mask, spikes, membrane = ctx.saved_tensors
         grad_drive, grad_recurrent = currents.stbp_driven_backward(
             every_step(grad_counts, grad_link, membrane),

@@ -231,10 +231,12 @@ def check_stbp_backward(backend: Any, device: str, case: Case, neuron: Stbp, rec
     shape = (case.batch, case.steps, case.neurons)
     membrane, by_step = (torch.randn(shape, generator=generator).double() for _ in range(2))
     pairs: list[tuple[Tensor, Tensor]] = []
-    for above, wants_input in ((by_step, True), (data.gain[:, None].expand(shape), False)):
+    same = data.gain[:, None].expand(shape)
+    for above, wants_input, near_in in ((by_step, True, None), (same, False, None), (same, True, data.spikes_in)):
         arguments = (above, data.spikes_in, data.spikes, membrane, data.weight, loop)
-        actual = backend.stbp_backward(*to_device(device, *arguments), neuron, wants_input)
-        pairs += zip(actual, reference.stbp_backward(*arguments, neuron, wants_input), strict=True)
+        [near] = to_device(device, near_in)
+        actual = backend.stbp_backward(*to_device(device, *arguments), neuron, wants_input, True, near)
+        pairs += zip(actual, reference.stbp_backward(*arguments, neuron, wants_input, True, near_in), strict=True)
     return compare(f"stbp_backward {neuron.surrogate}" + _loop(recurrent), *pairs)
 
 

@@ -38,6 +38,7 @@ from snnrun.kernels.cpu.arrays import (
     pad,
     padded_size,
     pieces_of,
+    room_for_sample,
     room_for_spikes,
     unpadded,
 )
@@ -61,7 +62,7 @@ from snnrun.kernels.cpu.srm import (
     srm_pool_backward,
     srm_pool_forward,
 )
-from snnrun.kernels.cpu.stbp import stbp_backward, stbp_forward
+from snnrun.kernels.cpu.stbp import stbp_backward, stbp_forward, stbp_near
 from snnrun.kernels.cpu.stbp_images import stbp_conv_backward, stbp_conv_forward
 from snnrun.kernels.cpu.thinning import thin, thin_gradient
 from snnrun.kernels.cpu.wta import trace, wta_conv_forward, wta_forward
@@ -100,6 +101,7 @@ __all__ = [
     "stbp_driven",
     "stbp_driven_backward",
     "stbp_forward",
+    "stbp_near",
     "thin",
     "thin_gradient",
     "trace",
@@ -133,8 +135,7 @@ def lif_forward(spikes_in: Tensor, weight: Tensor, recurrent: Synapses | None, l
 
     def some(turn: Turn) -> None:
         if fours is None:
-            listed = np.empty(64 * inputs.shape[2] * steps + ROOM, np.uint16)  # only as many as spikes are touched
-            forward_loops.lif_forward(inputs, layer, out, n, listed, np.empty(steps + 1, np.int32), turn)
+            forward_loops.lif_forward(inputs, layer, out, n, *room_for_sample(inputs), turn)
             return
         room = forward_loops.room_for_coupled(padded, inputs.shape[2], out.shape[2])
         forward_loops.coupled_forward(inputs, layer, fours, out, n, room, turn)

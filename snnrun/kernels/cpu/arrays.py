@@ -63,6 +63,12 @@ def room_for_spikes(words: Words) -> Times:
     return np.empty(64 * words.shape[2] + ROOM, np.uint16)
 
 
+def room_for_sample(words: Words) -> tuple[Times, Indices]:
+    """Room for all spikes of a sample, of which only as many as there are is touched, and for where its steps begin."""
+    steps = words.shape[1]
+    return np.empty(64 * words.shape[2] * steps + ROOM, np.uint16), np.empty(steps + 1, np.int32)
+
+
 def as_words(spikes: Tensor, most: int = MOST) -> Words:
     """The bits (B, T, W) as an array; ValueError for more than 2**16 steps or more than `most` neurons."""
     check_steps(spikes.shape[1])

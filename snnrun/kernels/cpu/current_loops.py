@@ -16,7 +16,7 @@ from snnrun.compiled.vector import above, choose, lanes, load, splat, store
 from snnrun.kernels.cpu.forward_loops import Coupled, Fours, Layer, add_recurrent, add_rows, lif_step
 from snnrun.kernels.cpu.readout_loops import Readout, read_block
 from snnrun.kernels.cpu.spike_loops import count_sample, held_bits, list_sparse, list_spikes, valid_bits
-from snnrun.kernels.cpu.stbp_loops import StbpLayer, stbp_fire
+from snnrun.kernels.cpu.stbp_loops import StbpLayer, stbp_state
 
 
 @part
@@ -176,19 +176,20 @@ def stbp_driven_step(
     words: Words,
     membrane: Floats,
     counts: Floats,
+    state: Floats,
 ) -> None:
     """Advance a block by one step, with the drive at rows[place] and the layer's own spikes own[:looped]."""
-    u = load(layer.rows, place + offset, like)
+    drive = load(layer.rows, place + offset, like)
     if looped:
-        u = u + add_rows(like, layer.recurrent, counts.shape[1], offset, own, 0, looped)
-    stbp_fire(like, u, b, t, offset, layer, words, membrane, counts)
+        drive = drive + add_rows(like, layer.recurrent, counts.shape[1], offset, own, 0, looped)
+    stbp_state(like, drive, b, t, offset, layer, words, membrane, counts, state)
 
 
 @jit
 def stbp_driven(
-    layer: StbpLayer, count: int, words: Words, counts: Floats, membrane: Floats, own: Times, turn: Turn
+    layer: StbpLayer, count: int, words: Words, counts: Floats, membrane: Floats, own: Times, state: Floats, turn: Turn
 ) -> None:
-    """The samples of a turn of `reference.stbp_driven`; arrays and scratch as in `stbp_loops.stbp_forward`."""
+    """The samples of a turn of `reference.stbp_driven`; arrays and scratch as in `stbp_loops.stbp_coupled`."""
     steps, padded = words.shape[1], counts.shape[1]
     looped = 0
     while True:
@@ -201,4 +202,4 @@ def stbp_driven(
             place = (b * count + t * count // steps) * padded
             for offset in range(0, padded, 64):
                 width = min(64, padded - offset)
-                stbp_driven_step(width, b, t, offset, place, layer, own, looped, words, membrane, counts)
+                stbp_driven_step(width, b, t, offset, place, layer, own, looped, words, membrane, counts, state)

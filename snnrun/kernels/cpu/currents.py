@@ -21,10 +21,11 @@ from snnrun.kernels.cpu.arrays import (
     pad,
     padded_size,
     room_for_spikes,
+    sort_by_neuron,
 )
 from snnrun.kernels.cpu.constants import NO_FLOATS, lif_constants, rule_constants, stbp_constants
 from snnrun.kernels.cpu.readout_loops import room_for_readout
-from snnrun.kernels.cpu.stbp import gradient_of_membrane, recurrent_gradient
+from snnrun.kernels.cpu.stbp import trace_of, weight_gradient
 from snnrun.kernels.neuron import Lif, Stbp, Synapses
 from snnrun.kernels.packed import words
 
@@ -91,19 +92,26 @@ def stbp_driven(
     loop = NO_FLOATS if recurrent_weight is None else as_rows(recurrent_weight)
     layer = stbp_loops.StbpLayer(pad(drive).reshape(-1), NO_FLOATS, loop, neurons, stbp_constants(neuron))
     spikes = torch.zeros(batch, steps, words(neurons), dtype=torch.int64)
-    counts, membrane = torch.zeros(batch, padded), torch.empty(batch, steps, padded)
+    counts, membrane = torch.zeros(batch, padded), torch.empty(batch, steps, neurons)
     most = MOST_OF_IMAGES if recurrent_weight is None else MOST
     out, n, u = as_words(spikes, most), counts.numpy(), membrane.numpy().reshape(-1)
-    threads.share(batch, lambda turn: current_loops.stbp_driven(layer, count, out, n, u, room_for_spikes(out), turn))
-    return spikes, counts[:, :neurons].contiguous(), membrane[:, :, :neurons].contiguous()
+
+    def some(turn: Turn) -> None:
+        room = room_for_spikes(out), np.zeros(padded, np.float32)
+        current_loops.stbp_driven(layer, count, out, n, u, *room, turn)
+
+    threads.share(batch, some)
+    return spikes, counts[:, :neurons].contiguous(), membrane
 
 
 def stbp_driven_backward(
     grad_spikes: Tensor, spikes: Tensor, membrane: Tensor, recurrent_weight: Tensor | None, neuron: Stbp, count: int
 ) -> tuple[Tensor, Tensor]:
     """See `reference.stbp_driven_backward`."""
-    grad_u = gradient_of_membrane(grad_spikes, spikes, membrane, recurrent_weight, neuron)
+    loop = NO_FLOATS if recurrent_weight is None else as_rows(recurrent_weight)
+    (batch, steps, neurons), (trace, _) = membrane.shape, trace_of(grad_spikes, spikes, membrane, loop, neuron)
+    grad_u = torch.from_numpy(trace[: batch * steps * padded_size(neurons)]).view(batch, steps, -1)[:, :, :neurons]
     grad_recurrent = grad_u.new_zeros(0, 0)
     if recurrent_weight is not None:
-        grad_recurrent = recurrent_gradient(grad_u, spikes)
+        grad_recurrent = weight_gradient(trace, 1, steps, sort_by_neuron(spikes[:, :-1], neurons), neurons)
     return reference.held_sums(grad_u, count), grad_recurrent

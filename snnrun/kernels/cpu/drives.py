@@ -12,9 +12,10 @@ from torch import Tensor
 from snnrun.compiled import threads
 from snnrun.compiled.turns import Turn
 from snnrun.kernels.cpu import image_stbp_loops, stbp_loops
-from snnrun.kernels.cpu.arrays import as_rows, as_words, padded_size, room_for_spikes
+from snnrun.kernels.cpu.arrays import as_rows, as_words, padded_size, room_for_sample
 from snnrun.kernels.cpu.constants import NO_FLOATS, stbp_constants
 from snnrun.kernels.cpu.image_layout import convolution
+from snnrun.kernels.cpu.image_stbp_loops import room_for_square, room_for_strip
 from snnrun.kernels.cpu.images import bits_of, most_spikes, room_for_events
 from snnrun.kernels.neuron import Stbp, Window
 from snnrun.kernels.packed import words
@@ -25,16 +26,14 @@ _SUM = Stbp(v_th=float(np.finfo(np.float32).max), decay=0.0)
 def dense_drive(spikes_in: Tensor, weight: Tensor) -> Tensor:
     """W s_in at every step, (B, T, P), from bits (B, T, W) and weights (N, I); 0 beyond the last neuron."""
     batch, steps, _ = spikes_in.shape
-    neurons, padded, inputs = len(weight), padded_size(len(weight)), as_words(spikes_in)
-    layer = stbp_loops.StbpLayer(
-        as_rows(weight), np.zeros(padded, np.float32), NO_FLOATS, neurons, stbp_constants(_SUM)
-    )
+    padded, inputs = padded_size(len(weight)), as_words(spikes_in)
+    layer = stbp_loops.StbpLayer(as_rows(weight), np.zeros(padded, np.float32), NO_FLOATS, padded, stbp_constants(_SUM))
     driven = torch.empty(batch, steps, padded)
-    none, n = np.zeros((batch, steps, words(neurons)), np.uint64), np.zeros((batch, padded), np.float32)
+    none, n = np.empty((batch, steps, words(padded)), np.uint64), np.empty((batch, padded), np.float32)
     out = driven.numpy().reshape(-1)
 
     def some(turn: Turn) -> None:
-        stbp_loops.stbp_forward(inputs, layer, none, n, out, room_for_spikes(inputs), room_for_spikes(none), turn)
+        stbp_loops.stbp_forward(inputs, layer, none, n, out, *room_for_sample(inputs), turn)
 
     threads.share(batch, some)
     return driven
@@ -50,8 +49,8 @@ def conv_drive(spikes_in: Tensor, weight: Tensor, window: Window) -> Tensor:
     n, out = np.zeros((batch, window.neurons), np.float32), driven.numpy().reshape(-1)
 
     def some(turn: Turn) -> None:
-        events, room = room_for_events(inputs, most, layer), np.empty(64, np.float32)
-        image_stbp_loops.stbp_conv_forward(inputs, layer, by_lane, constants, none, n, out, events, room, turn)
+        room = room_for_events(inputs, most, layer), room_for_strip(layer.layout, steps), room_for_square()
+        image_stbp_loops.stbp_conv_forward(inputs, layer, by_lane, constants, none, n, out, *room, turn)
 
     threads.share(batch, some)
     missing = padded_size(window.neurons) - window.neurons

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from snnrun.compiled import parallel, threads
+from snnrun.compiled import threads
+from snnrun.compiled.jit import Floats
 from snnrun.compiled.turns import Turn
 from snnrun.kernels.cpu import srm_loops
 from snnrun.kernels.cpu.arrays import as_rows, check_type, pad, padded_size, room_for_spikes, sort_by_neuron
@@ -16,6 +17,7 @@ from snnrun.kernels.cpu.image_layout import pool_tables
 from snnrun.kernels.cpu.images import bits_of
 from snnrun.kernels.cpu.spike_loops import room_to_list
 from snnrun.kernels.cpu.stbp import weight_gradient
+from snnrun.kernels.cpu.stbp_backward_loops import SQUARE
 from snnrun.kernels.cpu.stbp_images import conv_weight_gradient, send_below
 from snnrun.kernels.neuron import Srm, Window
 from snnrun.kernels.packed import words
@@ -41,16 +43,16 @@ def srm_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `reference.srm_backward`."""
     neurons = membrane.shape[2]
+    batch, steps, _ = membrane.shape
     trace = _scan_backward(grad_spikes, membrane, recurrent_weight, neuron)
-    z = trace[:, :, :neurons]
+    z = torch.from_numpy(trace[: batch * steps * padded_size(neurons)]).view(batch, steps, -1)[:, :, :neurons]
     grad_in = z @ weight if wants_input else z.new_zeros(len(z), 0, 0)
     grad_recurrent = z.new_zeros(0, 0)
     if not wants_weight:
         return grad_in, z.new_zeros(0, 0), grad_recurrent
-    padded = trace.numpy()
-    grad_weight = weight_gradient(padded, 0, sort_by_neuron(spikes_in, weight.shape[1]), neurons)
+    grad_weight = weight_gradient(trace, 0, steps, sort_by_neuron(spikes_in, weight.shape[1]), neurons)
     if recurrent_weight is not None:
-        grad_recurrent = weight_gradient(padded, 0, sort_by_neuron(spikes, neurons), neurons)
+        grad_recurrent = weight_gradient(trace, 0, steps, sort_by_neuron(spikes, neurons), neurons)
     return grad_in, grad_weight, grad_recurrent
 
 
@@ -70,17 +72,14 @@ def srm_conv_backward(
     wants_weight: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """See `reference.srm_conv_backward`."""
-    batch, steps, neurons = membrane.shape
-    z = _scan_backward(grad_spikes, membrane, None, neuron)[:, :, :neurons].contiguous()
-    grad_in = torch.empty(batch, steps, window.inputs) if wants_input else z.new_zeros(batch, 0, 0)
-
-    def one(b: int) -> None:
-        send_below(z[b], weight, window, grad_in[b])
-
-    parallel.each(batch if wants_input else 0, one)
+    batch, steps, _ = membrane.shape
+    trace = _scan_backward(grad_spikes, membrane, None, neuron)
+    grad_in = torch.empty((batch, steps, window.inputs) if wants_input else (batch, 0, 0))
+    if wants_input:
+        send_below(trace, batch * steps, weight, window, grad_in)
     if not wants_weight:
-        return grad_in, z.new_zeros(0, 0, 0, 0)
-    return grad_in, conv_weight_gradient(z, spikes_in, window)
+        return grad_in, grad_in.new_zeros(0, 0, 0, 0)
+    return grad_in, conv_weight_gradient(trace, spikes_in, window)
 
 
 def srm_pool_forward(
@@ -107,7 +106,8 @@ def srm_pool_backward(grad_spikes: Tensor, membrane: Tensor, window: Window, gai
     first, post, _, _ = pool_tables(window)
     z = _scan_backward(grad_spikes, membrane, None, neuron)
     grad_in = torch.empty(batch, steps, window.inputs)
-    flat, out, padded, each = z.numpy().reshape(-1), grad_in.numpy().reshape(-1), z.shape[2], np.float32(gain)
+    out, padded, each = grad_in.numpy().reshape(-1), padded_size(window.neurons), np.float32(gain)
+    flat = z[: batch * steps * padded]
     threads.share(batch, lambda turn: srm_loops.pool_share(flat, steps, padded, first, post, each, out, turn))
     return grad_in
 
@@ -127,17 +127,17 @@ def _scan(driven: Tensor, neurons: int, recurrent_weight: Tensor | None, neuron:
     return spikes, counts[:, :neurons].contiguous(), driven[:, :, :neurons].contiguous()
 
 
-def _scan_backward(grad_spikes: Tensor, membrane: Tensor, recurrent_weight: Tensor | None, neuron: Srm) -> Tensor:
-    """See `reference.srm_scan_backward`; the result is (B, T, P), 0 beyond the last neuron."""
+def _scan_backward(grad_spikes: Tensor, membrane: Tensor, recurrent_weight: Tensor | None, neuron: Srm) -> Floats:
+    """See `reference.srm_scan_backward`; the result is a trace of rows of P, 0 beyond the last neuron."""
     grad, u = pad(grad_spikes), pad(membrane)
     batch, steps, padded = grad.shape
     loop = NO_FLOATS if recurrent_weight is None else pad(recurrent_weight).reshape(-1)
-    z, constants = torch.empty(batch, steps, padded), srm_constants(neuron)
-    flat = [array.reshape(-1) for array in (grad, u, z.numpy())]
+    trace, constants = np.empty((batch * steps + SQUARE) * padded, np.float32), srm_constants(neuron)
+    flat = grad.reshape(-1), u.reshape(-1), trace[: grad.size]
 
     def some(turn: Turn) -> None:
         state = srm_loops.room_for_state(padded)
         srm_loops.srm_scan_backward(steps, padded, loop, constants, state, *flat, turn)
 
     threads.share(batch, some)
-    return z
+    return trace

@@ -7,23 +7,33 @@ import torch
 from torch import Tensor
 
 from snnrun.compiled import threads
-from snnrun.compiled.jit import Floats
+from snnrun.compiled.jit import Floats, Words
 from snnrun.compiled.turns import Turn
 from snnrun.kernels import reference
-from snnrun.kernels.cpu import stbp_loops
+from snnrun.kernels.cpu import stbp_backward_loops, stbp_loops
 from snnrun.kernels.cpu.arrays import (
+    MOST_OF_IMAGES,
+    as_floats,
     as_rows,
     as_words,
     pad,
     padded_size,
+    room_for_sample,
     room_for_spikes,
     sort_by_neuron,
     unpadded,
 )
 from snnrun.kernels.cpu.constants import GIVEN, NO_FLOATS, stbp_constants
 from snnrun.kernels.cpu.spike_loops import Trains
+from snnrun.kernels.cpu.stbp_backward_loops import SQUARE, Scan, room_below
 from snnrun.kernels.neuron import Stbp
-from snnrun.kernels.packed import unpack, words
+from snnrun.kernels.packed import words
+
+# The errors of so many floats at a time, or of one sample, are kept until the weights have their share.
+TRACE = 2**21
+# Threads share a gradient in at least so many strips of inputs.
+STRIPS = 8
+_ALL = np.zeros((0, 0, 0), np.uint64)  # no bits: every input gets its error
 
 
 def stbp_forward(
@@ -35,16 +45,32 @@ def stbp_forward(
     inputs = as_words(spikes_in)
     offset = np.zeros(padded, np.float32) if bias is None else pad(bias[None])[0]
     loop = NO_FLOATS if recurrent_weight is None else as_rows(recurrent_weight)
-    spikes = torch.zeros(batch, steps, words(neurons), dtype=torch.int64)
-    counts, membrane = torch.zeros(batch, padded), torch.empty(batch, steps, padded)
+    spikes = torch.empty(batch, steps, words(neurons), dtype=torch.int64)
+    counts, membrane = torch.zeros(batch, padded), torch.empty(batch, steps, neurons)
     layer = stbp_loops.StbpLayer(as_rows(weight), offset, loop, neurons, stbp_constants(neuron))
     out, n, u = as_words(spikes), counts.numpy(), membrane.numpy().reshape(-1)
 
     def some(turn: Turn) -> None:
-        stbp_loops.stbp_forward(inputs, layer, out, n, u, room_for_spikes(inputs), room_for_spikes(out), turn)
+        if recurrent_weight is None:
+            stbp_loops.stbp_forward(inputs, layer, out, n, u, *room_for_sample(inputs), turn)
+            return
+        room = room_for_spikes(inputs), room_for_spikes(out), np.zeros(padded, np.float32)
+        stbp_loops.stbp_coupled(inputs, layer, out, n, u, *room, turn)
 
     threads.share(batch, some)
-    return spikes, counts[:, :neurons].contiguous(), membrane[:, :, :neurons].contiguous()
+    return spikes, counts[:, :neurons].contiguous(), membrane
+
+
+def stbp_near(membrane: Tensor, neuron: Stbp) -> Tensor:
+    """See `reference.stbp_near`."""
+    batch, steps, neurons = membrane.shape
+    constants = stbp_constants(neuron)
+    if constants.surrogate == GIVEN:
+        return reference.stbp_near(membrane, neuron)
+    near = torch.empty(batch, steps, words(neurons), dtype=torch.int64)
+    u, out = as_floats(membrane).reshape(-1), as_words(near, MOST_OF_IMAGES)
+    threads.share(batch, lambda turn: stbp_loops.stbp_near(u, neurons, constants, out, turn))
+    return near
 
 
 def stbp_backward(
@@ -57,58 +83,85 @@ def stbp_backward(
     neuron: Stbp,
     wants_input: bool,
     wants_weight: bool = True,
+    near_in: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """See `reference.stbp_backward`."""
-    neurons = membrane.shape[2]
-    grad_u = gradient_of_membrane(grad_spikes, spikes, membrane, recurrent_weight, neuron)
-    grad_in = grad_u @ weight if wants_input else grad_u.new_zeros(len(grad_u), 0, 0)
-    grad_recurrent = grad_u.new_zeros(0, 0)
+    """See `reference.stbp_backward`. Some samples at a time, so that their dL/du needs little memory."""
+    (batch, steps, neurons), inputs, padded = membrane.shape, weight.shape[1], padded_size(len(weight))
+    grad_in = torch.empty((batch, steps, inputs) if wants_input else (batch, 0, 0))
+    gradient = torch.zeros(inputs if wants_weight else 0, padded)
+    loops = torch.zeros(neurons if wants_weight and recurrent_weight is not None else 0, padded)
+    sums = torch.empty(batch, padded)
+    trains = sort_by_neuron(spikes_in, inputs) if wants_weight else None
+    own = sort_by_neuron(spikes[:, :-1], neurons) if len(loops) else None
+    rows, loop = as_rows(weight), NO_FLOATS if recurrent_weight is None else as_rows(recurrent_weight)
+    parts = samples_at_once(batch, steps * padded)
+    trace = np.empty((parts[0].stop * steps + SQUARE) * padded, np.float32)
+    for some in parts:
+        scan = scan_of(grad_spikes[some], spikes[some], membrane[some], loop, neuron)
+        below = grad_in.numpy()[some].reshape(-1), _ALL if near_in is None else as_words(near_in[some])
+        _scan_back(scan, trace, sums.numpy()[some].reshape(-1), rows, inputs if wants_input else 0, *below)
+        for delay, of, total in ((0, trains, gradient), (1, own, loops)):
+            if of is not None:
+                add_gradient(trace, delay, steps, of._replace(first=of.first[some]), total)
     if not wants_weight:
-        return grad_in, grad_u.new_zeros(0, 0), grad_u.new_zeros(0), grad_recurrent
-    grad_weight = weight_gradient(pad(grad_u), 0, sort_by_neuron(spikes_in, weight.shape[1]), neurons)
-    if recurrent_weight is not None:
-        grad_recurrent = recurrent_gradient(grad_u, spikes)
-    return grad_in, grad_weight, grad_u.sum(dim=(0, 1)), grad_recurrent
+        return grad_in, sums.new_zeros(0, 0), sums.new_zeros(0), sums.new_zeros(0, 0)
+    grad_recurrent = unpadded(loops, neurons) if len(loops) else sums.new_zeros(0, 0)
+    return grad_in, unpadded(gradient, neurons), sums.sum(dim=0)[:neurons], grad_recurrent
 
 
-def gradient_of_membrane(
-    grad_spikes: Tensor, spikes: Tensor, membrane: Tensor, recurrent_weight: Tensor | None, neuron: Stbp
-) -> Tensor:
-    """dL/du (B, T, N), see `reference.stbp_scan_backward`."""
-    if recurrent_weight is None:
-        return stbp_scan_backward(grad_spikes, spikes, membrane, neuron)
-    # a dense product per step, for which PyTorch is as good
-    own = unpack(spikes, membrane.shape[2], membrane.dtype)
-    return reference.stbp_scan_backward(grad_spikes, own, membrane, recurrent_weight, neuron)
+def samples_at_once(batch: int, floats: int) -> list[slice]:
+    """The samples in parts whose traces, of so many floats each, fit into TRACE; one sample at least."""
+    size = -(-batch // -(-batch * floats // TRACE))
+    return [slice(start, min(start + size, batch)) for start in range(0, batch, size)]
 
 
-def recurrent_gradient(grad_u: Tensor, spikes: Tensor) -> Tensor:
-    """dL/dW_rec (N, N), stored input by input, from dL/du and the layer's own spikes."""
-    neurons = grad_u.shape[2]
-    return weight_gradient(pad(grad_u), 1, sort_by_neuron(spikes[:, :-1], neurons), neurons)
-
-
-def stbp_scan_backward(grad_spikes: Tensor, spikes: Tensor, membrane: Tensor, neuron: Stbp) -> Tensor:
-    """See `reference.stbp_scan_backward`; for layers without recurrent synapses."""
+def scan_of(grad_spikes: Tensor, spikes: Tensor, membrane: Tensor, loop: Floats, neuron: Stbp) -> Scan:
+    """The arrays of the recursion; dL/do that is the same in all steps, as of the counts, is taken once."""
     neurons, constants = membrane.shape[2], stbp_constants(neuron)
-    given = pad(reference.surrogate(membrane, neuron)) if constants.surrogate == GIVEN else NO_FLOATS
-    own, grad, u = as_words(spikes), pad(grad_spikes), pad(membrane)
-    grad_u = torch.empty(grad.shape)
-    flat = [array.reshape(-1) for array in (grad, u, given, grad_u.numpy())]
+    given = as_floats(reference.surrogate(membrane, neuron)) if constants.surrogate == GIVEN else NO_FLOATS
+    same = grad_spikes.stride(1) == 0
+    flat = [as_floats(part).reshape(-1) for part in (grad_spikes[:, 0] if same else grad_spikes, membrane)]
+    own = as_words(spikes, MOST_OF_IMAGES)
+    return Scan(own, flat[0], same, flat[1], given.reshape(-1), loop, neurons, padded_size(neurons), constants)
+
+
+def _scan_back(scan: Scan, trace: Floats, sums: Floats, rows: Floats, inputs: int, error: Floats, near: Words) -> None:
+    def some(turn: Turn) -> None:
+        looped = np.empty(scan.padded if len(scan.recurrent) else 0, np.float32)
+        below = room_below(rows, inputs, scan.padded, near, error)
+        stbp_backward_loops.stbp_backward(scan, trace, sums, looped, room_for_spikes(scan.words), below, turn)
+
+    threads.share(len(scan.words), some)
+
+
+def trace_of(
+    grad_spikes: Tensor, spikes: Tensor, membrane: Tensor, loop: Floats, neuron: Stbp
+) -> tuple[Floats, Floats]:
+    """The trace of dL/du, see `reference.stbp_scan_backward` and `room_below`, and its sums over time (B, P).
+
+    It has rows of P, 0 beyond the last neuron.
+    """
+    scan = scan_of(grad_spikes, spikes, membrane, loop, neuron)
+    (batch, steps, _), padded = membrane.shape, scan.padded
+    trace, sums = np.empty((batch * steps + SQUARE) * padded, np.float32), np.empty((batch, padded), np.float32)
+    _scan_back(scan, trace, sums.reshape(-1), NO_FLOATS, 0, NO_FLOATS, _ALL)
+    return trace, sums
+
+
+def add_gradient(trace: Floats, delay: int, steps: int, trains: Trains, gradient: Tensor) -> None:
+    """Add the sum over samples and steps of trace(t + delay) spikes(t) to (I, P); `trace` (B * T * P,) or longer."""
+    inputs, padded = gradient.shape
+    strip = -(-inputs // max(STRIPS, -(-inputs // stbp_backward_loops.INPUTS)))
+    out = gradient.numpy().reshape(-1)
 
     def some(turn: Turn) -> None:
-        grads, membranes, surrogates, out = flat
-        stbp_loops.stbp_scan_backward(own, grads, membranes, surrogates, constants, out, grad.shape[2], turn)
+        stbp_backward_loops.weight_gradient(trace, delay, steps, trains, padded, strip, out, turn)
 
-    threads.share(len(grad), some)
-    return grad_u[:, :, :neurons].contiguous()
+    threads.share(-(-inputs // strip), some)
 
 
-def weight_gradient(trace: Floats, delay: int, trains: Trains, neurons: int) -> Tensor:
-    """Sum over samples and steps of trace(t + delay) spikes(t), (N, I), stored input by input; `trace` (B, T, P)."""
-    _, steps, padded = trace.shape
-    inputs = trains.first.shape[1] - 1
-    gradient = torch.empty(inputs, padded)
-    flat, out, strips = trace.reshape(-1), gradient.numpy().reshape(-1), -(-inputs // stbp_loops.INPUTS)
-    threads.share(strips, lambda turn: stbp_loops.weight_gradient(flat, delay, steps, trains, padded, out, turn))
+def weight_gradient(trace: Floats, delay: int, steps: int, trains: Trains, neurons: int) -> Tensor:
+    """Sum over samples and steps of trace(t + delay) spikes(t), (N, I), stored input by input; `trace` in rows of P."""
+    gradient = torch.zeros(trains.first.shape[1] - 1, padded_size(neurons))
+    add_gradient(trace, delay, steps, trains, gradient)
     return unpadded(gradient, neurons)

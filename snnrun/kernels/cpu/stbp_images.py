@@ -6,17 +6,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from snnrun.compiled import parallel, threads
+from snnrun.compiled import threads
+from snnrun.compiled.jit import Floats
 from snnrun.compiled.turns import Turn
-from snnrun.kernels.cpu import image_stbp_loops
-from snnrun.kernels.cpu.arrays import as_floats, sort_by_neuron
+from snnrun.kernels.cpu import image_error_loops, image_stbp_loops
+from snnrun.kernels.cpu.arrays import as_floats, padded_size, sort_by_neuron
 from snnrun.kernels.cpu.constants import NO_FLOATS, stbp_constants
+from snnrun.kernels.cpu.image_error_loops import room_to_send
 from snnrun.kernels.cpu.image_layout import Convolution, convolution, layout_of, run_floats, taps_of
+from snnrun.kernels.cpu.image_stbp_loops import room_for_square, room_for_strip
 from snnrun.kernels.cpu.images import bits_of, most_spikes, parts_of_gradient, room_for_events
-from snnrun.kernels.cpu.stbp import stbp_scan_backward
+from snnrun.kernels.cpu.stbp import samples_at_once, trace_of
+from snnrun.kernels.cpu.stbp_backward_loops import EIGHT, SQUARE
 from snnrun.kernels.neuron import Stbp, Window
 from snnrun.kernels.packed import words
-from snnrun.kernels.reference.images import drive_by_input
+from snnrun.kernels.reference import tap_by_tap
 
 
 def stbp_conv_forward(
@@ -34,8 +38,8 @@ def stbp_conv_forward(
     out, n, u = bits_of(spikes), counts.numpy(), membrane.numpy().reshape(-1)
 
     def some(turn: Turn) -> None:
-        events, room = room_for_events(inputs, most, layer), np.empty(64, np.float32)
-        image_stbp_loops.stbp_conv_forward(inputs, layer, by_lane, constants, out, n, u, events, room, turn)
+        room = room_for_events(inputs, most, layer), room_for_strip(layer.layout, steps), room_for_square()
+        image_stbp_loops.stbp_conv_forward(inputs, layer, by_lane, constants, out, n, u, *room, turn)
 
     threads.share(batch, some)
     return spikes, counts, membrane
@@ -52,51 +56,47 @@ def stbp_conv_backward(
     wants_input: bool,
     wants_weight: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See `reference.images.stbp_conv_backward`."""
-    batch, steps, _ = spikes_in.shape
-    grad_u = stbp_scan_backward(grad_spikes, spikes, membrane, neuron)
-    grad_in = torch.empty(batch, steps, window.inputs) if wants_input else grad_u.new_zeros(batch, 0, 0)
-
-    def one(b: int) -> None:
-        send_below(grad_u[b], weight, window, grad_in[b])
-
-    parallel.each(batch if wants_input else 0, one)
+    """See `reference.images.stbp_conv_backward`. Some samples at a time, so that their dL/du needs little memory."""
+    batch, steps, neurons = membrane.shape
+    grad_in = torch.empty((batch, steps, window.inputs) if wants_input else (batch, 0, 0))
+    gradient, total = tap_by_tap(torch.zeros_like(weight)), torch.zeros(neurons)
+    for some in samples_at_once(batch, steps * padded_size(neurons)):
+        trace, sums = trace_of(grad_spikes[some], spikes[some], membrane[some], NO_FLOATS, neuron)
+        if wants_input:
+            send_below(trace, len(sums) * steps, weight, window, grad_in[some])
+        if wants_weight:
+            gradient += conv_weight_gradient(trace, spikes_in[some], window)
+            total += torch.from_numpy(sums[:, :neurons]).sum(dim=0)
     if not wants_weight:
-        return grad_in, grad_u.new_zeros(0, 0, 0, 0), grad_u.new_zeros(0)
-    by_kernel = grad_u.reshape(batch, steps, window.kernels, -1).sum(dim=(0, 1, 3))
-    return grad_in, conv_weight_gradient(grad_u, spikes_in, window), by_kernel
+        return grad_in, grad_in.new_zeros(0, 0, 0, 0), grad_in.new_zeros(0)
+    return grad_in, gradient, total.reshape(window.kernels, -1).sum(dim=1)
 
 
-def send_below(grad_u: Tensor, weight: Tensor, window: Window, grad_in: Tensor) -> None:
-    """Write the gradient (T, I) of a sample's inputs: a dense product, for which PyTorch is as good."""
-    side = window.pool
-    averaged = window._replace(rows=window.rows // side, columns=window.columns // side, pool=1)
-    images = drive_by_input(grad_u, weight / side**2, averaged)
-    if side == 1:
-        grad_in.copy_(images)
-        return
-    whole = grad_in.view(-1, window.channels, window.rows, window.columns)
-    squares = whole[:, :, : averaged.rows * side, : averaged.columns * side]
-    if squares.numel() < whole.numel():
-        whole.zero_()
-    images = images.view(-1, window.channels, averaged.rows, 1, averaged.columns, 1)
-    squares.view(*squares.shape[:2], averaged.rows, side, averaged.columns, side).copy_(images)
-
-
-def conv_weight_gradient(grad_u: Tensor, spikes_in: Tensor, window: Window) -> Tensor:
-    """Sum over samples, steps and positions of grad_u times the averaged spikes."""
-    batch, steps, neurons = grad_u.shape
-    layout, tables = layout_of(window)
-    layer, trains = Convolution(layout, tables, NO_FLOATS), sort_by_neuron(spikes_in, window.inputs)
-    flat, parts = as_floats(grad_u).reshape(-1), parts_of_gradient(batch, layout)
-    gradients = np.zeros((len(parts), run_floats(layout)), np.float32)
-    ones, no_error = np.ones(64, np.float32), np.zeros((batch, 0), np.float32)
+def send_below(trace: Floats, rows: int, weight: Tensor, window: Window, grad_in: Tensor) -> None:
+    """Write the gradient of the inputs, so many rows of I, from a `trace` with as many rows of P, see `room_below`."""
+    layout, _ = layout_of(window)
+    missing = -window.channels % EIGHT
+    by_tap = torch.nn.functional.pad(weight.permute(2, 3, 0, 1), (0, missing)) / window.pool**2
+    taps, error, padded = as_floats(by_tap).reshape(-1), grad_in.numpy().reshape(-1), len(trace) // (rows + SQUARE)
 
     def some(turn: Turn) -> None:
-        image_stbp_loops.conv_weight_gradient(
-            flat, steps, neurons, trains, layer, ones, np.empty(steps * 64, np.float32), parts, gradients, no_error,
-            turn,
-        )  # fmt: skip
+        sent = room_to_send(taps, layout, padded)
+        image_error_loops.conv_errors(trace, rows, layout, padded, sent, error, turn)
+
+    threads.share(-(-rows // SQUARE), some)
+
+
+def conv_weight_gradient(trace: Floats, spikes_in: Tensor, window: Window) -> Tensor:
+    """Sum over samples, steps and positions of a trace times the averaged spikes."""
+    batch, steps, _ = spikes_in.shape
+    layout, tables = layout_of(window)
+    layer, trains = Convolution(layout, tables, NO_FLOATS), sort_by_neuron(spikes_in, window.inputs)
+    padded, parts = len(trace) // (batch * steps + SQUARE), parts_of_gradient(batch, layout)
+    gradients = np.zeros((len(parts), run_floats(layout)), np.float32)
+
+    def some(turn: Turn) -> None:
+        room = room_for_strip(layout, steps), room_for_square()
+        image_stbp_loops.conv_weight_gradient(trace, steps, padded, trains, layer, *room, parts, gradients, turn)
 
     threads.share(len(parts), some)
     return taps_of(torch.from_numpy(gradients.sum(axis=0) / np.float32(window.pool**2)), layout)

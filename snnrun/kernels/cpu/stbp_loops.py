@@ -1,4 +1,4 @@
-"""The loops of STBP."""
+"""The loops of STBP that run forwards through time."""
 
 from __future__ import annotations
 
@@ -6,15 +6,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from snnrun.compiled.jit import Floats, Times, Words, in_64_32_or_16, jit, part
+from snnrun.compiled.jit import Floats, Indices, Times, Words, in_64_32_or_16, jit, part
 from snnrun.compiled.turns import NONE, Turn, take
-from snnrun.compiled.vector import above, choose, load, splat, store, zeros64
+from snnrun.compiled.vector import above, choose, lanes, load, load_some, splat, store, store_some
 from snnrun.kernels.cpu.constants import GIVEN, RECTANGLE, StbpConstants
-from snnrun.kernels.cpu.forward_loops import add_row_pairs, add_rows
-from snnrun.kernels.cpu.spike_loops import Trains, list_spikes, valid_bits
-
-# A thread adds up the gradients of so many inputs at a time.
-INPUTS = 64
+from snnrun.kernels.cpu.forward_loops import add_rows
+from snnrun.kernels.cpu.spike_loops import list_spikes, valid_bits
 
 
 class StbpLayer(NamedTuple):
@@ -28,31 +25,93 @@ class StbpLayer(NamedTuple):
 
 
 @part
+def load_row(like: Any, array: Floats, place: int, left: int) -> Any:
+    """The lanes from array[place] on, where a row has `left` floats; 0 in the lanes beyond."""
+    if left >= lanes(like):
+        return load(array, place, like)
+    return load_some(array, place, valid_bits(left), like)
+
+
+@part
+def store_row(array: Floats, place: int, left: int, vector: Any) -> None:
+    """Write the first `left` lanes, or all, from array[place] on."""
+    if left >= lanes(vector):
+        store(array, place, vector)
+    else:
+        store_some(array, place, valid_bits(left), vector)
+
+
+@part
 def stbp_fire(
-    like: Any,
-    u: Any,
-    b: int,
-    t: int,
-    offset: int,
-    layer: StbpLayer,
-    words: Words,
-    membrane: Floats,
-    counts: Floats,
-) -> None:
-    """Add what is left of a block's membrane to its input `u` of a step, and write membrane, spikes and counts."""
+    like: Any, drive: Any, before: Any, b: int, t: int, offset: int, layer: StbpLayer, words: Words, membrane: Floats
+) -> Any:
+    """Advance a block by one step with its input `drive` and its membrane of the step `before`.
+
+    Writes the membrane, row by row of N, and the spikes; returns both.
+    """
     constants, w = layer.constants, offset // 64
-    padded, steps = counts.shape[1], membrane.shape[0] // counts.size
-    place = (b * steps + t) * padded + offset
+    left = layer.neurons - offset
+    u = drive
     if t:
         decay = choose(words[b, t - 1, w], splat(constants.decays[1], like), splat(constants.decays[0], like))
-        u = u + decay * load(membrane, place - padded, like)
-    store(membrane, place, u)
+        u = u + decay * before
+    store_row(membrane, (b * words.shape[1] + t) * layer.neurons + offset, left, u)
     v_th = splat(constants.v_th, like)
-    fired = (above(u, v_th) if constants.strict else ~above(v_th, u)) & valid_bits(layer.neurons - offset)
-    if fired:
-        n = load(counts, b * padded + offset, like)
-        store(counts, b * padded + offset, choose(fired, n + splat(np.float32(1), like), n))
+    fired = (above(u, v_th) if constants.strict else ~above(v_th, u)) & valid_bits(left)
     words[b, t, w] = fired
+    return u, fired
+
+
+@part
+def stbp_state(
+    like: Any, drive: Any, b: int, t: int, offset: int, layer: StbpLayer, words: Words, membrane: Floats,
+    counts: Floats, state: Floats,
+) -> None:  # fmt: skip
+    """`stbp_fire` of a block whose membrane stays in `state` (P,) between the steps; adds its spikes to the counts."""
+    u, fired = stbp_fire(like, drive, load(state, offset, like), b, t, offset, layer, words, membrane)
+    store(state, offset, u)
+    if fired:
+        place = b * counts.shape[1] + offset
+        n = load(counts, place, like)
+        store(counts, place, choose(fired, n + splat(np.float32(1), like), n))
+
+
+@in_64_32_or_16
+@part
+def stbp_block(
+    like: Any, b: int, offset: int, layer: StbpLayer, inputs: Times, begin: Indices, words: Words, membrane: Floats,
+    counts: Floats,
+) -> None:  # fmt: skip
+    """All steps of a block of uncoupled neurons. The input spikes of step t are inputs[begin[t]:begin[t + 1]]."""
+    padded, one, bias = counts.shape[1], splat(np.float32(1), like), load(layer.bias, offset, like)
+    u, n = like, like
+    for t in range(words.shape[1]):
+        drive = bias + add_rows(like, layer.rows, padded, offset, inputs, begin[t], begin[t + 1])
+        u, fired = stbp_fire(like, drive, u, b, t, offset, layer, words, membrane)
+        n = choose(fired, n + one, n)
+    store(counts, b * padded + offset, n)
+
+
+@jit
+def stbp_forward(
+    words_in: Words, layer: StbpLayer, words: Words, counts: Floats, membrane: Floats, inputs: Times, begin: Indices,
+    turn: Turn,
+) -> None:  # fmt: skip
+    """The samples of a turn of `reference.stbp_forward` without recurrent synapses, block by block.
+
+    So the state of a block stays in registers and its weights in the nearest cache. `words` (B, T, W), `counts` (B, P)
+    and `membrane` (B * T * N,) are written. Scratch: `inputs` with room for a sample's spikes, `begin` (T + 1,).
+    """
+    padded = counts.shape[1]
+    while True:
+        b = take(turn)
+        if b == NONE:
+            return
+        begin[0] = 0
+        for t in range(words_in.shape[1]):
+            begin[t + 1] = list_spikes(words_in, b, t, inputs, begin[t])
+        for offset in range(0, padded, 64):
+            stbp_block(min(64, padded - offset), b, offset, layer, inputs, begin, words, membrane, counts)
 
 
 @in_64_32_or_16
@@ -70,17 +129,18 @@ def stbp_step(
     words: Words,
     membrane: Floats,
     counts: Floats,
+    state: Floats,
 ) -> None:
     """Advance a block by one step, with the input spikes inputs[:spikes] and the layer's own spikes own[:looped]."""
     padded = counts.shape[1]
-    u = load(layer.bias, offset, like) + add_rows(like, layer.rows, padded, offset, inputs, 0, spikes)
+    drive = load(layer.bias, offset, like) + add_rows(like, layer.rows, padded, offset, inputs, 0, spikes)
     if looped:
-        u = u + add_rows(like, layer.recurrent, padded, offset, own, 0, looped)
-    stbp_fire(like, u, b, t, offset, layer, words, membrane, counts)
+        drive = drive + add_rows(like, layer.recurrent, padded, offset, own, 0, looped)
+    stbp_state(like, drive, b, t, offset, layer, words, membrane, counts, state)
 
 
 @jit
-def stbp_forward(
+def stbp_coupled(
     words_in: Words,
     layer: StbpLayer,
     words: Words,
@@ -88,138 +148,55 @@ def stbp_forward(
     membrane: Floats,
     inputs: Times,
     own: Times,
+    state: Floats,
     turn: Turn,
 ) -> None:
-    """The samples of a turn of `reference.stbp_forward`.
+    """`stbp_forward` of a layer with recurrent synapses: step by step. `counts` must be zeros.
 
-    `words` (B, T, W) and `counts` (B, P) must be zeros; `membrane` (B * T * P,) is written. Scratch: `inputs` and `own`
-    with room for a step's spikes.
+    Scratch: `inputs` and `own` with room for a step's spikes, `state` (P,), which holds numbers.
     """
     padded = counts.shape[1]
-    looped = 0
     while True:
         b = take(turn)
         if b == NONE:
             return
         for t in range(words_in.shape[1]):
             spikes = list_spikes(words_in, b, t, inputs)
-            if layer.recurrent.shape[0]:
-                looped = list_spikes(words, b, t - 1, own) if t else 0
+            looped = list_spikes(words, b, t - 1, own) if t else 0
             for offset in range(0, padded, 64):
                 width = min(64, padded - offset)
-                stbp_step(width, b, t, offset, layer, inputs, spikes, own, looped, words, membrane, counts)
+                stbp_step(width, b, t, offset, layer, inputs, spikes, own, looped, words, membrane, counts, state)
+
+
+@part
+def slope_at(like: Any, u: Any, given: Floats, place: int, left: int, constants: StbpConstants) -> Any:
+    """The surrogate derivative at the membranes `u` of a block, whose rows in `given` have `left` floats."""
+    if constants.surrogate == GIVEN:
+        return load_row(like, given, place, left)
+    height, reach = splat(constants.height, like), splat(constants.reach, like)
+    distance = u - splat(constants.v_th, like)
+    distance = choose(above(distance, like), distance, like - distance)
+    h = height if constants.surrogate == RECTANGLE else height * (reach - distance)
+    return choose(above(reach, distance), h, like)
 
 
 @in_64_32_or_16
 @part
-def block_backward(
-    like: Any,
-    b: int,
-    offset: int,
-    words: Words,
-    grad_spikes: Floats,
-    membrane: Floats,
-    given: Floats,
-    constants: StbpConstants,
-    grad_u: Floats,
-    padded: int,
-) -> None:
-    """One block of `stbp_scan_backward`."""
-    steps, w = words.shape[1], offset // 64
-    v_th, height, reach = splat(constants.v_th, like), splat(constants.height, like), splat(constants.reach, like)
-    decays, slopes = constants.decays, constants.slopes
-    ahead = like
-    for t in range(steps - 1, -1, -1):
-        place = (b * steps + t) * padded + offset
-        fired = words[b, t, w]
-        u, grad = load(membrane, place, like), load(grad_spikes, place, like)
-        if constants.surrogate == GIVEN:
-            h = load(given, place, like)
-        else:
-            distance = u - v_th
-            distance = choose(above(distance, like), distance, like - distance)
-            h = height if constants.surrogate == RECTANGLE else height * (reach - distance)
-            h = choose(above(reach, distance), h, like)
-        if constants.temporal:
-            grad = grad + ahead * u * choose(fired, splat(slopes[1], like), splat(slopes[0], like))
-            decay = choose(fired, splat(decays[1], like), splat(decays[0], like))
-            ahead = grad * h + ahead * decay
-        else:
-            ahead = grad * h
-        store(grad_u, place, ahead)
+def near_block(like: Any, membrane: Floats, given: Floats, place: int, left: int, constants: StbpConstants) -> Any:
+    """Bits of the neurons of a block whose surrogate derivative is not 0."""
+    h = slope_at(like, load_row(like, membrane, place, left), given, place, left, constants)
+    return (above(h, like) | above(like, h)) & valid_bits(left)
 
 
 @jit
-def stbp_scan_backward(
-    words: Words,
-    grad_spikes: Floats,
-    membrane: Floats,
-    given: Floats,
-    constants: StbpConstants,
-    grad_u: Floats,
-    padded: int,
-    turn: Turn,
-) -> None:
-    """The samples of a turn of `reference.stbp_scan_backward` without recurrent synapses, arrays (B * T * P,)."""
+def stbp_near(membrane: Floats, neurons: int, constants: StbpConstants, words: Words, turn: Turn) -> None:
+    """The samples of a turn of `reference.stbp_near`; `membrane` (B * T * N,), `words` (B, T, W) written."""
     while True:
         b = take(turn)
         if b == NONE:
             return
-        for offset in range(0, padded, 64):
-            width = min(64, padded - offset)
-            block_backward(width, b, offset, words, grad_spikes, membrane, given, constants, grad_u, padded)
-
-
-@in_64_32_or_16
-@part
-def block_gradient(
-    like: Any, trace: Floats, base: int, steps: int, trains: Trains, padded: int, span: tuple[int, int],
-    gradient: Floats, offset: int,
-) -> None:  # fmt: skip
-    """One block of `weight_gradient`; `trace` holds row t of sample b at base + (b * steps + t) * padded."""
-    first = trains.first
-    for j in range(span[0], span[1]):
-        sum_ = like
-        for b in range(first.shape[0]):
-            place = base + b * steps * padded
-            sum_ = sum_ + add_rows(like, trace, padded, place, trains.times, first[b, j], first[b, j + 1])
-        store(gradient, j * padded + offset, sum_)
-
-
-@part
-def pair_gradient(
-    trace: Floats, base: int, steps: int, trains: Trains, padded: int, span: tuple[int, int],
-    gradient: Floats, offset: int,
-) -> None:  # fmt: skip
-    """`block_gradient` for a block of 64 and the one after it."""
-    first = trains.first
-    for j in range(span[0], span[1]):
-        sum_, after = zeros64(), zeros64()
-        for b in range(first.shape[0]):
-            place = base + b * steps * padded
-            x, y = add_row_pairs(zeros64(), trace, padded, place, trains.times, first[b, j], first[b, j + 1])
-            sum_, after = sum_ + x, after + y
-        store(gradient, j * padded + offset, sum_)
-        store(gradient, j * padded + offset + 64, after)
-
-
-@jit
-def weight_gradient(
-    trace: Floats, delay: int, steps: int, trains: Trains, padded: int, gradient: Floats, turn: Turn
-) -> None:
-    """Sum over samples and steps of trace(t + delay) spikes(t), for the strips of a turn, of INPUTS each.
-
-    `trace` is (B * T * P,). The strips' rows of `gradient` (I * P,) are written. A sum stays in registers until it is
-    complete.
-    """
-    while True:
-        k = take(turn)
-        if k == NONE:
-            return
-        span = (k * INPUTS, min((k + 1) * INPUTS, trains.first.shape[1] - 1))
-        pairs = padded // 128 * 128
-        for offset in range(0, pairs, 128):
-            pair_gradient(trace, delay * padded + offset, steps, trains, padded, span, gradient, offset)
-        for offset in range(pairs, padded, 64):
-            width = min(64, padded - offset)
-            block_gradient(width, trace, delay * padded + offset, steps, trains, padded, span, gradient, offset)
+        for t in range(words.shape[1]):
+            for w in range(words.shape[2]):
+                place, left = (b * words.shape[1] + t) * neurons + 64 * w, neurons - 64 * w
+                width = 64 if left > 32 else (32 if left > 16 else 16)
+                words[b, t, w] = near_block(width, membrane, membrane, place, left, constants)

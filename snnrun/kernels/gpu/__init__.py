@@ -52,6 +52,7 @@ from snnrun.kernels.reference import (  # plain PyTorch
     coupling,
     liquid_learn,
     liquid_respond,
+    only_near,
     recurrent_gradient,
     srm_backward,
     srm_conv_backward,
@@ -59,6 +60,7 @@ from snnrun.kernels.reference import (  # plain PyTorch
     srm_forward,
     srm_pool_backward,
     srm_pool_forward,
+    stbp_near,
     thin,
     thin_gradient,
     trace,
@@ -98,6 +100,7 @@ __all__ = [
     "stbp_driven",
     "stbp_driven_backward",
     "stbp_forward",
+    "stbp_near",
     "surrogate_constants",
     "thin",
     "thin_gradient",
@@ -224,11 +227,12 @@ def stbp_backward(
     neuron: Stbp,
     wants_input: bool,
     wants_weight: bool = True,
+    near_in: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """See `reference.stbp_backward`."""
     check_float32(weight.dtype)
     grad_u = stbp_scan_backward(grad_spikes, spikes.contiguous(), membrane.contiguous(), recurrent_weight, neuron)
-    grad_in = grad_u @ weight if wants_input else grad_u.new_zeros(len(grad_u), 0, 0)
+    grad_in = only_near(grad_u @ weight, near_in) if wants_input else grad_u.new_zeros(len(grad_u), 0, 0)
     grad_recurrent = grad_u.new_zeros(0, 0)
     if not wants_weight:
         return grad_in, grad_u.new_zeros(0, 0), grad_u.new_zeros(0), grad_recurrent

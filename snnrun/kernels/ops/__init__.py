@@ -289,6 +289,34 @@ def stbp_forward(
 
 
 @operator
+def _stbp_near(
+    membrane: Tensor,
+    v_th: float,
+    decay: float,
+    surrogate: str,
+    width: float,
+    strict: bool,
+    exponential_reset: bool,
+    temporal_gradient: bool,
+) -> Tensor:
+    neuron = Stbp(v_th, decay, surrogate, width, strict, exponential_reset, temporal_gradient)
+    near: Tensor = backend.stbp_near(membrane, neuron)
+    return near
+
+
+@fake("stbp_near")
+def _(membrane: Tensor, *_: Any) -> Tensor:
+    batch, steps, neurons = membrane.shape
+    return membrane.new_empty(batch, steps, words(neurons), dtype=torch.int64)
+
+
+def stbp_near(membrane: Tensor, neuron: Stbp) -> Tensor:
+    """See `reference.stbp_near`."""
+    near: Tensor = _stbp_near(membrane, *neuron)
+    return near
+
+
+@operator
 def _stbp_backward(
     grad_spikes: Tensor,
     spikes_in: Tensor,
@@ -298,6 +326,7 @@ def _stbp_backward(
     recurrent_weight: Tensor | None,
     wants_input: bool,
     wants_weight: bool,
+    near_in: Tensor | None,
     v_th: float,
     decay: float,
     surrogate: str,
@@ -308,7 +337,7 @@ def _stbp_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     neuron = Stbp(v_th, decay, surrogate, width, strict, exponential_reset, temporal_gradient)
     result: tuple[Tensor, Tensor, Tensor, Tensor] = backend.stbp_backward(
-        grad_spikes, spikes_in, spikes, membrane, weight, recurrent_weight, neuron, wants_input, wants_weight
+        grad_spikes, spikes_in, spikes, membrane, weight, recurrent_weight, neuron, wants_input, wants_weight, near_in
     )
     return result
 
@@ -344,10 +373,11 @@ def stbp_backward(
     neuron: Stbp,
     wants_input: bool,
     wants_weight: bool = True,
+    near_in: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """See `reference.stbp_backward`."""
     result: tuple[Tensor, Tensor, Tensor, Tensor] = _stbp_backward(
-        grad_spikes, spikes_in, spikes, membrane, weight, recurrent_weight, wants_input, wants_weight, *neuron
+        grad_spikes, spikes_in, spikes, membrane, weight, recurrent_weight, wants_input, wants_weight, near_in, *neuron
     )
     return result
 

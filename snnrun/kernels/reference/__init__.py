@@ -61,7 +61,9 @@ from snnrun.kernels.reference.time import (
     hm2bp_kernel,
     hm2bp_readout,
     lif_scan,
+    only_near,
     readout,
+    stbp_near,
     stbp_scan,
     stbp_scan_backward,
     strsbp_readout,
@@ -89,6 +91,7 @@ __all__ = [
     "lif_scan",
     "liquid_learn",
     "liquid_respond",
+    "only_near",
     "pool_backward",
     "pool_forward",
     "pool_weight",
@@ -112,6 +115,7 @@ __all__ = [
     "stbp_driven",
     "stbp_driven_backward",
     "stbp_forward",
+    "stbp_near",
     "stbp_scan",
     "stbp_scan_backward",
     "strsbp_readout",
@@ -289,6 +293,7 @@ def stbp_backward(
     neuron: Stbp,
     wants_input: bool,
     wants_weight: bool = True,
+    near_in: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Backpropagate through the steps of a layer.
 
@@ -297,6 +302,7 @@ def stbp_backward(
         spikes_in, spikes, membrane, weight, recurrent_weight, neuron: as in `stbp_forward`.
         wants_input: whether the layer below needs its gradient.
         wants_weight: whether the layer's own weights and biases need theirs.
+        near_in: bits (B, T, W) of the inputs that need their gradient, see `stbp_near`; the others get 0. None for all.
 
     Returns:
         dL/d(input spikes) (B, T, I), or (B, 0, 0) if not wanted; dL/dW (N, I), stored input by input; dL/db (N,);
@@ -304,7 +310,7 @@ def stbp_backward(
     """
     own = unpack(spikes, membrane.shape[2], membrane.dtype)
     grad_u = stbp_scan_backward(grad_spikes, own, membrane, recurrent_weight, neuron)
-    grad_in = grad_u @ weight if wants_input else grad_u.new_zeros(len(grad_u), 0, 0)
+    grad_in = only_near(grad_u @ weight, near_in) if wants_input else grad_u.new_zeros(len(grad_u), 0, 0)
     grad_recurrent = grad_u.new_zeros(0, 0)
     if not wants_weight:
         return grad_in, grad_u.new_zeros(0, 0), grad_u.new_zeros(0), grad_recurrent

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from snnrun.kernels.neuron import Lif, Stbp
-from snnrun.kernels.packed import unpack
+from snnrun.kernels.packed import pack, unpack
 
 
 def lif_scan(drive: Tensor, loop: Tensor | None, lif: Lif, theta: float) -> Tensor:
@@ -189,6 +189,19 @@ def surrogate(u: Tensor, neuron: Stbp) -> Tensor:
         case "gaussian":
             return torch.exp(-x.square() / (2 * a)) / math.sqrt(2 * math.pi * a)
     raise ValueError(f"unknown surrogate {neuron.surrogate!r}")
+
+
+def stbp_near(membrane: Tensor, neuron: Stbp) -> Tensor:
+    """Bits (B, T, W) of the neurons whose surrogate derivative is not 0 at their `membrane` (B, T, N).
+
+    The spikes of the others take no gradient, so the layer above need not compute one.
+    """
+    return pack(surrogate(membrane, neuron))
+
+
+def only_near(grad_in: Tensor, near_in: Tensor | None) -> Tensor:
+    """A gradient (B, T, I) of spikes, 0 for those without a bit in `near_in` (B, T, W), if it is given."""
+    return grad_in if near_in is None else grad_in * unpack(near_in, grad_in.shape[2])
 
 
 def stbp_scan_backward(
