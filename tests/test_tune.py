@@ -140,6 +140,22 @@ def test_a_tuning_that_was_ended_keeps_what_it_found_and_goes_on_and_what_diverg
     assert "was begun with other settings (data.limit=100)" in err
 
 
+def test_a_sweep_that_was_stopped_is_not_concluded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def search(_: Any, study: Path, __: Any) -> int:
+        points.Point(0, "a", ["model.decay=0.5"], ["model.decay=0.5"], status="FINISHED", objective=0.9).save(study)
+        points.Point(1, "b", []).save(study)
+        return SnnrunError.exit_code
+
+    monkeypatch.setattr(command, "_search", search)
+    assert cli.main(["tune", "model=stbp"]) == 1
+    out = capsys.readouterr().out
+    assert "The best so far: validation 90.00 % with model.decay=0.5. Go on by: snnrun tune model=stbp\n" in out
+
+
 def test_settings_that_are_worse_at_full_length_are_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -65,16 +65,17 @@ def _tune(arguments: list[str]) -> int:
     if code == UsageError.exit_code:
         return code
     best = plan.best(study)
-    if code == INTERRUPTED:
+    if code == INTERRUPTED or (code and plan.waiting(study)):
         print(f"{_best_so_far(best)} {go_on}", flush=True)
         return code
     if best is None:
         raise SnnrunError(_why_none(study))
     swept = plan.words_of(best, made)
     confirmation = study.with_name(f"{study.name}_confirm")
-    if _confirm(made, confirmation, swept, launcher) == INTERRUPTED:
+    code = _confirm(made, confirmation, swept, launcher)
+    if code == INTERRUPTED or (code and plan.waiting(confirmation)):
         print(f"{_best_so_far(best)} {go_on}", flush=True)
-        return INTERRUPTED
+        return code
     return _conclude(made, study, confirmation, swept, options.out)
 
 
@@ -192,9 +193,8 @@ def _conclude(made: Plan, study: Path, confirmation: Path, swept: Sequence[str] 
 
     before, found = plan.outcomes(confirmation, swept)
     old, new = facts.measure(before, made.request.confirm), facts.measure(found, made.request.confirm)
-    print(
-        f"before: {old}", f"tuned:  {new}{' (the settings of before were the best)' if swept is None else ''}", sep="\n"
-    )
+    same = " (the settings of before were the best)" if swept is None else ""
+    print(f"before: {old or 'failed'}\ntuned:  {new or 'failed'}{same}")
     if new is None:
         raise SnnrunError(
             f"tune: the best settings of the search failed at full length, so nothing is written. {confirmation} has "

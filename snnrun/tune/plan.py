@@ -236,6 +236,11 @@ def tried(folder: Path) -> list[Point]:
     return [point for point in trials(folder) if point.status in (*DONE, "FAILED")]
 
 
+def waiting(folder: Path) -> bool:
+    """Whether a sweep was stopped before all its points could begin, as by a launcher that failed."""
+    return any(point.status == "WAITING" for point in trials(folder))
+
+
 def best(folder: Path) -> Point | None:
     """The best trial that came to its end; None if there is none."""
     finished = [point for point in trials(folder) if point.status == "FINISHED" and point.objective is not None]
