@@ -223,7 +223,7 @@ WRONG = {
     "train.schedule_milestones=[40,0]": ["train.schedule_milestones: 0 is out of range"],
     "train.schedule=cosin": ["train.schedule: 'cosin'", "constant, cosine, inverse_sqrt", "Did you mean cosine?"],
     "model.temperature=4": ["model.temperature: model.loss=count has none", "model.loss=softmax"],
-    "train.warmup_epochs=11": ["train.warmup_epochs: 11 is more than the 10 of train.epochs"],
+    "train.epochs=10 train.warmup_epochs=11": ["train.warmup_epochs: 11 is more than the 10 of train.epochs"],
     "train.momentum=0.9": ["train.momentum: train.optimizer=adam has none", "sgd or rmsprop"],
     "model.network=400-R40x": ["model.network: ", "'R40x'", "400-R400"],
     "model.v_th=[1,2,3]": ["model.v_th: 3 thresholds for the 2 layers"],
