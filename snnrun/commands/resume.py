@@ -24,7 +24,8 @@ def _resume(arguments: list[str]) -> int:
         "snnrun resume",
         description="Go on with a run that was killed, interrupted or failed, bit for bit, from its last checkpoint.",
         epilog="What may change: hardware.*, tracking.*, checkpoint.*, data.root, data.download, and train.epochs "
-        "where the learning rate does not follow it (train.schedule other than cosine).",
+        "where the learning rate does not follow it (train.schedule other than cosine and onecycle, train.average "
+        "other than swa).",
     )
     parser.add_argument("run", help="its folder, or the beginning of its name or MLflow id, or last")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as data.root=FOLDER")

@@ -1,6 +1,8 @@
 """How a training goes: its length, batches, optimiser, the learning rate over time, and what is averaged on the way.
 
 Sources: one-cycle, Smith & Topin 2018, with PyTorch's constants; stochastic weight averaging, Izmailov et al. 2018.
+
+Differs from the paper: the momentum of one-cycle stays as it is.
 """
 
 from __future__ import annotations
