@@ -25,19 +25,8 @@ from rich.text import Text
 from snnrun.display.plots import plot_confusion, plot_cost, plot_curves, plot_raster, plot_rates, plot_weights
 from snnrun.display.verbosity import verbosity
 
-__all__ = [
-    "Display",
-    "bench_tables",
-    "header",
-    "plot_confusion",
-    "plot_cost",
-    "plot_curves",
-    "plot_raster",
-    "plot_rates",
-    "plot_weights",
-    "summary",
-    "sweep_table",
-]
+__all__ = ["Display", "bench_tables", "header", "summary", "sweep_table"]
+__all__ += ["plot_confusion", "plot_cost", "plot_curves", "plot_raster", "plot_rates", "plot_weights"]
 
 PLAIN_SECONDS = 30.0
 COLUMNS = (  # of the table that grows by a line an epoch: title, metric, width, factor, format
