@@ -29,6 +29,7 @@ from snnrun.encoders import bsa, draws, lyon
 from snnrun.encoders import trains as even_trains
 from snnrun.kernels import Lif, Srm, Stbp, Synapses, Wta, cpu, pack
 from snnrun.kernels.cpu import (
+    conv_loops,
     current_loops,
     forward_loops,
     image_error_loops,
@@ -54,7 +55,7 @@ DENSE = (
     *(current_loops, forward_loops, pair_loops, plastic_loops, recurrent_loops),
     *(spike_loops, srm_loops, stbp_backward_loops, stbp_loops, thinning_loops, wta_loops),
 )
-IMAGES = (image_error_loops, image_loops, image_pair_loops, image_stbp_loops, pool_loops)
+IMAGES = (conv_loops, image_error_loops, image_loops, image_pair_loops, image_stbp_loops, pool_loops)
 
 ZONE = 4096  # bytes before and after an array
 # Signalling NaNs, which even the sum with 0 changes; two of them, whose other bits are each other's complement, so that

@@ -31,8 +31,9 @@ STRIP = 192
 class Layout(NamedTuple):
     """The numbers that the loops need of a layer; `plane` is the number of inputs of one channel.
 
-    A row has `strips` strips of `span` positions, with `lanes` lanes in `blocks` words of 64. A run covers `reach`
-    positions; one begins every `run` floats. `lead` zeros come first, as many as the blocks of a strip have lanes.
+    A row has `strips` strips of `span` positions, with `lanes` lanes in `blocks` words of 64; a position has `per` of
+    them. A run covers `reach` positions; one begins every `run` floats. `lead` zeros come first, as many as are between
+    two runs.
     """
 
     channels: int
@@ -51,6 +52,7 @@ class Layout(NamedTuple):
     span: int
     lanes: int
     blocks: int
+    per: int
     reach: int
     run: int
     lead: int
@@ -100,7 +102,7 @@ def layout_of(window: Window) -> tuple[Layout, Tables]:
     layout = Layout(
         window.channels, window.rows, window.columns, window.rows * window.columns, window.kernels,
         window.height, window.width, window.stride, window.padding, window.pool, window.out_rows, window.out_columns,
-        strips, span, lanes, last // 64 + 1, reach, reach * window.kernels + padded, padded,
+        strips, span, lanes, last // 64 + 1, window.kernels, reach, reach * window.kernels + padded, padded,
     )  # fmt: skip
     return layout, _tables(layout)
 
@@ -148,14 +150,14 @@ def runs_of(weight: Tensor, layout: Layout, scale: float = 1.0) -> Floats:
     """The taps (K, C, height, width), times `scale`, as runs; ValueError if they are not float32."""
     check_type(weight.dtype)
     taps = weight.detach().permute(1, 2, 3, 0)  # (C, height, width, K)
-    missing = layout.reach * layout.stride - layout.width
-    if missing:
-        taps = torch.nn.functional.pad(taps, (0, 0, 0, missing))
-    taps = taps.reshape(layout.channels, layout.height, layout.reach, layout.stride, layout.kernels)
+    missing, idle = layout.reach * layout.stride - layout.width, layout.per - layout.kernels
+    if missing or idle:
+        taps = torch.nn.functional.pad(taps, (0, idle, 0, missing))
+    taps = taps.reshape(layout.channels, layout.height, layout.reach, layout.stride, layout.per)
     runs = torch.zeros(run_floats(layout))
     view = runs[layout.lead :].view(layout.channels, layout.height, layout.stride, layout.run)
     ordered = taps.transpose(2, 3).flip(3).flatten(3)
-    view[..., : layout.reach * layout.kernels] = ordered if scale == 1.0 else ordered * scale
+    view[..., : layout.reach * layout.per] = ordered if scale == 1.0 else ordered * scale
     return as_floats(runs)
 
 
@@ -168,8 +170,8 @@ def convolution(weight: Tensor, window: Window, scale: float = 1.0) -> Convoluti
 def taps_of(runs: Tensor, layout: Layout) -> Tensor:
     """A gradient in runs as (K, C, height, width), stored as layers store their weights."""
     view = runs[layout.lead :].view(layout.channels, layout.height, layout.stride, layout.run)
-    taps = view[..., : layout.reach * layout.kernels].reshape(*view.shape[:3], layout.reach, layout.kernels)
-    taps = taps.flip(3).transpose(2, 3).flatten(2, 3)[:, :, : layout.width]
+    taps = view[..., : layout.reach * layout.per].reshape(*view.shape[:3], layout.reach, layout.per)
+    taps = taps.flip(3).transpose(2, 3).flatten(2, 3)[:, :, : layout.width, : layout.kernels]
     return taps.contiguous().permute(3, 0, 1, 2)
 
 

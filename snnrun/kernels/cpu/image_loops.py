@@ -1,4 +1,4 @@
-"""The loops of convolutions that run forwards through time: `conv_forward`, `conv_activation`."""
+"""The loop of `conv_activation`, and what it has in common with others over strips of neurons."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ import numpy as np
 
 from snnrun.compiled.jit import Floats, Indices, Words, in_64_or_32, jit, part
 from snnrun.compiled.turns import NONE, Turn, take
-from snnrun.compiled.vector import above, choose, lanes, load, lowest_bit, splat, store
-from snnrun.kernels.cpu.constants import LifConstants
-from snnrun.kernels.cpu.forward_loops import LOOK, MARGIN
+from snnrun.compiled.vector import lanes, load, store
 from snnrun.kernels.cpu.image_layout import Convolution, Layout, block_width
 from snnrun.kernels.cpu.readout_loops import Readout, read_wide_block
-from snnrun.kernels.cpu.spike_loops import Listed, held_bits, list_sparse, valid_bits
+from snnrun.kernels.cpu.spike_loops import Listed, list_sparse
 
 # The layout's own function, compiled. If a loop computed more lanes than the layout has, it would write beyond arrays.
 width_at = part(block_width)
@@ -107,118 +105,12 @@ def shift_of(layout: Layout, u: int) -> int:
 
 
 @part
-def sees_spikes(layout: Layout, u: int, offset: int, stop: int, seen: Indices) -> bool:
-    """Whether lanes offset ... stop of strip u see a pixel that has a spike."""
-    position = u % layout.strips * layout.span
-    y0, y1, x0, x1 = field(
-        layout, u // layout.strips, position + offset // layout.kernels, position + (stop - 1) // layout.kernels
-    )
-    for y in range(y0, y1):
-        for x in range(x0, x1):
-            if seen[y * layout.columns + x]:
-                return True
-    return False
-
-
-@part
 def add_taps(like: Any, taps: Floats, offset: int, events: Events, u: int, t: int) -> Any:
     """Sum of the taps that the events of step t add to the lanes of strip u, from `offset` on."""
     sum_ = like
     for k in range(events.begin[u, t], events.begin[u, t + 1]):
         sum_ = sum_ + load(taps, np.int64(events.address[k]) + offset, like)
     return sum_
-
-
-@in_64_or_32
-@part
-def run_lanes(
-    like: Any,
-    b: int,
-    u: int,
-    offset: int,
-    convolution: Convolution,
-    events: Events,
-    lif: LifConstants,
-    own: Words,
-    when: Indices,
-    words: Words,
-    counts: Floats,
-) -> None:
-    """All steps of a block of strip u's lanes. Scratch: `own` (1, T, 1) for its spikes, `when` (T,) for their steps.
-
-    The spikes are written at the end, since the processor would predict a branch for each step wrong too often.
-    """
-    decay_m, decay_s, rise = splat(lif.decay_m, like), splat(lif.decay_s, like), splat(lif.rise, like)
-    theta, margin, place = splat(lif.threshold, like), splat(np.float32(MARGIN), like), convolution.tables.place
-    valid, shift = valid_bits(lanes_of(convolution.layout, u) - offset), shift_of(convolution.layout, u)
-    begin, steps = events.begin, words.shape[1]
-    first, last = 0, steps - 1
-    while begin[u, first + 1] == begin[u, 0] and first + 1 < steps:
-        own[0, first, 0] = np.uint64(0)
-        first += 1
-    while begin[u, last] == begin[u, steps] and last > 0:
-        last -= 1
-    own[0, first, 0] = np.uint64(0)
-    v, a, number = like, like, 0
-    for t in range(first + 1, steps):
-        a = a * decay_s + add_taps(like, convolution.taps, offset, events, u, t - 1)
-        v = v * decay_m + a * rise
-        v = choose(held_bits(own, 0, t, 0, lif.t_ref), like, v)
-        fired = above(v, theta) & valid
-        v = choose(fired, like, v)
-        own[0, t, 0] = fired
-        when[number] = t
-        number += fired != np.uint64(0)
-        if t > last and t % LOOK == 0:
-            highest = choose(above(v, like), v, like) + choose(above(a, like), a, like)
-            if above(highest * margin, theta) & valid == np.uint64(0):
-                break
-    for k in range(number):
-        t = when[k]
-        fired = own[0, t, 0]
-        while True:
-            n = place[offset + lowest_bit(fired)] + shift
-            words[b, t, n >> 6] |= np.uint64(1) << np.uint64(n & 63)
-            counts[b, n] += np.float32(1)
-            fired &= fired - np.uint64(1)
-            if fired == np.uint64(0):
-                break
-
-
-@jit
-def conv_forward(
-    words_in: Words,
-    convolution: Convolution,
-    lif: LifConstants,
-    words: Words,
-    counts: Floats,
-    events: Events,
-    own: Words,
-    when: Indices,
-    turn: Turn,
-) -> None:
-    """The samples of a turn of `reference.images.conv_forward`.
-
-    `words` (B, T, W) and `counts` (B, N) are written; scratch `own` and `when` as in `run_lanes`. The state of a block
-    of lanes stays in registers through all steps. Blocks that see no spike are skipped.
-    """
-    layout = convolution.layout
-    while True:
-        b = take(turn)
-        if b == NONE:
-            return
-        for t in range(words.shape[1]):
-            for w in range(words.shape[2]):
-                words[b, t, w] = np.uint64(0)
-        for n in range(counts.shape[1]):
-            counts[b, n] = np.float32(0)
-        list_events(words_in, b, convolution, events)
-        for u in range(events.fill.shape[0]):
-            stop = lanes_of(layout, u)
-            for offset in range(0, stop, 64):
-                if sees_spikes(layout, u, offset, min(stop, offset + 64), events.seen):
-                    width = width_at(stop - offset)
-                    run_lanes(width, b, u, offset, convolution, events, lif, own, when, words, counts)
 
 
 @part

@@ -13,7 +13,8 @@ from torch import Tensor
 from snnrun.compiled import threads
 from snnrun.compiled.jit import Indices, Words
 from snnrun.compiled.turns import Turn
-from snnrun.kernels.cpu import image_loops, image_pair_loops, pool_loops
+from snnrun.compiled.vector import GROUP
+from snnrun.kernels.cpu import conv_loops, image_loops, image_pair_loops, pool_loops
 from snnrun.kernels.cpu.arrays import (
     MOST_OF_IMAGES,
     as_floats,
@@ -24,11 +25,13 @@ from snnrun.kernels.cpu.arrays import (
     spikes_of,
 )
 from snnrun.kernels.cpu.constants import lif_constants, rule_constants
+from snnrun.kernels.cpu.conv_layout import conv_layer
+from snnrun.kernels.cpu.conv_loops import Block, Seen
 from snnrun.kernels.cpu.image_layout import Convolution, Layout, convolution, pool_tables, run_floats, taps_of
 from snnrun.kernels.cpu.image_loops import Events
 from snnrun.kernels.cpu.pair_loops import Errors
 from snnrun.kernels.cpu.readout_loops import room_for_readout
-from snnrun.kernels.cpu.spike_loops import room_to_list
+from snnrun.kernels.cpu.spike_loops import ROOM, room_to_list
 from snnrun.kernels.neuron import Lif, Window
 from snnrun.kernels.packed import words
 
@@ -40,14 +43,14 @@ PARTS, PART_FLOATS = 16, 2**23
 def conv_forward(spikes_in: Tensor, weight: Tensor, window: Window, lif: Lif) -> tuple[Tensor, Tensor]:
     """See `reference.images.conv_forward`."""
     batch, steps, _ = spikes_in.shape
-    inputs, layer, constants = bits_of(spikes_in), convolution(weight, window), lif_constants(lif, slack=False)
+    inputs, constants = bits_of(spikes_in), lif_constants(lif, slack=False)
+    layer = conv_layer(weight, window, float(constants.rise))
     spikes, counts = _room_for_output(batch, steps, window.neurons)
     out, n, most = bits_of(spikes), counts.numpy(), most_spikes(inputs)
 
     def some(turn: Turn) -> None:
-        own, when = np.empty((1, steps, 1), np.uint64), np.empty(steps, np.int32)
-        events = room_for_events(inputs, most, layer)
-        image_loops.conv_forward(inputs, layer, constants, out, n, events, own, when, turn)
+        seen, block = _room_for_seen(inputs, most, layer.layout), _room_for_block(steps)
+        conv_loops.conv_forward(inputs, layer, constants, out, n, seen, block, turn)
 
     threads.share(batch, some)
     return spikes, counts
@@ -113,17 +116,21 @@ def pool_forward(
     batch, steps, _ = spikes_in.shape
     first, post, _, _ = pool_tables(window)
     inputs, constants, padded = bits_of(spikes_in), lif_constants(lif), 64 * words(window.neurons)
-    spikes, counts = _room_for_output(batch, steps, padded)
+    spikes, counts = _room_for_output(batch, steps, window.neurons)
     out, n = bits_of(spikes), counts.numpy()
 
     def some(turn: Turn) -> None:
-        pool_loops.pool_forward(
-            inputs, first, post, constants, window.neurons, out, n, *np.empty((3, padded), np.float32),
-            np.empty(padded // 64, np.bool_), room_to_list(inputs.shape[2]), turn,
-        )  # fmt: skip
+        state = pool_loops.State(
+            *torch.empty(2, padded).numpy(),
+            np.empty(padded // 64, np.uint64),
+            np.empty(padded // GROUP, np.bool_),
+            np.empty(padded // GROUP, np.int32),
+        )
+        listed, block = room_to_list(inputs.shape[2]), np.empty(64, np.uint64)
+        pool_loops.pool_forward(inputs, first, post, constants, window.neurons, out, n, state, listed, block, turn)
 
     threads.share(batch, some)
-    return spikes, counts[:, : window.neurons].contiguous()
+    return spikes, counts
 
 
 def pool_backward(rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, credit: Tensor, window: Window) -> Tensor:
@@ -167,6 +174,19 @@ def room_for_events(inputs: Words, spikes: int, layer: Convolution, own: int = 0
 def parts_of_gradient(batch: int, layout: Layout) -> Indices:
     """The ranges of samples whose gradients in runs are added up separately."""
     return parts_of(batch, max(2, min(PARTS, PART_FLOATS // run_floats(layout))))
+
+
+def _room_for_seen(inputs: Words, spikes: int, layout: Layout) -> Seen:
+    """Room for samples of at most so many spikes."""
+    steps = inputs.shape[1]
+    by_row = (layout.out_rows, steps)
+    sizes = (steps, steps * layout.rows + 2, spikes, spikes, spikes, by_row, by_row, spikes + 1, spikes + 1)
+    return Seen(room_to_list(inputs.shape[2], spikes), *(np.empty(size, np.int32) for size in sizes))
+
+
+def _room_for_block(steps: int) -> Block:
+    begin, end, when = np.empty((3, steps), np.int32)
+    return Block(begin, end, np.empty(steps, np.uint64), when, np.empty(64 * steps + ROOM, np.int32))
 
 
 def _room_for_lanes(steps: int, layout: Layout) -> Words:

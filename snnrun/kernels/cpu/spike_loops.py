@@ -145,12 +145,24 @@ def sort_sample(
     spans = (words.shape[1] + 63) // 64
     first[64 * low] = count
     for w in range(low, high):
-        for span in range(spans):
-            turn_span(words, b, span, w, block, 64 * span)
-        for k in range(min(64, neurons - 64 * w)):
+        active = active_bits(words, b, w)
+        if active != np.uint64(0):
             for span in range(spans):
-                count = list_bits(block[64 * span + k], 64 * span, times, count)
+                turn_span(words, b, span, w, block, 64 * span)
+        for k in range(min(64, neurons - 64 * w)):
+            if active >> np.uint64(k) & np.uint64(1):
+                for span in range(spans):
+                    count = list_bits(block[64 * span + k], 64 * span, times, count)
             first[64 * w + k + 1] = count
+
+
+@part
+def active_bits(words: Words, b: int, w: int) -> np.uint64:
+    """Bits of the neurons of word w that fire at all."""
+    active = np.uint64(0)
+    for t in range(words.shape[1]):
+        active |= words[b, t, w]
+    return active
 
 
 @jit
