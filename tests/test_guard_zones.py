@@ -30,11 +30,10 @@ from snnrun.encoders import trains as even_trains
 from snnrun.kernels import Lif, Srm, Stbp, Synapses, Wta, cpu, pack
 from snnrun.kernels.cpu import (
     conv_loops,
+    conv_pair_loops,
     current_loops,
     forward_loops,
     image_error_loops,
-    image_loops,
-    image_pair_loops,
     image_stbp_loops,
     pair_loops,
     plastic_loops,
@@ -55,7 +54,7 @@ DENSE = (
     *(current_loops, forward_loops, pair_loops, plastic_loops, recurrent_loops),
     *(spike_loops, srm_loops, stbp_backward_loops, stbp_loops, thinning_loops, wta_loops),
 )
-IMAGES = (conv_loops, image_error_loops, image_loops, image_pair_loops, image_stbp_loops, pool_loops)
+IMAGES = (conv_loops, conv_pair_loops, image_error_loops, image_stbp_loops, pool_loops)
 
 ZONE = 4096  # bytes before and after an array
 # Signalling NaNs, which even the sum with 0 changes; two of them, whose other bits are each other's complement, so that

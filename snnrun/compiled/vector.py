@@ -22,13 +22,13 @@ from numba.extending import intrinsic, models, overload, register_model
 # LLVM may reorder and contract sums, but NaN and infinity keep their meaning.
 FAST = ("reassoc", "contract", "arcp", "nsz")
 
-# Lanes of a group of bits: a word of them has four.
+# Lanes of a register.
 GROUP = 16
 
 # Lanes of a vector that is kept as three.
 SPLIT = 48
 
-_FLOAT, _INDEX, _GROUP = ir.FloatType(), ir.IntType(32), ir.VectorType(ir.IntType(1), GROUP)
+_FLOAT, _INDEX = ir.FloatType(), ir.IntType(32)
 _SPLIT = ir.LiteralStructType([ir.VectorType(_FLOAT, GROUP)] * (SPLIT // GROUP))
 
 
@@ -38,20 +38,6 @@ class Vector(types.Type):  # type: ignore[misc]
     def __init__(self, lanes: int) -> None:
         self.lanes = lanes
         super().__init__(name=f"float32 x {lanes}")
-
-
-class Mask(types.Type):  # type: ignore[misc]
-    """The Numba type of a bit for each lane of a vector, in groups of 16 as the processor keeps them in registers."""
-
-    def __init__(self, lanes: int) -> None:
-        self.lanes = lanes
-        super().__init__(name=f"bit x {lanes}")
-
-
-@register_model(Mask)
-class _MaskModel(models.PrimitiveModel):  # type: ignore[misc]
-    def __init__(self, dmm: Any, fe_type: Mask) -> None:
-        super().__init__(dmm, fe_type, ir.LiteralStructType([_GROUP] * (fe_type.lanes // GROUP)))
 
 
 @register_model(Vector)
@@ -78,6 +64,30 @@ def _splat(builder: Any, value: Any, lanes: int) -> Any:
 def _mask(builder: Any, bits: Any, lanes: int) -> Any:
     lowest = bits if lanes == 64 else builder.trunc(bits, ir.IntType(lanes))
     return builder.bitcast(lowest, ir.VectorType(ir.IntType(1), lanes))
+
+
+def groups_of(builder: Any, vector: Any) -> list[Any]:
+    """The lanes of a vector in groups."""
+    if vector.type == _SPLIT:
+        return [builder.extract_value(vector, number) for number in range(SPLIT // GROUP)]
+    kind, undefined = ir.VectorType(_INDEX, GROUP), ir.Constant(vector.type, ir.Undefined)
+    starts = range(0, vector.type.count, GROUP)
+    return [
+        builder.shuffle_vector(vector, undefined, ir.Constant(kind, [*range(start, start + GROUP)])) for start in starts
+    ]
+
+
+def joined(builder: Any, groups: list[Any]) -> Any:
+    """The vector of these groups."""
+    if len(groups) * GROUP == SPLIT:
+        vector = ir.Constant(_SPLIT, ir.Undefined)
+        for number, group in enumerate(groups):
+            vector = builder.insert_value(vector, group, number)
+        return vector
+    while len(groups) > 1:
+        indices = ir.Constant(ir.VectorType(_INDEX, 2 * groups[0].type.count), [*range(2 * groups[0].type.count)])
+        groups = [builder.shuffle_vector(*pair, indices) for pair in zip(groups[::2], groups[1::2], strict=True)]
+    return groups[0]
 
 
 def _constant(lanes: int) -> Any:
@@ -115,7 +125,7 @@ def load(_: Any, array: Any, index: Any, like: Any) -> Any:  # noqa: ARG001
         if like.lanes != SPLIT:
             return builder.load(address, align=4)
         places = [builder.gep(address, [_INDEX(0), _INDEX(number)]) for number in range(SPLIT // GROUP)]
-        return _joined(builder, [builder.load(place, align=4) for place in places])
+        return joined(builder, [builder.load(place, align=4) for place in places])
 
     return like(array, types.intp, like), codegen
 
@@ -216,7 +226,7 @@ def splat(_: Any, value: Any, like: Any) -> Any:  # noqa: ARG001
     def codegen(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
         if like.lanes != SPLIT:
             return _splat(builder, args[0], like.lanes)
-        return _joined(builder, [_splat(builder, args[0], GROUP)] * (SPLIT // GROUP))
+        return joined(builder, [_splat(builder, args[0], GROUP)] * (SPLIT // GROUP))
 
     return like(types.float32, like), codegen
 
@@ -251,163 +261,6 @@ def choose(_: Any, bits: Any, a: Any, b: Any) -> Any:  # noqa: ARG001
         return builder.select(_mask(builder, args[0], a.lanes), args[1], args[2])
 
     return a(types.uint64, a, b), codegen
-
-
-# ---- masks ----------------------------------------------------------------------------------------------------------
-
-
-def _groups(builder: Any, vector: Any) -> list[Any]:
-    """The lanes of a vector in groups."""
-    if vector.type == _SPLIT:
-        return [builder.extract_value(vector, number) for number in range(SPLIT // GROUP)]
-    kind, undefined = ir.VectorType(_INDEX, GROUP), ir.Constant(vector.type, ir.Undefined)
-    starts = range(0, vector.type.count, GROUP)
-    return [
-        builder.shuffle_vector(vector, undefined, ir.Constant(kind, [*range(start, start + GROUP)])) for start in starts
-    ]
-
-
-def _joined(builder: Any, groups: list[Any]) -> Any:
-    """The vector of these groups."""
-    if len(groups) * GROUP == SPLIT:
-        vector = ir.Constant(_SPLIT, ir.Undefined)
-        for number, group in enumerate(groups):
-            vector = builder.insert_value(vector, group, number)
-        return vector
-    while len(groups) > 1:
-        indices = ir.Constant(ir.VectorType(_INDEX, 2 * groups[0].type.count), [*range(2 * groups[0].type.count)])
-        groups = [builder.shuffle_vector(*pair, indices) for pair in zip(groups[::2], groups[1::2], strict=True)]
-    return groups[0]
-
-
-def _mask(builder: Any, groups: list[Any]) -> Any:
-    value = ir.Constant(ir.LiteralStructType([_GROUP] * len(groups)), ir.Undefined)
-    for number, group in enumerate(groups):
-        value = builder.insert_value(value, group, number)
-    return value
-
-
-def _group_at(context: Any, builder: Any, array_type: Any, array: Any, index: Any, number: int) -> Any:
-    """Where group `index` + `number` of the words of an array is; the processors in question store low bits first."""
-    data = context.make_array(array_type)(context, builder, array).data
-    groups = builder.bitcast(data, ir.IntType(GROUP).as_pointer())
-    return builder.gep(groups, [builder.add(index, ir.Constant(index.type, number))])
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def every_lane(_: Any, like: Any) -> Any:
-    """The mask of all lanes."""
-    groups = like.lanes // GROUP
-
-    def codegen(_context: Any, builder: Any, _signature: Any, _args: Any) -> Any:
-        return _mask(builder, [ir.Constant(_GROUP, [1] * GROUP)] * groups)
-
-    return Mask(like.lanes)(like), codegen
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def not_above(_: Any, a: Any, b: Any) -> Any:
-    """The mask of the lanes in which a > b does not hold."""
-
-    def codegen(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        pairs = zip(*(_groups(builder, vector) for vector in args), strict=True)
-        return _mask(builder, [builder.fcmp_unordered("<=", *pair) for pair in pairs])
-
-    return Mask(a.lanes)(a, b), codegen
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def exceeding(_: Any, a: Any, b: Any) -> Any:
-    """The mask of the lanes in which a > b."""
-
-    def codegen(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        pairs = zip(*(_groups(builder, vector) for vector in args), strict=True)
-        return _mask(builder, [builder.fcmp_ordered(">", *pair) for pair in pairs])
-
-    return Mask(a.lanes)(a, b), codegen
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def both(_: Any, a: Any, b: Any) -> Any:
-    """The mask of the lanes that are in a and in b."""
-
-    def codegen(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        groups = range(a.lanes // GROUP)
-        return _mask(builder, [builder.and_(*(builder.extract_value(mask, k) for mask in args)) for k in groups])
-
-    return a(a, b), codegen
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def keep(_: Any, mask: Any, a: Any) -> Any:
-    """a in the lanes of the mask, 0 in the others."""
-
-    def codegen(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        zeros = ir.Constant(ir.VectorType(_FLOAT, GROUP), [0.0] * GROUP)
-        groups = enumerate(_groups(builder, args[1]))
-        return _joined(
-            builder, [builder.select(builder.extract_value(args[0], number), group, zeros) for number, group in groups]
-        )
-
-    return a(mask, a), codegen
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def drop(_: Any, mask: Any, a: Any) -> Any:
-    """0 in the lanes of the mask, a in the others."""
-
-    def codegen(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        zeros = ir.Constant(ir.VectorType(_FLOAT, GROUP), [0.0] * GROUP)
-        groups = enumerate(_groups(builder, args[1]))
-        return _joined(
-            builder, [builder.select(builder.extract_value(args[0], number), zeros, group) for number, group in groups]
-        )
-
-    return a(mask, a), codegen
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def every(_: Any, mask: Any) -> Any:
-    """Whether a mask has all lanes."""
-
-    def codegen(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        common = builder.extract_value(args[0], 0)
-        for number in range(1, mask.lanes // GROUP):
-            common = builder.and_(common, builder.extract_value(args[0], number))
-        kind = ir.IntType(GROUP)
-        return builder.icmp_unsigned("==", builder.bitcast(common, kind), ir.Constant(kind, 2**GROUP - 1))
-
-    return types.boolean(mask), codegen
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def load_mask(_: Any, words: Any, index: Any, like: Any) -> Any:  # noqa: ARG001
-    """The mask whose bits begin at group `index` of an array of words, which are four groups each."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        bits = [
-            builder.load(_group_at(context, builder, signature.args[0], *args[:2], number), align=2)
-            for number in range(like.lanes // GROUP)
-        ]
-        return _mask(builder, [builder.bitcast(group, _GROUP) for group in bits])
-
-    return Mask(like.lanes)(words, types.intp, like), codegen
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def store_mask(_: Any, words: Any, index: Any, mask: Any) -> Any:  # noqa: ARG001
-    """Write a mask as bits to an array of words, from group `index` on."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        for number in range(mask.lanes // GROUP):
-            bits = builder.bitcast(builder.extract_value(args[2], number), ir.IntType(GROUP))
-            builder.store(bits, _group_at(context, builder, signature.args[0], *args[:2], number), align=2)
-        return context.get_dummy_value()
-
-    return types.void(words, types.intp, mask), codegen
-
-
-# ---- sums and bits --------------------------------------------------------------------------------------------------
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -470,8 +323,8 @@ def _arithmetic(function: Callable[..., Any], instruction: str) -> None:
         def codegen(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
             if a.lanes != SPLIT:
                 return getattr(builder, instruction)(*args, flags=FAST)
-            pairs = zip(*(_groups(builder, vector) for vector in args), strict=True)
-            return _joined(builder, [getattr(builder, instruction)(*pair, flags=FAST) for pair in pairs])
+            pairs = zip(*(groups_of(builder, vector) for vector in args), strict=True)
+            return joined(builder, [getattr(builder, instruction)(*pair, flags=FAST) for pair in pairs])
 
         return a(a, b), codegen
 

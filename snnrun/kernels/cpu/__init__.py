@@ -5,7 +5,8 @@
 - The S-PSP of an input neuron is the sum of the readout's rows at its spikes. It stays in registers until it is added
   to the gradient and to the error below: nothing of size (N, I) is stored for a sample. Neurons that are silent in a
   sample, and samples without error, are left out, see `active_loops`.
-- Convolutions do the same strip by strip of their output: a spike adds a run of taps, see `image_layout`.
+- Convolutions do the same row by row of their output: a spike adds a run of taps, see `conv_layout`; STBP's do so strip
+  by strip, see `image_layout`.
 - Recurrent S-PSPs and the recurrent system use the list of existing synapses. Gauss-Seidel sweeps solve the system to
   float32 rounding; the reference solves it if they do not converge.
 

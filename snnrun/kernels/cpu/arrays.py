@@ -58,6 +58,12 @@ def padded_size(neurons: int) -> int:
     return neurons - rest + next(width for width in (0, 16, 32, 64) if rest <= width)
 
 
+def aligned_zeros(*shape: int) -> Floats:
+    """Zeros whose first is at the start of a cache line, as loads of whole registers like it."""
+    zeros: Floats = torch.zeros(shape).numpy()
+    return zeros
+
+
 def room_for_spikes(words: Words) -> Times:
     """Room for the neurons that fire in a step."""
     return np.empty(64 * words.shape[2] + ROOM, np.uint16)

@@ -32,7 +32,8 @@ class RowTables(NamedTuple):
 
     For each pixel: its `row`; `low` and `high`, the first word of a row that it reaches and the one after the last;
     `start`, where in channel 0's taps lane 0 of output row 0 would find its tap, were the runs endless. For each lane
-    of row 0: `place`, its neuron, or -1. `valid` (blocks,), the bits of a row's words that are neurons.
+    of row 0: `place`, its neuron, or -1. `valid` (blocks,), the bits of a row's words that are neurons. For each
+    neuron: `lane`, where its bit is if each row has whole words of 64 lanes.
     """
 
     row: Indices
@@ -41,6 +42,7 @@ class RowTables(NamedTuple):
     start: Indices
     place: Indices
     valid: Words
+    lane: Indices
 
 
 class ConvLayer(NamedTuple):
@@ -96,4 +98,7 @@ def _tables(layout: Layout) -> RowTables:
     rows = np.arange(layout.plane) // layout.columns
     indices = (rows, np.tile(low, layout.rows), np.tile(high, layout.rows), start.reshape(-1), place)
     bits = np.packbits(valid, axis=1, bitorder="little").view(np.uint64).reshape(-1)
-    return RowTables(*(array.astype(np.int32) for array in indices), bits)
+    neurons = np.arange(layout.kernels * layout.out_rows * layout.out_columns)
+    of_kernel, row, column = np.unravel_index(neurons, (layout.kernels, layout.out_rows, layout.out_columns))
+    lane = -(-layout.lanes // 64) * 64 * row + column * layout.per + of_kernel
+    return RowTables._make([*(array.astype(np.int32) for array in indices), bits, lane.astype(np.int32)])

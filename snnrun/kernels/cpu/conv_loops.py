@@ -7,23 +7,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from snnrun.compiled.jit import Floats, Indices, Words, jit, part
+from snnrun.compiled.masks import both, every, every_lane, keep, load_mask, not_above, store_mask
 from snnrun.compiled.turns import NONE, Turn, take
-from snnrun.compiled.vector import (
-    both,
-    every,
-    every_lane,
-    keep,
-    load,
-    load_mask,
-    not_above,
-    splat,
-    store_mask,
-    zeros48,
-)
+from snnrun.compiled.vector import load, splat, zeros48
 from snnrun.kernels.cpu.constants import LifConstants
 from snnrun.kernels.cpu.conv_layout import WORD, ConvLayer
 from snnrun.kernels.cpu.forward_loops import LOOK, MARGIN
 from snnrun.kernels.cpu.image_layout import Layout
+from snnrun.kernels.cpu.image_loops import channel_of
 from snnrun.kernels.cpu.spike_loops import Listed, list_bits, list_sparse
 
 # Groups of bits to a step of a word of lanes, of which the last stays empty.
@@ -66,12 +57,6 @@ class Block(NamedTuple):
 
 
 @part
-def channel_of(n: int, plane: int) -> Any:
-    """n // plane, without the slow division; exact for all 32-bit numbers."""
-    return np.uint64((n + 0.5) * (1.0 / plane))
-
-
-@part
 def see_spikes(words_in: Words, b: int, layer: ConvLayer, seen: Seen) -> int:
     """List the input spikes of sample b row by row of each step; returns how many there are."""
     layout, tables, first, listed = layer.layout, layer.tables, seen.first, seen.listed.neurons
@@ -87,7 +72,7 @@ def see_spikes(words_in: Words, b: int, layer: ConvLayer, seen: Seen) -> int:
     for t in range(steps):
         row, end = np.uint64(t) * rows + np.uint64(2), np.uint64(seen.ends[t])
         while k < end:
-            channel = channel_of(listed[k], layout.plane)
+            channel = np.uint64(channel_of(listed[k], layout.plane))
             pixel = np.uint64(listed[k]) - channel * plane
             pixels[k] = pixel
             starts[k] = np.uint64(tables.start[pixel]) + channel * channel_step
@@ -101,9 +86,9 @@ def see_spikes(words_in: Words, b: int, layer: ConvLayer, seen: Seen) -> int:
         row, end = np.uint64(t) * rows + one, np.uint64(seen.ends[t])
         while k < end:
             pixel = np.uint64(pixels[k])
-            key = row + np.uint64(tables.row[pixel])
-            place = np.uint64(first[key])
-            first[key] += 1
+            line = row + np.uint64(tables.row[pixel])
+            place = np.uint64(first[line])
+            first[line] += 1
             seen.low[place], seen.high[place], seen.start[place] = tables.low[pixel], tables.high[pixel], starts[k]
             k += one
     return count
@@ -256,9 +241,10 @@ def write_spikes(b: int, layer: ConvLayer, row: int, word: int, block: Block, wo
         count = list_bits(~block.quiet[t] & valid, 64 * t, block.fired, count)
     shift, place = row * layer.layout.out_columns, layer.tables.place
     for k in range(count):
-        lane = np.uint64(block.fired[k])
-        t, n = lane >> np.uint64(6), np.uint64(place[np.uint64(WORD * word) + (lane & np.uint64(63))] + shift)
-        words[b, t, n >> np.uint64(6)] |= np.uint64(1) << (n & np.uint64(63))
+        fired = np.uint64(block.fired[k])
+        step, lane = fired >> np.uint64(6), np.uint64(WORD * word) + (fired & np.uint64(63))
+        n = np.uint64(place[lane] + shift)
+        words[b, step, n >> np.uint64(6)] |= np.uint64(1) << (n & np.uint64(63))
         counts[b, n] += np.float32(1)
 
 

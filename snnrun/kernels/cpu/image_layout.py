@@ -63,8 +63,7 @@ class Tables(NamedTuple):
 
     `unit` and `address` have entries for each input pixel, from `first[pixel]` on: the strips that its spikes reach,
     and where in channel 0's taps lane 0 of the strip finds its tap. `column`: what a column of the input adds to such
-    an address (of position 0). `place`: neuron of each lane in strip 0. `lane`: the place of each neuron's bit among
-    the bits of the strips.
+    an address (of position 0). `place`: neuron of each lane in strip 0.
     """
 
     first: Indices
@@ -72,7 +71,6 @@ class Tables(NamedTuple):
     address: Indices
     column: Indices
     place: Indices
-    lane: Indices
 
 
 class Convolution(NamedTuple):
@@ -108,21 +106,13 @@ def layout_of(window: Window) -> tuple[Layout, Tables]:
 
 
 def _tables(layout: Layout) -> Tables:
-    neurons = np.arange(layout.kernels * layout.out_rows * layout.out_columns)
-    kernel, row, position = np.unravel_index(neurons, (layout.kernels, layout.out_rows, layout.out_columns))
-    strip, within = np.divmod(position, layout.span)
-    lane = within * layout.kernels + kernel
     by_lane = np.arange(layout.blocks * 64)
     place = by_lane % layout.kernels * (layout.out_rows * layout.out_columns) + by_lane // layout.kernels
     column = np.arange(layout.columns) // layout.pool + layout.padding
     behind, phase = np.divmod(column, layout.stride)
     begins = behind - layout.reach + 1  # the first position that sees a column
     column = layout.lead + phase * layout.run - begins * layout.kernels
-    arrays = (
-        *_targets(layout, begins, column),
-        *(column, place, (row * layout.strips + strip) * layout.blocks * 64 + lane),
-    )
-    return Tables(*(_as_indices(array) for array in arrays))
+    return Tables(*(_as_indices(array) for array in (*_targets(layout, begins, column), column, place)))
 
 
 def _targets(layout: Layout, begins: NDArray[Any], column: NDArray[Any]) -> tuple[NDArray[Any], ...]:

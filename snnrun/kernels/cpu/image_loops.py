@@ -1,4 +1,4 @@
-"""The loop of `conv_activation`, and what it has in common with others over strips of neurons."""
+"""What the loops over strips of neurons have in common: the spikes that a strip sees, and its field."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from snnrun.compiled.jit import Floats, Indices, Words, in_64_or_32, jit, part
-from snnrun.compiled.turns import NONE, Turn, take
-from snnrun.compiled.vector import lanes, load, store
+from snnrun.compiled.jit import Floats, Indices, Words, part
+from snnrun.compiled.vector import load
 from snnrun.kernels.cpu.image_layout import Convolution, Layout, block_width
-from snnrun.kernels.cpu.readout_loops import Readout, read_wide_block
 from snnrun.kernels.cpu.spike_loops import Listed, list_sparse
 
 # The layout's own function, compiled. If a loop computed more lanes than the layout has, it would write beyond arrays.
@@ -111,74 +109,3 @@ def add_taps(like: Any, taps: Floats, offset: int, events: Events, u: int, t: in
     for k in range(events.begin[u, t], events.begin[u, t + 1]):
         sum_ = sum_ + load(taps, np.int64(events.address[k]) + offset, like)
     return sum_
-
-
-@part
-def gather_own(words: Words, b: int, lane: Indices, listed: Listed, own: Words) -> None:
-    """The layer's spikes of sample b as bits of lanes, `own` (strips * blocks, T, 1).
-
-    Scratch: `listed` for a step's spikes.
-    """
-    for block in range(own.shape[0]):
-        for t in range(own.shape[1]):
-            own[block, t, 0] = np.uint64(0)
-    for t in range(own.shape[1]):
-        for k in range(list_sparse(words, b, t, listed)):
-            bit = lane[listed.neurons[k]]
-            own[bit >> 6, t, 0] |= np.uint64(1) << np.uint64(bit & 63)
-
-
-@part
-def is_silent(own: Words, block: int) -> bool:
-    """Whether a block of lanes never fires."""
-    fired = np.uint64(0)
-    for t in range(own.shape[1]):
-        fired |= own[block, t, 0]
-    return bool(fired == np.uint64(0))
-
-
-@in_64_or_32
-@part
-def activate_lanes(like: Any, u: int, offset: int, taps: Floats, events: Events, values: Floats) -> None:
-    """Sum of readout times drive of a block of lanes; row 0 of the readout gets it."""
-    sum_ = like
-    for t in range(events.begin.shape[1] - 1):
-        if events.begin[u, t] < events.begin[u, t + 1]:
-            drive = add_taps(like, taps, offset, events, u, t)
-            sum_ = sum_ + drive * load(values, t * lanes(like), like)
-    store(values, 0, sum_)
-
-
-@jit
-def conv_activation(
-    words_in: Words,
-    words: Words,
-    convolution: Convolution,
-    readout: Readout,
-    activation: Floats,
-    events: Events,
-    own: Words,
-    turn: Turn,
-) -> None:
-    """The samples of a turn of `reference.images.conv_activation`; `activation` (B, N) zero.
-
-    `readout` of 64 neurons; `events` has room for the layer's own spikes too; scratch `own` as in `gather_own`.
-    """
-    layout, tables, begin = convolution.layout, convolution.tables, events.begin
-    while True:
-        b = take(turn)
-        if b == NONE:
-            return
-        list_events(words_in, b, convolution, events)
-        gather_own(words, b, tables.lane, events.listed, own)
-        for u in range(events.fill.shape[0]):
-            stop, shift = lanes_of(layout, u), shift_of(layout, u)
-            for offset in range(0, stop, 64):
-                block = u * layout.blocks + offset // 64
-                if is_silent(own, block) or begin[u, 0] == begin[u, begin.shape[1] - 1]:
-                    continue
-                width = width_at(stop - offset)
-                read_wide_block(width, readout, own, block, 0, 0, width)
-                activate_lanes(width, u, offset, convolution.taps, events, readout.values)
-                for i in range(min(width, stop - offset)):
-                    activation[b, tables.place[offset + i] + shift] = readout.values[i]

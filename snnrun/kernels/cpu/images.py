@@ -1,7 +1,7 @@
 """The functions of the backend for layers over images: convolutions and spiking pools.
 
-Spikes drive them, as in dense layers: a spike adds the taps of its neuron to the strips of output that see it (see
-`image_layout`). Strips that no spike reaches and neurons that never fire cost almost nothing.
+Spikes drive them, as in dense layers: a spike adds the taps of its neuron to the rows of output that see it (see
+`conv_layout`). Lanes that no spike reaches and neurons that never fire cost almost nothing.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from snnrun.compiled import threads
 from snnrun.compiled.jit import Indices, Words
 from snnrun.compiled.turns import Turn
 from snnrun.compiled.vector import GROUP
-from snnrun.kernels.cpu import conv_loops, image_loops, image_pair_loops, pool_loops
+from snnrun.kernels.cpu import conv_loops, conv_pair_loops, pool_loops
 from snnrun.kernels.cpu.arrays import (
     MOST_OF_IMAGES,
+    aligned_zeros,
     as_floats,
     as_words,
     check_type,
@@ -27,7 +28,8 @@ from snnrun.kernels.cpu.arrays import (
 from snnrun.kernels.cpu.constants import lif_constants, rule_constants
 from snnrun.kernels.cpu.conv_layout import conv_layer
 from snnrun.kernels.cpu.conv_loops import Block, Seen
-from snnrun.kernels.cpu.image_layout import Convolution, Layout, convolution, pool_tables, run_floats, taps_of
+from snnrun.kernels.cpu.conv_pair_loops import Pairs
+from snnrun.kernels.cpu.image_layout import Convolution, Layout, pool_tables, run_floats, taps_of
 from snnrun.kernels.cpu.image_loops import Events
 from snnrun.kernels.cpu.pair_loops import Errors
 from snnrun.kernels.cpu.readout_loops import room_for_readout
@@ -59,15 +61,14 @@ def conv_forward(spikes_in: Tensor, weight: Tensor, window: Window, lif: Lif) ->
 def conv_activation(rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, weight: Tensor, window: Window) -> Tensor:
     """See `reference.images.conv_activation`."""
     batch, steps, _ = spikes_in.shape
-    inputs, own, layer = bits_of(spikes_in), bits_of(spikes), convolution(weight, window)
-    constants, most = rule_constants(rule, lif, steps), most_spikes(inputs)
+    own, trains = bits_of(spikes), sort_by_neuron(spikes_in, window.inputs)
+    layer, constants = conv_layer(weight, window), rule_constants(rule, lif, steps)
     activation = torch.zeros(batch, window.neurons)
     out = activation.numpy()
 
     def some(turn: Turn) -> None:
-        events = room_for_events(inputs, most, layer, own.shape[2])
-        lanes, readout = _room_for_lanes(steps, layer.layout), room_for_readout(constants, steps, 64)
-        image_loops.conv_activation(inputs, own, layer, readout, out, events, lanes, turn)
+        readout, room = room_for_readout(constants, steps, GROUP), _room_for_pairs(own, layer.layout)
+        conv_pair_loops.conv_activation(own, trains, layer, readout, room, out, turn)
 
     threads.share(batch, some)
     return activation
@@ -86,21 +87,18 @@ def conv_backward(
     """See `reference.images.conv_backward`."""
     batch, steps, _ = spikes_in.shape
     own, trains = bits_of(spikes), sort_by_neuron(spikes_in, window.inputs)
-    layer, constants = convolution(weight, window), rule_constants(rule, lif, steps)
+    layer, constants = conv_layer(weight, window), rule_constants(rule, lif, steps)
     layout = layer.layout
     nothing = np.zeros((batch, 0), np.float32)
     gains, credits = (nothing if each is None else as_floats(each) for each in (gain, credit))
     parts = parts_of_gradient(batch, layout)
     below = torch.zeros(batch, 0 if credit is None else window.inputs)
-    gradients = np.zeros((len(parts), 0 if gain is None else run_floats(layout)), np.float32)
+    gradients = aligned_zeros(len(parts), 0 if gain is None else run_floats(layout))
     errors = Errors(gains, credits, below.numpy())
 
     def some(turn: Turn) -> None:
-        room = image_pair_loops.Lanes(
-            room_to_list(own.shape[2]), _room_for_lanes(steps, layout), *np.empty((2, 64), np.float32)
-        )
-        readout = room_for_readout(constants, steps, 64)
-        image_pair_loops.conv_backward(own, trains, errors, layer, readout, room, parts, gradients, turn)
+        readout, room = room_for_readout(constants, steps, GROUP), _room_for_pairs(own, layout)
+        conv_pair_loops.conv_backward(own, trains, errors, layer, readout, room, parts, gradients, turn)
 
     threads.share(len(parts), some)
     if gain is None:
@@ -120,12 +118,9 @@ def pool_forward(
     out, n = bits_of(spikes), counts.numpy()
 
     def some(turn: Turn) -> None:
-        state = pool_loops.State(
-            *torch.empty(2, padded).numpy(),
-            np.empty(padded // 64, np.uint64),
-            np.empty(padded // GROUP, np.bool_),
-            np.empty(padded // GROUP, np.int32),
-        )
+        u, a = torch.empty(2, padded).numpy()
+        awake, groups = np.empty(padded // GROUP, np.bool_), np.empty(padded // GROUP, np.int32)
+        state = pool_loops.State(u, a, np.empty(padded // 64, np.uint64), awake, groups)
         listed, block = room_to_list(inputs.shape[2]), np.empty(64, np.uint64)
         pool_loops.pool_forward(inputs, first, post, constants, window.neurons, out, n, state, listed, block, turn)
 
@@ -163,12 +158,12 @@ def most_spikes(inputs: Words) -> int:
     return int(spikes_of(inputs).max(initial=0))
 
 
-def room_for_events(inputs: Words, spikes: int, layer: Convolution, own: int = 0) -> Events:
-    """Room for samples of at most so many spikes, and for a step of the layer's `own` words."""
+def room_for_events(inputs: Words, spikes: int, layer: Convolution) -> Events:
+    """Room for samples of at most so many spikes."""
     steps, units = inputs.shape[1], layer.layout.out_rows * layer.layout.strips
     reached = int(np.diff(layer.tables.first).max(initial=0))
     sizes = (steps, layer.layout.plane, units, (units, steps + 1), spikes * reached)
-    return Events(room_to_list(max(inputs.shape[2], own), spikes), *(np.empty(size, np.int32) for size in sizes))
+    return Events(room_to_list(inputs.shape[2], spikes), *(np.empty(size, np.int32) for size in sizes))
 
 
 def parts_of_gradient(batch: int, layout: Layout) -> Indices:
@@ -189,9 +184,15 @@ def _room_for_block(steps: int) -> Block:
     return Block(begin, end, np.empty(steps, np.uint64), when, np.empty(64 * steps + ROOM, np.int32))
 
 
-def _room_for_lanes(steps: int, layout: Layout) -> Words:
-    """Scratch of `image_loops.gather_own`."""
-    return np.empty((layout.out_rows * layout.strips * layout.blocks, steps, 1), np.uint64)
+def _room_for_pairs(own: Words, layout: Layout) -> Pairs:
+    """Room for a sample of a layer whose spikes are `own` (B, T, W)."""
+    steps, inputs = own.shape[1], layout.channels * layout.plane
+    first, firing, start = (np.empty(size, np.int32) for size in (layout.plane + 1, inputs + 1, inputs + 1))
+    bits = np.empty((layout.out_rows * -(-layout.lanes // 64), steps), np.uint64)
+    gain, credit = aligned_zeros(2, GROUP)
+    return Pairs(
+        room_to_list(own.shape[2]), bits, np.empty((1, steps, 1), np.uint64), first, firing, start, gain, credit
+    )
 
 
 def _room_for_output(batch: int, steps: int, neurons: int) -> tuple[Tensor, Tensor]:

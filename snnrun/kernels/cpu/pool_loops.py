@@ -7,20 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 from snnrun.compiled.jit import Flags, Floats, Indices, Words, jit, part
+from snnrun.compiled.masks import drop, exceeding, load_mask, store_mask
 from snnrun.compiled.turns import NONE, Turn, take
-from snnrun.compiled.vector import (
-    GROUP,
-    drop,
-    exceeding,
-    load,
-    load_mask,
-    lowest_bit,
-    splat,
-    store,
-    store_mask,
-    zeros16,
-    zeros64,
-)
+from snnrun.compiled.vector import GROUP, load, lowest_bit, splat, store, zeros16, zeros64
 from snnrun.kernels.cpu.constants import LifConstants
 from snnrun.kernels.cpu.forward_loops import LOOK, can_fire
 from snnrun.kernels.cpu.readout_loops import Readout, read

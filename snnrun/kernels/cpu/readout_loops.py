@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from snnrun.compiled.jit import Floats, Indices, Words, in_64_32_or_16, in_64_or_32, part
 from snnrun.compiled.vector import above, choose, load, lowest_bit, splat, store
@@ -26,8 +27,8 @@ class Readout(NamedTuple):
 
 
 def room_for_readout(rule: RuleConstants, steps: int, width: int) -> Readout:
-    """Room for the readout of `width` neurons."""
-    return Readout(rule, np.empty(64, np.int32), np.empty(steps * width, np.float32))
+    """Room for the readout of `width` neurons, which begins at the start of a cache line."""
+    return Readout(rule, np.empty(64, np.int32), torch.empty(steps * width).numpy())
 
 
 @part

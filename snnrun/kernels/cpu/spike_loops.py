@@ -81,6 +81,8 @@ def list_sparse(words: Words, b: int, t: int, room: Listed, count: int = 0) -> i
 @part
 def held_bits(words: Words, b: int, t: int, w: int, t_ref: int) -> np.uint64:
     """Bits of the neurons of word w that fired in the t_ref steps before t."""
+    if t_ref == 2 and t >= 2:  # the usual case, without a loop
+        return np.uint64(words[b, t - 1, w] | words[b, t - 2, w])
     held = np.uint64(0)
     for lag in range(1, min(t_ref, t) + 1):
         held |= words[b, t - lag, w]
