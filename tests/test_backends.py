@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import platform
+import resource
 import sys
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -664,3 +666,18 @@ def test_more_neurons_than_16_bits_count_are_right_or_refused():
     except ValueError:
         return
     assert counts.item() == 0
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
+def test_the_memory_of_a_batch_is_kept_for_the_next():
+    """Not given back to the system, which would zero its pages again."""
+    kernels.use("cpu")
+
+    def pages() -> int:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        batch = [torch.ones(2**21) for _ in range(20)]  # of 8 MiB, 2048 pages each
+        del batch
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    pages()
+    assert min(pages() for _ in range(3)) < 2048

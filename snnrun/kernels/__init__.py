@@ -12,6 +12,8 @@ float32. `auto` is the fastest backend for the device.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 from importlib.util import find_spec
 from types import ModuleType
 
@@ -96,6 +98,22 @@ def choose(name: str, device: str) -> str:
     return name
 
 
+# Settings of glibc's mallopt (malloc.h) with their values, bytes: when memory goes back to the system, and from which
+# size on a block is not of the memory that is kept.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = (-1, 2**29), (-3, 2**25)
+
+
+def _keep_memory() -> None:
+    """Let the C library keep the memory of a batch for the next. Does nothing where that is not glibc.
+
+    By default it gives large blocks back to the system and gets them again, page by page, in every training step.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        allocator = ctypes.CDLL(None)
+        for setting in (_TRIM_THRESHOLD, _MMAP_THRESHOLD):
+            allocator.mallopt(*setting)
+
+
 def use(name: str = "auto", device: str = "cpu") -> str:
     """Let the operators run a backend in this process; returns its name. Arguments and errors are those of `choose`."""
     name = choose(name, device)
@@ -105,6 +123,7 @@ def use(name: str = "auto", device: str = "cpu") -> str:
         ops.backend = cpu
         # PyTorch's threads go on waiting at full speed after each operation, on the cores that the kernels need.
         torch.set_num_threads(1)
+        _keep_memory()
     elif name == "gpu":
         from snnrun.kernels import gpu
 
