@@ -10,7 +10,7 @@ from snnrun.compiled import threads
 from snnrun.compiled.jit import Floats
 from snnrun.compiled.turns import Turn
 from snnrun.kernels.cpu import srm_loops
-from snnrun.kernels.cpu.arrays import as_rows, check_type, pad, padded_size, room_for_spikes, sort_by_neuron
+from snnrun.kernels.cpu.arrays import aligned, as_rows, check_type, pad, padded_size, room_for_spikes, sort_by_neuron
 from snnrun.kernels.cpu.constants import NO_FLOATS, srm_constants
 from snnrun.kernels.cpu.drives import conv_drive, dense_drive
 from snnrun.kernels.cpu.image_layout import pool_tables
@@ -132,7 +132,7 @@ def _scan_backward(grad_spikes: Tensor, membrane: Tensor, recurrent_weight: Tens
     grad, u = pad(grad_spikes), pad(membrane)
     batch, steps, padded = grad.shape
     loop = NO_FLOATS if recurrent_weight is None else pad(recurrent_weight).reshape(-1)
-    trace, constants = np.empty((batch * steps + SQUARE) * padded, np.float32), srm_constants(neuron)
+    trace, constants = aligned((batch * steps + SQUARE) * padded), srm_constants(neuron)
     flat = grad.reshape(-1), u.reshape(-1), trace[: grad.size]
 
     def some(turn: Turn) -> None:

@@ -13,6 +13,7 @@ from snnrun.kernels import reference
 from snnrun.kernels.cpu import stbp_backward_loops, stbp_loops
 from snnrun.kernels.cpu.arrays import (
     MOST_OF_IMAGES,
+    aligned,
     as_floats,
     as_rows,
     as_words,
@@ -95,7 +96,7 @@ def stbp_backward(
     own = sort_by_neuron(spikes[:, :-1], neurons) if len(loops) else None
     rows, loop = as_rows(weight), NO_FLOATS if recurrent_weight is None else as_rows(recurrent_weight)
     parts = samples_at_once(batch, steps * padded)
-    trace = np.empty((parts[0].stop * steps + SQUARE) * padded, np.float32)
+    trace = aligned((parts[0].stop * steps + SQUARE) * padded)
     for some in parts:
         scan = scan_of(grad_spikes[some], spikes[some], membrane[some], loop, neuron)
         below = grad_in.numpy()[some].reshape(-1), _ALL if near_in is None else as_words(near_in[some])
@@ -143,7 +144,7 @@ def trace_of(
     """
     scan = scan_of(grad_spikes, spikes, membrane, loop, neuron)
     (batch, steps, _), padded = membrane.shape, scan.padded
-    trace, sums = np.empty((batch * steps + SQUARE) * padded, np.float32), np.empty((batch, padded), np.float32)
+    trace, sums = aligned((batch * steps + SQUARE) * padded), np.empty((batch, padded), np.float32)
     _scan_back(scan, trace, sums.reshape(-1), NO_FLOATS, 0, NO_FLOATS, _ALL)
     return trace, sums
 
