@@ -48,6 +48,8 @@ def only(folder: Path) -> Path:
 @pytest.mark.parametrize("number", signals.ENDING)
 def test_every_signal_that_announces_an_end_is_an_interrupt(number: signal.Signals, monkeypatch: Any) -> None:
     monkeypatch.setitem(cli.COMMANDS, "config", (lambda _: signal.raise_signal(number), ""))
+    if signal.getsignal(number) == signal.SIG_IGN:
+        pytest.skip("this process was started with the signal ignored, which snnrun respects")
     before = signal.getsignal(number)
     assert cli.main(["config"]) == 130
     assert signal.getsignal(number) == before

@@ -111,7 +111,7 @@ def test_spikes_of_pools_are_the_references(layer, lif):
     LIFS,
     st.sampled_from([17, 100]),
 )
-@settings(max_examples=30)
+@settings(max_examples=15)
 def test_spikes_long_after_the_input_are_the_references(layer, lif, silence):
     """A simulation ends early where nothing can fire any more, and no sooner; nor does it begin too late."""
     for before, after in ((0, silence), (silence, 3)):
@@ -124,6 +124,18 @@ def test_spikes_long_after_the_input_are_the_references(layer, lif, silence):
         spikes, counts = cpu.pool_forward(spikes_in, pool, lif)
         expected = [reference.pool_forward(spikes_in, pool, near, torch.float64)[0] for near in thresholds(lif)]
         assert_same_spikes(spikes, counts, *expected, False)
+
+
+def test_a_convolution_without_a_refractory_period_is_reset_at_each_spike():
+    """One spike of input, slow traces, a low threshold: what is left of the membrane would fire on."""
+    spikes_in = torch.zeros(1, 12, 1)
+    spikes_in[0, 0] = 1
+    window, weight = Window(1, 1, 1, 1, 1, 1), torch.full((1, 1, 1, 1), 9.0).double()
+    lif = Lif(20.0, 4.0, 0, 0.5)
+    spikes, counts = cpu.conv_forward(*single(pack(spikes_in), weight), window, lif)
+    expected = [reference.conv_forward(pack(spikes_in), weight, window, near)[0] for near in thresholds(lif)]
+    assert_same_spikes(spikes, counts, *expected, False)
+    assert 0 < counts.item() < 11
 
 
 def test_a_convolution_fires_above_its_threshold_alone_and_a_pool_at_it():

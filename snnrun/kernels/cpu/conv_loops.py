@@ -169,7 +169,9 @@ def run_steps(
         v = v * splat(lif.decay_m, like) + a
         for lag in range(1, min(lif.t_ref, t) + 1):
             v = keep(load_mask(quiet, GROUPS * (t - lag), like), v)
-        store_mask(quiet, GROUPS * t, not_above(v, splat(lif.threshold, like)))
+        calm = not_above(v, splat(lif.threshold, like))
+        v = keep(calm, v)  # without a refractory period no later step does it
+        store_mask(quiet, GROUPS * t, calm)
     return v, a, recent
 
 
