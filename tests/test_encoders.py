@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from snnrun import data, encoders
-from snnrun.compiled import parallel
+from snnrun.compiled import parallel, splitmix
 from snnrun.encoders import draws
 from snnrun.errors import UsageError
 from snnrun.train.batches import batches
@@ -231,7 +231,7 @@ def test_splitmix64_gives_the_published_numbers():
     step = 0x9E3779B97F4A7C15
     numbers = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821]
     assert [mixed((1234567 + k * step) % 2**64) for k in range(1, 6)] == numbers
-    assert [int(draws.mix(np.uint64((1234567 + k * step) % 2**64))) for k in range(1, 6)] == numbers
+    assert [int(splitmix.mix(np.uint64((1234567 + k * step) % 2**64))) for k in range(1, 6)] == numbers
 
 
 @pytest.mark.parametrize(("name", "first_step"), [("poisson", 1), ("bernoulli", 0)])

@@ -89,32 +89,29 @@ def both(_: Any, a: Any, b: Any) -> Any:
     return a(a, b), codegen
 
 
+def _in_lanes(mask: Any, a: Any, inside: bool) -> Any:
+    """`keep`, or `drop` if not `inside`."""
+
+    def codegen(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        zeros, chosen = ir.Constant(ir.VectorType(ir.FloatType(), GROUP), [0.0] * GROUP), []
+        for number, group in enumerate(groups_of(builder, args[1])):
+            pair = (group, zeros) if inside else (zeros, group)
+            chosen.append(builder.select(builder.extract_value(args[0], number), *pair))
+        return joined(builder, chosen)
+
+    return a(mask, a), codegen
+
+
 @intrinsic  # type: ignore[untyped-decorator]
 def keep(_: Any, mask: Any, a: Any) -> Any:
     """a in the lanes of the mask, 0 in the others."""
-
-    def codegen(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        zeros = ir.Constant(ir.VectorType(ir.FloatType(), GROUP), [0.0] * GROUP)
-        groups = enumerate(groups_of(builder, args[1]))
-        return joined(
-            builder, [builder.select(builder.extract_value(args[0], number), group, zeros) for number, group in groups]
-        )
-
-    return a(mask, a), codegen
+    return _in_lanes(mask, a, inside=True)
 
 
 @intrinsic  # type: ignore[untyped-decorator]
 def drop(_: Any, mask: Any, a: Any) -> Any:
     """0 in the lanes of the mask, a in the others."""
-
-    def codegen(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        zeros = ir.Constant(ir.VectorType(ir.FloatType(), GROUP), [0.0] * GROUP)
-        groups = enumerate(groups_of(builder, args[1]))
-        return joined(
-            builder, [builder.select(builder.extract_value(args[0], number), zeros, group) for number, group in groups]
-        )
-
-    return a(mask, a), codegen
+    return _in_lanes(mask, a, inside=False)
 
 
 @intrinsic  # type: ignore[untyped-decorator]

@@ -8,21 +8,17 @@ from typing import Any
 import numpy as np
 
 from snnrun.compiled.jit import Counts, Words, jit, part
+from snnrun.compiled.splitmix import STEP, mix
 from snnrun.compiled.turns import NONE, Turn, take
 from snnrun.compiled.vector import lowest_bit
 
-# SplitMix64, as in `encoders.draws`.
-_STEP, _MIX1, _MIX2 = (np.uint64(x) for x in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 HALF = 32  # bits: the lower ones of a spike's word decide whether it is dropped, the upper ones how it is jittered
 
 
 @part
 def _drawn(key: Any, place: Any) -> Any:
     """The random word of a place in the stream of a key."""
-    x = key + np.uint64(place + 1) * _STEP
-    x = (x ^ (x >> np.uint64(30))) * _MIX1
-    x = (x ^ (x >> np.uint64(27))) * _MIX2
-    return x ^ (x >> np.uint64(31))
+    return mix(key + np.uint64(place + 1) * STEP)
 
 
 @part

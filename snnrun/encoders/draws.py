@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snnrun.compiled.jit import Words, jit, part
+from snnrun.compiled.splitmix import STEP, mix
 from snnrun.compiled.turns import NONE, Turn, take
 from snnrun.compiled.vector import transpose_bits
 
@@ -23,18 +24,6 @@ Levels = NDArray[np.int32]
 # L: probabilities are rounded to multiples of 2^-24.
 DIGITS = 24
 ALWAYS = 1 << DIGITS
-
-# SplitMix64 (Steele, Lea and Flood 2014): the numbers of a stream are mixed values of an arithmetic progression.
-STEP = np.uint64(0x9E3779B97F4A7C15)
-_MIX1, _MIX2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
-
-
-@part
-def mix(x: Any) -> Any:
-    """SplitMix64's output function."""
-    x = (x ^ (x >> np.uint64(30))) * _MIX1
-    x = (x ^ (x >> np.uint64(27))) * _MIX2
-    return x ^ (x >> np.uint64(31))
 
 
 @part

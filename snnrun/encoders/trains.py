@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snnrun.compiled.jit import Floats, Words, jit, part
+from snnrun.compiled.splitmix import STEP, mix
 from snnrun.compiled.turns import NONE, Turn, take
-from snnrun.encoders.draws import ALWAYS, DIGITS, STEP, Levels, mix, stream_of
+from snnrun.encoders.draws import ALWAYS, DIGITS, Levels, stream_of
 
 
 @part

@@ -8,21 +8,17 @@ from typing import Any
 import numpy as np
 
 from snnrun.compiled.jit import Floats, Words, jit, part
+from snnrun.compiled.splitmix import STEP, mix
 from snnrun.compiled.turns import NONE, Turn, take
 from snnrun.compiled.vector import lowest_bit
 
-_STEP, _MIX1, _MIX2 = (np.uint64(x) for x in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 _LOWER = np.uint64(2**32 - 1)
 
 
 @part
 def _lost(key: Any, number: Any, limit: Any) -> Any:
     """Whether a place loses its spike."""
-    x = key + np.uint64(number + 1) * _STEP
-    x = (x ^ (x >> np.uint64(30))) * _MIX1
-    x = (x ^ (x >> np.uint64(27))) * _MIX2
-    x ^= x >> np.uint64(31)
-    return np.int64(x & _LOWER) < limit
+    return np.int64(mix(key + np.uint64(number + 1) * STEP) & _LOWER) < limit
 
 
 @partial(jit, exact=True)
