@@ -29,7 +29,7 @@ pytest.importorskip("optuna")
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # SQLAlchemy's pool keeps its sqlite connections
 PAIR = ("model=stbp", "data=digits", "tracking=none")
 NOW = tuned.rate(file.settings_of("stbp_digits")[0]["train"]["lr"])
-SHORT = ("--trials", "2", "--epochs", "2", "--confirm", "1", "--out", "mine")
+SHORT = ("--trials", "2", "--epochs", "2", "--confirm", "1", "--finalists", "1", "--out", "mine")
 
 
 def as_now(values: dict[str, Any]) -> bool:
@@ -108,7 +108,7 @@ def test_the_best_of_the_search_is_confirmed_and_written_with_its_facts(tune: An
     assert facts["settings"]["train.lr"] == best["train"]["lr"]
     assert "data.root" not in facts["settings"]
     assert f"{path}\nTo use them: snnrun train --config-dir mine tuned=stbp_digits_tuned model=stbp data=digits" in out
-    asked = "model=stbp data=digits --trials 2 --epochs 2 --samples 200 --confirm 1 --seed 0"
+    asked = "model=stbp data=digits --trials 2 --epochs 2 --samples 200 --confirm 1 --finalists 1 --seed 0"
     assert f"#   snnrun tune {asked}\n" in path.read_text("utf-8")
     assert (studies()[0] / "optuna.db").is_file()
 
@@ -131,7 +131,7 @@ def test_a_tuning_that_was_ended_keeps_what_it_found_and_goes_on_and_what_diverg
     code, out, err = tune(*PAIR, *SHORT)
     assert (code, len(studies()), len(plan.tried(studies()[0]))) == (0, 1, 2)
     assert "1 of the points failed" in err
-    assert "(the settings of before were the best)" in out
+    assert "  the settings of before\n" in out
     assert [run["train"]["epochs"] for run in runs.values] == [2, 2, 2, 20], "they are confirmed once"
     assert yaml.safe_load(Path("mine/tuned/stbp_digits_tuned.yaml").read_text("utf-8"))["tuning"]["trials"] == 2
     code, _, err = tune(*PAIR, *SHORT, "--samples", "100")
@@ -166,15 +166,48 @@ def test_settings_that_are_worse_at_full_length_are_not_written(
         found = points.Point(number, str(number), swept, label=label, status="FINISHED")
         found.summary = {"validation/accuracy_best": accuracy}
         found.save(confirmation)
-    assert command._conclude(made, tmp_path / "a", confirmation, swept, Path("mine")) == 0
+    assert command._conclude(made, tmp_path / "a", confirmation, [swept], Path("mine")) == 0
     out = capsys.readouterr().out
-    assert "before: validation 85.00 ± 7.07 % (2 seeds)\ntuned:  validation 75.00 ± 7.07 % (2 seeds)\n" in out
+    assert (
+        "before: validation 85.00 ± 7.07 % (2 seeds)\ntuned:  validation 75.00 ± 7.07 % (2 seeds)  train.lr=0.1\n"
+        in out
+    )
     assert "The settings of before are better, so they stay." in out
     assert not Path("mine").exists()
     found.status = "FAILED"
     found.save(confirmation)
     with pytest.raises(SnnrunError, match="the best settings of the search failed at full length"):
-        command._conclude(made, tmp_path / "a", confirmation, swept, Path("mine"))
+        command._conclude(made, tmp_path / "a", confirmation, [swept], Path("mine"))
+
+
+def test_the_luckiest_trial_gives_way_to_one_that_holds_over_seeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = plan.plan(plan.Request(("model=stbp",), 9, None, 2, None, 2, 0, finalists=3), tmp_path)
+    study, confirmation = tmp_path / "a", tmp_path / "a_confirm"
+    now = ["train.schedule=constant"] if made.values["train"]["schedule"] == "constant" else ["train.schedule=cosine"]
+    lucky, sound, lost = ["train.lr=0.1"], ["train.lr=0.01"], ["train.lr=0.02"]
+    for number, (words, objective) in enumerate(
+        [(now, 0.95), (lucky, 0.99), (sound, 0.97), (sound, 0.96), (lost, 0.9), (["train.lr=1.0"], 0.8)]
+    ):
+        points.Point(number, str(number), words, words, status="FINISHED", objective=objective).save(study)
+    finalists = plan.finalists(made, study)
+    assert finalists == [lucky, sound, None]
+    assert [word for word in made.confirmed(finalists) if "points" in word] == [
+        'search.points=["before: seed=choice(0,1)", "tuned: train.lr=0.1 seed=choice(0,1)", '
+        '"tuned: train.lr=0.01 seed=choice(0,1)"]'
+    ]
+    outcomes = [("before", now, 0.9), ("before", now, 0.9), ("tuned", lucky, 0.99), ("tuned", sound, 0.94)]
+    for number, (label, words, accuracy) in enumerate([*outcomes, ("tuned", sound, 0.92)]):
+        found = points.Point(number, str(number), words, label=label, status="FINISHED")
+        found.summary = {"validation/accuracy_best": accuracy}
+        found.save(confirmation)
+        (found.folder(confirmation) / "tags.json").write_text('{"data.origin": "recorded"}')
+    assert command._conclude(made, study, confirmation, finalists, Path("mine")) == 0
+    facts = yaml.safe_load(Path("mine/tuned/stbp_digits_tuned.yaml").read_text("utf-8"))["tuning"]
+    assert (facts["accuracy"], facts["finalists"], facts["settings"]["train.lr"]) == (0.93, 3, 0.01)
+    assert "tuned:  failed  train.lr=0.1\n" in capsys.readouterr().out, "one of its seeds is missing"
 
 
 def test_the_first_point_has_the_settings_as_they_are_and_time_is_a_limit(
@@ -278,6 +311,7 @@ def test_multiples_and_places() -> None:
         (["--minutes", "0"], "--minutes: '0' is not a number greater than 0."),
         (["--minutes", "x"], "--minutes: 'x' is not"),
         (["--confirm", "0"], "--confirm: '0' is not"),
+        (["--finalists", "0"], "--finalists: '0' is not"),
         (["--seed", "-1"], "--seed: '-1' is not"),
         (["--jobs", "2", "--launcher", "ray"], "--jobs: is for --launcher joblib."),
         (["seed=1"], "seed: a tuning has its own. Say it by --seed."),

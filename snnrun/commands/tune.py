@@ -18,13 +18,14 @@ from snnrun.errors import SnnrunError, UsageError
 
 if TYPE_CHECKING:
     from snnrun.sweep.points import Point
-    from snnrun.tune.plan import Plan
+    from snnrun.tune.facts import Measured
+    from snnrun.tune.plan import Plan, Settings
 
 EPILOG = """\
 The search: Optuna proposes settings from the space of the model (conf/search/space/tune.yaml), the settings of now
 first. A trial trains for a few epochs, and ends early if its validation accuracy falls behind the median of the others.
-Then the best and the settings of now are trained at full length over the same seeds. The file is written only if the
-best is not worse. Test samples choose nothing.
+Then the best few and the settings of now are trained at full length over the same seeds. The file is written only if
+the best of them is not worse than the settings of now. Test samples choose nothing.
 
 Stopped in any way, the same command goes on with it, from the last checkpoint. What was tried is kept as a sweep.
 Overrides such as data.root=FOLDER or hardware.threads=1 are for all its runs."""
@@ -54,6 +55,7 @@ def _tune(arguments: list[str]) -> int:
         samples=options.samples,
         confirm=options.confirm,
         seed=options.seed,
+        finalists=options.finalists,
     )
     made = plan.plan(request, options.outputs)
     study = None if options.new else plan.find(made)
@@ -64,19 +66,19 @@ def _tune(arguments: list[str]) -> int:
     code = _search(made, study, launcher)
     if code == UsageError.exit_code:
         return code
-    best = plan.best(study)
+    ranked = plan.ranked(study)
     if code == INTERRUPTED or (code and plan.waiting(study)):
-        print(f"{_best_so_far(best)} {go_on}", flush=True)
+        print(f"{_best_so_far(ranked)} {go_on}", flush=True)
         return code
-    if best is None:
+    if not ranked:
         raise SnnrunError(_why_none(study))
-    swept = plan.words_of(best, made)
+    finalists = plan.finalists(made, study)
     confirmation = study.with_name(f"{study.name}_confirm")
-    code = _confirm(made, confirmation, swept, launcher)
+    code = _confirm(made, confirmation, finalists, launcher)
     if code == INTERRUPTED or (code and plan.waiting(confirmation)):
-        print(f"{_best_so_far(best)} {go_on}", flush=True)
+        print(f"{_best_so_far(ranked)} {go_on}", flush=True)
         return code
-    return _conclude(made, study, confirmation, swept, options.out)
+    return _conclude(made, study, confirmation, finalists, options.out)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -101,6 +103,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--confirm", type=number("--confirm"), default=3, metavar="K", help="seeds at full length (default: 3)"
+    )
+    parser.add_argument(
+        "--finalists",
+        type=number("--finalists"),
+        default=3,
+        metavar="N",
+        help="how many of the best are confirmed (default: 3)",
     )
     parser.add_argument("--seed", type=_from_zero, default=0, metavar="N", help="of the search (default: 0)")
     parser.add_argument("--new", action="store_true", help="begin another study, whatever there is")
@@ -137,8 +146,8 @@ def _say_what_runs(made: Plan) -> None:
     late = "" if request.minutes is None else f", none begun after {request.minutes:g} minutes"
     print(
         f"tuning model={model} on data={data}: {request.trials} trials of {_epochs(request.epochs)} on {some} training "
-        f"samples{late}; then {request.confirm} seed{'s' if request.confirm > 1 else ''} of "
-        f"{_epochs(made.values['train']['epochs'])}",
+        f"samples{late}; then the best {request.finalists} and the settings of now over {request.confirm} "
+        f"seed{'s' if request.confirm > 1 else ''} of {_epochs(made.values['train']['epochs'])}",
         flush=True,
     )
 
@@ -161,18 +170,23 @@ def _search(made: Plan, study: Path, launcher: Sequence[str]) -> int:
     return code
 
 
-def _confirm(made: Plan, confirmation: Path, swept: Sequence[str] | None, launcher: Sequence[str]) -> int:
+def _confirm(made: Plan, confirmation: Path, finalists: Sequence[Settings], launcher: Sequence[str]) -> int:
     from snnrun.commands import train
     from snnrun.tune import plan
 
-    arguments = [*made.confirmed(swept), f"outputs={quoted(str(made.outputs))}", *launcher, plan.place(confirmation)]
+    arguments = [
+        *made.confirmed(finalists),
+        f"outputs={quoted(str(made.outputs))}",
+        *launcher,
+        plan.place(confirmation),
+    ]
     return train.main(["-m", *arguments])
 
 
-def _best_so_far(best: Point | None) -> str:
-    if best is None or best.objective is None:
+def _best_so_far(ranked: Sequence[Point]) -> str:
+    if not ranked or ranked[0].objective is None:
         return "No trial has come to its end yet."
-    return f"The best so far: validation {100 * best.objective:.2f} % with {' '.join(best.swept)}."
+    return f"The best so far: validation {100 * ranked[0].objective:.2f} % with {' '.join(ranked[0].swept)}."
 
 
 def _why_none(study: Path) -> str:
@@ -186,34 +200,43 @@ def _why_none(study: Path) -> str:
 # ---- what comes of them ----------------------------------------------------------------------------------------------
 
 
-def _conclude(made: Plan, study: Path, confirmation: Path, swept: Sequence[str] | None, out: Path | None) -> int:
+def _conclude(made: Plan, study: Path, confirmation: Path, finalists: Sequence[Settings], out: Path | None) -> int:
     """Compare, and write the file if the best is not worse. Returns the exit code."""
     from snnrun.config.compose import compose
     from snnrun.tune import facts, file, plan
 
-    before, found = plan.outcomes(confirmation, swept)
-    old, new = facts.measure(before, made.request.confirm), facts.measure(found, made.request.confirm)
-    same = " (the settings of before were the best)" if swept is None else ""
-    print(f"before: {old or 'failed'}\ntuned:  {new or 'failed'}{same}")
-    if new is None:
+    old = facts.measure(plan.outcome(confirmation, None), made.request.confirm)
+    measured = [facts.measure(plan.outcome(confirmation, found), made.request.confirm) for found in finalists]
+    _say_what_came(old, finalists, measured)
+    complete = [(settings, found) for settings, found in zip(finalists, measured, strict=True) if found is not None]
+    if not complete:
         raise SnnrunError(
             f"tune: the best settings of the search failed at full length, so nothing is written. {confirmation} has "
             "the reasons."
         )
+    settings, new = max(complete, key=lambda entry: entry[1].mean)
     if old is not None and new.mean < old.mean:
         print(f"The settings of before are better, so they stay. The study is kept: {study}", flush=True)
         return 0
     common = [word for word in made.request.words if not word.startswith("hydra.launcher.")]
-    values = compose([*common, *(swept or ())])
-    settings, others = file.settings_of(made.pair)
-    settings = file.changed(settings, [*made.settings, *(swept or ())], values)
+    values = compose([*common, *(settings or ())])
+    own, others = file.settings_of(made.pair)
+    own = file.changed(own, [*made.settings, *(settings or ())], values)
     path, use = file.target(made.pair, out, plain=not made.settings)
-    told = facts.facts(made, study, new, old, found[0].folder(confirmation), time.strftime("%Y-%m-%d"))
+    run = plan.outcome(confirmation, settings)[0].folder(confirmation)
+    told = facts.facts(made, study, new, old, run, time.strftime("%Y-%m-%d"))
     title = f"{made.values['model']['name']} on {made.values['data']['name']}"
-    file.write(path, file.text(made.pair, title, settings, others, told, made.command))
+    file.write(path, file.text(made.pair, title, own, others, told, made.command))
     print(f"{path}\n{use}{'' if path.stem == made.pair else f' {shlex.join(made.groups)}'}", flush=True)
     _say_what_builds_on_it(made.pair, path)
     return 0
+
+
+def _say_what_came(old: Measured | None, finalists: Sequence[Settings], measured: Sequence[Measured | None]) -> None:
+    print(f"before: {old or 'failed'}")
+    for settings, found in zip(finalists, measured, strict=True):
+        what = "the settings of before" if settings is None else " ".join(settings)
+        print(f"tuned:  {found or 'failed'}  {what}")
 
 
 def _say_what_builds_on_it(pair: str, path: Path) -> None:

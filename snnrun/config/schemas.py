@@ -167,6 +167,7 @@ class Tuning:
     seeds: Annotated[int | None, Range(at_least=1)] = None
     before: Annotated[float | None, Range(at_least=0, at_most=1)] = None
     trials: Annotated[int | None, Range(at_least=1)] = None
+    finalists: Annotated[int | None, Range(at_least=1)] = None
     minutes: float | None = None
     epochs: Annotated[int | None, Range(at_least=1)] = None
     samples: Annotated[int | None, Range(at_least=1)] = None

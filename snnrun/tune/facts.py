@@ -51,6 +51,7 @@ def facts(made: Plan, study: Path, new: Measured, old: Measured | None, run: Pat
         "before": None if old is None else round(old.mean, 5),
         "trials": len(plan.tried(study)),
         "minutes": round(points.minutes(study), 1),
+        "finalists": request.finalists,
         "epochs": request.epochs,
         "samples": request.samples,
         "seed": request.seed,

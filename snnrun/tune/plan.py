@@ -26,6 +26,8 @@ EPOCHS = 5
 SPACE = "tune"  # of conf/search/space
 # Overrides that say where a run reads and writes, and change none of its settings.
 PLACES = ("data.root", "data.download", "hardware", "tracking", "checkpoint", "plugin", "hydra.launcher.")
+# The overrides that a trial made; None: it had the settings of now.
+Settings = Sequence[str] | None
 # What the procedure itself says.
 OWN = {
     "seed": "--seed",
@@ -44,7 +46,7 @@ class Request:
 
     `words` are the overrides, model and corpus among them. A trial takes `epochs` and `samples` (None: all of them),
     and there are `trials` of them, of which none begins after `minutes`. `confirm` is the number of seeds over which
-    the best is compared with the settings of now, `seed` that of the search.
+    the best `finalists` are compared with the settings of now, `seed` that of the search.
     """
 
     words: tuple[str, ...]
@@ -54,6 +56,7 @@ class Request:
     samples: int | None
     confirm: int
     seed: int
+    finalists: int = 1
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,7 @@ class Plan:
             "--epochs": request.epochs,
             "--samples": request.samples,
             "--confirm": request.confirm,
+            "--finalists": request.finalists,
             "--seed": request.seed,
         }
         pair = [f"{group}={self.values[group]['name']}" for group in ("model", "data")]
@@ -115,13 +119,10 @@ class Plan:
         minutes = [] if request.minutes is None else [f"search.minutes={request.minutes:g}"]
         return [f"search.trials={request.trials}", f"search.startup={max(1, request.trials // 3)}", *minutes]
 
-    def confirmed(self, best: Sequence[str] | None) -> list[str]:
-        """The arguments of the sweep that compares the best settings with those of now, at full length.
-
-        `best` None stands for settings that are those of now.
-        """
+    def confirmed(self, finalists: Sequence[Settings]) -> list[str]:
+        """The arguments of the sweep that compares the finalists with the settings of now, at full length."""
         seeds = f"seed=choice({','.join(map(str, range(self.request.confirm)))})"
-        listed = [f"before: {seeds}", *([] if best is None else [f"tuned: {' '.join(best)} {seeds}"])]
+        listed = [f"before: {seeds}", *(f"tuned: {' '.join(found)} {seeds}" for found in finalists if found)]
         return ["search=list", f"search.points={json.dumps(listed)}", *self.request.words]
 
 
@@ -241,13 +242,26 @@ def waiting(folder: Path) -> bool:
     return any(point.status == "WAITING" for point in trials(folder))
 
 
-def best(folder: Path) -> Point | None:
-    """The best trial that came to its end; None if there is none."""
+def ranked(folder: Path) -> list[Point]:
+    """The trials that came to their end, best first."""
     finished = [point for point in trials(folder) if point.status == "FINISHED" and point.objective is not None]
-    return max(finished, key=lambda point: (point.objective, -point.number), default=None)
+    return sorted(finished, key=lambda point: (-(point.objective or 0.0), point.number))
 
 
-def words_of(trial: Point, made: Plan) -> list[str] | None:
+def finalists(made: Plan, folder: Path) -> list[Settings]:
+    """The settings of the best trials, no two the same, as many as were asked for if there are so many.
+
+    The best of one seed and a few epochs is often the luckiest, which does not hold over seeds: several are confirmed.
+    """
+    found: list[Settings] = []
+    for trial in ranked(folder):
+        settings = words_of(trial, made)
+        if settings not in found:
+            found.append(settings)
+    return found[: made.request.finalists]
+
+
+def words_of(trial: Point, made: Plan) -> Settings:
     """The settings of a trial as overrides; None if they are those of now."""
     now = {key: made.values[key] for key in ("encoder", "model", "train")}
     common = [word for word in made.request.words if not word.startswith("hydra.launcher.")]
@@ -255,10 +269,8 @@ def words_of(trial: Point, made: Plan) -> list[str] | None:
     return None if all(values[key] == now[key] for key in now) else list(trial.swept)
 
 
-def outcomes(folder: Path, swept: Sequence[str] | None) -> tuple[list[Point], list[Point]]:
-    """The runs at full length, of the settings before and of those that were tuned."""
-    found = trials(folder)
-    before = [point for point in found if point.label == "before"]
-    if swept is None:
-        return before, before
-    return before, [point for point in found if point.label == "tuned" and set(swept) <= set(point.overrides)]
+def outcome(folder: Path, settings: Settings) -> list[Point]:
+    """The runs at full length with some settings."""
+    if settings is None:
+        return [point for point in trials(folder) if point.label == "before"]
+    return [point for point in trials(folder) if point.label == "tuned" and set(settings) <= set(point.overrides)]
