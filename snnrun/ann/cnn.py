@@ -14,7 +14,7 @@ from snnrun.ann.module import AnnModel, Dropout, seeded
 from snnrun.declared import Range
 from snnrun.errors import UsageError
 from snnrun.network.model import Design, Scores, Signal
-from snnrun.network.topology import ConvSpec, LayerSpec, Planned, parse_topology, plan
+from snnrun.network.topology import ConvSpec, LayerSpec, Planned, check_connections, parse_topology, plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +44,7 @@ class Cnn(Design):
         for part, spec in zip(self.network.split("-"), parse_topology(self.network), strict=False):
             if isinstance(spec, LayerSpec) and spec.recurrent:
                 raise UsageError(f"model.network: {part!r} is recurrent, and model=cnn is not. Write {spec.size}.")
+        check_connections(self.network, recurrent=False, skips=False)
 
     def build(self, signal: Signal, outputs: int, seed: int) -> CnnModel:
         """Make the model. Raises UsageError if samples are no images, or too small for the layers."""

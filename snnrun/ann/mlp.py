@@ -64,7 +64,7 @@ def widths(network: str, model: str) -> list[int]:
     """Widths of dense hidden layers. Raises UsageError if there is another layer among them."""
     layers = []
     for part, spec in zip(network.split("-"), parse_topology(network), strict=False):
-        if not isinstance(spec, LayerSpec) or spec.recurrent:
+        if not isinstance(spec, LayerSpec) or spec.recurrent or spec.skips:
             raise UsageError(f"model.network: {part!r} is no layer of model={model}, which are dense, such as 512-512.")
         layers.append(spec.size)
     return layers

@@ -138,12 +138,12 @@ def _check_model(model: DictConfig) -> None:
         raise UsageError(
             f"model.tau_s: {model.tau_s:g} equals model.tau_m, for which HM2-BP's closed form has no value."
         )
-    from snnrun.network.topology import check_recurrence, check_thresholds, frozen_layers
+    from snnrun.network.topology import check_connections, check_thresholds, frozen_layers
     from snnrun.rules import RULES
 
     average_pools = RULES[model.name].average_pools
     check_thresholds(_thresholds(model.v_th), model.network, average_pools)
-    check_recurrence(model.network, RULES[model.name].recurrent_layers)
+    check_connections(model.network, RULES[model.name].recurrent_layers, RULES[model.name].skip_connections)
     frozen_layers(model.frozen, model.network, average_pools)
 
 

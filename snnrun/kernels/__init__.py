@@ -26,7 +26,7 @@ from snnrun.kernels.ops import currents as current_ops
 from snnrun.kernels.ops import images as image_ops
 from snnrun.kernels.ops import srm as srm_ops
 from snnrun.kernels.ops import wta as wta_ops
-from snnrun.kernels.packed import BITS, count_spikes, pack, unpack, words
+from snnrun.kernels.packed import BITS, count_spikes, join, pack, unpack, words
 
 __all__ = [
     "BITS",
@@ -42,6 +42,7 @@ __all__ = [
     "count_spikes",
     "current_ops",
     "image_ops",
+    "join",
     "ops",
     "pack",
     "ready",

@@ -6,6 +6,8 @@ This takes an eighth of the memory of bytes, and one comparison finds 64 silent 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -32,6 +34,21 @@ def unpack(packed: Tensor, neurons: int, dtype: torch.dtype = torch.uint8) -> Te
     place = torch.arange(8, dtype=torch.uint8, device=packed.device)
     bits = (packed.contiguous().view(torch.uint8)[..., None] >> place) & 1
     return bits.flatten(2)[:, :, :neurons].to(dtype)
+
+
+def join(trains: Sequence[Tensor], neurons: Sequence[int]) -> Tensor:
+    """Bits of the trains of several groups of neurons side by side, from those of each (B, T, W), as one group."""
+    batch, steps, _ = trains[0].shape
+    joined, at = trains[0].new_zeros(batch, steps, words(sum(neurons))), 0
+    for bits, number in zip(trains, neurons, strict=True):
+        first, shift = divmod(at, BITS)
+        joined[:, :, first : first + bits.shape[2]] |= bits << shift
+        if shift:  # what is shifted out of a word goes to the next; >> keeps the sign
+            over = (bits >> (BITS - shift)) & ((1 << shift) - 1)
+            there = joined[:, :, first + 1 : first + 1 + bits.shape[2]]
+            there |= over[:, :, : there.shape[2]]
+        at += number
+    return joined
 
 
 def count_spikes(packed: Tensor, neurons: int, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from snnrun.errors import UsageError
 from snnrun.kernels import ops, pack, reference, words
 from snnrun.network.model import Model
-from snnrun.network.topology import Planned, check_recurrence, check_thresholds, frozen_layers, plan
+from snnrun.network.topology import Planned, check_connections, check_thresholds, frozen_layers, plan
 from snnrun.rules import Currents, LayerKind, LayerWeights, Rule, SpikeTrain
 from snnrun.rules.base import synapse_index
 from snnrun.rules.dropping import drop
+from snnrun.rules.joining import joined
 
 
 class Activity(NamedTuple):
@@ -137,7 +138,7 @@ class Network(Model):
         super().__init__()
         self.rule, self.inputs, self.topology, self.image = rule, inputs, topology, image
         check_thresholds(rule.v_th, topology, rule.average_pools)
-        check_recurrence(topology, rule.recurrent_layers)
+        check_connections(topology, rule.recurrent_layers, rule.skip_connections)
         planned = plan(topology, inputs=inputs, outputs=outputs, image=image, average_pools=rule.average_pools)
         if rule.drop_inputs and planned[0].kind.pool:
             raise UsageError(
@@ -176,18 +177,17 @@ class Network(Model):
             ValueError: the inputs have another shape, or other values than 0 and 1.
             UsageError: the rule takes no currents.
         """
-        before: SpikeTrain | Currents
-        before = self._currents(inputs) if isinstance(inputs, Currents) else self._spikes(inputs)
+        given = self._currents(inputs) if isinstance(inputs, Currents) else self._spikes(inputs)
         trains: list[SpikeTrain] = []
         for number, layer in enumerate(self.layers):
             assert isinstance(layer, Layer)
+            before = _arriving(layer.kind, given, trains)
             weights, share = layer.weights(), self.rule.drop_hidden if number else self.rule.drop_inputs
             if share and keys is not None and not layer.kind.pool:
                 if isinstance(before, Currents):
                     raise UsageError("model.drop_inputs: currents have no spikes to drop. Set model.drop_inputs=0.")
                 before, weights = drop(before, weights, share, keys, number, self.rule.errors_by_step)
-            before = self.rule.layer(layer.kind, weights, before, labels)
-            trains.append(before)
+            trains.append(self.rule.layer(layer.kind, weights, before, labels))
         return Activity(trains[-1], trains)
 
     def _spikes(self, spikes: Tensor) -> SpikeTrain:
@@ -244,12 +244,23 @@ class Network(Model):
                 yield parameter, layer.recurrent_mask if name == "recurrent_weight" else None
 
     def layout(self) -> dict[str, dict[str, Any]]:
-        """By layer: `inputs`, `neurons`, and whether it is `recurrent`."""
-        before = [self.inputs, *self.sizes[:-1]]
-        return {
-            name: {"inputs": inputs, "neurons": size, "recurrent": "recurrent_weight" in dict(layer.named_parameters())}
-            for name, inputs, size, layer in zip(self.layer_names, before, self.sizes, self.layers, strict=True)
-        }
+        """By layer: `inputs`, `neurons`, and whether it is `recurrent`. With skip connections all its `sources`."""
+        found = {}
+        for name, size, layer in zip(self.layer_names, self.sizes, self.layers, strict=True):
+            assert isinstance(layer, Layer)
+            sources = self.sources(layer.kind)
+            found[name] = {
+                "inputs": sum(sources.values()),
+                "neurons": size,
+                "recurrent": "recurrent_weight" in dict(layer.named_parameters()),
+                **({"sources": [*sources]} if layer.kind.skips else {}),
+            }
+        return found
+
+    def sources(self, kind: LayerKind) -> dict[str, int]:
+        """What a layer gets spikes of: the names of layers, or `input`, with their numbers of neurons."""
+        names, sizes = ["input", *self.layer_names], [self.inputs, *self.sizes]
+        return {names[number + 1]: sizes[number + 1] for number in kind.sources}
 
     def called(self, key: str) -> str:
         """The layer's name and the kind of the parameter, such as `hidden1 recurrent weight`."""
@@ -268,6 +279,20 @@ class Network(Model):
                 total += 0 if single is None else single.numel()
             total += 0 if layer.recurrent_mask is None else int(layer.recurrent_mask.sum())
         return total
+
+
+def _arriving(kind: LayerKind, given: SpikeTrain | Currents, trains: Sequence[SpikeTrain]) -> SpikeTrain | Currents:
+    """What a layer gets: the train of the layer before it, or of the input, joined with those of its skips."""
+    first, *others = [given if number < 0 else trains[number] for number in kind.sources]
+    if not others:
+        return first
+    every = [train for train in (first, *others) if isinstance(train, SpikeTrain)]
+    if len(every) <= len(others):
+        raise UsageError(
+            "model.network: a skip connection brings the input's spikes, and this input has currents. Choose an "
+            "encoder that makes spikes, such as encoder=regular, or leave the + out."
+        )
+    return joined(every)
 
 
 def _initial(rule: Rule, layer: Planned, generator: torch.Generator) -> LayerWeights:

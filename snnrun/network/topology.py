@@ -1,4 +1,18 @@
-"""Reads topology strings such as `15C5-P2-40C5-P2-R300` and plans the layers of a network over its input."""
+"""Reads topology strings such as `15C5-P2-40C5-P2-R300` and plans the layers of a network over its input.
+
+The parts, joined by `-`, are the hidden layers from the input on:
+
+    part  = dense | conv | pool
+    dense = ["R"] size {"+" skipped}      neurons, with recurrent synapses after an R
+    conv  = size "C" size ["x" size] ["s" size] ["p" size]
+    pool  = "P" size ["s" size]
+
+A dense layer gets the spikes of its predecessor. After `+k` it also gets those of the layer k places before that, as
+one input of all their neurons side by side: in 400-R400+1 the second layer gets the first one's spikes and the input's
+(ScSr-SNN, Zhang & Li 2020, has such skip connections). Places are counted in layers that have neurons, and the input
+is the place before the first of them. Average pools have none, and no skip connection leads into or over one that is
+its layer's own.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +28,11 @@ from snnrun.rules import LayerKind
 
 @dataclass(frozen=True)
 class LayerSpec:
-    """A dense hidden layer: `400`, or `R400` if recurrent."""
+    """A dense hidden layer: `400`, or `R400` if recurrent; `400+1` has a skip connection, 400+1+2 has two."""
 
     size: int
     recurrent: bool = False
+    skips: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -42,7 +57,7 @@ class PoolSpec:
 Spec = LayerSpec | ConvSpec | PoolSpec
 
 _SIZE = "([1-9][0-9]{0,5})"
-_DENSE = re.compile(f"(R?){_SIZE}")
+_DENSE = re.compile(rf"(R?){_SIZE}((?:\+{_SIZE})*)")
 _CONV = re.compile(f"{_SIZE}C{_SIZE}(?:x{_SIZE})?(?:s{_SIZE})?(?:p{_SIZE})?")
 _POOL = re.compile(f"P{_SIZE}(?:s{_SIZE})?")
 
@@ -58,15 +73,21 @@ def parse_topology(topology: str) -> list[Spec]:
 
 def _parse(part: str, topology: str) -> Spec:
     if match := _DENSE.fullmatch(part):
-        return LayerSpec(int(match[2]), bool(match[1]))
+        return LayerSpec(int(match[2]), bool(match[1]), tuple(int(k) for k in match[3].split("+")[1:]))
     if match := _CONV.fullmatch(part):
         height = int(match[2])
         return ConvSpec(int(match[1]), height, int(match[3] or height), int(match[4] or 1), int(match[5] or 0))
     if match := _POOL.fullmatch(part):
         return PoolSpec(int(match[1]), int(match[2] or match[1]))
+    layer, plus, _ = part.partition("+")
+    if plus and (_CONV.fullmatch(layer) or _POOL.fullmatch(layer)):
+        raise UsageError(
+            f"model.network: {part!r} has a skip connection, which leads into dense layers alone. Write {layer}."
+        )
     raise UsageError(
         f"model.network: cannot read {part!r} in {topology!r}. Allowed: hidden layer sizes joined by '-', each with an "
-        "R in front if the layer is recurrent, such as 800, 400-R400 or R100-100; over images before them convolutions "
+        "R in front if the layer is recurrent, such as 800, 400-R400 or R100-100, and with +1 behind if it also gets "
+        "the spikes of the layer one before its predecessor, such as 400-R400+1; over images before them convolutions "
         "such as 15C5 (15 kernels of 5 x 5; stride and padding as in 32C3s2p1) and pools such as P2 (2 x 2) or P3s2."
     )
 
@@ -114,7 +135,7 @@ def plan(
     for part, spec in zip(topology.split("-"), parse_topology(topology), strict=False):
         match spec:
             case LayerSpec():
-                layout.dense(spec.size, recurrent=spec.recurrent)
+                layout.dense(spec.size, recurrent=spec.recurrent, skips=spec.skips, part=part)
             case ConvSpec():
                 layout.convolution(spec, part)
             case PoolSpec():
@@ -128,18 +149,47 @@ class _Layout:
 
     def __init__(self, inputs: int, image: tuple[int, int, int] | None, average_pools: bool) -> None:
         self.layers: list[Planned] = []
-        self._inputs, self._image, self._average_pools = inputs, image, average_pools
+        self._sizes = [inputs]  # of the input, then of the layers
+        self._image, self._average_pools = image, average_pools
         self._average = 1  # side of the squares that the next layer averages over
 
-    def dense(self, size: int, *, recurrent: bool = False, output: bool = False) -> None:
-        average, fan_in = None, self._inputs
+    def dense(
+        self, size: int, *, recurrent: bool = False, output: bool = False, skips: tuple[int, ...] = (), part: str = ""
+    ) -> None:
+        average, fan_in = None, self._sizes[-1]
         if self._average > 1 and self._image is not None:
             channels, *_ = self._image
             average = Window(*self._image, channels, self._average, self._average, self._average)
             fan_in = average.neurons
-        kind = LayerKind(len(self.layers), output=output, recurrent=recurrent, average=average)
+        skipped = self._skipped(skips, part)
+        fan_in += sum(self._sizes[number + 1] for number in skipped)
+        kind = LayerKind(len(self.layers), output=output, recurrent=recurrent, average=average, skips=skipped)
         name = "output" if output else _name(LayerSpec(size), len(self.layers) + 1)
         self._add(Planned(kind, name, size, size, fan_in), None)
+
+    def _skipped(self, skips: tuple[int, ...], part: str) -> tuple[int, ...]:
+        """The numbers of the layers that come in besides the predecessor; -1 is the input."""
+        number = len(self.layers)
+        plain, *_ = part.partition("+")
+        if skips and self._average > 1:
+            raise UsageError(
+                f"model.network: {part!r} follows an average pool, whose means it gets, and skip connections bring "
+                f"spikes. Write {plain}, or put a dense layer between."
+            )
+        if skips and not number:
+            raise UsageError(
+                f"model.network: {part!r} is the first layer, and nothing comes before the input, its predecessor. "
+                f"Write {plain}."
+            )
+        for place in skips:
+            if place > number:
+                raise UsageError(
+                    f"model.network: +{place} of {part!r} leads back beyond the input, which is {number} "
+                    f"place{'s' * (number > 1)} before the predecessor of this layer. Write {plain}+{number}."
+                )
+        if len({*skips}) < len(skips):
+            raise UsageError(f"model.network: {part!r} names the same layer twice. Write each place once.")
+        return tuple(number - 1 - place for place in skips)
 
     def convolution(self, spec: ConvSpec, part: str) -> None:
         window = self._window(part, spec.kernels, spec.height, spec.width, spec.stride, spec.padding)
@@ -188,7 +238,8 @@ class _Layout:
 
     def _add(self, planned: Planned, image: tuple[int, int, int] | None) -> None:
         self.layers.append(planned)
-        self._inputs, self._image, self._average = planned.neurons, image, 1
+        self._sizes.append(planned.neurons)
+        self._image, self._average = image, 1
 
 
 def check_thresholds(v_th: object, topology: str, average_pools: bool) -> None:
@@ -235,11 +286,16 @@ def _specs(topology: str, average_pools: bool) -> list[Spec]:
     return [spec for spec in parse_topology(topology) if not (average_pools and isinstance(spec, PoolSpec))]
 
 
-def check_recurrence(topology: str, allowed: bool) -> None:
-    """Raise UsageError if a layer is recurrent and the rule cannot train one."""
-    for spec in parse_topology(topology):
-        if isinstance(spec, LayerSpec) and spec.recurrent and not allowed:
+def check_connections(topology: str, recurrent: bool, skips: bool) -> None:
+    """Raise UsageError if a layer is recurrent, or has skip connections, and the rule cannot train one that is."""
+    for part, spec in zip(topology.split("-"), parse_topology(topology), strict=False):
+        if isinstance(spec, LayerSpec) and spec.recurrent and not recurrent:
             raise UsageError(
                 f"model.network: R{spec.size} is recurrent, and this model has no rule for recurrent layers. "
                 f"Write {spec.size}, or choose another model, such as model=strsbp."
+            )
+        if isinstance(spec, LayerSpec) and spec.skips and not skips:
+            raise UsageError(
+                f"model.network: {part!r} has a skip connection, and this model has none. Write "
+                f"{part.partition('+')[0]}, or choose another model, such as model=strsbp."
             )

@@ -65,7 +65,7 @@ def agreement(network: Network, path: Path, bits: Tensor, labels: Tensor, *, dt:
         dt, delay: As the graph was written, see `nir.graph`.
 
     Raises:
-        SnnrunError: SpikingJelly is not installed, or does not take the graph.
+        SnnrunError: SpikingJelly is not installed, or does not take the graph, as one with `Delay` nodes.
     """
     ours = kernels.unpack(network(bits).output.spikes, network.sizes[-1])
     theirs = torch.zeros_like(ours)

@@ -13,6 +13,9 @@ the graph fires k steps earlier than ours and the same otherwise, and a reader t
 every output spike of our T steps. NIR fires above the threshold, STBP also at it: STBP's threshold in the graph is the
 next smaller float32.
 
+A skip connection is a second edge to the neurons. In the graphs of the spike-train rules a layer fires one step earlier
+than the last of its sources, and `Delay` nodes make the spikes of the others wait.
+
 Convolutions are `Conv2d`, spiking pools `SumPool2d` with neurons behind it, STBP's averages `AvgPool2d`.
 
 A key that NIR cannot express is refused by name, unless the caller allows it to be left out.
@@ -21,10 +24,12 @@ A key that NIR cannot express is refused by name, unless the caller allows it to
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -63,24 +68,38 @@ def graph_of(
     warnings = _losses(network, allow)
     shape = input_shape(network)
     nodes: dict[str, Any] = {"input": nir.Input(input_type={"input": np.array(shape)})}
-    edges, before = [], "input"
+    edges, heads, shapes = [], {"input": "input"}, {"input": shape}
     for name, layer in zip(network.layer_names, network.layers, strict=True):
-        chain, recurrent, shape = _layer(nir, name, layer, network, dt, shape)
-        for part, node in chain.items():
-            nodes[f"{name}.{part}"] = node
-            edges.append((before, f"{name}.{part}"))
-            before = f"{name}.{part}"
+        chains, neurons, recurrent, shapes[name] = _layer(nir, name, layer, network, dt, shapes)
+        heads[name] = f"{name}.lif"
+        for source, chain in chains.items():
+            before = heads[source]
+            for part, node in chain.items():
+                nodes[f"{name}.{part}"] = node
+                edges.append((before, f"{name}.{part}"))
+                before = f"{name}.{part}"
+            edges.append((before, f"{name}.lif"))
+        nodes[f"{name}.lif"] = neurons
         if recurrent is not None:
             nodes[f"{name}.rec"] = recurrent
             edges += [(f"{name}.lif", f"{name}.rec"), (f"{name}.rec", f"{name}.lif")]
     nodes["output"] = nir.Output(output_type={"output": np.array([network.sizes[-1]])})
-    edges.append((before, "output"))
+    edges.append((heads[name], "output"))
     return nir.NIRGraph(nodes=nodes, edges=edges, metadata=_metadata(network, description, dt, warnings)), warnings
 
 
 def delay(network: Network) -> int:
     """By how many steps our output spikes come later than the graph's."""
-    return len(network.layers) if isinstance(network.rule, SpikeTrainRule) else 0
+    return _leads(network)["output"]
+
+
+def _leads(network: Network) -> dict[str, int]:
+    """By how many steps each layer's spikes come later than those of the graph; the input's first."""
+    leads, waits = {"input": 0}, isinstance(network.rule, SpikeTrainRule)
+    for name, layer in zip(network.layer_names, network.layers, strict=True):
+        sources = network.sources(layer.kind) if isinstance(layer, Layer) else ()
+        leads[name] = min((leads[source] for source in sources), default=0) + waits
+    return leads
 
 
 def _losses(network: Network, allow: Collection[str]) -> list[str]:
@@ -118,11 +137,11 @@ def input_shape(network: Network) -> tuple[int, ...]:
 
 
 def _layer(
-    nir: Any, name: str, layer: object, network: Network, dt: float, shape: tuple[int, ...]
-) -> tuple[dict[str, Any], Any, tuple[int, ...]]:
-    """The chain of nodes of one layer, its recurrent synapses or None, and the shape of its neurons.
+    nir: Any, name: str, layer: object, network: Network, dt: float, shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[dict[str, dict[str, Any]], Any, Any, tuple[int, ...]]:
+    """A layer in nodes: a chain from each of its sources to the neurons; these; recurrent synapses or None; its shape.
 
-    `shape` is that of what comes in. Convolutions and spiking pools keep images; the first dense layer flattens them.
+    `shapes` are those of the layers before it. Convolutions and spiking pools keep images; dense layers flatten them.
     """
     rule = network.rule
     if not isinstance(layer, Layer):
@@ -131,30 +150,59 @@ def _layer(
         raise UsageError(f"The neurons of {type(rule).__name__} are not mapped to NIR. Use --format safetensors.")
     # A pool's sum is no product with weights, so its threshold is scaled in their place.
     scale = 1.0 / rule.tau_s if isinstance(rule, SpikeTrainRule) and not layer.kind.pool else 1.0
-    window, chain = layer.kind.window, {}
+    window, (first, *skipped) = layer.kind.window, network.sources(layer.kind)
+    waits = _waits(network, name, layer)
+    chain = _delay(nir, waits[first], shapes[first], dt)
     if window is not None:
-        chain = _windowed(nir, layer, window, scale)
-        shape = (window.kernels, window.out_rows, window.out_columns)
+        chain |= _windowed(nir, layer, window, scale)
+        shape: tuple[int, ...] = (window.kernels, window.out_rows, window.out_columns)
     else:
-        average = layer.kind.average
+        average, before = layer.kind.average, shapes[first]
         if average is not None:
             chain["average"] = _pool(nir.AvgPool2d, average)
-            shape = (average.channels, average.out_rows, average.out_columns)
-        if len(shape) == 3:
-            chain["flatten"] = nir.Flatten(input_type={"input": np.array(shape)}, start_dim=0, end_dim=2)
-        chain["w"] = _dense(nir, layer, scale)
+            before = average.channels, average.out_rows, average.out_columns
+        chain |= _flatten(nir, before)
+        chain["w"] = _dense(nir, layer, layer.weight[:, : math.prod(before)], scale)
         shape = (len(layer.weight),)
-    chain["lif"] = _neurons(nir, rule, layer, shape, dt)
+    chains, at = {first: chain}, math.prod(shapes[first])
+    for source in skipped:
+        stop = at + math.prod(shapes[source])
+        synapses = nir.Linear(weight=_array(layer.weight[:, at:stop], scale))
+        chain = _delay(nir, waits[source], shapes[source], dt) | _flatten(nir, shapes[source]) | {"w": synapses}
+        chains[source] = {f"{part}_{source}": node for part, node in chain.items()}
+        at = stop
     recurrent: Tensor | None = layer.recurrent_weight
     if layer.kind.output and isinstance(rule, SpikeTrainRule) and rule.lateral:
         recurrent = rule.inhibition(layer.weights()).dense(len(layer.weight)).detach()
-    return chain, None if recurrent is None else nir.Linear(weight=_array(recurrent, scale)), shape
+    loop = None if recurrent is None else nir.Linear(weight=_array(recurrent, scale))
+    return chains, _neurons(nir, rule, layer, shape, dt), loop, shape
 
 
-def _dense(nir: Any, layer: Layer, scale: float) -> Any:
+def _waits(network: Network, name: str, layer: Layer) -> dict[str, Tensor]:
+    """By how many steps the spikes of each source of a layer come later than the graph's edges bring them, (I,)."""
+    leads, waits = _leads(network), isinstance(network.rule, SpikeTrainRule)
+    return {
+        source: torch.full((size,), leads[source] + waits - leads[name])
+        for source, size in network.sources(layer.kind).items()
+    }
+
+
+def _delay(nir: Any, steps: Tensor, shape: tuple[int, ...], dt: float) -> dict[str, Any]:
+    if not steps.any():
+        return {}
+    return {"delay": nir.Delay(delay=dt * steps.reshape(shape).double().numpy())}
+
+
+def _flatten(nir: Any, shape: tuple[int, ...]) -> dict[str, Any]:
+    if len(shape) < 3:
+        return {}
+    return {"flatten": nir.Flatten(input_type={"input": np.array(shape)}, start_dim=0, end_dim=2)}
+
+
+def _dense(nir: Any, layer: Layer, weight: Tensor, scale: float) -> Any:
     if layer.bias is None:
-        return nir.Linear(weight=_array(layer.weight, scale))
-    return nir.Affine(weight=_array(layer.weight, scale), bias=_array(layer.bias))
+        return nir.Linear(weight=_array(weight, scale))
+    return nir.Affine(weight=_array(weight, scale), bias=_array(layer.bias))
 
 
 def _windowed(nir: Any, layer: Layer, window: Window, scale: float) -> dict[str, Any]:

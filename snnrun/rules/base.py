@@ -54,7 +54,9 @@ class LayerKind(NamedTuple):
 
     `number` counts the layers that have neurons, from the input on. Only dense layers are `output` or `recurrent`.
     `window` says how a convolution or a spiking pool (`pool`) looks at its input; it is None in a dense layer.
-    `average` is the average pool before a dense layer; such a pool is no layer itself.
+    `average` is the average pool before a dense layer; such a pool is no layer itself. `skips` are the numbers of the
+    layers whose spikes a dense layer gets besides those of the layer before it, -1 for the input. It sees them as one
+    input, the layer before it first, see `joining`.
     """
 
     number: int
@@ -63,6 +65,12 @@ class LayerKind(NamedTuple):
     window: Window | None = None
     pool: bool = False
     average: Window | None = None
+    skips: tuple[int, ...] = ()
+
+    @property
+    def sources(self) -> tuple[int, ...]:
+        """The numbers of all layers whose spikes come in, in the order of the weights' columns."""
+        return self.number - 1, *self.skips
 
 
 @dataclass
@@ -111,7 +119,8 @@ class Rule(ABC):
     `v_th`: a threshold for each layer that has neurons, output included, or one for all. `frozen`: the layers that are
     not trained, see `topology.frozen_layers`. `weights`: the run or the file whose weights a training begins with, see
     `run.pretrained`. `average_pools`: pools are averages of the spikes; otherwise they are layers of neurons.
-    `recurrent_layers`: whether layers may be recurrent. `errors_by_step`: the error of a train comes in each step, in
+    `recurrent_layers`: whether layers may be recurrent. `skip_connections`: whether they may have skip connections.
+    `errors_by_step`: the error of a train comes in each step, in
     `SpikeTrain.link`, and not in its counts. `drop_inputs`, `drop_hidden`: the share of the spikes of inputs, and of
     hidden layers, that the next layer does not get in training, see `rules.dropping`. `label_smoothing`: share of the
     target that all classes have in equal parts, the label's too. `temperature`: what counts are divided by before the
@@ -120,6 +129,7 @@ class Rule(ABC):
 
     average_pools: ClassVar[bool] = False
     recurrent_layers: ClassVar[bool] = True
+    skip_connections: ClassVar[bool] = True
     errors_by_step: ClassVar[bool] = False
 
     v_th: Annotated[Sequence[float], Range(above=0)]

@@ -58,6 +58,7 @@ class LeeRule(Rule):
 
     average_pools: ClassVar[bool] = True
     recurrent_layers: ClassVar[bool] = False
+    skip_connections: ClassVar[bool] = False
 
     tau_m: Annotated[float, Range(above=0)] = 20.0
     t_ref: Annotated[float, Range(at_least=0)] = 1.0

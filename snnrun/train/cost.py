@@ -274,12 +274,13 @@ def spent(model: Model, firing: Firing) -> Spent:
 def cost(network: Network, firing: Firing) -> Cost:
     """The cost of an inference of a spiking network, from the spike counts of all neurons."""
     totals = {name: torch.from_numpy(spikes) for name, spikes in firing.spikes.items()}
-    samples, before, layers = max(firing.samples, 1), totals.get("input"), {}
+    samples, layers = max(firing.samples, 1), {}
     for name, layer in zip(network.layer_names, network.layers, strict=True):
         assert isinstance(layer, Layer)
         own, fan, macs = totals[name], fan_out(layer, network.rule), 0
-        if before is not None:
-            operations = int(before @ fan.forward.cpu())
+        before = [totals[source] for source in network.sources(layer.kind) if source in totals]
+        if before:
+            operations = int(torch.cat(before) @ fan.forward.cpu())
         elif layer.kind.pool:  # its weights are 1
             operations = firing.samples * firing.currents * int(fan.forward.sum())
         else:
@@ -294,7 +295,6 @@ def cost(network: Network, firing: Firing) -> Cost:
             ann_macs=dense_operations(layer),
             current_macs=macs,
         )
-        before = own
     spikes = int(totals["input"].sum()) / samples if "input" in totals else None
     return Cost(firing.samples, firing.steps, spikes, layers)
 
