@@ -456,6 +456,7 @@ def test_stbp_neurons_near_the_threshold_are_the_references():
 RULES = {
     "strsbp": StRsbp(v_th=[2.0], tau_m=20.0),
     "strsbp-authors": StRsbp(v_th=[2.0], tau_m=20.0, slope="table", silent_ratio=0.5, solve="authors"),
+    "strsbp-diagonal": StRsbp(v_th=[2.0], tau_m=20.0, solve="diagonal"),
     "strsbp-counts": StRsbp(v_th=[2.0], tau_m=20.0, slope="counts", self_coupling=False),
     "hm2bp": Hm2Bp(v_th=[2.0], tau_m=20.0, lateral=0.5),
     "stbp": StbpRule(v_th=[0.5]),

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 from made_runs import invented
 
+from snnrun.errors import UsageError
 from snnrun.runs.collect import Run
 from snnrun.runs.compare import LAST, TEST, VALIDATION, best, by_corpus, compare, finished
 from snnrun.runs.significance import paired, welch
+from snnrun.runs.tables import comparison_page
 
 
 def seeds(model: str, figures: dict[int, float], **more: object) -> list[Run]:
@@ -52,6 +54,44 @@ def test_several_comparisons_are_corrected() -> None:
     found = [group.statistics[VALIDATION].p for group in section.groups]
     assert found[0] is None
     assert sorted(p for p in found if p is not None) == [pytest.approx(2 * low), pytest.approx(max(high, 2 * low))]
+
+
+def ablation() -> list[Run]:
+    runs = []
+    for started, (label, network, figures) in enumerate(
+        [("base", "R9", (0.8, 0.84)), ("no loops", "9", (0.7, 0.72)), ("wide", "R99", (0.9, 0.98))]
+    ):
+        found = seeds("strsbp", dict(enumerate(figures)), model_network=network, started=-float(started))
+        for run in found:
+            run.tags["snnrun.label"] = label
+        runs += found
+    return runs
+
+
+def test_groups_are_tested_against_a_base_in_the_order_in_which_they_were_run() -> None:
+    [section] = compare(ablation(), ["label"], None, "base")
+    assert [group.settings["label"] for group in section.groups] == ["base", "wide", "no loops"]
+    base, wide, plain = section.groups
+    assert ([group.base for group in section.groups], wide.best) == ([True, False, False], True)
+    assert (base.changes, plain.changes) == ({}, {"model.network": "9"})
+    found = plain.statistics[VALIDATION]
+    assert (base.statistics[VALIDATION].difference, found.difference) == (None, pytest.approx(-0.11))
+    values = {"0": 0.8, "1": 0.84}
+    expected = [paired(values, {"0": 0.7, "1": 0.72}) or 0, paired(values, {"0": 0.9, "1": 0.98}) or 0]
+    assert found.p == pytest.approx(min(1.0, (2 if expected[0] <= expected[1] else 1) * expected[0]))
+    page = comparison_page([section], "Loops *", ["made by me"])
+    assert page.startswith(
+        "# Loops \\*\n\n- made by me\n\n## fsdd\n\n| label | changed | n | validation % | difference |"
+    )
+    assert "| no loops | model.network=9 | 2 | 71.00 ± 1.41 | -11.00 |" in page
+    assert "against base; t-test paired by seed" in page
+
+
+@pytest.mark.parametrize("against", ["basis", "0"])
+def test_a_base_that_is_not_one_group_is_one_message(against: str) -> None:
+    with pytest.raises(UsageError, match=rf"--against {against}: (none|3) of the rows of fsdd has it.*base") as told:
+        compare(ablation(), ["label", "seed"] if against == "0" else ["label"], None, against)
+    assert ("Did you mean base?" in str(told.value)) is (against == "basis")
 
 
 def test_one_seed_has_neither_deviation_nor_test() -> None:

@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from snnrun import cli, tracking
+from snnrun.config import options
+from snnrun.config.compose import compose
 from snnrun.errors import SnnrunError
 from snnrun.record import journal
 from snnrun.run import experiment
@@ -164,6 +167,19 @@ def test_the_papers_curves_are_a_list(train: Any, runs: Runs) -> None:
         *((curve, 1.0) for curve in ("rectangle", "polynomial", "sigmoid", "gaussian")),
         *(("rectangle", width) for width in (0.1, 2.5, 5.0, 7.5, 10.0)),
     ]
+
+
+@pytest.mark.parametrize("corpus", ["fsdd", "fashion_mnist"])
+def test_the_ablations_change_one_thing_a_point(corpus: str) -> None:
+    points = yaml.safe_load(options.text(f"search/ablation_{corpus}") or "")["points"]
+    words = ["model=strsbp", f"data={corpus}"]
+    base = compose(words)
+    labels, settings = zip(*(point.split(": ", 1) for point in points), strict=True)
+    assert labels[0] == "base"
+    assert compose([*words, settings[0]]) == base
+    made = [compose([*words, *setting.split()]) for setting in settings[1:]]
+    assert all(values != base for values in made)
+    assert len({str(values) for values in made}) == len(made) == len(set(labels[1:]))
 
 
 def test_fail_fast_begins_no_more_points(train: Any, runs: Runs) -> None:

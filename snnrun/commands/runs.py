@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ FILTERS = (
 def main(arguments: list[str]) -> int:
     """Run one of its commands; returns the exit code."""
     options = _parser().parse_args(arguments)
+    options.arguments = arguments
     code: int = options.run(options)
     return code
 
@@ -67,13 +70,18 @@ def _parser() -> argparse.ArgumentParser:
         "compare",
         "mean and standard deviation over seeds, grouped by everything else, a table for each corpus",
         _compare,
-        epilog=f"{FILTERS} Rows are ranked by validation accuracy and tested against the best.",
+        epilog=f"{FILTERS} Rows are ranked by validation accuracy and tested against the best, or against the row that "
+        "--against names, with what each has changed of it.",
     )
     compare.add_argument("filters", nargs="*", metavar="filter")
     compare.add_argument("--by", type=_words, metavar="KEY,...", help="group by these only, such as model,train.lr")
     compare.add_argument(
         "--metric", action="append", metavar="KEY", help="figures to compare, the first ranks; may be repeated"
     )
+
+    compare.add_argument("--against", metavar="VALUE", help="test against this row, such as base of --by label")
+    compare.add_argument("--out", type=folder, metavar="FILE", help="write the tables there, as Markdown")
+    compare.add_argument("--title", default="Runs compared", metavar="TEXT", help="the heading of that file")
 
     best = command("best", "the run of each corpus with the highest validation accuracy", _best, epilog=FILTERS)
     best.add_argument("filters", nargs="*", metavar="filter")
@@ -156,15 +164,35 @@ def _compare(options: argparse.Namespace) -> int:
     known, found, notes = chosen(options)
     by = None if options.by is None else [filters.key_named(word, known) for word in options.by]
     metrics = options.metric and [_metric(word, known) for word in options.metric]
-    sections = compare.compare(found, by, metrics)
+    sections = compare.compare(found, by, metrics, options.against)
     if options.json:
         _print_json({"sections": [_section(section) for section in sections], "notes": notes})
+        return 0
+    if options.out is not None:
+        _write(options.out, tables.comparison_page(sections, options.title, [*_made(options.arguments), *notes]))
         return 0
     out = tables.console()
     for note in notes:
         tables.say(out, note)
     tables.comparison(sections, out)
     return 0
+
+
+def _made(arguments: Sequence[str]) -> list[str]:
+    """When, by what and by which command a page was made."""
+    from snnrun.record import provenance
+
+    made = f"{time.strftime('%Y-%m-%d %H:%M')}, snnrun {provenance.version()}"
+    return [made, shlex.join(["snnrun", "runs", *arguments])]
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise SnnrunError(f"{path}: cannot be written ({error.strerror}). Name another file by --out.") from None
+    print(path)
 
 
 def _best(options: argparse.Namespace) -> int:
@@ -258,11 +286,20 @@ def _section(section: Any) -> dict[str, Any]:
             {
                 "settings": group.settings,
                 "best": group.best,
+                "base": group.base,
+                "changes": group.changes,
                 "n": len(group.runs),
                 "seeds": group.seeds,
                 "mixed": group.mixed,
                 "metrics": {
-                    metric: {"n": found.n, "mean": found.mean, "std": found.std, "p_holm": found.p, "test": found.test}
+                    metric: {
+                        "n": found.n,
+                        "mean": found.mean,
+                        "std": found.std,
+                        "difference": found.difference,
+                        "p_holm": found.p,
+                        "test": found.test,
+                    }
                     for metric, found in group.statistics.items()
                 },
                 "runs": [run.short for run in group.runs],

@@ -212,7 +212,9 @@ SCHEMAS: dict[str, dict[str, type]] = {
     },
     "hardware": dict.fromkeys(("auto", "cpu", "gpu"), Hardware),
     "tracking": dict.fromkeys(("mlflow", "none"), Tracking),
-    "search": dict.fromkeys(("grid", "random", "optuna", "list", "stbp_curves"), Search),
+    "search": dict.fromkeys(
+        ("grid", "random", "optuna", "list", "stbp_curves", "ablation_fsdd", "ablation_fashion_mnist"), Search
+    ),
 }
 # By their names here a launcher's processes find them. Otherwise they would get copies, which are others than those of
 # `SCHEMAS`.

@@ -3,6 +3,7 @@
 - `connectivity=one_sided`: their layers have no loops, see `connectivity`.
 - `solve=authors`: they pass row-major buffers to a column-major solver. It solves A^T X = Phi', where A = Omega - Theta
   and Phi' is the column-major reading of Phi. For square layers the error below is then Phi A^-1, not A^-1 Phi.
+- `solve=diagonal` is nobody's: it leaves Theta out, lambda = delta / D, to tell what the system of eq. 13 is worth.
 - `self_coupling=false`: they drop Theta_ii of a self-connection.
 - `silent_ratio`: 0 until October 2019, 0.5 since; 0 here.
 - `slope_tables=authors`: their generator, and the tables of other time constants that the published runs read.
@@ -48,7 +49,7 @@ class StRsbp(PaperStRsbp):
 
     slope_tables: Literal["own", "authors"] = "own"
     extrapolate_slope: bool = False
-    solve: Literal["paper", "authors"] = "paper"
+    solve: Literal["paper", "authors", "diagonal"] = "paper"
     self_coupling: bool = True
     convolution: Literal["spsp", "authors"] = "spsp"
 
@@ -62,7 +63,9 @@ class StRsbp(PaperStRsbp):
         return super().gradients(p)
 
     def solved(self, p: Pass, D: Tensor) -> Tensor:
-        """The paper's solution, or that without Theta's own diagonal."""
+        """The paper's solution, that without Theta's own diagonal, or that without Theta."""
+        if p.loop is not None and self.solve == "diagonal":
+            return p.delta / D
         if p.loop is None or self.self_coupling:
             return super().solved(p, D)
         return ops.coupling_solve(p.theta(p.loop), p.loop.synapses, D, p.delta, self_coupling=False)

@@ -27,6 +27,7 @@ Warn = Callable[[str], None]
 STATUS = {"FINISHED": "finished", "KILLED": "interrupted", "FAILED": "failed"}
 STATUSES = ("finished", "interrupted", "failed", "running", "killed", "unfinished")
 RESUMED_TAG = "snnrun.resumed"
+LABEL_TAG = "snnrun.label"  # the name of a point of search=list
 PAGE = 1000  # runs of one answer of the store
 CURVES = ("train/loss", "train/accuracy", "validation/accuracy", "test/accuracy", "time/epoch_s")
 # Corpora whose origin their name tells; of the others it is known from the record alone.
@@ -86,6 +87,7 @@ class Run:
             "dirty": self.tags.get("git.dirty", ""),
             "device": self.tags.get("device", ""),
             "sweep": self.tags.get("mlflow.parentRunId", ""),
+            "label": self.tags.get(LABEL_TAG, ""),
         }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from snnrun.errors import UsageError, did_you_mean
 from snnrun.runs.collect import Run
 from snnrun.runs.filters import value_of
 from snnrun.runs.significance import holm, mean_std, paired, welch
@@ -31,24 +32,34 @@ AUGMENTATION = (
 
 @dataclass
 class Statistic:
-    """One metric of a group: mean and standard deviation over n runs, and p against the best group (Holm-corrected)."""
+    """One metric of a group: mean and standard deviation over n runs.
+
+    `p` (Holm-corrected) and `difference` of the means are against the group that the others are compared with.
+    """
 
     n: int
     mean: float
     std: float | None
     p: float | None = None
     test: str | None = None
+    difference: float | None = None
 
 
 @dataclass
 class Group:
-    """Runs that differ in their seed alone, or in what `mixed` names; `settings` tells them from the other groups."""
+    """Runs that differ in their seed alone, or in what `mixed` names; `settings` tells them from the other groups.
+
+    `best` marks the group with the best mean, `base` that which the others are tested against, `changes` has the
+    settings in which a group differs from a base that was named.
+    """
 
     settings: dict[str, str]
     runs: list[Run]
     mixed: dict[str, list[str]] = field(default_factory=dict)
     repeated: int = 0
     best: bool = False
+    base: bool = False
+    changes: dict[str, str] = field(default_factory=dict)
     statistics: dict[str, Statistic] = field(default_factory=dict)
 
     @property
@@ -68,13 +79,17 @@ class Group:
 
 @dataclass
 class Section:
-    """The groups of one corpus, the best first; `ranked` says by which metric, None where nothing may rank them."""
+    """The groups of one corpus, the best first; `ranked` says by which metric, None where nothing may rank them.
+
+    Against a base that was named (`against`) the base comes first, and the others in the order in which they were run.
+    """
 
     title: str
     corpus: dict[str, str]
     groups: list[Group]
     ranked: str | None
     notes: list[str]
+    against: str | None = None
 
 
 def corpus_of(run: Run) -> dict[str, str]:
@@ -181,11 +196,17 @@ def _text(run: Run, key: str) -> str:
 # ---- comparing ------------------------------------------------------------------------------------------------------
 
 
-def compare(runs: Sequence[Run], by: Sequence[str] | None, metrics: Sequence[str] | None) -> list[Section]:
+def compare(
+    runs: Sequence[Run], by: Sequence[str] | None, metrics: Sequence[str] | None, against: str | None = None
+) -> list[Section]:
     """One section a corpus. Groups are ranked by the first metric, by default the validation accuracy.
 
-    Each metric of each other group is tested against the best group's: paired by seed where both have the same seeds,
-    else by Welch's test; p values are corrected (Holm) over the groups of the section.
+    Each metric of each other group is tested against the best group's, or against that of the group which has the
+    setting `against`: paired by seed where both have the same seeds, else by Welch's test; p values are corrected
+    (Holm) over the groups of the section.
+
+    Raises:
+        UsageError: not exactly one group of a section has `against`.
     """
     sections = []
     for title, corpus, members in by_corpus(runs):
@@ -203,8 +224,12 @@ def compare(runs: Sequence[Run], by: Sequence[str] | None, metrics: Sequence[str
                 "no validation samples (data.validation=0): nothing ranks these, since the test samples must not"
             )
         else:
-            _rank(groups, ranked, wanted)
-        sections.append(Section(title, corpus, groups, ranked, notes))
+            _rank(groups, ranked)
+        if against is not None:
+            _put_first(groups, against, title)
+        if against is not None or ranked is not None:
+            _test(groups, wanted)
+        sections.append(Section(title, corpus, groups, ranked, notes, against))
     return sections
 
 
@@ -214,19 +239,46 @@ def _default_metrics(runs: Sequence[Run]) -> list[str]:
     return [*([VALIDATION, TEST] if validated else []), *([LAST] if unvalidated else [])]
 
 
-def _rank(groups: list[Group], ranked: str, metrics: Sequence[str]) -> None:
-    """Sort the groups, mark the best and test the others against it. A loss or a time is better when it is less."""
+def _rank(groups: list[Group], ranked: str) -> None:
+    """Sort the groups and mark the best. A loss or a time is better when it is less."""
     sign = -1.0 if larger_is_better(ranked) else 1.0
     groups.sort(key=lambda group: sign * group.statistics[ranked].mean if ranked in group.statistics else float("inf"))
-    if ranked not in groups[0].statistics:
-        return
-    best, *others = groups
-    best.best = True
+    if ranked in groups[0].statistics:
+        groups[0].best = groups[0].base = True
+
+
+def _put_first(groups: list[Group], against: str, title: str) -> None:
+    """Sort the groups by when they began, but the base first, and name what differs from it."""
+    having = [group for group in groups if against in group.settings.values()]
+    if len(having) != 1:
+        values = sorted({value for group in groups for value in group.settings.values()})
+        count = "none" if not having else str(len(having))
+        raise UsageError(
+            f"--against {against}: {count} of the rows of {title} has it, and one must. Values: {', '.join(values)}."
+            f"{did_you_mean(against, values)}"
+        )
+    for group in groups:
+        group.base = group is having[0]
+    groups.sort(key=lambda group: (not group.base, min(run.started for run in group.runs)))
+    before = settings_of(groups[0].runs[0])
+    for group in groups[1:]:
+        now = settings_of(group.runs[0])
+        names = sorted(before.keys() | now.keys())
+        group.changes = {name: now.get(name, "-") for name in names if now.get(name) != before.get(name)}
+
+
+def _test(groups: Sequence[Group], metrics: Sequence[str]) -> None:
+    """Test each metric of the groups against the base's, if there is one."""
+    base = next((group for group in groups if group.base), None)
     for metric in metrics:
-        first = best.values(metric)
-        tested = [(group, *_tested(first, group.values(metric))) for group in others if metric in group.statistics]
-        for (group, _, test), p in zip(tested, holm([p for _, p, _ in tested]), strict=True):
-            group.statistics[metric].p, group.statistics[metric].test = p, test if p is not None else None
+        if base is None or metric not in base.statistics:
+            continue
+        first = base.values(metric)
+        others = [group for group in groups if group is not base and metric in group.statistics]
+        tested = [(group.statistics[metric], *_tested(first, group.values(metric))) for group in others]
+        for (found, _, test), p in zip(tested, holm([p for _, p, _ in tested]), strict=True):
+            found.p, found.test = p, test if p is not None else None
+            found.difference = found.mean - base.statistics[metric].mean
 
 
 def _tested(first: dict[str, float], second: dict[str, float]) -> tuple[float | None, str]:

@@ -1,8 +1,8 @@
 """Which runs are meant: `model=strsbp data=fsdd status=finished 'train.lr>0.001'`, all of which must hold.
 
 A key is a parameter (`train.lr`), a metric (`test/accuracy_last`), a group (`model`, for `model.name`) or a fact of the
-run (`status`, `origin`, `started`, `name`, `id`, `folder`, `commit`, `dirty`, `device`, `sweep`). Operators are
-`= != > >= < <=`, and `~` for a text that holds another. `key=a,b` means one of the two. A run without the key fails
+run (`status`, `origin`, `started`, `name`, `id`, `folder`, `commit`, `dirty`, `device`, `sweep`, `label`). Operators
+are `= != > >= < <=`, and `~` for a text that holds another. `key=a,b` means one of the two. A run without the key fails
 every filter on it but `!=`.
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import time
 from collections.abc import Iterable, Sequence
@@ -126,36 +127,52 @@ def _all_numbers(cells: Iterable[str]) -> bool:
 
 
 def comparison(sections: Sequence[Section], out: Console) -> None:
-    """A table a corpus: mean ± standard deviation, number of runs, p against the best."""
+    """A table a corpus: mean ± standard deviation, number of runs, p against the best or a base that was named."""
     for section in sections:
         say(out, "")
         out.print(Text(section.title, style="bold cyan"), soft_wrap=True)
-        missing = print_table(
-            _comparison_columns(section), out, ["bold green" * group.best for group in section.groups]
-        )
+        missing = print_table(comparison_columns(section), out, ["bold green" * group.best for group in section.groups])
         for note in section.notes:
             say(out, f"  note: {note}")
         if missing:
             say(out, f"  no room for {', '.join(missing)}: widen the terminal, or take --json")
     say(out, "")
-    say(out, _legend(sections))
+    say(out, legend(sections))
 
 
-def _comparison_columns(section: Section) -> list[Column]:
+def comparison_columns(section: Section) -> list[Column]:
+    """The columns of a section's table."""
     groups = section.groups
     columns = [
         Column(key, [_short(key, group.settings[key]) for group in groups], -place)
         for place, key in enumerate(groups[0].settings)
     ]
     columns = columns or [Column("runs", ["all"] * len(groups))]
+    if section.against is not None:
+        columns.append(Column("changed", [_changes(group) for group in groups], 5))
     columns.append(Column("n", [str(len(group.runs)) for group in groups], 8, right=True))
     for metric in dict.fromkeys(metric for group in groups for metric in group.statistics):
         rank = 9 if metric == section.ranked else 7
         cells = [_mean(metric, group) for group in groups]
         columns.append(Column(TITLES.get(metric, metric), cells, rank, right=True))
+        if section.against is not None:
+            columns.append(Column("difference", [_difference(metric, group) for group in groups], rank - 1, right=True))
         if any(group.statistics[metric].p is not None for group in groups if metric in group.statistics):
             columns.append(Column("p", [_p(metric, group) for group in groups], rank - 3, right=True))
     return [*columns, Column("", ["best" if group.best else "" for group in groups], 8)]
+
+
+def _changes(group: Group) -> str:
+    """The settings that a group has changed. A network's layers follow from its name."""
+    shown = {key: value for key, value in group.changes.items() if key != "model.layers"}
+    return " ".join(f"{key}={value}" for key, value in shown.items())
+
+
+def _difference(metric: str, group: Group) -> str:
+    found = group.statistics.get(metric)
+    if found is None or found.difference is None:
+        return ""
+    return f"{'+' if found.difference > 0 else ''}{number(metric, found.difference)}"
 
 
 def _mean(metric: str, group: Group) -> str:
@@ -174,7 +191,8 @@ def _p(metric: str, group: Group) -> str:
     return "<0.001" if found.p < 0.001 else f"{found.p:.3f}"
 
 
-def _legend(sections: Sequence[Section]) -> str:
+def legend(sections: Sequence[Section]) -> str:
+    """What the columns mean."""
     tests = {
         statistic.test
         for section in sections
@@ -183,15 +201,35 @@ def _legend(sections: Sequence[Section]) -> str:
         if statistic.test
     }
     ranked = {section.ranked for section in sections if section.ranked}
-    words = [f"Ranked by {', '.join(sorted(ranked))}."] if ranked else []
+    base = next((section.against for section in sections if section.against), None)
+    words = [f"Ranked by {', '.join(sorted(ranked))}."] if ranked and base is None else []
     words.append("mean ± standard deviation over n runs.")
     if tests:
         names = {"paired": "t-test paired by seed", "Welch": "Welch's t-test"}
         told = " or, where seeds differ, ".join(names[test] for test in ("paired", "Welch") if test in tests)
-        words.append(f"p: two-sided, against the best; {told}, Holm-corrected over the rows of a table.")
+        whom = "the best" if base is None else base
+        words.append(f"p: two-sided, against {whom}; {told}, Holm-corrected over the rows of a table.")
     elif any(len(section.groups) > 1 for section in sections):
         words.append("No test: that takes two or more seeds a row (snnrun train -m seed=0,1,2 ...), not all alike.")
     return " ".join(words)
+
+
+def comparison_page(sections: Sequence[Section], title: str, facts: Sequence[str]) -> str:
+    """The tables of `comparison` as a page of Markdown."""
+    lines = [f"# {_md(title)}", "", *(f"- {_md(fact)}" for fact in facts)]
+    for section in sections:
+        shown = comparison_columns(section)
+        lines += ["", f"## {_md(section.title)}", ""]
+        lines.append(f"| {' | '.join(_md(column.title) for column in shown)} |")
+        lines.append("|" + "|".join("--:" if column.right else "---" for column in shown) + "|")
+        for place in range(len(section.groups)):
+            lines.append(f"| {' | '.join(_md(column.cells[place]) for column in shown)} |")
+        lines += ["", *(f"- {_md(note)}" for note in section.notes)]
+    return "\n".join([*lines, "", _md(legend(sections))]) + "\n"
+
+
+def _md(text: str) -> str:
+    return re.sub(r"([\\`*_<>|\[\]])", r"\\\1", text)
 
 
 def best(found: Sequence[Best], out: Console) -> None:
