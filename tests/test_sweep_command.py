@@ -114,6 +114,24 @@ def test_a_resumed_sweep_runs_what_is_missing(train: Any, runs: Runs) -> None:
     assert (code, err, sorted(runs.seeds)) == (0, "", [1, 3, 4])
 
 
+def test_what_fails_alike_is_said_once(train: Any, runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(values: Any, *_: Any, **__: Any) -> None:
+        raise SnnrunError(f"no corpus {values['seed'] // 9}\nget it")
+
+    monkeypatch.setattr(experiment, "run", fail)
+    code, _, err = train("seed=range(10)")
+    assert code == 1
+    assert err.splitlines()[:4] == [
+        "snnrun: point 0 (seed=0): no corpus 0",
+        "get it",
+        "snnrun: point 1 (seed=1): failed as point 0 did.",
+        "snnrun: point 2 (seed=2): failed as point 0 did.",
+    ]
+    assert "snnrun: point 9 (seed=9): no corpus 1\nget it\n" in err
+    assert "10 of the points failed: 0 (seed=0), " in err
+    assert "7 (seed=7), and 2 more. Each folder" in err
+
+
 def test_a_resumed_sweep_may_be_given_more_points(train: Any, runs: Runs) -> None:
     train("seed=0,1", "train.lr=0.5")
     runs.seeds = []

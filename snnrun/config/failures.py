@@ -34,13 +34,18 @@ def report(error: Exception, overrides: list[str], where: str = "") -> int:
     if os.environ.get(TRACEBACKS) == "1":
         traceback.print_exception(error)
     text, code = message(error, overrides)
-    print(f"snnrun: {where}{text}", file=sys.stderr, flush=True)
+    say(f"{where}{text}")
     return code
 
 
 def warn(text: str) -> None:
     """Print a warning."""
-    print(f"snnrun: warning: {text}", file=sys.stderr, flush=True)
+    say(f"warning: {text}")
+
+
+def say(text: str) -> None:
+    """Print a line on standard error."""
+    print(f"snnrun: {text}", file=sys.stderr, flush=True)
 
 
 def keep(error: Exception, overrides: list[str], folder: Path) -> Path:

@@ -31,6 +31,7 @@ FREE = ("sweep.", "hardware", "hydra", "tracking", "outputs=", "search.trials=",
 
 LAUNCHER = "hydra/launcher"
 
+NAMED = 8  # failed points in a message
 GRACE = 5.0  # seconds to wait for interrupted workers
 
 
@@ -385,7 +386,8 @@ def _configs(last: list[Point], folder: Path) -> dict[int, dict[str, str]]:
 
 def _say_what_failed(failed: list[Point], folder: Path) -> None:
     if failed:
-        told = [f"{point.number} ({' '.join(point.swept)})" for point in failed]
+        told = [f"{point.number} ({' '.join(point.swept)})" for point in failed[:NAMED]]
+        told += [f"and {len(failed) - NAMED} more"] if len(failed) > NAMED else []
         print(
             f"snnrun: {len(failed)} of the points failed: {', '.join(told)}. "
             f"Each folder under {shlex.quote(str(folder))} has the reason in {names.ERROR}.",

@@ -125,6 +125,10 @@ def run(
     return point.objective
 
 
+# What this process has said of points that failed, by sweep: the number of the first that failed so.
+_said: dict[tuple[Path, str], int] = {}
+
+
 class _Watch:
     """Writes the accuracy of each epoch to the point's record, and ends the training of a point that lags."""
 
@@ -151,9 +155,13 @@ def _fail(
     error: Exception,
     params: Callable[[], dict[str, str]],
 ) -> None:
-    failures.report(error, point.overrides, f"{point.name}: ")
     text, _ = failures.message(error, point.overrides)
     point.error = text.splitlines()[0]
+    first = _said.setdefault((folder.parent, text), point.number)
+    if first == point.number:
+        failures.report(error, point.overrides, f"{point.name}: ")
+    else:
+        failures.say(f"{point.name}: failed as point {first} did.")
     file = failures.keep(error, point.overrides, folder)
     store = settings["tracking"]
     parent = getattr(points.read_sweep(folder.parent), "parent_run_id", None)
