@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import platform
 import resource
@@ -412,7 +413,8 @@ def test_stbp_gradients_over_many_steps_are_those_of_autograd():
     """In several parts of the batch, for any number of threads the same bits: every input spike's and weight's."""
     torch.manual_seed(0)
     batch, steps, inputs, neurons = 5, 130, 70, 37
-    neuron, spikes_in = Stbp(0.5, 0.9), pack(torch.rand(batch, steps, inputs) < 0.1)
+    rates = torch.where(torch.arange(inputs) % 7 == 0, 0.9, 0.1)  # some are silent more seldom than they fire
+    neuron, spikes_in = Stbp(0.5, 0.9), pack(torch.rand(batch, steps, inputs) < rates)
     weight, loop = torch.randn(neurons, inputs) / 4, torch.randn(neurons, neurons) / 8
     spikes, _, membrane = cpu.stbp_forward(spikes_in, weight, None, loop, neuron)
     above, near_in = torch.randn(batch, steps, neurons), pack(torch.rand(batch, steps, inputs) < 0.3)
@@ -440,6 +442,17 @@ def test_stbp_gradients_over_many_steps_are_those_of_autograd():
     wanted = [reference.only_near(expected[0], near_in), *expected[1:]]
     for actual, exact in zip(results[0], wanted, strict=True):
         assert_close(actual, exact)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 19, 20, 63, 64, 65, 130])
+def test_inputs_are_listed_from_the_side_with_fewer_steps(steps):
+    """For every number of spikes: the row of an input that usually fires costs one more."""
+    fires = torch.rand(3, steps, steps + 1).argsort(1) < torch.arange(steps + 1)
+    times, first, usual = arrays.sort_exceptions(pack(fires), steps + 1)
+    for b, j in itertools.product(range(3), range(steps + 1)):
+        often = bool(usual[b, j // 64] >> np.uint64(j % 64) & np.uint64(1))
+        assert often == (steps - j + 1 < j)
+        assert times[first[b, j] : first[b, j + 1]].tolist() == (fires[b, :, j] != often).nonzero().flatten().tolist()
 
 
 def test_stbp_neurons_near_the_threshold_are_the_references():

@@ -42,8 +42,10 @@ from snnrun.kernels.cpu import (
     spike_loops,
     srm_loops,
     stbp_backward_loops,
+    stbp_gradient_loops,
     stbp_loops,
     thinning_loops,
+    usual_loops,
     wta_loops,
 )
 from snnrun.kernels.cpu.arrays import padded_size
@@ -52,7 +54,16 @@ from snnrun.kernels.plastic import Liquids, Stdp
 
 DENSE = (
     *(current_loops, forward_loops, pair_loops, plastic_loops, recurrent_loops),
-    *(spike_loops, srm_loops, stbp_backward_loops, stbp_loops, thinning_loops, wta_loops),
+    *(
+        spike_loops,
+        srm_loops,
+        stbp_backward_loops,
+        stbp_gradient_loops,
+        stbp_loops,
+        thinning_loops,
+        usual_loops,
+        wta_loops,
+    ),
 )
 IMAGES = (conv_loops, conv_pair_loops, image_error_loops, image_stbp_loops, pool_loops)
 

@@ -13,9 +13,10 @@ from torch.utils.weak import WeakIdKeyDictionary
 from snnrun.compiled import parallel, threads
 from snnrun.compiled.jit import Counts, Flags, Floats, Indices, Places, Times, Words
 from snnrun.compiled.turns import Turn
-from snnrun.kernels.cpu import spike_loops
+from snnrun.kernels.cpu import spike_loops, usual_loops
 from snnrun.kernels.cpu.forward_loops import Fours
 from snnrun.kernels.cpu.spike_loops import ROOM, Trains
+from snnrun.kernels.cpu.usual_loops import PLANES, Exceptions
 from snnrun.kernels.neuron import Synapses
 from snnrun.kernels.packed import BITS, words
 
@@ -28,6 +29,30 @@ MOST, MOST_OF_IMAGES = 2**16, 2**31 - 64
 
 def sort_by_neuron(spikes: Tensor, neurons: int) -> Trains:
     """Spike times, neuron by neuron, from bits (B, T, W); ValueError if 32-bit numbers cannot count the spikes."""
+    words, (times, first) = _room_to_sort(spikes, neurons)
+
+    def some(turn: Turn) -> None:
+        spike_loops.sort_by_neuron(words, times, first, np.empty(words.shape[1] + 63, np.uint64), turn)
+
+    threads.share(len(words), some)
+    return Trains(times, first)
+
+
+def sort_exceptions(spikes: Tensor, inputs: int) -> Exceptions:
+    """The steps in which inputs are not as usual, from bits (B, T, W); ValueError as in `sort_by_neuron`."""
+    words, room = _room_to_sort(spikes, inputs)
+    exceptions = Exceptions(*room, np.empty((words.shape[0], words.shape[2]), np.uint64))
+
+    def some(turn: Turn) -> None:
+        block, planes = np.empty(words.shape[1] + 63, np.uint64), np.empty(PLANES, np.uint64)
+        usual_loops.sort_exceptions(words, exceptions, block, planes, turn)
+
+    threads.share(len(words), some)
+    return exceptions
+
+
+def _room_to_sort(spikes: Tensor, neurons: int) -> tuple[Words, Trains]:
+    """Bits as an array, and room for their times, in which only the first place of each sample is written."""
     trains = as_words(spikes, most=MOST_OF_IMAGES)
     begin = np.concatenate([[0], np.cumsum(spikes_of(trains) + ROOM)])
     if begin[-1] > MOST_OF_IMAGES:
@@ -37,12 +62,7 @@ def sort_by_neuron(spikes: Tensor, neurons: int) -> Trains:
     times = np.empty(begin[-1], np.uint16)
     first = np.empty((len(trains), neurons + 1), np.int32)
     first[:, 0] = begin[:-1]
-
-    def some(turn: Turn) -> None:
-        spike_loops.sort_by_neuron(trains, times, first, np.empty(trains.shape[1] + 63, np.uint64), turn)
-
-    threads.share(len(trains), some)
-    return Trains(times, first)
+    return trains, Trains(times, first)
 
 
 def spikes_of(trains: Words) -> Counts:

@@ -12,11 +12,12 @@ from torch import Tensor
 from snnrun.compiled import threads
 from snnrun.compiled.turns import Turn
 from snnrun.kernels.cpu import image_stbp_loops, stbp_loops
-from snnrun.kernels.cpu.arrays import as_rows, as_words, padded_size, room_for_sample
+from snnrun.kernels.cpu.arrays import as_rows, as_words, padded_size
 from snnrun.kernels.cpu.constants import NO_FLOATS, stbp_constants
 from snnrun.kernels.cpu.image_layout import convolution
 from snnrun.kernels.cpu.image_stbp_loops import room_for_square, room_for_strip
 from snnrun.kernels.cpu.images import bits_of, most_spikes, room_for_events
+from snnrun.kernels.cpu.usual_loops import room_for_steps
 from snnrun.kernels.neuron import Stbp, Window
 from snnrun.kernels.packed import words
 
@@ -33,7 +34,7 @@ def dense_drive(spikes_in: Tensor, weight: Tensor) -> Tensor:
     out = driven.numpy().reshape(-1)
 
     def some(turn: Turn) -> None:
-        stbp_loops.stbp_forward(inputs, layer, none, n, out, *room_for_sample(inputs), turn)
+        stbp_loops.stbp_forward(inputs, layer, none, n, out, room_for_steps(inputs), turn)
 
     threads.share(batch, some)
     return driven

@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from snnrun.compiled import threads
-from snnrun.compiled.jit import Floats, Words
+from snnrun.compiled import parallel, threads
+from snnrun.compiled.jit import Floats, Indices, Words
 from snnrun.compiled.turns import Turn
 from snnrun.kernels import reference
-from snnrun.kernels.cpu import stbp_backward_loops, stbp_loops
+from snnrun.kernels.cpu import stbp_backward_loops, stbp_gradient_loops, stbp_loops
 from snnrun.kernels.cpu.arrays import (
     MOST_OF_IMAGES,
     aligned,
@@ -19,21 +19,23 @@ from snnrun.kernels.cpu.arrays import (
     as_words,
     pad,
     padded_size,
-    room_for_sample,
     room_for_spikes,
     sort_by_neuron,
+    sort_exceptions,
     unpadded,
 )
 from snnrun.kernels.cpu.constants import GIVEN, NO_FLOATS, stbp_constants
 from snnrun.kernels.cpu.spike_loops import Trains
 from snnrun.kernels.cpu.stbp_backward_loops import SQUARE, Scan, room_below
+from snnrun.kernels.cpu.stbp_gradient_loops import INPUTS, Errors, room_for_busy
+from snnrun.kernels.cpu.usual_loops import Exceptions, room_for_steps
 from snnrun.kernels.neuron import Stbp
 from snnrun.kernels.packed import words
 
 # The errors of so many floats at a time, or of one sample, are kept until the weights have their share.
 TRACE = 2**21
-# Threads share a gradient in at least so many strips of inputs.
-STRIPS = 8
+# Threads share a gradient in at least so many strips of inputs each.
+STRIPS = 3
 _ALL = np.zeros((0, 0, 0), np.uint64)  # no bits: every input gets its error
 
 
@@ -53,7 +55,7 @@ def stbp_forward(
 
     def some(turn: Turn) -> None:
         if recurrent_weight is None:
-            stbp_loops.stbp_forward(inputs, layer, out, n, u, *room_for_sample(inputs), turn)
+            stbp_loops.stbp_forward(inputs, layer, out, n, u, room_for_steps(inputs), turn)
             return
         room = room_for_spikes(inputs), room_for_spikes(out), np.zeros(padded, np.float32)
         stbp_loops.stbp_coupled(inputs, layer, out, n, u, *room, turn)
@@ -92,18 +94,20 @@ def stbp_backward(
     gradient = torch.zeros(inputs if wants_weight else 0, padded)
     loops = torch.zeros(neurons if wants_weight and recurrent_weight is not None else 0, padded)
     sums = torch.empty(batch, padded)
-    trains = sort_by_neuron(spikes_in, inputs) if wants_weight else None
-    own = sort_by_neuron(spikes[:, :-1], neurons) if len(loops) else None
+    trains = sort_exceptions(spikes_in, inputs) if wants_weight else None
+    own = never_usual(sort_by_neuron(spikes[:, :-1], neurons)) if len(loops) else None
     rows, loop = as_rows(weight), NO_FLOATS if recurrent_weight is None else as_rows(recurrent_weight)
     parts = samples_at_once(batch, steps * padded)
     trace = aligned((parts[0].stop * steps + SQUARE) * padded)
     for some in parts:
         scan = scan_of(grad_spikes[some], spikes[some], membrane[some], loop, neuron)
         below = grad_in.numpy()[some].reshape(-1), _ALL if near_in is None else as_words(near_in[some])
-        _scan_back(scan, trace, sums.numpy()[some].reshape(-1), rows, inputs if wants_input else 0, *below)
+        totals = sums.numpy()[some].reshape(-1)
+        _scan_back(scan, trace, totals, rows, inputs if wants_input else 0, *below)
         for delay, of, total in ((0, trains, gradient), (1, own, loops)):
             if of is not None:
-                add_gradient(trace, delay, steps, of._replace(first=of.first[some]), total)
+                part = of._replace(first=of.first[some], usual=of.usual[some])
+                add_gradient(Errors(trace, totals, steps, delay), part, total)
     if not wants_weight:
         return grad_in, sums.new_zeros(0, 0), sums.new_zeros(0), sums.new_zeros(0, 0)
     grad_recurrent = unpadded(loops, neurons) if len(loops) else sums.new_zeros(0, 0)
@@ -149,20 +153,40 @@ def trace_of(
     return trace, sums
 
 
-def add_gradient(trace: Floats, delay: int, steps: int, trains: Trains, gradient: Tensor) -> None:
-    """Add the sum over samples and steps of trace(t + delay) spikes(t) to (I, P); `trace` (B * T * P,) or longer."""
+def add_gradient(errors: Errors, exceptions: Exceptions, gradient: Tensor) -> None:
+    """Add the sum over samples and steps of trace(t + delay) spikes(t) to (I, P)."""
     inputs, padded = gradient.shape
-    strip = -(-inputs // max(STRIPS, -(-inputs // stbp_backward_loops.INPUTS)))
-    out = gradient.numpy().reshape(-1)
+    strips, out = strips_of(exceptions, inputs), gradient.numpy().reshape(-1)
+    widest = int(np.diff(strips).max())
 
     def some(turn: Turn) -> None:
-        stbp_backward_loops.weight_gradient(trace, delay, steps, trains, padded, strip, out, turn)
+        room = room_for_busy(widest)
+        stbp_gradient_loops.weight_gradient(errors, exceptions, padded, strips, out, room, turn)
 
-    threads.share(-(-inputs // strip), some)
+    threads.share(len(strips) - 1, some)
+
+
+def strips_of(exceptions: Exceptions, inputs: int) -> Indices:
+    """Where strips of inputs with about as many exceptions each begin; the last is the number of inputs.
+
+    The gradient of an input does not depend on its strip.
+    """
+    bounds = [*range(0, inputs, INPUTS), inputs]
+    if parallel.threads() > 1:
+        until = (exceptions.first - exceptions.first[:, :1]).sum(axis=0)
+        shares = np.arange(1, STRIPS * parallel.threads()) / (STRIPS * parallel.threads())
+        bounds += until.searchsorted(shares * until[-1]).tolist()
+    return np.array(sorted({*bounds}), np.int32)
 
 
 def weight_gradient(trace: Floats, delay: int, steps: int, trains: Trains, neurons: int) -> Tensor:
     """Sum over samples and steps of trace(t + delay) spikes(t), (N, I), stored input by input; `trace` in rows of P."""
     gradient = torch.zeros(trains.first.shape[1] - 1, padded_size(neurons))
-    add_gradient(trace, delay, steps, trains, gradient)
+    add_gradient(Errors(trace, NO_FLOATS, steps, delay), never_usual(trains), gradient)
     return unpadded(gradient, neurons)
+
+
+def never_usual(trains: Trains) -> Exceptions:
+    """The same spikes, of inputs none of which fires usually."""
+    batch, ends = trains.first.shape
+    return Exceptions(*trains, np.zeros((batch, words(ends - 1)), np.uint64))

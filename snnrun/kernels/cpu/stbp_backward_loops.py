@@ -1,4 +1,4 @@
-"""The loops of STBP that run backwards: through time, to the layer below, and to the weights.
+"""The loops of STBP that run backwards: through time and to the layer below.
 
 A *trace* has dL/du of some samples, row t of sample b at (b * T + t) * P; SLAYER's has its own error of each step. It
 has room for SQUARE rows more, since the loops read as many rows at once.
@@ -23,17 +23,13 @@ from snnrun.compiled.vector import (
     total,
     turn_square,
     zeros16,
-    zeros64,
 )
 from snnrun.kernels.cpu.constants import StbpConstants
-from snnrun.kernels.cpu.forward_loops import add_row_pairs, add_rows
-from snnrun.kernels.cpu.spike_loops import ROOM, Trains, list_bits, valid_bits
+from snnrun.kernels.cpu.spike_loops import ROOM, list_bits, valid_bits
 from snnrun.kernels.cpu.stbp_loops import load_row, near_block, slope_at
 
 # Steps whose errors go below together, in the lanes of a vector; the inputs that they reach go EIGHT at a time.
 SQUARE, EIGHT = 16, 8
-# A thread adds up the gradients of at most so many inputs at a time, of so many steps of all samples in registers.
-INPUTS, STEPS = 64, 2048
 
 
 class Scan(NamedTuple):
@@ -298,66 +294,3 @@ def send_tile(b: int, t: int, stop: int, scan: Scan, trace: Floats, below: Below
         for k in range(0, count, EIGHT):
             add_eight(k, count - 1, busy, padded, below)
     write_errors(b, t, stop, steps, below)
-
-
-# ---- to the weights -------------------------------------------------------------------------------------------------
-
-
-@in_64_32_or_16
-@part
-def block_gradient(
-    like: Any, trace: Floats, base: int, steps: int, trains: Trains, padded: int, span: tuple[int, int],
-    samples: tuple[int, int], gradient: Floats, offset: int,
-) -> None:  # fmt: skip
-    """One block of `weight_gradient`; `trace` holds row t of sample b at base + (b * steps + t) * padded."""
-    first = trains.first
-    for j in range(span[0], span[1]):
-        sum_ = load(gradient, j * padded + offset, like)
-        for b in range(samples[0], samples[1]):
-            place = base + b * steps * padded
-            sum_ = sum_ + add_rows(like, trace, padded, place, trains.times, first[b, j], first[b, j + 1])
-        store(gradient, j * padded + offset, sum_)
-
-
-@part
-def pair_gradient(
-    trace: Floats, base: int, steps: int, trains: Trains, padded: int, span: tuple[int, int],
-    samples: tuple[int, int], gradient: Floats, offset: int,
-) -> None:  # fmt: skip
-    """`block_gradient` for a block of 64 and the one after it."""
-    first = trains.first
-    for j in range(span[0], span[1]):
-        place = j * padded + offset
-        sum_, after = load(gradient, place, zeros64()), load(gradient, place + 64, zeros64())
-        for b in range(samples[0], samples[1]):
-            row = base + b * steps * padded
-            x, y = add_row_pairs(zeros64(), trace, padded, row, trains.times, first[b, j], first[b, j + 1])
-            sum_, after = sum_ + x, after + y
-        store(gradient, place, sum_)
-        store(gradient, place + 64, after)
-
-
-@jit
-def weight_gradient(
-    trace: Floats, delay: int, steps: int, trains: Trains, padded: int, strip: int, gradient: Floats, turn: Turn
-) -> None:
-    """Add the sum over samples and steps of trace(t + delay) spikes(t), for the strips of a turn, of `strip` inputs.
-
-    The loop adds to the strips' rows of `gradient` (I * P,). A sum stays in registers for as many samples as have STEPS
-    steps; their part of the trace stays in the cache.
-    """
-    together = max(1, STEPS // steps)
-    while True:
-        k = take(turn)
-        if k == NONE:
-            return
-        span = (k * strip, min((k + 1) * strip, trains.first.shape[1] - 1))
-        pairs = padded // 128 * 128
-        for b in range(0, trains.first.shape[0], together):
-            samples = (b, min(b + together, trains.first.shape[0]))
-            for offset in range(0, pairs, 128):
-                base = delay * padded + offset
-                pair_gradient(trace, base, steps, trains, padded, span, samples, gradient, offset)
-            for offset in range(pairs, padded, 64):
-                width, base = min(64, padded - offset), delay * padded + offset
-                block_gradient(width, trace, base, steps, trains, padded, span, samples, gradient, offset)

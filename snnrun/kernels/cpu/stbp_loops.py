@@ -6,12 +6,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from snnrun.compiled.jit import Floats, Indices, Times, Words, in_64_32_or_16, jit, part
+from snnrun.compiled.jit import Floats, Times, Words, in_64_32_or_16, jit, part
 from snnrun.compiled.turns import NONE, Turn, take
 from snnrun.compiled.vector import above, choose, lanes, load, load_some, splat, store, store_some
 from snnrun.kernels.cpu.constants import GIVEN, RECTANGLE, StbpConstants
 from snnrun.kernels.cpu.forward_loops import add_rows
 from snnrun.kernels.cpu.spike_loops import list_spikes, valid_bits
+from snnrun.kernels.cpu.usual_loops import Steps, list_exceptions
 
 
 class StbpLayer(NamedTuple):
@@ -79,14 +80,16 @@ def stbp_state(
 @in_64_32_or_16
 @part
 def stbp_block(
-    like: Any, b: int, offset: int, layer: StbpLayer, inputs: Times, begin: Indices, words: Words, membrane: Floats,
-    counts: Floats,
-) -> None:  # fmt: skip
-    """All steps of a block of uncoupled neurons. The input spikes of step t are inputs[begin[t]:begin[t + 1]]."""
-    padded, one, bias = counts.shape[1], splat(np.float32(1), like), load(layer.bias, offset, like)
+    like: Any, b: int, offset: int, layer: StbpLayer, listed: Steps, words: Words, membrane: Floats, counts: Floats
+) -> None:
+    """All steps of a block of uncoupled neurons, with the inputs that `list_exceptions` has listed."""
+    padded, one, begin = counts.shape[1], splat(np.float32(1), like), listed.begin
+    rows, inputs = layer.rows, listed.inputs
+    usual = load(layer.bias, offset, like) + add_rows(like, rows, padded, offset, inputs, 0, begin[0])
     u, n = like, like
     for t in range(words.shape[1]):
-        drive = bias + add_rows(like, layer.rows, padded, offset, inputs, begin[t], begin[t + 1])
+        drive = usual + add_rows(like, rows, padded, offset, inputs, begin[2 * t], begin[2 * t + 1])
+        drive = drive - add_rows(like, rows, padded, offset, inputs, begin[2 * t + 1], begin[2 * t + 2])
         u, fired = stbp_fire(like, drive, u, b, t, offset, layer, words, membrane)
         n = choose(fired, n + one, n)
     store(counts, b * padded + offset, n)
@@ -94,24 +97,21 @@ def stbp_block(
 
 @jit
 def stbp_forward(
-    words_in: Words, layer: StbpLayer, words: Words, counts: Floats, membrane: Floats, inputs: Times, begin: Indices,
-    turn: Turn,
-) -> None:  # fmt: skip
+    words_in: Words, layer: StbpLayer, words: Words, counts: Floats, membrane: Floats, listed: Steps, turn: Turn
+) -> None:
     """The samples of a turn of `reference.stbp_forward` without recurrent synapses, block by block.
 
     So the state of a block stays in registers and its weights in the nearest cache. `words` (B, T, W), `counts` (B, P)
-    and `membrane` (B * T * N,) are written. Scratch: `inputs` with room for a sample's spikes, `begin` (T + 1,).
+    and `membrane` (B * T * N,) are written; `listed` is scratch.
     """
     padded = counts.shape[1]
     while True:
         b = take(turn)
         if b == NONE:
             return
-        begin[0] = 0
-        for t in range(words_in.shape[1]):
-            begin[t + 1] = list_spikes(words_in, b, t, inputs, begin[t])
+        list_exceptions(words_in, b, listed)
         for offset in range(0, padded, 64):
-            stbp_block(min(64, padded - offset), b, offset, layer, inputs, begin, words, membrane, counts)
+            stbp_block(min(64, padded - offset), b, offset, layer, listed, words, membrane, counts)
 
 
 @in_64_32_or_16
