@@ -27,8 +27,9 @@ import torch
 from torch import Generator, Tensor
 
 from snnrun.declared import Range
-from snnrun.kernels import Stbp, Window, ops
+from snnrun.kernels import Stbp, Window
 from snnrun.kernels.ops import currents, images
+from snnrun.kernels.ops import stbp as dense
 from snnrun.rules.base import Currents, LayerKind, LayerWeights, Rule, SpikeTrain, every_step, spread
 from snnrun.rules.connectivity import connect
 from snnrun.rules.views import Driven, view_of
@@ -122,7 +123,7 @@ def _near(ctx: Any, membrane: Tensor, neuron: Stbp) -> Tensor | None:
         return None
     if not any(ctx.needs_input_grad):
         return None
-    return ops.stbp_near(membrane, neuron)
+    return dense.stbp_near(membrane, neuron)
 
 
 class _Layer(torch.autograd.Function):
@@ -143,7 +144,7 @@ class _Layer(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         del link_in
         if window is None:
-            spikes, counts, membrane = ops.stbp_forward(spikes_in, weight, bias, recurrent_weight, neuron)
+            spikes, counts, membrane = dense.stbp_forward(spikes_in, weight, bias, recurrent_weight, neuron)
         else:
             spikes, counts, membrane = images.stbp_conv_forward(spikes_in, weight, bias, window, neuron)
         ctx.save_for_backward(spikes_in, near_in, weight, recurrent_weight, recurrent_mask, spikes, membrane)
@@ -163,7 +164,7 @@ class _Layer(torch.autograd.Function):
         _, wants_input, _, wants_weight, wants_bias, *_ = ctx.needs_input_grad
         arguments = (grad_spikes, spikes_in, spikes, membrane, weight)
         if ctx.window is None:
-            grad_in, grad_weight, grad_bias, grad_recurrent = ops.stbp_backward(
+            grad_in, grad_weight, grad_bias, grad_recurrent = dense.stbp_backward(
                 *arguments, recurrent_weight, ctx.neuron, wants_input, wants_weight, near_in
             )
         else:
