@@ -94,6 +94,15 @@ def test_what_is_missing_is_trained_once_and_what_is_there_counts(reproduce: Any
     assert never["ours"]["seeds"] == []
     code, again, err = reproduce("toy/table1", "--epochs", "1", "--seeds", "2", "--format", "json")
     assert (code, len(trained()), json.loads(again)["rows"]) == (0, 3, json.loads(out)["rows"])
+    assert cli.main(["runs", "keep", "--to", "results"]) == 0
+    code, _, err = reproduce("--outputs", "results", "--epochs", "1", "--seeds", "2", "--out", "docs/results.md")
+    page = Path("docs/results.md").read_text("utf-8")
+    assert (code, err) == (0, "")
+    assert "## toy/table1: Digits\n\n    snnrun reproduce toy/table1 --rows ours\\_6,ours\\_7".replace("\\", "") in page
+    assert re.search(r"\| STBP \| 6 \| 460 \| 460 \| 2 \| 1 \| 40\.00 ± 5\.00 \| 60\.00 \| 2 \| \d", page)
+    assert not Path("results/speed.json").exists(), "nothing is measured"
+    assert reproduce("--outputs", "nowhere", "--out", "x.md")[0] == 1
+    assert reproduce("--out", "x.md", "--format", "latex")[0] == 2
     client = tracking.connect("sqlite:///outputs/mlflow.db")
     [lab] = [entry for entry in client.search_experiments() if entry.name == "snnrun"]
     runs = client.search_runs([lab.experiment_id])
@@ -318,7 +327,7 @@ def test_each_form_holds_the_same_figures() -> None:
     assert r"90.33 $\pm$ 1.53" in latex
     assert r"\toprule" in latex
     assert latex.count("{") == latex.count("}")
-    assert all(line.count("&") - line.count(r"\&") == 15 for line in latex.splitlines() if line.endswith(r"\\"))
+    assert all(line.count("&") - line.count(r"\&") == 17 for line in latex.splitlines() if line.endswith(r"\\"))
     assert "<title>toy/t: A &amp; B</title>" in html
     assert not [part for part in ("http://", "https://", "src=", "@import") if part in html], "it needs no other file"
     ElementTree.fromstring(html.partition('<div class="wide">')[2].partition("</div>")[0])

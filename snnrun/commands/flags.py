@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from pathlib import Path
 
-from snnrun.errors import UsageError
+from snnrun.errors import SnnrunError, UsageError
 
 JOBLIB = "joblib"
 
@@ -38,6 +39,16 @@ def launcher(name: str | None, jobs: int | None) -> list[str]:
             f"--jobs: is for --launcher {JOBLIB}. Say how many {name} runs by its own hydra.launcher keys."
         )
     return [f"hydra/launcher={name}", *([f"hydra.launcher.n_jobs={jobs}"] if jobs else [])]
+
+
+def write(path: Path, text: str) -> None:
+    """Write what --out names, and say so. Raises SnnrunError if it cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise SnnrunError(f"{path}: cannot be written ({error.strerror}). Name another file by --out.") from None
+    print(path)
 
 
 def stamp() -> str:

@@ -34,6 +34,7 @@ An override changes all rows, such as train.batch_size=32 train.lr=0.006 or hard
 training samples choose the epoch (data.validation=0.1). The papers train on all and take the best epoch on the test
 set; --paper-settings does the former, and the table shows both."""
 INTERRUPTED = 130
+SEEDS = 5  # as the papers
 
 
 def main(arguments: list[str]) -> int:
@@ -47,13 +48,13 @@ def _reproduce(arguments: list[str]) -> int:
     from snnrun.config.check import register
 
     register()
+    if options.out is not None and options.format == "terminal":
+        raise UsageError("--out: takes a format for files: markdown, json, latex or html.")
     if options.table is None:
-        return _list(options)
+        return _list(options) if options.out is None else _page_of_all(options, arguments)
     from snnrun.reproduce import plan
     from snnrun.reproduce.price import Prices
 
-    if options.out is not None and options.format == "terminal":
-        raise UsageError("--out: takes a format for files: markdown, json, latex or html.")
     table = plan.table_named(options.table)
     plan.check_extra(options.overrides)
     launcher = flags.launcher(options.launcher, options.jobs)
@@ -90,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("overrides", nargs="*", metavar="override", help="see below")
     parser.add_argument("--rows", type=_words, metavar="ROW,...", help="these alone; `ours` means all that begin so")
     parser.add_argument(
-        "--seeds", type=number("--seeds"), default=5, metavar="N", help="0 to N - 1 (default: 5, as the papers)"
+        "--seeds", type=number("--seeds"), default=SEEDS, metavar="N", help="0 to N - 1 (default: 5, as the papers)"
     )
     parser.add_argument("--epochs", type=number("--epochs"), metavar="N", help="default: each row's own number")
     parser.add_argument("--paper-settings", action="store_true", help="train on all samples; no epoch can be chosen")
@@ -100,7 +101,9 @@ def _parser() -> argparse.ArgumentParser:
     flags.add_launcher(parser)
     parser.add_argument("--dry-run", action="store_true", help="name the cost, and train nothing")
     parser.add_argument("--format", choices=FORMATS, help="default: terminal, markdown with --out")
-    parser.add_argument("--out", type=folder, metavar="FILE", help="write the table there")
+    parser.add_argument(
+        "--out", type=folder, metavar="FILE", help="write the table there; without TABLE: all tables that have runs"
+    )
     parser.add_argument("--outputs", type=folder, default=Path("outputs"), help="the folder that runs write to")
     return parser
 
@@ -230,13 +233,8 @@ def _show(found: Outcome, options: argparse.Namespace) -> None:
     text = json.dumps(as_json(found), indent=2, allow_nan=False) + "\n" if kind == "json" else forms[kind](found)
     if options.out is None:
         print(text, end="")
-        return
-    try:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise SnnrunError(f"{options.out}: cannot be written ({error.strerror}). Name another file by --out.") from None
-    print(options.out)
+    else:
+        flags.write(options.out, text)
 
 
 def _print(found: Outcome) -> None:
@@ -254,6 +252,36 @@ def _print(found: Outcome) -> None:
         tables.say(out, aside)
     if missing:
         tables.say(out, f"No room for {', '.join(missing)}: widen the terminal, or take --format markdown.")
+
+
+def _page_of_all(options: argparse.Namespace, arguments: Sequence[str]) -> int:
+    """Write the tables of which there are runs, as they are, and train nothing."""
+    from snnrun.paper.published import tables as all_tables
+    from snnrun.record import provenance
+    from snnrun.reproduce import pages, plan
+    from snnrun.reproduce.outcome import outcome
+    from snnrun.reproduce.price import Prices, parameters
+
+    if options.format not in (None, "markdown"):
+        raise UsageError("--format: a page of all tables is markdown. Name a TABLE for another format.")
+    request = plan.Request(options.seeds, options.epochs, options.paper_settings, options.surrogate)
+    runs, prices, found = _runs(options.outputs), Prices(options.outputs), []
+    for table in all_tables().values():
+        rows = [row for row in table.rows if plan.trainable(row) and any(plan.alike(run, row) for run in runs)]
+        entries = [plan.entry_of(row, request) for row in rows]
+        for entry in entries:
+            plan.find_runs(entry, runs, surrogate=options.surrogate)
+        entries = [entry for entry in entries if entry.runs]
+        if entries:
+            again = ["snnrun", "reproduce", table.name, "--rows", ",".join(entry.row.name for entry in entries)]
+            again += [] if options.seeds == SEEDS else ["--seeds", str(options.seeds)]
+            again += ["--surrogate"] if options.surrogate else []
+            found.append(outcome(table, entries, lambda entry: parameters(entry, prices), [shlex.join(again)]))
+    if not found:
+        raise SnnrunError(f"{options.outputs}: has no run of a row of a table. Say where they are by --outputs FOLDER.")
+    made = [f"snnrun {provenance.version()}", shlex.join(["snnrun", "reproduce", *arguments])]
+    flags.write(options.out, pages.all_markdown(found, made))
+    return 0
 
 
 def _list(options: argparse.Namespace) -> int:

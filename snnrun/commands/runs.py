@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from snnrun.commands import flags
 from snnrun.config.paths import folder
 from snnrun.errors import SnnrunError
 
@@ -41,7 +42,7 @@ def warn(message: str) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("snnrun runs", description="Look at the runs that were made, and compare them.")
-    commands = parser.add_subparsers(required=True, metavar="list | show | compare | best | import")
+    commands = parser.add_subparsers(required=True, metavar="list | show | compare | best | keep | import")
 
     def command(
         name: str, about: str, run: Callable[[argparse.Namespace], int], **more: Any
@@ -86,6 +87,12 @@ def _parser() -> argparse.ArgumentParser:
     best = command("best", "the run of each corpus with the highest validation accuracy", _best, epilog=FILTERS)
     best.add_argument("filters", nargs="*", metavar="filter")
     best.add_argument("--by", type=_words, default=[], metavar="KEY,...", help="the best for each value, such as model")
+
+    keeping = command(
+        "keep", "write finished runs as small files that can be kept with the source: no weights", _keep, epilog=FILTERS
+    )
+    keeping.add_argument("filters", nargs="*", metavar="filter")
+    keeping.add_argument("--to", type=folder, required=True, metavar="FOLDER", help="stands for --outputs later")
 
     missing = commands.add_parser(
         "import",
@@ -143,6 +150,21 @@ def _import(options: argparse.Namespace) -> int:
     return 0
 
 
+def _keep(options: argparse.Namespace) -> int:
+    from snnrun.runs import records
+    from snnrun.runs.collect import history
+
+    _, found, notes = chosen(options)
+    for note in notes:
+        warn(note)
+    kept = sorted({records.keep(run, history(run), records.parameters(run), options.to) for run in reversed(found)})
+    if options.json:
+        _print_json({"files": [str(path) for path in kept]})
+    else:
+        print(f"{len(kept)} record{'s' if len(kept) != 1 else ''} in {options.to}")
+    return 0
+
+
 def _show(options: argparse.Namespace) -> int:
     from snnrun.runs import tables
     from snnrun.runs.collect import history, one
@@ -169,7 +191,7 @@ def _compare(options: argparse.Namespace) -> int:
         _print_json({"sections": [_section(section) for section in sections], "notes": notes})
         return 0
     if options.out is not None:
-        _write(options.out, tables.comparison_page(sections, options.title, [*_made(options.arguments), *notes]))
+        flags.write(options.out, tables.comparison_page(sections, options.title, [*_made(options.arguments), *notes]))
         return 0
     out = tables.console()
     for note in notes:
@@ -184,15 +206,6 @@ def _made(arguments: Sequence[str]) -> list[str]:
 
     made = f"{time.strftime('%Y-%m-%d %H:%M')}, snnrun {provenance.version()}"
     return [made, shlex.join(["snnrun", "runs", *arguments])]
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise SnnrunError(f"{path}: cannot be written ({error.strerror}). Name another file by --out.") from None
-    print(path)
 
 
 def _best(options: argparse.Namespace) -> int:

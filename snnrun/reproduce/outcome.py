@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from snnrun.paper.published import Published, Table, of_corpus
 from snnrun.paper.rows_others import LATER
 from snnrun.reproduce.plan import Entry
-from snnrun.runs.collect import Run
+from snnrun.runs.collect import Run, history
 from snnrun.runs.compare import LAST, TEST, VALIDATION
 from snnrun.runs.significance import mean_std, one_sample, welch_of
 
@@ -33,6 +34,7 @@ class Line:
 
     `chosen` is at the epoch that the validation samples chose, `last` at the last epoch, `maximum` over the epochs on
     the test set, as the papers have it. `parameters` are those of the network that was built, None where none was.
+    `hours` are the core-hours of a run's training, `energy` the estimate for an inference in nJ: means over the runs.
     """
 
     row: Published
@@ -46,6 +48,8 @@ class Line:
     test: str | None
     surrogate: bool
     runs: list[str]
+    hours: float | None = None
+    energy: float | None = None
 
     @property
     def title(self) -> str:
@@ -108,7 +112,21 @@ def _line(row: Published, entry: Entry | None, parameters: int | None) -> Line:
         test=test,
         surrogate=surrogate,
         runs=[run.short for run in runs],
+        hours=_mean([core_hours(run) for run in runs]),
+        energy=_mean([run.metrics.get("cost/energy_nj") for run in runs]),
     )
+
+
+def core_hours(run: Run) -> float | None:
+    """The time of a run's epochs in hours, times its threads; None where it did not run on a CPU or has no times."""
+    found = re.fullmatch(r"CPU, (\d+) threads?", run.tags.get("device", ""))
+    seconds = [epoch["time/epoch_s"] for epoch in history(run) if "time/epoch_s" in epoch]
+    return sum(seconds) / 3600 * int(found[1]) if found and seconds else None
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
 
 
 def tested(row: Published, values: Sequence[float]) -> tuple[float | None, str | None]:
@@ -200,6 +218,8 @@ def as_json(found: Outcome) -> Mapping[str, object]:
                     "last": ours(line.last),
                     "maximum": ours(line.maximum),
                     "test": line.test,
+                    "core_hours": line.hours,
+                    "energy_nj": line.energy,
                     "runs": line.runs,
                 },
             }

@@ -14,7 +14,8 @@ EXPLANATION = (
     "Test accuracies in percent. Parameters, epochs and published figures are as printed; built are the parameters of "
     "our network, trained its epochs. Ours: mean ± standard deviation over n seeds, and the best of them: at the "
     "epoch that the validation samples chose, and the papers' way, the maximum over epochs on the test set, which is "
-    "optimistic and shown because the published figures are of that kind."
+    "optimistic and shown because the published figures are of that kind. Core-hours are those of one training, nJ the "
+    "estimate for one inference."
 )
 
 
@@ -46,6 +47,8 @@ def columns(lines: Sequence[Line]) -> list[Column]:
         Column("its best", lambda line: _best(line.maximum), 7),
         Column("its p", lambda line: p_value(line.maximum), 8),
         Column("test", lambda line: (line.test or "").partition(",")[0], 3, right=False),
+        Column("core-hours", lambda line: _figure(line.hours), 1),
+        Column("nJ", lambda line: _figure(line.energy), 0),
     ]
     if any(line.chosen is None and line.seeds for line in lines):
         shown.insert(12, Column("last epoch", lambda line: mean(line.last), 14))
@@ -64,6 +67,10 @@ def p_value(measure: Ours | None) -> str:
     if measure is None or measure.p is None:
         return ""
     return "<0.001" if measure.p < 0.001 else f"{measure.p:.3f}"
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
 
 
 def _best(measure: Ours | None) -> str:
@@ -101,12 +108,28 @@ def head(found: Outcome) -> str:
 
 def markdown(found: Outcome) -> str:
     """A page with the table and its notes."""
+    facts = [f"- {_md(fact)}" for fact in found.facts]
+    return "\n".join([f"# {_md(head(found))}", "", *facts, "", *_table(found), "", *_paragraphs(asides(found))]) + "\n"
+
+
+def all_markdown(outcomes: Sequence[Outcome], facts: Sequence[str]) -> str:
+    """A page with several tables: what they have in common said once."""
+    lines = ["# Results", "", *(f"- {_md(fact)}" for fact in facts), "", _md(EXPLANATION)]
+    for found in outcomes:
+        lines += ["", f"## {_md(head(found))}", "", *(f"    {fact}" for fact in found.facts), "", *_table(found), ""]
+        lines += _paragraphs(asides(found)[1:])
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _paragraphs(texts: Sequence[str]) -> list[str]:
+    return "\n\n".join(map(_md, texts)).split("\n")
+
+
+def _table(found: Outcome) -> list[str]:
     shown = columns(found.lines)
-    lines = [f"# {_md(head(found))}", "", *(f"- {_md(fact)}" for fact in found.facts), ""]
-    lines.append(f"| {' | '.join(_md(column.title) for column in shown)} |")
+    lines = [f"| {' | '.join(_md(column.title) for column in shown)} |"]
     lines.append("|" + "|".join("--:" if column.right else "---" for column in shown) + "|")
-    lines += [f"| {' | '.join(_md(column.cell(line)) for column in shown)} |" for line in found.lines]
-    return "\n".join([*lines, "", *(f"{_md(aside)}\n" for aside in asides(found))]).rstrip() + "\n"
+    return [*lines, *(f"| {' | '.join(_md(column.cell(line)) for column in shown)} |" for line in found.lines)]
 
 
 def _md(text: str) -> str:

@@ -14,6 +14,7 @@ from snnrun import tracking
 from snnrun.paper.published import Published
 from snnrun.record import atomic, provenance
 from snnrun.reproduce.plan import Entry, settings
+from snnrun.runs import records
 
 if TYPE_CHECKING:
     from snnrun.bench.short import Short
@@ -74,15 +75,7 @@ def parameters(entry: Entry, prices: Prices) -> int | None:
     known = prices.kept(entry)
     if known is not None:
         return known.parameters
-    from snnrun.record import description
-    from snnrun.run import build
-
-    for run in entry.runs.values():
-        about = None if run.folder is None else description.load(run.folder)
-        if about is not None:
-            build.plug_in(entry.values)
-            return build.network(entry.values, about).synapses()
-    return None
+    return next(filter(None, map(records.parameters, entry.runs.values())), None)
 
 
 def _name(row: Published) -> str:

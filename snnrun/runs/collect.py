@@ -1,4 +1,4 @@
-"""The runs that were made: read from their folders and from MLflow, and joined.
+"""The runs that were made: read from their folders, from MLflow, and from records; joined.
 
 A run below `outputs` is its folder (`config.yaml`, `metrics.jsonl`) together with what the store there says of it
 (status, tags), if the store can be read; a run that only one of the two knows is listed by that one. A store elsewhere,
@@ -21,6 +21,7 @@ from snnrun import tracking
 from snnrun.errors import SnnrunError, UsageError
 from snnrun.record import journal, names, run_lock
 from snnrun.record.run_folder import NAMED, RunFolder, folders, matching
+from snnrun.runs import records
 
 Warn = Callable[[str], None]
 
@@ -40,7 +41,8 @@ class Run:
 
     `status` is one of `STATUSES`: `running` is what the lock in the run's folder says, or its store where the folder is
     not on this machine; `killed` is a run whose process left without a word; `unfinished` one without an end of which
-    nobody here can know whether another machine works on it. `changed` has the parameters with which `snnrun resume`
+    nobody here can know whether another machine works on it. `epochs` and `parameters` are those of a record, which has
+    neither folder nor store. `changed` has the parameters with which `snnrun resume`
     went on: what they were, and what they are now, as in `params`. `started` is in seconds since 1970. `run_id` and
     `experiment_id` are MLflow's, None where no store has been read that knows the run.
     """
@@ -57,6 +59,8 @@ class Run:
     tags: dict[str, str] = field(default_factory=dict)
     uri: str | None = None
     changed: dict[str, tuple[str, str]] = field(default_factory=dict)
+    epochs: list[dict[str, float]] = field(default_factory=list)
+    parameters: int | None = None
 
     @property
     def short(self) -> str:
@@ -189,6 +193,8 @@ def history(run: Run) -> list[dict[str, float]]:
     Raises:
         SnnrunError: the store cannot be read.
     """
+    if run.epochs:
+        return run.epochs
     if run.folder is not None:
         epochs, _ = journal.figures(run.folder)
         if epochs:
@@ -209,7 +215,10 @@ def history(run: Run) -> list[dict[str, float]]:
 
 
 def _below(outputs: Path, warn: Warn) -> list[Run]:
-    """The runs of the folders below `outputs`, joined with the store there and the one that the environment names."""
+    """The runs of the folders below `outputs`, joined with the store there and the one that the environment names.
+
+    Runs of records are among them.
+    """
     stored: dict[str | None, Run] = {}
     own = [tracking.store_uri(outputs)] if tracking.store_file(outputs).exists() else []
     for uri in [*filter(None, [tracking.usual_uri()]), *own]:
@@ -232,6 +241,11 @@ def _below(outputs: Path, warn: Warn) -> list[Run]:
         if elsewhere is not None:
             with contextlib.suppress(SnnrunError, OSError, ValueError):
                 _join(run, elsewhere, warn)
+    for file in records.files(outputs):
+        try:
+            alone.append(Run(status="finished", **vars(records.read(file))))
+        except SnnrunError as error:
+            warn(f"{error} It is left out.")
     return [*stored.values(), *alone]
 
 
