@@ -90,7 +90,7 @@ def test_the_same_run_twice_is_bitwise_the_same(rule):
     options = {"topology": "R10", "boosting": True}
     first, again, other = run(rule, **options), run(rule, **options), run(rule, seed=1, **options)
     assert all(torch.equal(first.last_state[name], again.last_state[name]) for name in first.last_state)
-    timed = ("time/epoch_s", "time/ms_per_sample", "samples_per_s")
+    timed = ("time/epoch_s", "time/cpu_s", "time/ms_per_sample", "samples_per_s")
     for a, b in zip(first.history, again.history, strict=True):
         assert {k: v for k, v in a.items() if k not in timed} == {k: v for k, v in b.items() if k not in timed}
     assert not torch.equal(first.last_state["layers.0.weight"], other.last_state["layers.0.weight"])
@@ -103,7 +103,7 @@ def test_metrics_and_observer_of_a_run():
     assert notes.epochs == result.history
     assert set(result.history[0]) == {
         "epoch", "train/loss", "train/accuracy", "validation/accuracy", "test/accuracy", "rate/hidden1", "rate/output",
-        "lr", "grad/norm", "time/epoch_s", "time/ms_per_sample", "samples_per_s",
+        "lr", "grad/norm", "time/epoch_s", "time/cpu_s", "time/ms_per_sample", "samples_per_s",
     }  # fmt: skip
     assert notes.calls[0] == ("start", 1, 2, 60)
     assert ("validation", 12, 12) in notes.calls

@@ -261,7 +261,7 @@ def test_a_training_learns_and_goes_on_bit_for_bit(name, tmp_path):
     assert whole.status == "finished"
     assert whole.history[-1]["test/accuracy"] > 0.6
     assert ("train/loss" in whole.history[0]) == (name == "lsm")
-    times = {"time/epoch_s", "time/ms_per_sample", "samples_per_s"}
+    times = {"time/epoch_s", "time/cpu_s", "time/ms_per_sample", "samples_per_s"}
     for start in (keeper.snapshots[1], keeper.snapshots[6], keeper.snapshots[-1]):
         again = train(start=start)
         assert all(torch.equal(value, whole.last_state[key]) for key, value in again.last_state.items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -118,10 +119,15 @@ def _line(row: Published, entry: Entry | None, parameters: int | None) -> Line:
 
 
 def core_hours(run: Run) -> float | None:
-    """The time of a run's epochs in hours, times its threads; None where it did not run on a CPU or has no times."""
+    """The processors' time of a run's epochs in hours; None where it did not run on a CPU, in one process.
+
+    Of runs that did not count it, the time that passed, times the threads.
+    """
     found = re.fullmatch(r"CPU, (\d+) threads?", run.tags.get("device", ""))
-    seconds = [epoch["time/epoch_s"] for epoch in history(run) if "time/epoch_s" in epoch]
-    return sum(seconds) / 3600 * int(found[1]) if found and seconds else None
+    if found is None or run.tags.get("processes", "1") != "1":
+        return None
+    seconds = [epoch.get("time/cpu_s", int(found[1]) * epoch.get("time/epoch_s", math.nan)) for epoch in history(run)]
+    return sum(seconds) / 3600 if seconds and not math.isnan(sum(seconds)) else None
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 SUFFIX = ".run.json"
 # The metrics of an epoch that are kept; the last value of every metric is kept beside them.
-CURVES = ("train/loss", "train/accuracy", "validation/accuracy", "test/accuracy", "time/epoch_s")
+CURVES = ("train/loss", "train/accuracy", "validation/accuracy", "test/accuracy", "time/epoch_s", "time/cpu_s")
 # Parameters and words of a command that say where a run was made, and what it is apart from that.
 PLACES = ("outputs", "data.root", "data.download", "tracking", "checkpoint", "sweep.", "hydra", "plugin", "hardware.")
 TAGS = re.compile(

@@ -139,7 +139,7 @@ class _Loop:
         tally = self._tally(epoch)
         self.observer.epoch_start(epoch + 1, options.epochs, samples, tally.samples)
         training.align()
-        started = time.perf_counter() - progress.seconds
+        started, used = time.perf_counter() - progress.seconds, time.process_time() - progress.cpu_seconds
         for positions, inputs, labels in training.batches(progress.order[tally.samples :], epoch + 1):
             progress.lr = options.learning_rate(epoch, (epoch + tally.samples / samples) / options.epochs)
             step = training.gradients(positions, inputs, labels, epoch + 1, progress.lr)
@@ -153,7 +153,7 @@ class _Loop:
                 raise Diverged(self.divergence(what, epoch, tally))
             training.update(progress.lr)
             progress.consistent = True
-            progress.seconds = time.perf_counter() - started
+            progress.seconds, progress.cpu_seconds = time.perf_counter() - started, time.process_time() - used
             if self.keeper is not None and self.keeper.due():
                 self.keeper.keep(progress.snapshot())
             self.observer.batch(tally.samples, self.mean_loss(tally), tally.accuracy, tally.rates)
@@ -171,6 +171,7 @@ class _Loop:
             "lr": progress.lr,
             **({} if without_loss else {"grad/norm": tally.usual_norm}),
             "time/epoch_s": progress.seconds,
+            "time/cpu_s": progress.cpu_seconds,
             "time/ms_per_sample": 1e3 * progress.seconds / samples,
             "samples_per_s": samples / progress.seconds,
         }
@@ -188,6 +189,7 @@ class _Loop:
             progress.consistent = False  # transpositions change the present order: doing them twice gives another
             progress.order = shuffled(progress.order, training.options.shuffle, training.seed, epoch)
             progress.tally, progress.seconds = Tally(training.network.spiking), 0.0
+            progress.cpu_seconds = 0.0
             progress.consistent = True
         return progress.tally
 

@@ -65,7 +65,7 @@ class Progress:
         order: Positions of the training samples in the order of this epoch, (S,).
         predictions: The last predicted class of each training sample, (S,). -1: not trained yet.
         tally: The means of the epoch under way, or None.
-        seconds: Time spent on that epoch.
+        seconds, cpu_seconds: Time spent on that epoch, and that of processors, of all threads of this process.
         lr: The last learning rate.
         warned: Layers that were reported as silent.
         consistent: Whether the counts here fit the weights, so that a snapshot can be made.
@@ -76,7 +76,7 @@ class Progress:
         self.order = np.arange(len(training.dataset.train))
         self.predictions = np.full(len(training.dataset.train), -1, dtype=np.int64)
         self.tally: Tally | None = None
-        self.seconds, self.lr = 0.0, training.options.lr
+        self.seconds, self.cpu_seconds, self.lr = 0.0, 0.0, training.options.lr
         self.warned: set[str] = set()
         self.consistent = True
 
@@ -112,6 +112,7 @@ class Progress:
             "best_epoch": result.best_epoch,
             "tally": None if self.tally is None else self.tally.state(),
             "seconds": self.seconds,
+            "cpu_seconds": self.cpu_seconds,
             "lr": self.lr,
             "averaged": training.average.number,
             "warned": sorted(self.warned),
@@ -136,6 +137,7 @@ class Progress:
                 self.tally = Tally(training.network.spiking)
                 self.tally.restore(facts["tally"])
             self.seconds, self.lr, self.warned = facts["seconds"], facts["lr"], set(facts["warned"])
+            self.cpu_seconds = facts.get("cpu_seconds", 0.0)  # earlier versions did not count it
         except (KeyError, IndexError, ValueError, TypeError, RuntimeError) as error:
             reason = f"{type(error).__name__}: {first_line(error, '')}"
             raise SnnrunError(f"the checkpoint is of another training ({reason})") from None
