@@ -29,8 +29,10 @@ from snnrun.encoders import bsa, draws, lyon
 from snnrun.encoders import trains as even_trains
 from snnrun.kernels import Lif, Srm, Stbp, Synapses, Wta, cpu, pack
 from snnrun.kernels.cpu import (
+    column_loops,
     conv_loops,
     conv_pair_loops,
+    conv_table_loops,
     current_loops,
     forward_loops,
     image_error_loops,
@@ -65,7 +67,10 @@ DENSE = (
         wta_loops,
     ),
 )
-IMAGES = (conv_loops, conv_pair_loops, image_error_loops, image_stbp_loops, pool_loops)
+IMAGES = (
+    *(column_loops, conv_loops, conv_pair_loops, conv_table_loops),
+    *(image_error_loops, image_stbp_loops, pool_loops),
+)
 
 ZONE = 4096  # bytes before and after an array
 # Signalling NaNs, which even the sum with 0 changes; two of them, whose other bits are each other's complement, so that

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from snnrun.compiled import parallel
 from snnrun.kernels import Lif, Stbp, cpu, pack, unpack
+from snnrun.kernels.cpu.columns import Image, columns_of
 from snnrun.kernels.neuron import Window
 from snnrun.kernels.reference import images as reference
 
@@ -124,6 +126,40 @@ def test_spikes_long_after_the_input_are_the_references(layer, lif, silence):
         spikes, counts = cpu.pool_forward(spikes_in, pool, lif)
         expected = [reference.pool_forward(spikes_in, pool, near, torch.float64)[0] for near in thresholds(lif)]
         assert_same_spikes(spikes, counts, *expected, False)
+
+
+@pytest.mark.parametrize("channels", [1, 28])
+@pytest.mark.parametrize("last", range(20))
+def test_the_last_input_spike_acts_at_whatever_step_it_comes(channels, last):
+    """A membrane near its threshold, then one spike that lifts it above; by tables, by spikes, and in a pool."""
+    spikes_in = torch.zeros(1, 22, channels)
+    spikes_in[0, : last + 1 : 2] = 1
+    spikes_in[0, last] = 1
+    window, lif = Window(channels, 1, 1, 1, 1, 1), Lif(200.0, 2.0, 2, 2.0)
+    weight = torch.full((1, channels, 1, 1), 1.0 / channels).double()
+    spikes, counts = cpu.conv_forward(*single(pack(spikes_in), weight), window, lif)
+    expected = [reference.conv_forward(pack(spikes_in), weight, window, near)[0] for near in thresholds(lif)]
+    assert_same_spikes(spikes, counts, *expected, False)
+    window = window._replace(kernels=channels)
+    spikes, counts = cpu.pool_forward(pack(spikes_in), window, lif)
+    expected = [reference.pool_forward(pack(spikes_in), window, near, torch.float64)[0] for near in thresholds(lif)]
+    assert_same_spikes(spikes, counts, *expected, False)
+
+
+def test_columns_that_a_layer_keeps_are_those_of_its_bits():
+    """Also after someone has changed the bits in place."""
+    window, lif = Window(1, 9, 7, 20, 3, 3), Lif(20.0, 4.0, 2, 1.0)
+    spikes_in = pack(torch.rand(3, 70, 63, generator=torch.Generator().manual_seed(0)) < 0.2)
+    weight = torch.rand(20, 1, 3, 3, generator=torch.Generator().manual_seed(1))
+    spikes, counts = cpu.conv_forward(spikes_in, weight, window, lif)
+    assert counts.sum() > 0
+    image = Image(window.kernels, window.out_rows * window.out_columns)
+    kept = columns_of(spikes, image)
+    assert columns_of(spikes, image) is kept
+    assert np.array_equal(columns_of(spikes.clone(), image), kept)
+    spikes[0] = 0
+    assert not columns_of(spikes, image)[0].any()
+    assert np.array_equal(columns_of(spikes, image)[1:], kept[1:])
 
 
 def test_a_convolution_without_a_refractory_period_is_reset_at_each_spike():

@@ -1,7 +1,7 @@
 """Masks inside Numba functions: a bit for each lane of a vector, kept in the processor's registers for masks.
 
 As the bits of a word (`vector.above`) they would be put together and taken apart again, and a loop that needs them in
-its next step would wait. In memory a mask is bits all the same: groups of 16, of which a word has four.
+its next step would wait. In memory a mask is a number of 16 bits for each group of 16 lanes.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ def _mask(builder: Any, groups: list[Any]) -> Any:
     return value
 
 
-def _group_at(context: Any, builder: Any, array_type: Any, array: Any, index: Any, number: int) -> Any:
-    """Where group `index` + `number` of the words of an array is; the processors in question store low bits first."""
-    data = context.make_array(array_type)(context, builder, array).data
-    groups = builder.bitcast(data, ir.IntType(GROUP).as_pointer())
-    return builder.gep(groups, [builder.add(index, ir.Constant(index.type, number))])
+def _places(context: Any, builder: Any, array_type: Any, args: Any) -> list[Any]:
+    """Where the groups of `load_masks` are."""
+    data = context.make_array(array_type)(context, builder, args[0]).data
+    starts = (builder.extract_value(args[1], number) for number in range(args[1].type.count))
+    return [builder.gep(data, [builder.add(start, args[2])]) for start in starts]
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def every_lane(_: Any, like: Any) -> Any:
-    """The mask of all lanes."""
+def no_lane(_: Any, like: Any) -> Any:
+    """The mask of no lane."""
     groups = like.lanes // GROUP
 
     def codegen(_context: Any, builder: Any, _signature: Any, _args: Any) -> Any:
-        return _mask(builder, [ir.Constant(_GROUP, [1] * GROUP)] * groups)
+        return _mask(builder, [ir.Constant(_GROUP, [0] * GROUP)] * groups)
 
     return Mask(like.lanes)(like), codegen
 
@@ -79,12 +79,12 @@ def exceeding(_: Any, a: Any, b: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def both(_: Any, a: Any, b: Any) -> Any:
-    """The mask of the lanes that are in a and in b."""
+def either(_: Any, a: Any, b: Any) -> Any:
+    """The mask of the lanes that are in a or in b."""
 
     def codegen(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
         groups = range(a.lanes // GROUP)
-        return _mask(builder, [builder.and_(*(builder.extract_value(mask, k) for mask in args)) for k in groups])
+        return _mask(builder, [builder.or_(*(builder.extract_value(mask, k) for mask in args)) for k in groups])
 
     return a(a, b), codegen
 
@@ -129,27 +129,42 @@ def every(_: Any, mask: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def load_mask(_: Any, words: Any, index: Any, like: Any) -> Any:  # noqa: ARG001
-    """The mask whose bits begin at group `index` of an array of words, which are four groups each."""
+def load_masks(_: Any, array: Any, places: Any, shift: Any, like: Any) -> Any:  # noqa: ARG001
+    """The mask whose groups are at places[0] + shift, places[1] + shift ... of a flat array of 16-bit numbers."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        bits = [
-            builder.load(_group_at(context, builder, signature.args[0], args[0], args[1], number), align=2)
-            for number in range(like.lanes // GROUP)
-        ]
+        bits = [builder.load(at, align=2) for at in _places(context, builder, signature.args[0], args)]
         return _mask(builder, [builder.bitcast(group, _GROUP) for group in bits])
 
-    return Mask(like.lanes)(words, types.intp, like), codegen
+    return Mask(like.lanes)(array, types.UniTuple(types.intp, like.lanes // GROUP), types.intp, like), codegen
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def store_mask(_: Any, words: Any, index: Any, mask: Any) -> Any:  # noqa: ARG001
-    """Write a mask as bits to an array of words, from group `index` on."""
+def store_masks(_: Any, array: Any, places: Any, shift: Any, mask: Any) -> Any:  # noqa: ARG001
+    """Write a mask to where `load_masks` finds it."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        for number in range(mask.lanes // GROUP):
-            bits = builder.bitcast(builder.extract_value(args[2], number), ir.IntType(GROUP))
-            builder.store(bits, _group_at(context, builder, signature.args[0], args[0], args[1], number), align=2)
+        for number, at in enumerate(_places(context, builder, signature.args[0], args)):
+            group = builder.extract_value(args[3], number)
+            builder.store(builder.bitcast(group, ir.IntType(GROUP)), at, align=2)
         return context.get_dummy_value()
 
-    return types.void(words, types.intp, mask), codegen
+    return types.void(array, types.UniTuple(types.intp, mask.lanes // GROUP), types.intp, mask), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def lane_bits(_: Any, array: Any, index: Any, lane: Any) -> Any:  # noqa: ARG001
+    """Bit `lane` of the 64 numbers of 16 bits from array[index] on, uint64."""
+    number = ir.IntType(GROUP)
+    block = ir.VectorType(number, 64)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        masks = builder.load(builder.bitcast(builder.gep(data, [args[1]]), block.as_pointer()), align=2)
+        bit = builder.shl(ir.Constant(number, 1), builder.trunc(args[2], number))
+        first = builder.insert_element(ir.Constant(block, ir.Undefined), bit, ir.Constant(ir.IntType(32), 0))
+        order = ir.Constant(ir.VectorType(ir.IntType(32), 64), [0] * 64)
+        wanted = builder.and_(masks, builder.shuffle_vector(first, ir.Constant(block, ir.Undefined), order))
+        return builder.bitcast(builder.icmp_unsigned("!=", wanted, ir.Constant(block, [0] * 64)), ir.IntType(64))
+
+    return types.uint64(array, types.intp, types.intp), codegen

@@ -232,6 +232,34 @@ def splat(_: Any, value: Any, like: Any) -> Any:  # noqa: ARG001
 
 
 @intrinsic  # type: ignore[untyped-decorator]
+def multiply_add(_: Any, a: Any, b: Any, c: Any) -> Any:  # noqa: ARG001
+    """a * b + c, where c is complete first.
+
+    LLVM would add the parts of a sum c one after the other to a * b. Who waits for a would wait for each.
+    """
+
+    def codegen(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        split = a.lanes == SPLIT
+        parts = [*zip(*(groups_of(builder, vector) for vector in args), strict=True)] if split else [tuple(args)]
+        name, kind = f"llvm.fma.v{GROUP if split else a.lanes}f32", parts[0][0].type
+        fma = builder.module.declare_intrinsic(name, (), ir.FunctionType(kind, [kind] * 3))
+        done = [builder.call(fma, part) for part in parts]
+        return joined(builder, done) if split else done[0]
+
+    return a(a, a, a), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def side_by_side(_: Any, a: Any, b: Any, c: Any) -> Any:  # noqa: ARG001
+    """Three vectors of 16 lanes as one of 48."""
+
+    def codegen(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        return joined(builder, args)
+
+    return Vector(SPLIT)(a, a, a), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
 def load_one(_: Any, array: Any, index: Any, like: Any) -> Any:  # noqa: ARG001
     """array[index] in every lane."""
 

@@ -6,7 +6,8 @@
   to the gradient and to the error below: nothing of size (N, I) is stored for a sample. Neurons that are silent in a
   sample, and samples without error, are left out, see `active_loops`.
 - Convolutions do the same row by row of their output: a spike adds a run of taps, see `conv_layout`; STBP's do so strip
-  by strip, see `image_layout`.
+  by strip, see `image_layout`. In a small window tables have the sum of all taps that spikes choose, see
+  `conv_table_loops`. These convolutions and the pools after them pass each other their spikes as `columns`.
 - Recurrent S-PSPs and the recurrent system use the list of existing synapses. Gauss-Seidel sweeps solve the system to
   float32 rounding; the reference solves it if they do not converge.
 

@@ -6,19 +6,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from snnrun.compiled.jit import Floats, Indices, Words, jit, part
-from snnrun.compiled.masks import both, every, every_lane, keep, load_mask, not_above, store_mask
+from snnrun.compiled.jit import Floats, Indices, Times, Words, jit, part
 from snnrun.compiled.turns import NONE, Turn, take
-from snnrun.compiled.vector import load, splat, zeros48
+from snnrun.compiled.vector import GROUP, load, zeros48
+from snnrun.kernels.cpu.column_loops import places_of, silence, write_bits
 from snnrun.kernels.cpu.constants import LifConstants
 from snnrun.kernels.cpu.conv_layout import WORD, ConvLayer
-from snnrun.kernels.cpu.forward_loops import LOOK, MARGIN
+from snnrun.kernels.cpu.forward_loops import LOOK
 from snnrun.kernels.cpu.image_layout import Layout
 from snnrun.kernels.cpu.image_loops import channel_of
-from snnrun.kernels.cpu.spike_loops import Listed, list_bits, list_sparse
-
-# Groups of bits to a step of a word of lanes, of which the last stays empty.
-GROUPS = 4
+from snnrun.kernels.cpu.lane_steps import advance, advance_any, at_rest, may_fire
+from snnrun.kernels.cpu.spike_loops import Listed, list_sparse
 
 
 class Seen(NamedTuple):
@@ -43,17 +41,10 @@ class Seen(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Room for all steps of a word of lanes.
-
-    The spikes of step t that it sees are those at seen.address[begin[t]:end[t]]. `quiet` (T,) has the bits of the lanes
-    that do not fire. Scratch: `when` (T,), and `fired` for the spikes of the lanes.
-    """
+    """The spikes of step t that a word of lanes sees are those at seen.address[begin[t]:end[t]]."""
 
     begin: Indices
     end: Indices
-    quiet: Words
-    when: Indices
-    fired: Indices
 
 
 @part
@@ -142,112 +133,35 @@ def drive_at(layer: ConvLayer, shift: int, t: int, seen: Seen, block: Block, lik
 
 
 @part
-def may_fire(like: Any, v: Any, a: Any, lif: LifConstants) -> bool:
-    """Whether any lane can reach the threshold without further input; `a` is in units of the membrane's rise."""
-    highest = keep(not_above(like, v), v) + keep(not_above(like, a), a) * splat(np.float32(1) / lif.rise, like)
-    return not every(not_above(highest * splat(np.float32(MARGIN), like), splat(lif.threshold, like)))
-
-
-@part
-def run_steps(
+def run_word(
     like: Any,
-    v: Any,
-    a: Any,
-    recent: Any,
-    begin: int,
-    end: int,
     layer: ConvLayer,
-    shift: int,
+    row: int,
     lif: LifConstants,
     seen: Seen,
     block: Block,
-) -> Any:
-    """Steps `begin` to `end` of a word of lanes with any refractory period; returns as `run_paired`."""
-    quiet = block.quiet
-    for t in range(begin, end):
-        a = a * splat(lif.decay_s, like) + drive_at(layer, shift, t - 1, seen, block, like)
-        v = v * splat(lif.decay_m, like) + a
-        for lag in range(1, min(lif.t_ref, t) + 1):
-            v = keep(load_mask(quiet, GROUPS * (t - lag), like), v)
-        calm = not_above(v, splat(lif.threshold, like))
-        v = keep(calm, v)  # without a refractory period no later step does it
-        store_mask(quiet, GROUPS * t, calm)
-    return v, a, recent
-
-
-@part
-def run_paired(
-    like: Any,
-    v: Any,
-    a: Any,
-    recent: Any,
-    begin: int,
-    end: int,
-    layer: ConvLayer,
-    shift: int,
-    lif: LifConstants,
-    seen: Seen,
-    block: Block,
-) -> Any:
-    """`run_steps` with the usual refractory period of two steps; returns v, a and the lanes quiet in the last two.
-
-    These stay in registers. Through memory they would arrive too late: the next step waits for them. There is no room
-    for more of them, so nothing else happens in this loop.
-    """
-    decay_m, decay_s, theta = splat(lif.decay_m, like), splat(lif.decay_s, like), splat(lif.threshold, like)
-    one_ago, two_ago = recent
-    for t in range(begin, end):
-        a = a * decay_s + drive_at(layer, shift, t - 1, seen, block, like)
-        v = keep(both(one_ago, two_ago), v * decay_m + a)
-        two_ago, one_ago = one_ago, not_above(v, theta)
-        store_mask(block.quiet, GROUPS * t, one_ago)
-    return v, a, (one_ago, two_ago)
-
-
-@part
-def run_word(like: Any, layer: ConvLayer, row: int, lif: LifConstants, seen: Seen, block: Block) -> None:
-    """All steps of a word of lanes in a row after `find_steps`; writes the bits of those that do not fire.
-
-    The taps are in units of the membrane's rise. The state of the lanes stays in registers.
-    """
-    steps, shift = block.quiet.shape[0], row * layer.layout.stride * layer.layout.stride * layer.layout.run
-    first, last = 0, steps - 1
+    columns: Times,
+    places: tuple[int, int, int],
+) -> None:
+    """All steps of a word of lanes in a row after `find_steps`; the taps are in units of the membrane's rise."""
+    steps, shift = block.begin.shape[0], row * layer.layout.stride * layer.layout.stride * layer.layout.run
+    first, last, state = 0, steps - 1, at_rest(like)
     while block.begin[first] == block.end[first]:
         first += 1
     while block.begin[last] == block.end[last]:
         last -= 1
-    for t in range(steps):
-        block.quiet[t] = ~np.uint64(0)
-    v, a, recent = like, like, (every_lane(like), every_lane(like))
-    for t in range(first + 1, steps, LOOK):
+    for start in range(first + 1, steps, LOOK):
+        stop = min(start + LOOK, steps)
         if lif.t_ref == 2:
-            v, a, recent = run_paired(like, v, a, recent, t, min(t + LOOK, steps), layer, shift, lif, seen, block)
+            for t in range(start, stop):
+                drive = drive_at(layer, shift, t - 1, seen, block, like)
+                state = advance(like, state, drive, t, lif, columns, places)
         else:
-            v, a, recent = run_steps(like, v, a, recent, t, min(t + LOOK, steps), layer, shift, lif, seen, block)
-        if t + LOOK > last and not may_fire(like, v, a, lif):
+            for t in range(start, stop):
+                drive = drive_at(layer, shift, t - 1, seen, block, like)
+                state = advance_any(like, state, drive, t, lif, columns, places)
+        if start + LOOK > last + 1 and not may_fire(like, state, lif):
             return
-
-
-@part
-def write_spikes(b: int, layer: ConvLayer, row: int, word: int, block: Block, words: Words, counts: Floats) -> None:
-    """Write the spikes of a word of lanes.
-
-    It lists them first, since the processor would predict a branch for each wrong too often.
-    """
-    valid, found, count = layer.tables.valid[word], 0, 0
-    for t in range(1, block.quiet.shape[0]):
-        block.when[found] = t
-        found += (~block.quiet[t] & valid) != np.uint64(0)
-    for k in range(found):
-        t = block.when[k]
-        count = list_bits(~block.quiet[t] & valid, 64 * t, block.fired, count)
-    shift, place = row * layer.layout.out_columns, layer.tables.place
-    for k in range(count):
-        fired = np.uint64(block.fired[k])
-        step, lane = fired >> np.uint64(6), np.uint64(WORD * word) + (fired & np.uint64(63))
-        n = np.uint64(place[lane] + shift)
-        words[b, step, n >> np.uint64(6)] |= np.uint64(1) << (n & np.uint64(63))
-        counts[b, n] += np.float32(1)
 
 
 @jit
@@ -257,29 +171,30 @@ def conv_forward(
     lif: LifConstants,
     words: Words,
     counts: Floats,
+    columns: Times,
     seen: Seen,
     block: Block,
+    listed: Times,
     turn: Turn,
 ) -> None:
-    """The samples of a turn of `reference.images.conv_forward`; `words` (B, T, W) and `counts` (B, N) are written.
+    """The samples of a turn of `reference.images.conv_forward`.
 
-    The taps are times `lif.rise`. Words of lanes that see no spike are skipped.
+    `words` (B, T, W), `counts` (B, N) and `columns` are written. The taps are times `lif.rise`. Words of lanes that see
+    no spike are skipped. Scratch: `listed` of `write_bits`.
     """
     layout = layer.layout
     while True:
         b = take(turn)
         if b == NONE:
             return
-        for t in range(words.shape[1]):
-            for w in range(words.shape[2]):
-                words[b, t, w] = np.uint64(0)
-        for n in range(counts.shape[1]):
-            counts[b, n] = np.float32(0)
+        for row in range(columns.shape[1]):
+            silence(columns, b, row)
         count = see_spikes(words_in, b, layer, seen)
         find_rows(layout, seen)
         for word in range(layout.blocks):
             select_spikes(word, count, seen)
             for row in range(layout.out_rows):
                 if find_steps(row, seen, block):
-                    run_word(zeros48(), layer, row, lif, seen, block)
-                    write_spikes(b, layer, row, word, block, words, counts)
+                    places = places_of(columns, b, row, word, layout.lanes // GROUP)
+                    run_word(zeros48(), layer, row, lif, seen, block, columns, places)
+        write_bits(columns, b, layout.kernels, layout.out_rows * layout.out_columns, words, counts, listed)

@@ -10,45 +10,31 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from snnrun.compiled.jit import Floats, Indices, Words, jit, part
+from snnrun.compiled.jit import Floats, Indices, Times, Words, jit, part
 from snnrun.compiled.turns import NONE, Turn, take
 from snnrun.compiled.vector import GROUP, load, store, total, zeros16
+from snnrun.kernels.cpu.column_loops import take_group
 from snnrun.kernels.cpu.conv_layout import ConvLayer
 from snnrun.kernels.cpu.image_layout import Layout
 from snnrun.kernels.cpu.pair_loops import Errors
 from snnrun.kernels.cpu.readout_loops import Readout, read
-from snnrun.kernels.cpu.spike_loops import Listed, Trains, list_sparse
+from snnrun.kernels.cpu.spike_loops import Trains
 
 
 class Pairs(NamedTuple):
     """Room for a sample of a layer.
 
-    `own` (words, T) has the layer's spikes as bits of lanes; `listed` is scratch for them. `group` (1, T, 1) has those
-    of one group. The inputs that fire, pixel by pixel: pixel p's are inputs[first[p]:first[p + 1]], and the taps of
-    lane 0 of output row 0 would be at `start`, were the runs endless. `gain` and `credit` (16,) are of a group.
+    `group` (1, T, 1) has the spikes of a group of the layer. The inputs that fire, pixel by pixel: pixel p's are
+    inputs[first[p]:first[p + 1]], and the taps of lane 0 of output row 0 would be at `start`, were the runs endless.
+    `gain` and `credit` (16,) are of a group.
     """
 
-    listed: Listed
-    own: Words
     group: Words
     first: Indices
     inputs: Indices
     start: Indices
     gain: Floats
     credit: Floats
-
-
-@part
-def gather_own(words: Words, b: int, lane: Indices, room: Pairs) -> None:
-    """Write the layer's spikes of sample b to room.own."""
-    own = room.own
-    for w in range(own.shape[0]):
-        for t in range(own.shape[1]):
-            own[w, t] = np.uint64(0)
-    for t in range(own.shape[1]):
-        for k in range(list_sparse(words, b, t, room.listed)):
-            bit = np.uint64(lane[np.uint64(room.listed.neurons[k])])
-            own[bit >> np.uint64(6), np.uint64(t)] |= np.uint64(1) << (bit & np.uint64(63))
 
 
 @part
@@ -64,17 +50,6 @@ def find_inputs(layer: ConvLayer, first: Indices, b: int, room: Pairs) -> None:
             room.start[count] = layer.tables.start[pixel] + channel * channel_step
             count += np.uint64(first[b, n] < first[b, n + 1])
     room.first[layout.plane] = count
-
-
-@part
-def take_group(row: int, group: int, room: Pairs) -> bool:
-    """Write the spikes of a group of the lanes that begin at word `row` to room.group; returns whether there is any."""
-    place, shift, fired = row + group // 4, np.uint64(GROUP * (group % 4)), np.uint64(0)
-    for t in range(room.own.shape[1]):
-        bits = room.own[place, t] >> shift & np.uint64(0xFFFF)
-        room.group[0, t, 0] = bits
-        fired |= bits
-    return bool(fired != np.uint64(0))
 
 
 @part
@@ -148,7 +123,7 @@ def add_pairs(
 
 @jit
 def conv_backward(
-    words: Words,
+    columns: Times,
     trains: Trains,
     errors: Errors,
     layer: ConvLayer,
@@ -164,40 +139,38 @@ def conv_backward(
     trains the weights, `gain` is (B, 0) and each gradient is empty. `readout` is of 16 neurons.
     """
     layout, place = layer.layout, layer.tables.place
-    groups, words_of_row = (layout.lanes + GROUP - 1) // GROUP, (layout.lanes + 63) // 64
+    groups = layout.lanes // GROUP
     while True:
         k = take(turn)
         if k == NONE:
             return
         for b in range(parts[k, 0], parts[k, 1]):
-            gather_own(words, b, layer.tables.lane, room)
             find_inputs(layer, trains.first, b, room)
             for row in range(layout.out_rows):
                 shift = row * layout.out_columns
                 for group in range(groups):
                     gains = gather_lanes(errors.gain, b, GROUP * group, place, shift, room.gain)
                     credits = gather_lanes(errors.credit, b, GROUP * group, place, shift, room.credit)
-                    if (gains or credits) and take_group(row * words_of_row, group, room):
+                    if (gains or credits) and take_group(columns, b, row * groups + group, room.group):
                         read(zeros16(), readout, room.group, 0, 0, 0, GROUP)
                         add_pairs(b, row, group, layer, trains, readout.values, room, gradients[k], errors.below)
 
 
 @jit
 def conv_activation(
-    words: Words, trains: Trains, layer: ConvLayer, readout: Readout, room: Pairs, activation: Floats, turn: Turn
+    columns: Times, trains: Trains, layer: ConvLayer, readout: Readout, room: Pairs, activation: Floats, turn: Turn
 ) -> None:
     """The samples of a turn of `reference.images.conv_activation`; `activation` (B, N) 0, `readout` of 16 neurons."""
     like, layout, place = zeros16(), layer.layout, layer.tables.place
-    groups, words_of_row = (layout.lanes + GROUP - 1) // GROUP, (layout.lanes + 63) // 64
+    groups = layout.lanes // GROUP
     while True:
         b = take(turn)
         if b == NONE:
             return
-        gather_own(words, b, layer.tables.lane, room)
         find_inputs(layer, trains.first, b, room)
         for row in range(layout.out_rows):
             for group in range(groups):
-                if not take_group(row * words_of_row, group, room):
+                if not take_group(columns, b, row * groups + group, room.group):
                     continue
                 read(like, readout, room.group, 0, 0, 0, GROUP)
                 y0, y1, x0, x1 = field(layout, row, group)

@@ -171,19 +171,33 @@ def run_floats(layout: Layout) -> int:
 
 
 @lru_cache(maxsize=64)
-def pool_tables(window: Window) -> tuple[Indices, Indices, Indices, Indices]:
-    """Where the neurons of a pool that see each input begin (I + 1), and these neurons; then the same in reverse."""
-    channel, row, column, y, x = np.indices(
-        (window.channels, window.out_rows, window.out_columns, window.height, window.width)
-    ).reshape(5, -1)
-    y, x = row * window.stride + y - window.padding, column * window.stride + x - window.padding
-    inside = (y >= 0) & (y < window.rows) & (x >= 0) & (x < window.columns)
-    neuron = ((channel * window.out_rows + row) * window.out_columns + column)[inside]
-    source = ((channel * window.rows + y) * window.columns + x)[inside]
+def pool_tables(window: Window) -> tuple[Indices, Indices]:
+    """Where the neurons of a pool that see each input begin (I + 1), and these neurons."""
+    sources = _sources(window)
+    neuron, k = np.nonzero(sources >= 0)
+    channel = np.arange(window.channels)[:, None]
+    source = (channel * window.rows * window.columns + sources[neuron, k]).reshape(-1)
+    neuron = (channel * window.out_rows * window.out_columns + neuron).reshape(-1)
     by_input = np.argsort(source, kind="stable")
     first = np.searchsorted(source[by_input], np.arange(window.inputs + 1))
-    begin = np.searchsorted(neuron, np.arange(window.neurons + 1))
-    return _as_indices(first), _as_indices(neuron[by_input]), _as_indices(begin), _as_indices(source)
+    return _as_indices(first), _as_indices(neuron[by_input])
+
+
+@lru_cache(maxsize=64)
+def pool_sources(window: Window, multiple: int) -> Indices:
+    """The positions that each position of a pool sees, (positions, M), filled up with -1 to a multiple."""
+    sources = _sources(window)
+    missing = -sources.shape[1] % multiple
+    return _as_indices(np.pad(sources, ((0, 0), (0, missing)), constant_values=-1))
+
+
+def _sources(window: Window) -> NDArray[np.int64]:
+    """The positions that each position of a pool sees, row by row of its window; -1 beyond the edge."""
+    row, column, y, x = np.indices((window.out_rows, window.out_columns, window.height, window.width))
+    y, x = row * window.stride + y - window.padding, column * window.stride + x - window.padding
+    inside = (y >= 0) & (y < window.rows) & (x >= 0) & (x < window.columns)
+    sources: NDArray[np.int64] = np.where(inside, y * window.columns + x, -1)
+    return sources.reshape(window.out_rows * window.out_columns, -1)
 
 
 def _as_indices(array: NDArray[Any]) -> Indices:

@@ -1,7 +1,8 @@
 """The functions of the backend for layers over images: convolutions and spiking pools.
 
 Spikes drive them, as in dense layers: a spike adds the taps of its neuron to the rows of output that see it (see
-`conv_layout`). Lanes that no spike reaches and neurons that never fire cost almost nothing.
+`conv_layout`), or the spikes of a window choose the sum of taps (see `conv_table_loops`). Lanes that no spike reaches
+and neurons that never fire cost almost nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from snnrun.compiled import threads
-from snnrun.compiled.jit import Indices, Words
+from snnrun.compiled.jit import Indices, Times, Words
 from snnrun.compiled.turns import Turn
 from snnrun.compiled.vector import GROUP
 from snnrun.kernels.cpu import conv_loops, conv_pair_loops, pool_loops
@@ -25,13 +26,16 @@ from snnrun.kernels.cpu.arrays import (
     sort_by_neuron,
     spikes_of,
 )
+from snnrun.kernels.cpu.columns import Image, columns_of, keep_columns, room_for_columns
 from snnrun.kernels.cpu.constants import lif_constants, rule_constants
-from snnrun.kernels.cpu.conv_layout import conv_layer
+from snnrun.kernels.cpu.conv_layout import by_rows, conv_layer, tables_of
 from snnrun.kernels.cpu.conv_loops import Block, Seen
 from snnrun.kernels.cpu.conv_pair_loops import Pairs
-from snnrun.kernels.cpu.image_layout import Convolution, Layout, pool_tables, run_floats, taps_of
+from snnrun.kernels.cpu.conv_table_loops import Patterns, conv_by_table
+from snnrun.kernels.cpu.image_layout import Convolution, Layout, pool_sources, run_floats, taps_of
 from snnrun.kernels.cpu.image_loops import Events
 from snnrun.kernels.cpu.pair_loops import Errors
+from snnrun.kernels.cpu.pool_loops import TOGETHER, Pool
 from snnrun.kernels.cpu.readout_loops import room_for_readout
 from snnrun.kernels.cpu.spike_loops import ROOM, room_to_list
 from snnrun.kernels.neuron import Lif, Window
@@ -46,28 +50,38 @@ def conv_forward(spikes_in: Tensor, weight: Tensor, window: Window, lif: Lif) ->
     """See `reference.images.conv_forward`."""
     batch, steps, _ = spikes_in.shape
     inputs, constants = bits_of(spikes_in), lif_constants(lif, slack=False)
-    layer = conv_layer(weight, window, float(constants.rise))
-    spikes, counts = _room_for_output(batch, steps, window.neurons)
-    out, n, most = bits_of(spikes), counts.numpy(), most_spikes(inputs)
+    output, scale = _Output(batch, steps, window), float(constants.rise)
+    tables = tables_of(weight, window, scale)
+    if tables is not None:
+        layout, looked_up = by_rows(window)[0], tables
+
+        def some_by_table(turn: Turn) -> None:
+            rows = np.empty((layout.channels * layout.rows, steps), np.uint64)
+            patterns = Patterns(rows, np.empty((layout.out_columns + 1, steps), np.uint32))
+            conv_by_table(inputs, layout, looked_up, constants, *output.arrays, patterns, output.listed(), turn)
+
+        threads.share(batch, some_by_table)
+        return output.complete()
+    layer, most = conv_layer(weight, window, scale), most_spikes(inputs)
 
     def some(turn: Turn) -> None:
-        seen, block = _room_for_seen(inputs, most, layer.layout), _room_for_block(steps)
-        conv_loops.conv_forward(inputs, layer, constants, out, n, seen, block, turn)
+        seen, block = _room_for_seen(inputs, most, layer.layout), Block(*np.empty((2, steps), np.int32))
+        conv_loops.conv_forward(inputs, layer, constants, *output.arrays, seen, block, output.listed(), turn)
 
     threads.share(batch, some)
-    return spikes, counts
+    return output.complete()
 
 
 def conv_activation(rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, weight: Tensor, window: Window) -> Tensor:
     """See `reference.images.conv_activation`."""
     batch, steps, _ = spikes_in.shape
-    own, trains = bits_of(spikes), sort_by_neuron(spikes_in, window.inputs)
+    own, trains = columns_of(spikes, neurons_of(window)), sort_by_neuron(spikes_in, window.inputs)
     layer, constants = conv_layer(weight, window), rule_constants(rule, lif, steps)
     activation = torch.zeros(batch, window.neurons)
     out = activation.numpy()
 
     def some(turn: Turn) -> None:
-        readout, room = room_for_readout(constants, steps, GROUP), _room_for_pairs(own, layer.layout)
+        readout, room = room_for_readout(constants, steps, GROUP), _room_for_pairs(steps, layer.layout)
         conv_pair_loops.conv_activation(own, trains, layer, readout, room, out, turn)
 
     threads.share(batch, some)
@@ -86,7 +100,7 @@ def conv_backward(
 ) -> tuple[Tensor, Tensor]:
     """See `reference.images.conv_backward`."""
     batch, steps, _ = spikes_in.shape
-    own, trains = bits_of(spikes), sort_by_neuron(spikes_in, window.inputs)
+    own, trains = columns_of(spikes, neurons_of(window)), sort_by_neuron(spikes_in, window.inputs)
     layer, constants = conv_layer(weight, window), rule_constants(rule, lif, steps)
     layout = layer.layout
     nothing = np.zeros((batch, 0), np.float32)
@@ -97,7 +111,7 @@ def conv_backward(
     errors = Errors(gains, credits, below.numpy())
 
     def some(turn: Turn) -> None:
-        readout, room = room_for_readout(constants, steps, GROUP), _room_for_pairs(own, layout)
+        readout, room = room_for_readout(constants, steps, GROUP), _room_for_pairs(steps, layout)
         conv_pair_loops.conv_backward(own, trains, errors, layer, readout, room, parts, gradients, turn)
 
     threads.share(len(parts), some)
@@ -112,40 +126,70 @@ def pool_forward(
     """See `reference.images.pool_forward`."""
     check_type(dtype)
     batch, steps, _ = spikes_in.shape
-    first, post, _, _ = pool_tables(window)
-    inputs, constants, padded = bits_of(spikes_in), lif_constants(lif), 64 * words(window.neurons)
-    spikes, counts = _room_for_output(batch, steps, window.neurons)
-    out, n = bits_of(spikes), counts.numpy()
+    pool, inputs, constants = _pool(window), columns_of(spikes_in, inputs_of(window)), lif_constants(lif)
+    output = _Output(batch, steps, window)
 
     def some(turn: Turn) -> None:
-        u, a = torch.empty(2, padded).numpy()
-        awake, groups = np.empty(padded // GROUP, np.bool_), np.empty(padded // GROUP, np.int32)
-        state = pool_loops.State(u, a, np.empty(padded // 64, np.uint64), awake, groups)
-        listed, block = room_to_list(inputs.shape[2]), np.empty(64, np.uint64)
-        pool_loops.pool_forward(inputs, first, post, constants, window.neurons, out, n, state, listed, block, turn)
+        rows, active = np.empty(3 * pool.sources.shape[1], np.int64), np.empty(inputs.shape[1], np.uint16)
+        pool_loops.pool_forward(inputs, pool, constants, *output.arrays, rows, active, output.listed(), turn)
 
     threads.share(batch, some)
-    return spikes, counts
+    return output.complete()
 
 
 def pool_backward(rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, credit: Tensor, window: Window) -> Tensor:
     """See `reference.images.pool_backward`."""
     batch, steps, _ = spikes_in.shape
-    _, _, begin, pre = pool_tables(window)
-    own, trains, credits = bits_of(spikes), sort_by_neuron(spikes_in, window.inputs), as_floats(credit)
-    constants = rule_constants(rule, lif, steps)
+    pool, constants, credits = _pool(window), rule_constants(rule, lif, steps), as_floats(credit)
+    inputs, own = columns_of(spikes_in, inputs_of(window)), columns_of(spikes, neurons_of(window))
     below = torch.zeros(batch, window.inputs)
     error = below.numpy()
 
     def some(turn: Turn) -> None:
-        readout = room_for_readout(constants, steps, 64)
-        pool_loops.pool_backward(own, trains, credits, begin, pre, readout, error, turn)
+        readout, lanes = room_for_readout(constants, steps, GROUP), aligned_zeros(2 * GROUP)
+        rows, group = np.empty(pool.sources.shape[1], np.int64), np.empty((1, steps, 1), np.uint64)
+        pool_loops.pool_backward(inputs, own, pool, credits, readout, rows, group, lanes, error, turn)
 
     threads.share(batch, some)
     return below
 
 
 # ---- arrays ---------------------------------------------------------------------------------------------------------
+
+
+class _Output:
+    """What a layer of a window writes: bits (B, T, W) and counts (B, N), which it returns, and the columns."""
+
+    def __init__(self, batch: int, steps: int, window: Window) -> None:
+        image = neurons_of(window)
+        self._spikes = torch.empty(batch, steps, words(window.neurons), dtype=torch.int64)
+        self._counts = torch.empty(batch, window.neurons)
+        self._columns = room_for_columns(batch, steps, image)
+        self.arrays = bits_of(self._spikes), self._counts.numpy(), self._columns
+
+    def listed(self) -> Times:
+        """Scratch of `column_loops.write_bits`."""
+        return np.empty(self._columns.shape[2] + ROOM, np.uint16)
+
+    def complete(self) -> tuple[Tensor, Tensor]:
+        """The spikes and counts, when the loop has ended."""
+        keep_columns(self._spikes, self._columns)
+        return self._spikes, self._counts
+
+
+def inputs_of(window: Window) -> Image:
+    """The image that a window sees."""
+    return Image(window.channels, window.rows * window.columns)
+
+
+def neurons_of(window: Window) -> Image:
+    """The image of a window's neurons."""
+    return Image(window.kernels, window.out_rows * window.out_columns)
+
+
+def _pool(window: Window) -> Pool:
+    image = inputs_of(window)
+    return Pool(*image, neurons_of(window).plane, pool_sources(window, TOGETHER))
 
 
 def bits_of(spikes: Tensor) -> Words:
@@ -179,21 +223,9 @@ def _room_for_seen(inputs: Words, spikes: int, layout: Layout) -> Seen:
     return Seen(room_to_list(inputs.shape[2], spikes), *(np.empty(size, np.int32) for size in sizes))
 
 
-def _room_for_block(steps: int) -> Block:
-    begin, end, when = np.empty((3, steps), np.int32)
-    return Block(begin, end, np.empty(steps, np.uint64), when, np.empty(64 * steps + ROOM, np.int32))
-
-
-def _room_for_pairs(own: Words, layout: Layout) -> Pairs:
-    """Room for a sample of a layer whose spikes are `own` (B, T, W)."""
-    steps, inputs = own.shape[1], layout.channels * layout.plane
+def _room_for_pairs(steps: int, layout: Layout) -> Pairs:
+    """Room for a sample of so many steps."""
+    inputs = layout.channels * layout.plane
     first, firing, start = (np.empty(size, np.int32) for size in (layout.plane + 1, inputs + 1, inputs + 1))
-    bits = np.empty((layout.out_rows * -(-layout.lanes // 64), steps), np.uint64)
     gain, credit = aligned_zeros(2, GROUP)
-    return Pairs(
-        room_to_list(own.shape[2]), bits, np.empty((1, steps, 1), np.uint64), first, firing, start, gain, credit
-    )
-
-
-def _room_for_output(batch: int, steps: int, neurons: int) -> tuple[Tensor, Tensor]:
-    return torch.empty(batch, steps, words(neurons), dtype=torch.int64), torch.empty(batch, neurons)
+    return Pairs(np.empty((1, steps, 1), np.uint64), first, firing, start, gain, credit)

@@ -1,151 +1,241 @@
-"""The loops of spiking pools: `pool_forward`, `pool_backward`."""
+"""The loops of spiking pools: `pool_forward`, `pool_backward`.
+
+They take 16 channels of a position at a time, and see the spikes in columns (see `columns`): those of a neuron's window
+are a few rows, read step after step. Where nothing fires, nothing is computed.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from snnrun.compiled.jit import Flags, Floats, Indices, Words, jit, part
-from snnrun.compiled.masks import drop, exceeding, load_mask, store_mask
+from snnrun.compiled.jit import Counts, Floats, Indices, Times, Words, jit, part
+from snnrun.compiled.masks import keep, load_masks
 from snnrun.compiled.turns import NONE, Turn, take
-from snnrun.compiled.vector import GROUP, load, lowest_bit, splat, store, zeros16, zeros64
+from snnrun.compiled.vector import GROUP, load, splat, store, zeros16, zeros48
+from snnrun.kernels.cpu.column_loops import active_lanes, place_of, silence, take_group, write_bits
 from snnrun.kernels.cpu.constants import LifConstants
-from snnrun.kernels.cpu.forward_loops import LOOK, can_fire
+from snnrun.kernels.cpu.forward_loops import LOOK
+from snnrun.kernels.cpu.lane_steps import advance, advance_any, at_rest, may_fire
 from snnrun.kernels.cpu.readout_loops import Readout, read
-from snnrun.kernels.cpu.spike_loops import Listed, Trains, count_sample, held_bits, last_step, list_sparse, valid_bits
 
-GROUPS = 4  # of 16 neurons, in a word
+# The loops take so many inputs of a window at once.
+TOGETHER = 4
 
 
-class State(NamedTuple):
-    """The state of a sample of a pool: membranes `u` and currents `a` (64 * W,), the latter decayed already.
+class Pool(NamedTuple):
+    """A pool of `channels` with `plane_in` inputs and `plane` neurons each.
 
-    `held` (W,) are the bits of the neurons whose membrane is held at 0. Groups of neurons sleep until the first spike
-    reaches them. `awake` (4 * W,) says which do not, `groups` lists them.
+    `sources` (plane, M): the positions that a position sees, filled up with -1 to a multiple of TOGETHER.
     """
 
-    u: Floats
-    a: Floats
-    held: Words
-    awake: Flags
-    groups: Indices
+    channels: int
+    plane_in: int
+    plane: int
+    sources: Indices
 
 
 @part
-def receive(
-    words_in: Words, b: int, t: int, first: Indices, post: Indices, state: State, inputs: Listed, count: int
-) -> int:
-    """Add the input spikes of step t to the currents; returns how many groups are awake, `count` of them before."""
-    for k in range(list_sparse(words_in, b, t, inputs)):
-        n = np.uint64(inputs.neurons[k])
-        for r in range(first[n], first[n + np.uint64(1)]):
-            neuron = np.uint64(post[np.uint64(r)])
-            state.a[neuron] += np.float32(1)
-            group = neuron // np.uint64(GROUP)
-            if not state.awake[group]:
-                state.awake[group] = True
-                state.groups[count] = group
-                count += 1
-    return count
+def find_rows(pool: Pool, columns: Times, b: int, position: int, group: int, rows: Counts) -> None:
+    """Find where the rows of the inputs that a group of channels sees begin in the columns."""
+    groups = (pool.channels + GROUP - 1) // GROUP
+    for k in range(rows.shape[0]):
+        source = pool.sources[position, k]
+        rows[k] = place_of(columns, b, columns.shape[1] - 1 if source < 0 else source * groups + group)
 
 
 @part
-def advance(b: int, t: int, lif: LifConstants, state: State, count: int, words: Words) -> None:
-    """Advance the groups that are awake by one step; writes the bits of those that fire."""
-    like, row = zeros16(), GROUPS * words.shape[2]
-    decay_m, decay_s, rise = splat(lif.decay_m, like), splat(lif.decay_s, like), splat(lif.rise, like)
-    for w in range(words.shape[2]):
-        state.held[w] = held_bits(words, b, t, w, lif.t_ref)
-    for k in range(count):
-        group = np.int64(state.groups[np.uint64(k)])
-        place = GROUP * group
-        current = load(state.a, place, like)
-        x = drop(load_mask(state.held, group, like), load(state.u, place, like) * decay_m + current * rise)
-        fired = exceeding(x, splat(lif.threshold, like))
-        store_mask(words, (b * words.shape[1] + t) * row + group, fired)
-        store(state.u, place, drop(fired, x))
-        store(state.a, place, current * decay_s)
+def find_three(pool: Pool, columns: Times, b: int, position: int, group: int, rows: Counts) -> None:
+    """`find_rows` for three positions side by side; the rows of source k are rows[3 * k ... 3 * k + 2]."""
+    groups, silent = (pool.channels + GROUP - 1) // GROUP, columns.shape[1] - 1
+    for n in range(3):
+        for k in range(pool.sources.shape[1]):
+            source = pool.sources[position + n, k] if position + n < pool.plane else -1
+            rows[3 * k + n] = place_of(columns, b, silent if source < 0 else source * groups + group)
+
+
+@part
+def last_seen(pool: Pool, columns: Times, b: int, position: int, group: int, active: Times, steps: int) -> int:
+    """The last step at which a source of three positions fires, or -1; `active`: which rows of the sample do."""
+    groups, fires = (pool.channels + GROUP - 1) // GROUP, False
+    end = min(position + 3, pool.plane)
+    for p in range(position, end):
+        for k in range(pool.sources.shape[1]):
+            source = pool.sources[p, k]
+            fires |= source >= 0 and active[source * groups + group] != 0
+    if not fires:
+        return -1
+    for t in range(steps - 1, -1, -1):
+        for p in range(position, end):
+            for k in range(pool.sources.shape[1]):
+                source = pool.sources[p, k]
+                if source >= 0 and columns[b, source * groups + group, t]:
+                    return t
+    return -1
+
+
+@part
+def four(rows: Counts, k: int) -> tuple[int, int, int, int]:
+    """Four rows from k on."""
+    return rows[k], rows[k + 1], rows[k + 2], rows[k + 3]
+
+
+@part
+def four_of_three(rows: Counts, k: int) -> Any:
+    """The rows of sources k ... k + 3 of three positions."""
+    k *= 3
+    return (
+        (rows[k], rows[k + 1], rows[k + 2]),
+        (rows[k + 3], rows[k + 4], rows[k + 5]),
+        (rows[k + 6], rows[k + 7], rows[k + 8]),
+        (rows[k + 9], rows[k + 10], rows[k + 11]),
+    )
+
+
+@part
+def add_four(like: Any, columns: Times, rows: Any, t: int, x: Any) -> Any:
+    """x for each of four sources that fires at step t, added up."""
+    a, b = keep(load_masks(columns, rows[0], t, like), x), keep(load_masks(columns, rows[1], t, like), x)
+    c, d = keep(load_masks(columns, rows[2], t, like), x), keep(load_masks(columns, rows[3], t, like), x)
+    return (a + b) + (c + d)
+
+
+@part
+def run_three(
+    like: Any, last: int, steps: int, columns_in: Times, rows: Counts, lif: LifConstants, out: Times, places: Any
+) -> None:
+    """All steps of a group of channels at three positions, whose sources fire until step `last`."""
+    first, state, rise = four_of_three(rows, 0), at_rest(like), splat(lif.rise, like)
+    for start in range(1, steps, LOOK):
+        stop = min(start + LOOK, steps)
+        if lif.t_ref == 2 and rows.shape[0] == 3 * TOGETHER:
+            for t in range(start, stop):
+                drive = add_four(like, columns_in, first, t - 1, rise)
+                state = advance(like, state, drive, t, lif, out, places)
+        else:
+            for t in range(start, stop):
+                drive = like
+                for k in range(0, rows.shape[0] // 3, TOGETHER):
+                    drive = drive + add_four(like, columns_in, four_of_three(rows, k), t - 1, rise)
+                state = advance_any(like, state, drive, t, lif, out, places)
+        if start + LOOK > last + 1 and not may_fire(like, state, lif):
+            return
 
 
 @jit
 def pool_forward(
-    words_in: Words,
-    first: Indices,
-    post: Indices,
+    columns_in: Times,
+    pool: Pool,
     lif: LifConstants,
-    neurons: int,
     words: Words,
     counts: Floats,
-    state: State,
-    inputs: Listed,
-    block: Words,
+    columns: Times,
+    rows: Counts,
+    active: Times,
+    listed: Times,
     turn: Turn,
 ) -> None:
-    """The samples of a turn of `reference.images.pool_forward`, step by step.
+    """The samples of a turn of `reference.images.pool_forward`; `words` (B, T, W), `counts`, `columns` are written.
 
-    `first` (I + 1), `post`: the neurons that see an input. `words` (B, T, W) and `counts` (B, N) are written. Scratch:
-    `state`, `inputs` for the spikes of a step, `block` (64,).
+    It takes three positions at once, so that none waits for what it did the step before. Scratch: `rows` (3 * M,),
+    `active` for the rows of the input, `listed` of `write_bits`.
     """
-    steps, u, a = words.shape[1], state.u, state.a
+    groups, steps, silent = (pool.channels + GROUP - 1) // GROUP, words.shape[1], columns.shape[1] - 1
     while True:
         b = take(turn)
         if b == NONE:
             return
-        for i in range(u.shape[0]):
-            u[i] = a[i] = np.float32(0)
-        for group in range(state.awake.shape[0]):
-            state.awake[group] = False
-        for t in range(steps):
-            for w in range(words.shape[2]):
-                words[b, t, w] = np.uint64(0)
-        last, count = last_step(words_in, b), 0
-        for t in range(1, steps):
-            count = receive(words_in, b, t - 1, first, post, state, inputs, count)
-            advance(b, t, lif, state, count, words)
-            words[b, t, words.shape[2] - 1] &= valid_bits(neurons - 64 * (words.shape[2] - 1))
-            if t > last and t % LOOK == 0 and not can_fire(u, a, lif.threshold):
-                break
-        count_sample(words, b, block, counts, neurons)
+        for row in range(columns.shape[1]):
+            silence(columns, b, row)
+        for row in range(active.shape[0]):
+            active[row] = active_lanes(columns_in, b, row)
+        for position in range(0, pool.plane, 3):
+            for group in range(groups):
+                last = last_seen(pool, columns_in, b, position, group, active, steps)
+                if last < 0:
+                    continue
+                find_three(pool, columns_in, b, position, group, rows)
+                first, left = position * groups + group, pool.plane - position
+                places = (
+                    place_of(columns, b, first),
+                    place_of(columns, b, first + groups if left > 1 else silent),
+                    place_of(columns, b, first + 2 * groups if left > 2 else silent),
+                )
+                run_three(zeros48(), last, steps, columns_in, rows, lif, columns, places)
+        write_bits(columns, b, pool.channels, pool.plane, words, counts, listed)
+
+
+@part
+def gather_channels(values: Floats, b: int, first: int, apart: int, count: int, out: Floats) -> bool:
+    """Write values[b, first], [b, first + apart] ... of `count` channels to `out` (16,), 0 beyond; is any not 0?"""
+    found = False
+    for i in range(GROUP):
+        out[i] = values[b, first + i * apart] if i < count else np.float32(0)
+        found |= out[i] != np.float32(0)
+    return found
+
+
+@part
+def sum_four(like: Any, values: Floats, columns: Times, rows: tuple[int, int, int, int], steps: int) -> Any:
+    """e_.j of a group of channels for four inputs of its window. The last step's readout is 0."""
+    a, b, c, d = like, like, like, like
+    for t in range(steps - 1):
+        x = load(values, GROUP * t, like)
+        a = a + keep(load_masks(columns, (rows[0],), t, like), x)
+        b = b + keep(load_masks(columns, (rows[1],), t, like), x)
+        c = c + keep(load_masks(columns, (rows[2],), t, like), x)
+        d = d + keep(load_masks(columns, (rows[3],), t, like), x)
+    return a, b, c, d
+
+
+@part
+def send(e: Any, b: int, source: int, channel: int, pool: Pool, lanes: Floats, error: Floats) -> None:
+    """Send e_.j times the credits, which lanes 0 ... 15 have, to the channels from `channel` on of an input."""
+    if source < 0:
+        return
+    store(lanes, GROUP, load(lanes, 0, e) * e)
+    for i in range(min(GROUP, pool.channels - channel)):
+        error[b, (channel + i) * pool.plane_in + source] += lanes[GROUP + i]
 
 
 @jit
 def pool_backward(
-    words: Words,
-    trains: Trains,
+    columns_in: Times,
+    columns: Times,
+    pool: Pool,
     credit: Floats,
-    begin: Indices,
-    pre: Indices,
     readout: Readout,
+    rows: Counts,
+    group_bits: Words,
+    lanes: Floats,
     error: Floats,
     turn: Turn,
 ) -> None:
     """The samples of a turn of `reference.images.pool_backward`.
 
-    `begin` (N + 1), `pre`: the inputs that a neuron sees; `credit` (B, N); `readout` of 64 neurons; `error` (B, I) must
-    be 0.
+    `credit` (B, N); `readout` of 16 neurons; `error` (B, I) must be 0. Scratch: `rows` (M,), `group_bits` (1, T, 1),
+    `lanes` (32,).
     """
+    like, steps, sources = zeros16(), group_bits.shape[1], pool.sources
+    groups = (pool.channels + GROUP - 1) // GROUP
     while True:
         b = take(turn)
         if b == NONE:
             return
-        for w in range(words.shape[2]):
-            active = np.uint64(0)
-            for t in range(words.shape[1]):
-                active |= words[b, t, w]
-            if active == np.uint64(0):
-                continue
-            read(zeros64(), readout, words, b, w, 0, 64)
-            while active != np.uint64(0):
-                lane = lowest_bit(active)
-                active &= active - np.uint64(1)
-                neuron = 64 * w + lane
-                factor = credit[b, neuron]
-                if factor == np.float32(0):
+        for position in range(pool.plane):
+            for group in range(groups):
+                channel = GROUP * group
+                count, first = min(GROUP, pool.channels - channel), channel * pool.plane + position
+                if not gather_channels(credit, b, first, pool.plane, count, lanes):
                     continue
-                for r in range(begin[neuron], begin[neuron + 1]):
-                    j = pre[r]
-                    e = np.float32(0)
-                    for k in range(trains.first[b, j], trains.first[b, j + 1]):
-                        e += readout.values[np.int64(trains.times[k]) * 64 + lane]
-                    error[b, j] += factor * e
+                if not take_group(columns, b, position * groups + group, group_bits):
+                    continue
+                read(like, readout, group_bits, 0, 0, 0, GROUP)
+                find_rows(pool, columns_in, b, position, group, rows)
+                for k in range(0, rows.shape[0], TOGETHER):
+                    e0, e1, e2, e3 = sum_four(like, readout.values, columns_in, four(rows, k), steps)
+                    send(e0, b, sources[position, k], channel, pool, lanes, error)
+                    send(e1, b, sources[position, k + 1], channel, pool, lanes, error)
+                    send(e2, b, sources[position, k + 2], channel, pool, lanes, error)
+                    send(e3, b, sources[position, k + 3], channel, pool, lanes, error)

@@ -88,7 +88,7 @@ def srm_pool_forward(
     """See `reference.srm_pool_forward`."""
     check_type(dtype)
     batch, steps, _ = spikes_in.shape
-    first, post, _, _ = pool_tables(window)
+    first, post = pool_tables(window)
     inputs, padded = bits_of(spikes_in), padded_size(window.neurons)
     driven = torch.zeros(batch, steps, padded)
     out, each = driven.numpy().reshape(-1), np.float32(gain)
@@ -103,7 +103,7 @@ def srm_pool_forward(
 def srm_pool_backward(grad_spikes: Tensor, membrane: Tensor, window: Window, gain: float, neuron: Srm) -> Tensor:
     """See `reference.srm_pool_backward`."""
     batch, steps, _ = membrane.shape
-    first, post, _, _ = pool_tables(window)
+    first, post = pool_tables(window)
     z = _scan_backward(grad_spikes, membrane, None, neuron)
     grad_in = torch.empty(batch, steps, window.inputs)
     out, padded, each = grad_in.numpy().reshape(-1), padded_size(window.neurons), np.float32(gain)
