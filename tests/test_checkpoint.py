@@ -22,9 +22,12 @@ from snnrun.train.engine import Options, Snapshot
 from snnrun.train.optimiser import Optimiser
 
 TOPOLOGIES = {"strsbp": "R10", "hm2bp": "9", "stbp": "R8", "slayer": "R8", "lee": "9", "strsbp-drop": "9"}
+TOPOLOGIES |= {"strsbp-delays": "8-R6+1", "stbp-delays": "7-8+1"}
 TRAINED = RULES | {
     "slayer": SlayerRule(v_th=[1.0], tau_s=2.0, desired=6.0, undesired=0.0, delays=True),
     "lee": LeeRule(v_th=[1.0]),
+    "strsbp-delays": dataclasses.replace(RULES["strsbp"], delays="trained", max_delay=4),
+    "stbp-delays": dataclasses.replace(RULES["stbp"], delays="trained", max_delay=4),
     "strsbp-drop": dataclasses.replace(RULES["strsbp"], drop_inputs=0.2, drop_hidden=0.3),
 }
 
@@ -77,6 +80,8 @@ def without_times(history: list[dict[str, float]]) -> list[dict[str, float]]:
         ("hm2bp", {"clip_norm": 0.5, "frozen": True}),
         ("stbp", {"boosting": True, "schedule": "step", "schedule_milestones": (1,)}),
         ("slayer", {}),
+        ("strsbp-delays", {"weight_decay": 0.01}),
+        ("stbp-delays", {"average": "ema"}),
         ("lee", {}),
         ("strsbp-drop", {}),
         ("strsbp", {"average": "ema", "average_decay": 0.9, "warmup_epochs": 1.5}),

@@ -34,6 +34,7 @@ from snnrun.kernels.cpu import (
     conv_pair_loops,
     conv_table_loops,
     current_loops,
+    delay_loops,
     forward_loops,
     image_error_loops,
     image_stbp_loops,
@@ -55,7 +56,7 @@ from snnrun.kernels.neuron import Window
 from snnrun.kernels.plastic import Liquids, Stdp
 
 DENSE = (
-    *(current_loops, forward_loops, pair_loops, plastic_loops, recurrent_loops),
+    *(current_loops, delay_loops, forward_loops, pair_loops, plastic_loops, recurrent_loops),
     *(
         spike_loops,
         srm_loops,
@@ -245,6 +246,10 @@ def try_dense(neurons: int) -> None:
     keys = torch.randint(2**62, (batch,))
     cpu.thin(spikes, keys, 0.3)
     cpu.thin_gradient(torch.randn_like(membrane), keys, 0.3)
+    for by in (torch.randint(-steps, steps + 1, (neurons,)), torch.full((neurons,), steps - 1)):
+        cpu.delayed(spikes, by)
+        cpu.advanced(torch.randn_like(membrane), by)
+        cpu.delay_errors(spikes, by, torch.randn_like(membrane))
     try_currents(neurons, inputs, steps, batch, recurrent, lif, stbp)
     try_liquids(neurons, inputs, spikes_in, pre, post, lif)
     try_response(spikes_in, weight, recurrent.dense(neurons), *turn_by_turn(neurons, SRMS, WTAS))

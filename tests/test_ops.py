@@ -54,6 +54,7 @@ def operator_cases() -> dict[str, list[tuple]]:
     synapses, e, loop = Synapses(normal(len(pre)), pre, post), normal(3, len(pre)), normal(5, 5)
     above, membrane = normal(3, 20, 5), normal(3, 20, 5)
     lif, stbp, srm, wta = Lif(20.0, 8.0, 2, 1.0), Stbp(0.5, 0.2), Srm(1.0, 4.0, 1.0), Wta(20.0, 1.0, 0.3)
+    by = torch.arange(9) * 3 - 7
     every_step = gain[:, None].expand(3, 20, 5)
     # 2 channels of 4 x 5 to 3 kernels of 2 x 3
     window, averaged, pool = (
@@ -144,6 +145,9 @@ def operator_cases() -> dict[str, list[tuple]]:
             (every_step, spikes_in, spikes, membrane, by_input, loop, False, True, None, *stbp),
         ],
         "stbp_near": [(membrane, *stbp)],
+        "delayed": [(spikes_in, by)],
+        "advanced": [(normal(3, 20, 9), by)],
+        "delay_errors": [(spikes_in, by, normal(3, 20, 9))],
     }
 
 

@@ -30,6 +30,7 @@ TENSORS = {
     "recurrent_weight": "(neurons, neurons), mV: to neuron i from neuron j of the same layer, one step later",
     "recurrent_mask": "(neurons, neurons), bool: which recurrent synapses exist",
     "bias": "(neurons,), mV: added to the membrane in every step",
+    "delay": "(inputs,), steps, to be rounded: spikes of each input come so much later",
 }
 
 

@@ -23,6 +23,7 @@ from snnrun.errors import UsageError
 from snnrun.kernels import ops, reference
 from snnrun.kernels.neuron import Lif, Srm, Stbp, Synapses, Window, Wta
 from snnrun.kernels.ops import currents as current_ops
+from snnrun.kernels.ops import delays as delay_ops
 from snnrun.kernels.ops import images as image_ops
 from snnrun.kernels.ops import srm as srm_ops
 from snnrun.kernels.ops import stbp as stbp_ops
@@ -42,6 +43,7 @@ __all__ = [
     "choose",
     "count_spikes",
     "current_ops",
+    "delay_ops",
     "image_ops",
     "join",
     "ops",

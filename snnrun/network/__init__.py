@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +14,7 @@ from snnrun.network.model import Model
 from snnrun.network.topology import Planned, check_connections, check_thresholds, frozen_layers, plan
 from snnrun.rules import Currents, LayerKind, LayerWeights, Rule, SpikeTrain
 from snnrun.rules.base import synapse_index
+from snnrun.rules.delays import Delaying
 from snnrun.rules.dropping import drop
 from snnrun.rules.joining import joined
 
@@ -49,19 +50,21 @@ class Layer(nn.Module):
     """The weights of one layer as parameters, under the names that checkpoints and exports use.
 
     The weights of a spiking pool are all 1. They are no parameters and are in no checkpoint. Those of a `frozen` layer
-    have no gradient and stay as they are.
+    have no gradient and stay as they are. So do the names in `fixed`, which are kept as buffers.
     """
 
     weight: Tensor
     recurrent_weight: nn.Parameter | None
     bias: nn.Parameter | None
-    delay: nn.Parameter | None
+    delay: Tensor | None
     threshold: nn.Parameter | None
     recurrent_mask: Tensor | None
     recurrent_pre: Tensor | None
     recurrent_post: Tensor | None
 
-    def __init__(self, kind: LayerKind, weights: LayerWeights, frozen: bool = False) -> None:
+    def __init__(
+        self, kind: LayerKind, weights: LayerWeights, frozen: bool = False, fixed: Collection[str] = ()
+    ) -> None:
         super().__init__()
         self.kind, self.frozen = kind, frozen
         # Stored input by input, or tap by tap, because on a CPU an input spike adds rows of weights to its neurons.
@@ -73,7 +76,10 @@ class Layer(nn.Module):
             self.weight = nn.Parameter(weights.weight.T.contiguous().T)
         for name in ("recurrent_weight", "bias", "delay", "threshold"):
             value = getattr(weights, name)
-            self.register_parameter(name, None if value is None else nn.Parameter(value))
+            if name in fixed:
+                self.register_buffer(name, value)
+            else:
+                self.register_parameter(name, None if value is None else nn.Parameter(value))
         self.requires_grad_(not frozen)
         self.register_buffer("recurrent_mask", weights.recurrent_mask)
         for name, value in zip(("recurrent_pre", "recurrent_post"), _listed(weights), strict=True):
@@ -147,11 +153,17 @@ class Network(Model):
             )
         generator = torch.Generator().manual_seed(seed)
         frozen = frozen_layers(rule.frozen, topology, rule.average_pools)
-        self.layers = nn.ModuleList(
-            Layer(layer.kind, _initial(rule, layer, generator), layer.name in frozen) for layer in planned
-        )
         self.sizes = [layer.neurons for layer in planned]
         self.layer_names = [layer.name for layer in planned]
+        weights = [_initial(rule, layer, generator) for layer in planned]
+        for layer, own in zip(planned, weights, strict=True):
+            axons = sum(self.sources(layer.kind).values())
+            drawn = rule.initial_delay(layer.kind, axons, generator)
+            own.delay = own.delay if drawn is None else drawn
+        fixed = ("delay",) if getattr(rule, "delays", None) == "fixed" else ()
+        self.layers = nn.ModuleList(
+            Layer(layer.kind, own, layer.name in frozen, fixed) for layer, own in zip(planned, weights, strict=True)
+        )
 
     @property
     def chain(self) -> str:
@@ -182,6 +194,8 @@ class Network(Model):
         for number, layer in enumerate(self.layers):
             assert isinstance(layer, Layer)
             before = _arriving(layer.kind, given, trains)
+            if layer.delay is not None and isinstance(before, Currents):
+                raise UsageError("model.delays: currents have no spikes to delay. Set model.delays=none.")
             weights, share = layer.weights(), self.rule.drop_hidden if number else self.rule.drop_inputs
             if share and keys is not None and not layer.kind.pool:
                 if isinstance(before, Currents):
@@ -243,6 +257,13 @@ class Network(Model):
             for name, parameter in () if layer.frozen else layer.named_parameters():
                 yield parameter, layer.recurrent_mask if name == "recurrent_weight" else None
 
+    def apart(self) -> dict[nn.Parameter, float]:
+        """Trained delays, with the factor of their learning rate."""
+        if not isinstance(self.rule, Delaying):
+            return {}
+        found = (layer.delay for layer in self.layers if isinstance(layer, Layer) and not layer.frozen)
+        return {delay: self.rule.delays_lr for delay in found if isinstance(delay, nn.Parameter)}
+
     def layout(self) -> dict[str, dict[str, Any]]:
         """By layer: `inputs`, `neurons`, and whether it is `recurrent`. With skip connections all its `sources`."""
         found = {}
@@ -276,7 +297,7 @@ class Network(Model):
                 continue
             total += 0 if layer.kind.pool else layer.weight.numel()
             for single in (layer.bias, layer.delay, layer.threshold):
-                total += 0 if single is None else single.numel()
+                total += single.numel() if isinstance(single, nn.Parameter) else 0
             total += 0 if layer.recurrent_mask is None else int(layer.recurrent_mask.sum())
         return total
 

@@ -117,6 +117,10 @@ class Model(nn.Module, ABC):
         """The parameters that an optimiser moves, each with the mask of the entries that exist, or None for all."""
         return ((parameter, None) for parameter in self.parameters() if parameter.requires_grad)
 
+    def apart(self) -> dict[nn.Parameter, float]:
+        """Parameters that are no weights: they do not decay, and have this factor of the learning rate. Here none."""
+        return {}
+
     def add_weight_penalty(self) -> None:
         """Add a regulariser to the gradients of a backward pass. Here there is none."""
 

@@ -16,7 +16,8 @@ next smaller float32.
 A skip connection is a second edge to the neurons. In the graphs of the spike-train rules a layer fires one step earlier
 than the last of its sources, and `Delay` nodes make the spikes of the others wait.
 
-Convolutions are `Conv2d`, spiking pools `SumPool2d` with neurons behind it, STBP's averages `AvgPool2d`.
+Delays of a layer's inputs are such nodes, too. Convolutions are `Conv2d`, spiking pools `SumPool2d` with neurons behind
+it, STBP's averages `AvgPool2d`.
 
 A key that NIR cannot express is refused by name, unless the caller allows it to be left out.
 """
@@ -39,6 +40,7 @@ from snnrun.kernels.neuron import slack_threshold
 from snnrun.network import Layer, Network
 from snnrun.record.description import Description
 from snnrun.rules import StbpRule
+from snnrun.rules.delays import whole
 from snnrun.rules.spike_train import SpikeTrainRule
 
 # What may be left out, by its key below `model`, and what that changes.
@@ -180,10 +182,12 @@ def _layer(
 
 def _waits(network: Network, name: str, layer: Layer) -> dict[str, Tensor]:
     """By how many steps the spikes of each source of a layer come later than the graph's edges bring them, (I,)."""
-    leads, waits = _leads(network), isinstance(network.rule, SpikeTrainRule)
+    leads, waits, sources = _leads(network), isinstance(network.rule, SpikeTrainRule), network.sources(layer.kind)
+    sizes = [*sources.values()]
+    own = torch.zeros(sum(sizes), dtype=torch.int64) if layer.delay is None else whole(layer.delay).cpu()
     return {
-        source: torch.full((size,), leads[source] + waits - leads[name])
-        for source, size in network.sources(layer.kind).items()
+        source: steps + (leads[source] + waits - leads[name])
+        for source, steps in zip(sources, torch.split(own, sizes), strict=True)
     }
 
 

@@ -110,9 +110,9 @@ def closed_form_layer(p: Pass) -> Gradients:
     """
     if isinstance(p.view, Pool):
         p = p._replace(spsp="hm2bp", silent_ratio=POOL_RATIO, delta=p.averaged_delta(p.view))
-        return p.gradients(p.delta, p.delta if p.wants_error else None)
+        return p.gradients(p.delta, p.delta)
     p = p._replace(spsp="hm2bp", silent_ratio=CONV_RATIO)
-    result = p.gradients(p.delta, p.delta if p.wants_error else None)
+    result = p.gradients(p.delta, p.delta)
     if result.weight is None:
         return result
     return result._replace(weight=result.weight + p.silent_gradient(CONV_EFFECT * p.delta))

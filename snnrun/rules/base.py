@@ -185,6 +185,11 @@ class Rule(ABC):
             counts / self.temperature, labels, reduction="none", label_smoothing=self.label_smoothing
         )
 
+    def initial_delay(self, kind: LayerKind, inputs: int, generator: Generator) -> Tensor | None:
+        """Draw the delays of a layer's inputs, steps (I,), after all weights; None if it has none, see `delays`."""
+        del kind, inputs, generator
+        return None
+
     def weight_penalty(self, kind: LayerKind, weights: LayerWeights) -> tuple[Tensor, Tensor | None] | None:
         """What the rule's regulariser adds to the gradients of weight and recurrent weight; None if it has none."""
         del kind, weights

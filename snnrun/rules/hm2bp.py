@@ -67,7 +67,7 @@ class Hm2Bp(SpikeTrainRule):
         if not p.wants_weight:
             return self.handed_back(p, p.delta, self.credit(p))
         gain = p.delta * (1.0 + self.sigma(p)) * p.factor
-        result = self.handed_back(p, gain, self.credit(p) if p.wants_error else p.delta)
+        result = self.handed_back(p, gain, self.credit(p) if p.wants_credit else p.delta)
         assert result.weight is not None
         result = result._replace(weight=result.weight + p.silent_gradient(self.silent_effect * gain))
         if p.loop is not None and result.recurrent is not None:
@@ -94,5 +94,5 @@ class Hm2Bp(SpikeTrainRule):
     def handed_back(self, p: Pass, gain: Tensor, credit: Tensor) -> Gradients:
         """Gradients whose error reaches the layer below through w_ij e_ij / n_j, or through w_ij alone."""
         if self.effect_ratio or not p.wants_error:
-            return p.gradients(gain, credit if p.wants_error else None)
-        return p.gradients(gain, None)._replace(counts_in=p.view.down(credit, p.weight))
+            return p.gradients(gain, credit)
+        return p._replace(wants_error=False).gradients(gain, credit)._replace(counts_in=p.view.down(credit, p.weight))

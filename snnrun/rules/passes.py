@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from snnrun.kernels import Lif, Synapses, ops
+from snnrun.rules.delays import Delayed
 from snnrun.rules.views import Pool, View
 
 
@@ -19,11 +20,15 @@ class Loop(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """dE/dw or None, dE/dw_rec by synapse (S,) or None, and dE/dn of the layer below (B, I) or None."""
+    """dE/dw or None, dE/dw_rec by synapse (S,) or None, and dE/dn of the layer below (B, I) or None.
+
+    And dE/dD of the delays of the inputs (I,), or None.
+    """
 
     weight: Tensor | None
     recurrent: Tensor | None
     counts_in: Tensor | None
+    delay: Tensor | None = None
 
 
 class Pass(NamedTuple):
@@ -34,6 +39,7 @@ class Pass(NamedTuple):
     gets currents has their values as `spikes_in`, and 1 for those present as `counts_in`, see `base.Currents`. `delta`
     (B, N) is dE/dn / v_th (ST-RSBP eq. 5). `factor`, (B, N) or 1, multiplies the weight gradient only. `wants_error` is
     false if nothing below learns, `wants_weight` if the layer itself does not. `view` is what the neurons see.
+    `delays`: the inputs before their delays, where these are trained, else None; `spikes_in` has them delayed.
     """
 
     spsp: str
@@ -50,6 +56,12 @@ class Pass(NamedTuple):
     wants_error: bool = True
     wants_weight: bool = True
     loop: Loop | None = None
+    delays: Delayed | None = None
+
+    @property
+    def wants_credit(self) -> bool:
+        """Whether something learns from the credit of the neurons: what is below, or the delays."""
+        return self.wants_error or self.delays is not None
 
     def activation(self) -> Tensor:
         """a_i = sum_j w_ij e_ij + sum_p w_ip e_ip (ST-RSBP eq. 1 and 2), (B, N)."""
@@ -66,15 +78,25 @@ class Pass(NamedTuple):
         """The gradients that a gain and a credit (B, N) of the neurons give.
 
         The sum over b of gain_i e_ij for each weight and each recurrent synapse, None in a layer that is not trained.
-        With a credit also Phi^T credit, which is sum_i credit_i w_ij e_ij / n_j for each input.
+        With a credit, where it is wanted, also Phi^T credit, which is sum_i credit_i w_ij e_ij / n_j for each input;
+        and the gradient of the delays.
         """
+        delay = None if credit is None or self.delays is None else self._by_delay(self.delays, credit)
+        if not self.wants_error:
+            credit = None
         if not self.wants_weight:
-            if credit is None:
-                return Gradients(None, None, None)
-            return Gradients(None, None, self._by_count(self.view.backward(self, None, credit)[1], credit))
+            below = None if credit is None else self._by_count(self.view.backward(self, None, credit)[1], credit)
+            return Gradients(None, None, below, delay)
         weight, weighted = self.view.backward(self, gain, credit)
         recurrent = None if self.loop is None else ops.recurrent_gradient(self.loop.e, gain, self.loop.synapses)
-        return Gradients(weight, recurrent, None if credit is None else self._by_count(weighted, credit))
+        return Gradients(weight, recurrent, None if credit is None else self._by_count(weighted, credit), delay)
+
+    def _by_delay(self, delays: Delayed, credit: Tensor) -> Tensor:
+        """Sum over b and i of credit_i w_ij de_ij/dD_j, (I,), see `rules.delays`."""
+        late, early = (
+            self.view.backward(self._replace(spikes_in=delays.trains(more)), None, credit)[1] for more in (1, -1)
+        )
+        return 0.5 * (late - early).sum(dim=0)
 
     def _by_count(self, weighted: Tensor, credit: Tensor) -> Tensor:
         """sum_i credit_i w_ij e_ij / n_j, (B, I), from weighted = sum_i credit_i w_ij e_ij."""

@@ -36,7 +36,7 @@ from torch import Generator, Tensor
 
 from snnrun.declared import Range
 from snnrun.errors import UsageError
-from snnrun.kernels import Srm, Window, ops, pack, srm_ops, unpack
+from snnrun.kernels import Srm, Window, delay_ops, ops, srm_ops, unpack
 from snnrun.rules.base import Currents, LayerKind, LayerWeights, Rule, SpikeTrain, every_step
 from snnrun.rules.connectivity import connect
 
@@ -161,14 +161,6 @@ class SlayerRule(Rule):
             weights.delay.clamp_(min=0.0)
 
 
-def delayed(spikes: Tensor, delay: Tensor, back: bool = False) -> Tensor:
-    """Values (B, T, I) `delay` (I,) whole steps later, or earlier if `back`; 0 where nothing was."""
-    steps = spikes.shape[1]
-    time = torch.arange(steps, device=spikes.device)[:, None] + (delay if back else -delay)
-    inside = (time >= 0) & (time < steps)
-    return spikes.gather(1, time.clamp(0, steps - 1).expand_as(spikes)) * inside
-
-
 class _Layer(torch.autograd.Function):
     """A dense layer or a convolution as a node from link to counts and link. The spikes are constants."""
 
@@ -188,7 +180,7 @@ class _Layer(torch.autograd.Function):
         whole = None
         if delay is not None:
             whole = delay.floor().clamp(max=spikes_in.shape[1]).long()
-            spikes_in = pack(delayed(unpack(spikes_in, len(delay)), whole))
+            spikes_in = delay_ops.delayed(spikes_in, whole)
         if window is None:
             spikes, counts, membrane = srm_ops.srm_forward(spikes_in, weight, recurrent_weight, neuron)
         else:
@@ -221,7 +213,7 @@ class _Layer(torch.autograd.Function):
             came = unpack(spikes_in, len(whole), grad_in.dtype)
             grad_delay = (came * (later - grad_in)).sum(dim=(0, 1))
         if wants_link and whole is not None:
-            grad_in = delayed(grad_in, whole, back=True)
+            grad_in = delay_ops.advanced(grad_in, whole)
         return (
             None,
             grad_in if wants_link else None,

@@ -28,8 +28,9 @@ from torch import Generator, Tensor
 
 from snnrun.declared import Range
 from snnrun.kernels import BITS, Lif, Synapses, ops
-from snnrun.rules.base import Currents, LayerKind, LayerWeights, Rule, SpikeTrain, synapse_index
+from snnrun.rules.base import Currents, LayerKind, LayerWeights, SpikeTrain, synapse_index
 from snnrun.rules.connectivity import connect
+from snnrun.rules.delays import Delayed, Delaying, whole
 from snnrun.rules.passes import Gradients, Loop, Pass
 from snnrun.rules.views import View, view_of
 
@@ -38,7 +39,7 @@ SMALLEST_DENOMINATOR = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True)
-class SpikeTrainRule(Rule):
+class SpikeTrainRule(Delaying):
     """Base of the two spike-train-level rules. Times in ms, potentials in mV.
 
     Targets: the label's neuron should fire `desired` times, the others `undesired` times; an error of at most `margin`
@@ -119,10 +120,14 @@ class SpikeTrainRule(Rule):
             view, spikes_in, counts_in = view_of(kind, inputs.steps), inputs.values, inputs.present()
         else:
             view, spikes_in, counts_in = view_of(kind), inputs.spikes, inputs.counts
+        delays = None
+        if weights.delay is not None:
+            delays = Delayed(spikes_in, whole(weights.delay))
+            spikes_in = delays.trains()
         spikes, counts = view.forward(spikes_in, weights.weight.detach(), recurrent, self.lif(kind))
         if torch.is_grad_enabled():
             counts = _Layer.apply(
-                counts_in, weights.weight, weights.recurrent_weight, recurrent, counts,
+                counts_in, weights.weight, weights.recurrent_weight, weights.delay, recurrent, counts, delays,
                 spikes_in, spikes, labels if kind.output else None, self, kind, view,
             )  # type: ignore[no-untyped-call]  # fmt: skip
         return SpikeTrain(spikes, counts)
@@ -251,8 +256,10 @@ class _Layer(torch.autograd.Function):
         counts_in: Tensor,
         weight: Tensor,
         recurrent_weight: Tensor | None,
+        delay: Tensor | None,
         recurrent: Synapses | None,
         counts: Tensor,
+        delays: Delayed | None,
         spikes_in: Tensor,
         spikes: Tensor,
         labels: Tensor | None,
@@ -260,21 +267,25 @@ class _Layer(torch.autograd.Function):
         kind: LayerKind,
         view: View,
     ) -> Tensor:
-        del recurrent_weight
-        ctx.save_for_backward(counts_in, weight, counts, spikes_in, spikes, labels, *(recurrent or (None, None, None)))
+        del recurrent_weight, delay
+        ctx.save_for_backward(
+            counts_in, weight, counts, spikes_in, spikes, labels, *(delays or (None, None)),
+            *(recurrent or (None, None, None)),
+        )  # fmt: skip
         ctx.rule, ctx.kind, ctx.view = rule, kind, view
         return counts.clone()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, error: Tensor) -> Sequence[Tensor | None]:
-        counts_in, weight, counts, spikes_in, spikes, labels, *synapses = ctx.saved_tensors
+        counts_in, weight, counts, spikes_in, spikes, labels, before, steps, *synapses = ctx.saved_tensors
         rule: SpikeTrainRule = ctx.rule
         lif = rule.lif(ctx.kind)
         recurrent = None if synapses[0] is None else Synapses(*synapses)
         p = Pass(
             rule.spsp, rule.silent_ratio, lif, ctx.view, weight, spikes_in, counts_in, spikes, counts,
             delta=error / lif.v_th, wants_error=ctx.needs_input_grad[0], wants_weight=ctx.needs_input_grad[1],
+            delays=Delayed(before, steps) if ctx.needs_input_grad[3] else None,
         )  # fmt: skip
         if ctx.kind.output:
             p, recurrent = rule.taught(p, labels, recurrent), None  # the inhibition is not learnt
@@ -285,4 +296,4 @@ class _Layer(torch.autograd.Function):
         grad_recurrent = None
         if recurrent is not None and result.recurrent is not None:
             grad_recurrent = recurrent._replace(weight=result.recurrent).dense(len(weight))
-        return result.counts_in, result.weight, grad_recurrent, *[None] * 8
+        return result.counts_in, result.weight, grad_recurrent, result.delay, *[None] * 9

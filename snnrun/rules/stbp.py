@@ -30,13 +30,14 @@ from snnrun.declared import Range
 from snnrun.kernels import Stbp, Window
 from snnrun.kernels.ops import currents, images
 from snnrun.kernels.ops import stbp as dense
-from snnrun.rules.base import Currents, LayerKind, LayerWeights, Rule, SpikeTrain, every_step, spread
+from snnrun.rules.base import Currents, LayerKind, LayerWeights, SpikeTrain, every_step, spread
 from snnrun.rules.connectivity import connect
+from snnrun.rules.delays import Delaying, delayed
 from snnrun.rules.views import Driven, view_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class StbpRule(Rule):
+class StbpRule(Delaying):
     """STBP. `decay` is the paper's tau, a share per step; `surrogate_width` is its a_1 ... a_4."""
 
     average_pools: ClassVar[bool] = True
@@ -96,6 +97,8 @@ class StbpRule(Rule):
             view = view_of(kind, inputs.steps)
             result = _DrivenLayer.apply(inputs.values, weight, weights.bias, *recurrent, self.neuron(kind), view)  # type: ignore[no-untyped-call]
         else:
+            if weights.delay is not None:
+                inputs = delayed(inputs, weights.delay)
             result = _Layer.apply(  # type: ignore[no-untyped-call]
                 inputs.spikes, inputs.link, inputs.near, weight, weights.bias, *recurrent, self.neuron(kind),
                 kind.window,

@@ -62,7 +62,7 @@ class PaperStRsbp(SpikeTrainRule):
     def gradients(self, p: Pass) -> Gradients:
         """Eq. 4 to 13 for one layer. `p` has delta (eq. 5), and its `gradients` multiply with Phi (eq. 13)."""
         D = self.diagonal(p)
-        lambda_ = self.solved(p, D) if p.wants_error else None
+        lambda_ = self.solved(p, D) if p.wants_credit else None
         return p.gradients(p.delta / D * p.factor, lambda_)
 
     def diagonal(self, p: Pass) -> Tensor:

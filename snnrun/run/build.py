@@ -20,6 +20,7 @@ from snnrun.network import Network, topology
 from snnrun.network.model import LocalModel, Model, Signal
 from snnrun.record.description import Description
 from snnrun.rules import RULES
+from snnrun.rules.delays import Delaying
 from snnrun.rules.spike_train import SpikeTrainRule
 from snnrun.run import recordings, states
 from snnrun.train import hardware, memory
@@ -231,6 +232,8 @@ def network(values: Mapping[str, Any], dataset: Task) -> Model:
                 f"model.drop_inputs: encoder={encoder} makes currents, which have no spikes to drop. Set "
                 "model.drop_inputs=0, or choose an encoder that makes spikes, such as encoder=regular."
             )
+    if isinstance(rule, Delaying) and rule.delays != "none":
+        _check_delays(rule, encoder, signal(values, dataset))
     return Network(
         rule,
         inputs=dataset.channels,
@@ -239,6 +242,20 @@ def network(values: Mapping[str, Any], dataset: Task) -> Model:
         seed=values["seed"],
         image=dataset.image,
     )
+
+
+def _check_delays(rule: Delaying, encoder: str, given: Signal) -> None:
+    """Raise UsageError if the input has no spikes to delay, or if most of them could be lost."""
+    if encoders.makes_currents(encoders.ENCODERS[encoder]):
+        raise UsageError(
+            f"model.delays: encoder={encoder} makes currents, which have no spikes to delay. Set model.delays=none, or "
+            "choose an encoder that makes spikes, such as encoder=regular."
+        )
+    if 0 < given.steps <= rule.max_delay:
+        raise UsageError(
+            f"model.max_delay: {rule.max_delay} is not below the {given.steps} steps of a sample, and spikes that come "
+            "after the last step are lost. Lower it, such as to a tenth of the steps."
+        )
 
 
 def plan(values: Mapping[str, Any], dataset: Task) -> list[topology.Planned]:

@@ -34,6 +34,7 @@ class Optimiser:
         weight_decay: times a weight, it is added to the weight's gradient. `adamw` instead takes this share of a weight
             away at each step, times the learning rate (Loshchilov and Hutter 2019).
         decoupled: with the other names too.
+        apart: those of the parameters that do not decay, with the factor of their learning rate.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Optimiser:
         momentum: float,
         weight_decay: float = 0.0,
         decoupled: bool = False,
+        apart: Mapping[nn.Parameter, float] | None = None,
     ) -> None:
         pairs = list(trained)
         self.parameters = [parameter for parameter, _ in pairs]
@@ -54,6 +56,10 @@ class Optimiser:
         self._state: list[State] = [{} for _ in self._moved]
         self._shrink = weight_decay if decoupled and name != "adamw" else 0.0  # adamw does it by itself
         self._update = partial(_UPDATES[name], momentum=momentum, weight_decay=0.0 if self._shrink else weight_decay)
+        factors = [(apart or {}).get(parameter) for parameter in self.parameters]
+        self._groups = {
+            factor: [number for number, own in enumerate(factors) if own == factor] for factor in dict.fromkeys(factors)
+        }
 
     def clear(self) -> None:
         """Drop the gradients."""
@@ -80,12 +86,16 @@ class Optimiser:
         ]
         for entries, place, moved in gathered:
             moved.copy_(entries[place])
-        moving = [number for number, moved in enumerate(self._moved) if moved.grad is not None]
-        tensors, states = [self._moved[number] for number in moving], [self._state[number] for number in moving]
-        if moving:
-            if self._shrink:
-                torch._foreach_mul_(tensors, 1.0 - lr * self._shrink)
-            self._update(tensors, [tensor.grad for tensor in tensors], states, lr=lr)
+        for factor, group in self._groups.items():
+            moving = [number for number in group if self._moved[number].grad is not None]
+            tensors, states = [self._moved[number] for number in moving], [self._state[number] for number in moving]
+            gradients = [tensor.grad for tensor in tensors]
+            if moving and factor is None:
+                if self._shrink:
+                    torch._foreach_mul_(tensors, 1.0 - lr * self._shrink)
+                self._update(tensors, gradients, states, lr=lr)
+            elif moving and factor is not None:
+                self._update(tensors, gradients, states, lr=lr * factor, weight_decay=0.0)
         for entries, place, moved in gathered:
             entries[place] = moved
 

@@ -78,7 +78,12 @@ class Training:
         """Make a new optimiser, which has not moved the network's weights yet."""
         options = self.options
         self.optimiser = Optimiser(
-            self.network.trained(), options.optimizer, options.momentum, options.weight_decay, options.decoupled_decay
+            self.network.trained(),
+            options.optimizer,
+            options.momentum,
+            options.weight_decay,
+            options.decoupled_decay,
+            self.network.apart(),
         )
 
     def align(self) -> None:

@@ -138,6 +138,28 @@ def check_thin(backend: Any, device: str, case: Case) -> CheckResult:
     return result._replace(passed=result.passed and not differing, differing=differing)
 
 
+def check_delays(backend: Any, device: str, case: Case) -> CheckResult:
+    """Trains that come later and earlier, and the errors of both."""
+    data, last = Data.of(case), case.steps - 1
+    steps = (torch.arange(case.inputs) * 7) % (2 * last + 1) - last
+    errors = torch.linspace(-1, 1, case.steps, dtype=data.weight.dtype)[:, None] * data.weight[0]
+    errors = errors.expand(case.batch, -1, -1)
+    result = compare(
+        "delays",
+        (backend.advanced(*to_device(device, errors, steps)), reference.advanced(errors, steps)),
+        (
+            backend.delay_errors(*to_device(device, data.spikes_in, steps, errors)),
+            reference.delay_errors(data.spikes_in, steps, errors),
+        ),
+    )
+    late, expected = (
+        backend.delayed(*to_device(device, data.spikes_in, steps)).cpu(),
+        reference.delayed(data.spikes_in, steps),
+    )
+    differing = int((unpack(late, case.inputs) != unpack(expected, case.inputs)).sum())
+    return result._replace(passed=result.passed and not differing, differing=differing)
+
+
 def check_spsp_activation(backend: Any, device: str, case: Case, rule: str) -> CheckResult:
     """Total post-synaptic potential."""
     data = Data.of(case)
@@ -263,6 +285,7 @@ CHECKS: list[tuple[Callable[..., CheckResult], list[dict[str, Any]]]] = [
     (check_threshold, _LOOPS),
     (check_count_spikes, [{}]),
     (check_thin, [{}]),
+    (check_delays, [{}]),
     (check_spsp_activation, _RULES),
     (check_spsp_backward, _RULES),
     (check_recurrent_spsp, _RULES),

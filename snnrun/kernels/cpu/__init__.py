@@ -52,6 +52,7 @@ from snnrun.kernels.cpu.currents import (
     stbp_driven,
     stbp_driven_backward,
 )
+from snnrun.kernels.cpu.delays import advanced, delay_errors, delayed
 from snnrun.kernels.cpu.images import conv_activation, conv_backward, conv_forward, pool_backward, pool_forward
 from snnrun.kernels.cpu.plastic import liquid_learn, liquid_respond
 from snnrun.kernels.cpu.readout_loops import room_for_readout
@@ -72,6 +73,7 @@ from snnrun.kernels.neuron import Lif, Synapses
 from snnrun.kernels.packed import words
 
 __all__ = [
+    "advanced",
     "compiled_before",
     "conv_activation",
     "conv_backward",
@@ -80,6 +82,8 @@ __all__ = [
     "coupling",
     "coupling_solve",
     "current_drive",
+    "delay_errors",
+    "delayed",
     "lif_driven",
     "lif_forward",
     "liquid_learn",

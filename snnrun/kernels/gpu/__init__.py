@@ -49,7 +49,10 @@ from snnrun.kernels.gpu.time import (
 from snnrun.kernels.neuron import Lif, Stbp, Synapses, slack_threshold
 from snnrun.kernels.packed import count_spikes, unpack
 from snnrun.kernels.reference import (  # plain PyTorch
+    advanced,
     coupling,
+    delay_errors,
+    delayed,
     liquid_learn,
     liquid_respond,
     only_near,
@@ -69,6 +72,7 @@ from snnrun.kernels.reference import (  # plain PyTorch
 )
 
 __all__ = [
+    "advanced",
     "conv_activation",
     "conv_backward",
     "conv_forward",
@@ -76,6 +80,8 @@ __all__ = [
     "coupling",
     "coupling_solve",
     "current_drive",
+    "delay_errors",
+    "delayed",
     "lif_driven",
     "lif_forward",
     "liquid_learn",

@@ -31,6 +31,7 @@ from snnrun.kernels.reference.currents import (
     stbp_driven,
     stbp_driven_backward,
 )
+from snnrun.kernels.reference.delays import advanced, delay_errors, delayed
 from snnrun.kernels.reference.images import (
     conv_activation,
     conv_backward,
@@ -72,6 +73,7 @@ from snnrun.kernels.reference.time import (
 from snnrun.kernels.reference.wta import trace, wta_conv_forward, wta_forward, wta_scan
 
 __all__ = [
+    "advanced",
     "conv_activation",
     "conv_backward",
     "conv_forward",
@@ -79,6 +81,8 @@ __all__ = [
     "coupling",
     "coupling_solve",
     "current_drive",
+    "delay_errors",
+    "delayed",
     "drive",
     "drive_by_input",
     "drive_by_weight",
