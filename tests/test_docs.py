@@ -6,17 +6,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep
 
+from snnrun import cli
 from snnrun.cli import COMMANDS
+from snnrun.commands import completion
 from snnrun.config import options
 from snnrun.config.compose import compose
 from snnrun.runs import collect
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-TEXT = {page.name if page.parent == ROOT else f"docs/{page.name}": page.read_text(encoding="utf-8") for page in PAGES}
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+TEXT = {page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8") for page in PAGES}
 # Lines of code blocks that call snnrun, without their comments.
-CALLS = {line for text in TEXT.values() for line in re.findall(r"^ {4}(snnrun .*?)(?:\s+#.*)?$", text, re.M)}
+CALLS = {line for text in TEXT.values() for line in re.findall(r"^(?: {4}){1,2}(snnrun .*?)(?:\s+#.*)?$", text, re.M)}
+OF_HYDRA = {"--cfg", "--config-dir", "--help", "..."}
 STARTED = {line: shlex.split(line)[2:] for line in CALLS if line.startswith("snnrun train ")}
 
 
@@ -45,10 +50,31 @@ def test_every_option_and_status_is_told() -> None:
     assert sorted(told) == sorted(collect.STATUSES)
 
 
-# Sweeps, and options of a folder of one's own, are for Hydra to read.
-@pytest.mark.parametrize("call", sorted(line for line, words in STARTED.items() if not words[0].startswith("-")))
+# Options of a folder of one's own are for Hydra to read; see also the tests of plugins and of tutorials.
+@pytest.mark.parametrize("call", sorted(line for line, words in STARTED.items() if not set(words) & OF_HYDRA))
 def test_trainings_can_be_composed(call: str) -> None:
-    assert compose(STARTED[call])["model"]
+    words = ["hardware=cpu" if word == "hardware=gpu" else word for word in STARTED[call] if word != "-m"]
+    assert compose([first_point(word) for word in words if not word.startswith("hydra")])["model"]
+
+
+def first_point(word: str) -> str:
+    """An override of a sweep with the first of its values, or the lower end of its interval."""
+    [override] = OverridesParser.create().parse_overrides([word])
+    if not override.is_sweep_override():
+        return word
+    if isinstance(override.value(), IntervalSweep):
+        return f"{override.key_or_group}={override.value().start}"
+    return f"{override.key_or_group}={next(override.sweep_string_iterator())}"
+
+
+@pytest.mark.parametrize("call", sorted(line for line in CALLS - set(STARTED) if len(line.split()) > 1))
+def test_other_commands_can_be_read(call: str) -> None:
+    _, name, *words = shlex.split(call)
+    parser = completion._parser(COMMANDS[name][0])
+    if parser is None:
+        return
+    _, more = parser.parse_known_args(words)
+    assert all(re.match(r"[\w./]+=", word) for word in more), more
 
 
 @pytest.mark.slow  # kernels are read or compiled
@@ -57,3 +83,15 @@ def test_the_example_in_python_runs() -> None:
     code = "".join(block for block in blocks if "torch.export" not in block)  # which test_ops runs
     exec(compile(code, "docs/python.md", "exec"), names)
     assert names["activity"].output.counts.shape == (32, 10)
+
+
+@pytest.mark.slow
+def test_the_tutorial_on_arrays_runs(tmp_path: Path, monkeypatch: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = TEXT["docs/tutorials/arrays.md"]
+    [code] = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
+    exec(compile(code, "arrays.md", "exec"), {})
+    for line in re.findall(r"^ {4}snnrun (.*?)(?:\s+#.*)?$", page, re.M):
+        short = ["train.epochs=1", "tracking=none"] if line.startswith("train") else []
+        assert cli.main([*shlex.split(line), *short]) == 0, line
+    assert "my.npz:3" in capsys.readouterr().out

@@ -16,6 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+EXTRAS = PROJECT["project"]["optional-dependencies"]
 
 
 def test_the_wheel_has_every_package():
@@ -31,19 +32,34 @@ def test_the_configs_ship_as_a_package():
     assert (resources.files("snnrun.conf") / "train.yaml").is_file()
 
 
-@pytest.mark.launches
-def test_the_wheel_runs_from_an_empty_folder(tmp_path):
-    source, target, empty = tmp_path / "source", tmp_path / "installed", tmp_path / "empty"
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an sdist, and of the wheel that is built from it."""
+    folder = tmp_path_factory.mktemp("built")
     left_out = shutil.ignore_patterns(".*", "__pycache__", "outputs", "build", "*.egg-info")
-    shutil.copytree(ROOT, source, ignore=left_out)
-    empty.mkdir()
-    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "wheel"]
-    wheel = [*pip, "--no-deps", "--no-build-isolation", "--no-index", "-w", str(tmp_path), str(source)]
-    built = subprocess.run(wheel, capture_output=True, text=True)
-    if built.returncode and "setuptools" in built.stderr:
+    shutil.copytree(ROOT, folder / "source", ignore=left_out)
+    build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(folder / "source")]
+    result = subprocess.run(build, capture_output=True, text=True)
+    if result.returncode and "setuptools" in result.stdout + result.stderr:
         pytest.skip("no setuptools that can build this")
-    assert built.returncode == 0, built.stderr
-    [file] = tmp_path.glob("*.whl")
+    assert result.returncode == 0, result.stdout + result.stderr
+    return folder
+
+
+@pytest.mark.launches
+def test_a_registry_takes_sdist_and_wheel(built: Path) -> None:
+    files = [str(file) for file in built.iterdir() if file.is_file()]
+    assert {Path(file).suffix for file in files} == {".gz", ".whl"}
+    twine = [sys.executable, "-m", "twine", "check", "--strict", *files]
+    answer = subprocess.run(twine, capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+
+
+@pytest.mark.launches
+def test_the_wheel_runs_from_an_empty_folder(built, tmp_path):
+    target, empty = tmp_path / "installed", tmp_path / "empty"
+    empty.mkdir()
+    [file] = built.glob("*.whl")
     zipfile.ZipFile(file).extractall(target)  # as pip does with a wheel of pure Python
     run = [
         "-m",
@@ -74,10 +90,18 @@ def test_no_file_of_the_project_is_ignored_by_git():
     assert result.stdout == ""
 
 
+def test_the_version_is_the_same_everywhere() -> None:
+    version = PROJECT["project"]["version"]
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.M)
+    assert newest is not None
+    assert newest[1] == version
+
+
 def test_every_dependency_is_pinned():
     pinned = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.M))
     pinned = {name.lower().replace("_", "-"): version for name, version in pinned.items()}
-    for requirement in PROJECT["project"]["dependencies"] + PROJECT["project"]["optional-dependencies"]["dev"]:
+    for requirement in PROJECT["project"]["dependencies"] + EXTRAS["dev"] + EXTRAS["docs"]:
         name = re.match(r"[\w-]+", requirement)[0].lower()
         assert name in pinned, f"{name} is not in constraints.txt"
 

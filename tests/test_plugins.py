@@ -38,7 +38,7 @@ def forget() -> None:
     for table, old in zip(TABLES, BEFORE, strict=True):
         table.clear()
         table.update(old)
-    for name in [name for name in sys.modules if name.startswith(("my_plugin", "plugin_"))]:
+    for name in [name for name in sys.modules if name.startswith(("my_plugin", "my_rules", "plugin_"))]:
         del sys.modules[name]
 
 
@@ -82,6 +82,23 @@ def test_the_example_of_the_documentation_runs(train: Any, tmp_path: Path) -> No
     assert values["model"] | {"cost": 0.001, "surrogate": "rectangle", "network": "20"} == values["model"]
     assert values["encoder"] == {"name": "soonest", "steps": 20}
     assert values["data"] | {"name": "stripes", "size": 36, "validation": 0.1} == values["data"]
+
+
+@pytest.mark.slow
+def test_the_tutorial_on_rules_runs(tmp_path: Path, monkeypatch: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parents[1] / "docs" / "tutorials" / "rule.md").read_text(encoding="utf-8")
+    parts = dict(re.findall(r"^```(python|yaml)\n(.*?)^```", page, re.M | re.S))
+    Path("my_rules.py").write_text(parts["python"])
+    Path("my_conf/model").mkdir(parents=True)
+    Path("my_conf/model/calm.yaml").write_text(parts["yaml"])
+    short = ["train.epochs=1", "data.limit=64", "model.network=10", "tracking=none"]
+    [trains] = re.findall(r"^    snnrun (train plugin=.*)$", page, re.M)
+    assert cli.main([*trains.split(), *short]) == 0
+    [refused] = re.findall(r"^    \$ snnrun (.*)$", page, re.M)
+    capsys.readouterr()
+    assert cli.main(refused.split()) == 2
+    assert f"    {capsys.readouterr().err}" in page
 
 
 @pytest.mark.slow
