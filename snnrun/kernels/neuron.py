@@ -141,9 +141,8 @@ class Synapses(NamedTuple):
 
     def dense(self, neurons: int) -> Tensor:
         """The weights as a matrix (N, N), to row from column; 0 where there is no synapse."""
-        matrix = self.weight.new_zeros(neurons, neurons)
-        matrix[self.post, self.pre] = self.weight
-        return matrix
+        entries = self.weight.new_zeros(neurons * neurons)
+        return entries.scatter_(0, self.post * neurons + self.pre, self.weight).view(neurons, neurons)
 
 
 class Window(NamedTuple):

@@ -103,7 +103,9 @@ class LayerWeights:
             assert self.recurrent_mask is not None
             self.recurrent_index = synapse_index(self.recurrent_mask)
         pre, post = self.recurrent_index
-        return Synapses(self.recurrent_weight.detach()[post, pre], pre, post)
+        # By numbers of entries: with two indices PyTorch takes four times as long.
+        entries, neurons = self.recurrent_weight.detach().reshape(-1), len(self.recurrent_weight)
+        return Synapses(entries.index_select(0, post * neurons + pre), pre, post)
 
 
 def synapse_index(mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -85,7 +85,7 @@ class Optimiser:
             if place is not None
         ]
         for entries, place, moved in gathered:
-            moved.copy_(entries[place])
+            torch.index_select(entries, 0, place, out=moved)
         for factor, group in self._groups.items():
             moving = [number for number in group if self._moved[number].grad is not None]
             tensors, states = [self._moved[number] for number in moving], [self._state[number] for number in moving]
@@ -97,7 +97,7 @@ class Optimiser:
             elif moving and factor is not None:
                 self._update(tensors, gradients, states, lr=lr * factor, weight_decay=0.0)
         for entries, place, moved in gathered:
-            entries[place] = moved
+            entries.scatter_(0, place, moved)
 
     def state(self) -> dict[str, Tensor]:
         """Moments and step counts, `<parameter>/<name>`."""
@@ -129,7 +129,7 @@ def _places(mask: Tensor | None) -> Tensor | None:
 def _moved(tensor: Tensor, parameter: Tensor, place: Tensor | None) -> Tensor:
     """The part of `tensor` (a parameter or its gradient) that is moved: all in memory order, or the entries `place`."""
     if place is not None:
-        return tensor.detach().reshape(-1)[place]
+        return tensor.detach().reshape(-1).index_select(0, place)
     return tensor.detach().permute(by_stride(parameter))
 
 

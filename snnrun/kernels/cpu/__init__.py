@@ -278,7 +278,7 @@ def coupling_solve(
 def recurrent_gradient(e: Tensor, gain: Tensor, recurrent: Synapses) -> Tensor:
     """See `reference.recurrent_gradient`."""
     values, gains, post = as_floats(e), as_floats(gain), groups_of(recurrent, gain.shape[1]).post
-    gradient = torch.zeros(len(post))
+    gradient = torch.empty(len(post))
     out, strips = gradient.numpy(), -(-len(post) // recurrent_loops.SYNAPSES)
     threads.share(strips, lambda turn: recurrent_loops.recurrent_gradient(values, gains, post, out, turn))
     return gradient

@@ -13,7 +13,17 @@ import numpy as np
 from snnrun.compiled.jit import Floats, Indices, Times, Words, in_64_32_or_16, jit, part
 from snnrun.compiled.turns import NONE, Turn, take
 from snnrun.compiled.vector import above, choose, lanes, load, splat, store
-from snnrun.kernels.cpu.forward_loops import Coupled, Fours, Layer, add_recurrent, add_rows, lif_step
+from snnrun.kernels.cpu.forward_loops import (
+    Coupled,
+    Fours,
+    Layer,
+    add_recurrent,
+    add_rows,
+    begin_coupled,
+    hold,
+    lif_step,
+    take_loop,
+)
 from snnrun.kernels.cpu.readout_loops import Readout, read_block
 from snnrun.kernels.cpu.spike_loops import count_sample, held_bits, list_sparse, list_spikes, valid_bits
 from snnrun.kernels.cpu.stbp_loops import StbpLayer, stbp_state
@@ -106,9 +116,8 @@ def advance_driven(
     """Advance a block of coupled neurons by one step, with the drive at rows[place]."""
     drive = load(layer.rows, place + offset, like)
     if looped:
-        drive = drive + load(room.loop, offset, like)
-    held, valid = held_bits(words, b, t, offset // 64, layer.lif.t_ref), valid_bits(layer.neurons - offset)
-    words[b, t, offset // 64] = lif_step(like, drive, offset, held, valid, layer.lif, room.u, room.a)
+        drive = take_loop(like, drive, offset, room)
+    lif_step(like, drive, b, t, offset, layer, room, words)
 
 
 @jit
@@ -121,17 +130,14 @@ def coupled_driven(
         b = take(turn)
         if b == NONE:
             return
-        for i in range(padded):
-            room.u[i] = room.a[i] = room.loop[i] = np.float32(0)
+        begin_coupled(words, b, layer, room)
         for t in range(1, steps):
             looped = list_sparse(words, b, t - 1, room.own)
             add_recurrent(looped, fours, room)
+            hold(words, b, t, layer, room)
             place = (b * count + (t - 1) * count // steps) * padded
             for offset in range(0, padded, 64):
                 advance_driven(min(64, padded - offset), b, t, offset, place, layer, room, looped, words)
-            if looped:
-                for i in range(padded):
-                    room.loop[i] = np.float32(0)
         count_sample(words, b, room.block, counts, layer.neurons)
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from snnrun.compiled.jit import Floats, Indices, Places, Times, Words, in_64_32_or_16, jit, part
+from snnrun.compiled.masks import both, drop, exceeding, load_mask, store_mask
 from snnrun.compiled.turns import NONE, Turn, take
-from snnrun.compiled.vector import above, choose, load, splat, store, zeros64
+from snnrun.compiled.vector import GROUP, above, choose, load, splat, store, zeros64
 from snnrun.kernels.cpu.constants import LifConstants
 from snnrun.kernels.cpu.spike_loops import (
     ROOM,
@@ -50,13 +52,16 @@ class Fours(NamedTuple):
 class Coupled(NamedTuple):
     """The state of a sample of a recurrent layer, and room for a step.
 
-    Membranes `u` (P,), currents `a` (P,), input from the recurrent synapses `loop` (P + 1,); `inputs` and `own` for the
-    spikes of a step; `block` (64,) is scratch.
+    Membranes `u` (P,), currents `a` (P,), input from the recurrent synapses `loop` (P + 1,): each begins with a cache
+    line. Bits of the neurons that are refractory, `held` (W,), and of those that exist, `valid` (W,). `inputs` and
+    `own` are for the spikes of a step; `block` (64,) is scratch.
     """
 
     u: Floats
     a: Floats
     loop: Floats
+    held: Words
+    valid: Words
     inputs: Times
     own: Listed
     block: Words
@@ -64,10 +69,13 @@ class Coupled(NamedTuple):
 
 def room_for_coupled(padded: int, words_in: int, words: int) -> Coupled:
     """Room for a layer of P neurons, whose inputs have `words_in` words and whose neurons have `words`."""
+    u, a, loop = (torch.empty(floats).numpy() for floats in (padded, padded, padded + 1))
     return Coupled(
-        u=np.empty(padded, np.float32),
-        a=np.empty(padded, np.float32),
-        loop=np.empty(padded + 1, np.float32),
+        u=u,
+        a=a,
+        loop=loop,
+        held=np.empty(words, np.uint64),
+        valid=np.empty(words, np.uint64),
         inputs=np.empty(64 * words_in + ROOM, np.uint16),
         own=room_to_list(words),
         block=np.empty(64, np.uint64),
@@ -97,50 +105,67 @@ def add_row_pairs(
 
 
 @part
-def lif_step(
-    like: Any, drive: Any, offset: int, held: np.uint64, valid: np.uint64, lif: LifConstants, u: Floats, a: Floats
-) -> Any:
-    """Advance a block by one step with its synaptic input `drive`; returns the bits of those that fire."""
-    current = load(a, offset, like) * splat(lif.decay_s, like) + drive
-    store(a, offset, current)
-    x = load(u, offset, like) * splat(lif.decay_m, like) + current * splat(lif.rise, like)
-    x = choose(held, like, x)
-    fired = above(x, splat(lif.threshold, like)) & valid
-    store(u, offset, choose(fired, like, x))
-    return fired
+def begin_coupled(words: Words, b: int, layer: Layer, room: Coupled) -> None:
+    """Set the neurons of a sample to rest and its spikes to none."""
+    for i in range(layer.padded):
+        room.u[i] = room.a[i] = room.loop[i] = np.float32(0)
+    for w in range(words.shape[2]):
+        room.valid[w] = valid_bits(layer.neurons - 64 * w)
+        for t in range(words.shape[1]):
+            words[b, t, w] = np.uint64(0)
+
+
+@part
+def hold(words: Words, b: int, t: int, layer: Layer, room: Coupled) -> None:
+    """Find the neurons that are refractory in step t."""
+    for w in range(words.shape[2]):
+        room.held[w] = held_bits(words, b, t, w, layer.lif.t_ref)
+
+
+@part
+def lif_step(like: Any, drive: Any, b: int, t: int, offset: int, layer: Layer, room: Coupled, words: Words) -> None:
+    """Advance a block by one step with its synaptic input `drive`; writes the bits of those that fire."""
+    lif, group = layer.lif, offset // GROUP
+    current = load(room.a, offset, like) * splat(lif.decay_s, like) + drive
+    store(room.a, offset, current)
+    x = load(room.u, offset, like) * splat(lif.decay_m, like) + current * splat(lif.rise, like)
+    x = drop(load_mask(room.held, group, like), x)
+    fired = both(exceeding(x, splat(lif.threshold, like)), load_mask(room.valid, group, like))
+    store(room.u, offset, drop(fired, x))
+    store_mask(words, (b * words.shape[1] + t) * words.shape[2] * (64 // GROUP) + group, fired)
+
+
+@part
+def take_loop(like: Any, drive: Any, offset: int, room: Coupled) -> Any:
+    """A drive with the input from the recurrent synapses, which becomes 0."""
+    sum_ = drive + load(room.loop, offset, like)
+    store(room.loop, offset, like)
+    return sum_
 
 
 @in_64_32_or_16
 @part
 def advance(
     like: Any, b: int, t: int, offset: int, layer: Layer, room: Coupled, count: int, looped: int, words: Words
-) -> Any:
-    """Advance a block by one step, with the input spikes inputs[:count]; returns the bits of those that fire."""
+) -> None:
+    """Advance a block by one step, with the input spikes inputs[:count]."""
     drive = add_rows(like, layer.rows, layer.padded, offset, room.inputs, 0, count)
     if looped:
-        drive = drive + load(room.loop, offset, like)
-    held, valid = held_bits(words, b, t, offset // 64, layer.lif.t_ref), valid_bits(layer.neurons - offset)
-    fired = lif_step(like, drive, offset, held, valid, layer.lif, room.u, room.a)
-    words[b, t, offset // 64] = fired
-    return fired
+        drive = take_loop(like, drive, offset, room)
+    lif_step(like, drive, b, t, offset, layer, room, words)
 
 
 @part
 def advance_pair(
     b: int, t: int, offset: int, layer: Layer, room: Coupled, count: int, looped: int, words: Words
-) -> Any:
-    """`advance` for a block of 64 and the one after it; returns whether any fires."""
+) -> None:
+    """`advance` for a block of 64 and the one after it."""
     drive, second = add_row_pairs(zeros64(), layer.rows, layer.padded, offset, room.inputs, 0, count)
     if looped:
-        drive = drive + load(room.loop, offset, zeros64())
-        second = second + load(room.loop, offset + 64, zeros64())
-    w, t_ref = offset // 64, layer.lif.t_ref
-    held, held_after = held_bits(words, b, t, w, t_ref), held_bits(words, b, t, w + 1, t_ref)
-    valid = valid_bits(layer.neurons - offset - 64)
-    fired = lif_step(zeros64(), drive, offset, held, ~np.uint64(0), layer.lif, room.u, room.a)
-    after = lif_step(zeros64(), second, offset + 64, held_after, valid, layer.lif, room.u, room.a)
-    words[b, t, w], words[b, t, w + 1] = fired, after
-    return fired | after
+        drive = take_loop(zeros64(), drive, offset, room)
+        second = take_loop(zeros64(), second, offset + 64, room)
+    lif_step(zeros64(), drive, b, t, offset, layer, room, words)
+    lif_step(zeros64(), second, b, t, offset + 64, layer, room, words)
 
 
 @part
@@ -225,19 +250,25 @@ def add_recurrent(fired: int, fours: Fours, room: Coupled) -> None:
 
 
 @part
-def coupled_step(words_in: Words, b: int, t: int, layer: Layer, fours: Fours, room: Coupled, words: Words) -> bool:
-    """Advance a sample by one step; returns whether any neuron fires."""
+def coupled_step(words_in: Words, b: int, t: int, layer: Layer, fours: Fours, room: Coupled, words: Words) -> None:
+    """Advance a sample by one step."""
     count = list_spikes(words_in, b, t - 1, room.inputs)
     looped = list_sparse(words, b, t - 1, room.own)
     add_recurrent(looped, fours, room)
-    fired, pairs = np.uint64(0), layer.padded // 128 * 128
+    hold(words, b, t, layer, room)
+    pairs = layer.padded // 128 * 128
     for offset in range(0, pairs, 128):
-        fired |= advance_pair(b, t, offset, layer, room, count, looped, words)
+        advance_pair(b, t, offset, layer, room, count, looped, words)
     for offset in range(pairs, layer.padded, 64):
-        fired |= advance(min(64, layer.padded - offset), b, t, offset, layer, room, count, looped, words)
-    if looped:
-        for i in range(layer.padded):
-            room.loop[i] = np.float32(0)
+        advance(min(64, layer.padded - offset), b, t, offset, layer, room, count, looped, words)
+
+
+@part
+def any_fires(words: Words, b: int, t: int) -> bool:
+    """Whether any neuron fires in step t of sample b."""
+    fired = np.uint64(0)
+    for w in range(words.shape[2]):
+        fired |= words[b, t, w]
     return bool(fired != np.uint64(0))
 
 
@@ -251,15 +282,11 @@ def coupled_forward(
         b = take(turn)
         if b == NONE:
             return
-        for i in range(layer.padded):
-            room.u[i] = room.a[i] = room.loop[i] = np.float32(0)
-        for t in range(steps):
-            for w in range(words.shape[2]):
-                words[b, t, w] = np.uint64(0)
+        begin_coupled(words, b, layer, room)
         last = last_step(words_in, b)
         for t in range(1, steps):
-            fires = coupled_step(words_in, b, t, layer, fours, room, words)
-            over = t > last and not fires
-            if over and t % LOOK == 0 and not can_fire(room.u, room.a, layer.lif.threshold):
+            coupled_step(words_in, b, t, layer, fours, room, words)
+            over = t > last and t % LOOK == 0 and not any_fires(words, b, t)
+            if over and not can_fire(room.u, room.a, layer.lif.threshold):
                 break
         count_sample(words, b, room.block, counts, layer.neurons)

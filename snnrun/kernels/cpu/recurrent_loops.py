@@ -211,11 +211,13 @@ def coupling_solve(systems: Systems, solved: Flags, turn: Turn) -> None:
 
 @jit
 def recurrent_gradient(e: Floats, gain: Floats, post: Indices, gradient: Floats, turn: Turn) -> None:
-    """The strips of a turn, of SYNAPSES each, of `reference.recurrent_gradient`; `gradient` (S,) must be 0."""
+    """The strips of a turn, of SYNAPSES each, of `reference.recurrent_gradient`; `gradient` (S,) is written."""
     while True:
         k = take(turn)
         if k == NONE:
             return
-        for b in range(e.shape[0]):
-            for s in range(k * SYNAPSES, min((k + 1) * SYNAPSES, post.shape[0])):
-                gradient[s] += gain[b, post[s]] * e[b, s]
+        for s in range(k * SYNAPSES, min((k + 1) * SYNAPSES, post.shape[0])):
+            sum_, i = np.float32(0), post[s]
+            for b in range(e.shape[0]):
+                sum_ += gain[b, i] * e[b, s]
+            gradient[s] = sum_
