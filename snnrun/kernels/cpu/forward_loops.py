@@ -252,9 +252,9 @@ def add_recurrent(fired: int, fours: Fours, room: Coupled) -> None:
 @part
 def coupled_step(words_in: Words, b: int, t: int, layer: Layer, fours: Fours, room: Coupled, words: Words) -> None:
     """Advance a sample by one step."""
-    count = list_spikes(words_in, b, t - 1, room.inputs)
     looped = list_sparse(words, b, t - 1, room.own)
     add_recurrent(looped, fours, room)
+    count = list_spikes(words_in, b, t - 1, room.inputs)  # by its end the sums of the synapses are in the cache
     hold(words, b, t, layer, room)
     pairs = layer.padded // 128 * 128
     for offset in range(0, pairs, 128):

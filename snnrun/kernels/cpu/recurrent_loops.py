@@ -17,6 +17,8 @@ from snnrun.kernels.cpu.readout_loops import Readout, read_block
 # Gauss-Seidel stops at this largest change of a sweep, as a share of the largest entry, or after so many sweeps.
 TOLERANCE = 1e-7
 SWEEPS = 200
+# The spikes of a neuron are read for so many of its synapses at once. A processor guesses the end of each loop wrong.
+TOGETHER = 4
 # A thread adds up the gradients of so many synapses at a time.
 SYNAPSES = 512
 
@@ -24,8 +26,8 @@ SYNAPSES = 512
 class Kept(NamedTuple):
     """Room for the synapses that count in a sample, grouped as all are.
 
-    Those of the n-th kept neuron are at first[n] ... first[n + 1]; `post` has their post-neurons. All arrays have room
-    for one more than the layer has neurons or synapses.
+    Those of the n-th kept neuron are at first[n] ... first[n + 1]; `post` has their post-neurons. `neuron` and `first`
+    have room for one more than the layer has neurons, the others for four more than it has synapses.
     """
 
     neuron: Indices
@@ -40,9 +42,9 @@ def room_to_keep(neurons: int, synapses: int) -> Kept:
     return Kept(
         neuron=np.empty(neurons + 1, np.int32),
         first=np.empty(neurons + 1, np.int32),
-        synapse=np.empty(synapses + 1, np.int32),
-        post=np.empty(synapses + 1, np.int32),
-        theta=np.empty(synapses + 1, np.float32),
+        synapse=np.empty(synapses + TOGETHER, np.int32),
+        post=np.empty(synapses + TOGETHER, np.int32),
+        theta=np.empty(synapses + TOGETHER, np.float32),
     )
 
 
@@ -50,7 +52,7 @@ def room_to_keep(neurons: int, synapses: int) -> Kept:
 def keep_active(count: int, first: Indices, post: Indices, active: Active, kept: Kept) -> None:
     """Keep the synapses between the `count` neurons of a sample that fire, by their places in the closed-up words.
 
-    `neuron` has this place of each neuron, or -1.
+    `neuron` has this place of each neuron, or -1. Behind the last synapse come those to neuron 0.
     """
     for i in range(first.shape[0] - 1):
         kept.neuron[i] = -1
@@ -63,6 +65,22 @@ def keep_active(count: int, first: Indices, post: Indices, active: Active, kept:
             kept.synapse[total], kept.post[total] = s, kept.neuron[post[s]]
             total += kept.neuron[post[s]] >= 0
     kept.first[count] = total
+    for k in range(TOGETHER - 1):
+        kept.post[total + k] = 0
+
+
+@part
+def sum_together(values: Floats, padded: int, own: Times, spikes: int, kept: Kept, s: int) -> None:
+    """Write the sums of the readouts of four synapses from s on, at a neuron's own[:spikes], to `theta`."""
+    i, j, k, m = kept.post[s], kept.post[s + 1], kept.post[s + 2], kept.post[s + 3]
+    x = y = z = v = np.float32(0)
+    for n in range(spikes):
+        row = np.int64(own[n]) * padded
+        x += values[row + i]
+        y += values[row + j]
+        z += values[row + k]
+        v += values[row + m]
+    kept.theta[s], kept.theta[s + 1], kept.theta[s + 2], kept.theta[s + 3] = x, y, z, v
 
 
 @jit
@@ -96,11 +114,10 @@ def recurrent_spsp(
             if kept.first[n] == kept.first[n + 1]:
                 continue
             spikes = list_train(active, active.neuron[n], own)
-            for s in range(kept.first[n], kept.first[n + 1]):
-                sum_ = np.float32(0)
-                for k in range(spikes):
-                    sum_ += readout.values[np.int64(own[k]) * padded + kept.post[s]]
-                e[b, kept.synapse[s]] = sum_
+            for s in range(kept.first[n], kept.first[n + 1], TOGETHER):  # the next neuron overwrites what is too much
+                sum_together(readout.values, padded, own, spikes, kept, s)
+        for s in range(kept.first[count]):
+            e[b, kept.synapse[s]] = kept.theta[s]
 
 
 @jit
