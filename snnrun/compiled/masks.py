@@ -1,7 +1,8 @@
 """Masks inside Numba functions: a bit for each lane of a vector, kept in the processor's registers for masks.
 
 As the bits of a word (`vector.above`) they would be put together and taken apart again, and a loop that needs them in
-its next step would wait. In memory a mask is a number of 16 bits for each group of 16 lanes.
+its next step would wait. In memory a mask is a number of 16 bits for each group of 16 lanes,
+or a quarter of a word of spikes.
 """
 
 from __future__ import annotations
@@ -45,6 +46,13 @@ def _places(context: Any, builder: Any, array_type: Any, args: Any) -> list[Any]
     return [builder.gep(data, [builder.add(start, args[2])]) for start in starts]
 
 
+def _quarter(context: Any, builder: Any, array_type: Any, args: Any, number: int) -> Any:
+    """Where group args[1] + number of an array of words is; the processors in question store low bits first."""
+    data = context.make_array(array_type)(context, builder, args[0]).data
+    groups = builder.bitcast(data, ir.IntType(GROUP).as_pointer())
+    return builder.gep(groups, [builder.add(args[1], ir.Constant(args[1].type, number))])
+
+
 @intrinsic  # type: ignore[untyped-decorator]
 def no_lane(_: Any, like: Any) -> Any:
     """The mask of no lane."""
@@ -85,6 +93,17 @@ def either(_: Any, a: Any, b: Any) -> Any:
     def codegen(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
         groups = range(a.lanes // GROUP)
         return _mask(builder, [builder.or_(*(builder.extract_value(mask, k) for mask in args)) for k in groups])
+
+    return a(a, b), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def both(_: Any, a: Any, b: Any) -> Any:
+    """The mask of the lanes that are in a and in b."""
+
+    def codegen(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        groups = range(a.lanes // GROUP)
+        return _mask(builder, [builder.and_(*(builder.extract_value(mask, k) for mask in args)) for k in groups])
 
     return a(a, b), codegen
 
@@ -150,6 +169,31 @@ def store_masks(_: Any, array: Any, places: Any, shift: Any, mask: Any) -> Any: 
         return context.get_dummy_value()
 
     return types.void(array, types.UniTuple(types.intp, mask.lanes // GROUP), types.intp, mask), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def load_bits(_: Any, words: Any, group: Any, like: Any) -> Any:  # noqa: ARG001
+    """The mask whose bits begin at a group of an array of words, which are four groups each."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        numbers = range(like.lanes // GROUP)
+        places = [_quarter(context, builder, signature.args[0], args, number) for number in numbers]
+        return _mask(builder, [builder.bitcast(builder.load(at, align=2), _GROUP) for at in places])
+
+    return Mask(like.lanes)(words, types.intp, like), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def store_bits(_: Any, words: Any, group: Any, mask: Any) -> Any:  # noqa: ARG001
+    """Write a mask to where `load_bits` finds it."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        for number in range(mask.lanes // GROUP):
+            bits = builder.bitcast(builder.extract_value(args[2], number), ir.IntType(GROUP))
+            builder.store(bits, _quarter(context, builder, signature.args[0], args, number), align=2)
+        return context.get_dummy_value()
+
+    return types.void(words, types.intp, mask), codegen
 
 
 @intrinsic  # type: ignore[untyped-decorator]

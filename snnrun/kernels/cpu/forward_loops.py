@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from snnrun.compiled.jit import Floats, Indices, Places, Times, Words, in_64_32_or_16, jit, part
-from snnrun.compiled.masks import both, drop, exceeding, load_mask, store_mask
+from snnrun.compiled.masks import both, drop, exceeding, load_bits, store_bits
 from snnrun.compiled.turns import NONE, Turn, take
 from snnrun.compiled.vector import GROUP, above, choose, load, splat, store, zeros64
 from snnrun.kernels.cpu.constants import LifConstants
@@ -129,10 +129,10 @@ def lif_step(like: Any, drive: Any, b: int, t: int, offset: int, layer: Layer, r
     current = load(room.a, offset, like) * splat(lif.decay_s, like) + drive
     store(room.a, offset, current)
     x = load(room.u, offset, like) * splat(lif.decay_m, like) + current * splat(lif.rise, like)
-    x = drop(load_mask(room.held, group, like), x)
-    fired = both(exceeding(x, splat(lif.threshold, like)), load_mask(room.valid, group, like))
+    x = drop(load_bits(room.held, group, like), x)
+    fired = both(exceeding(x, splat(lif.threshold, like)), load_bits(room.valid, group, like))
     store(room.u, offset, drop(fired, x))
-    store_mask(words, (b * words.shape[1] + t) * words.shape[2] * (64 // GROUP) + group, fired)
+    store_bits(words, (b * words.shape[1] + t) * words.shape[2] * (64 // GROUP) + group, fired)
 
 
 @part
