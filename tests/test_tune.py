@@ -234,6 +234,21 @@ def test_the_first_point_has_the_settings_as_they_are_and_time_is_a_limit(
     assert "search.minutes: 3 minutes are spent, so no more points begin." in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_what_is_asked_for_besides_is_searched_with_the_space_of_the_model(tune: Any, runs: Runs) -> None:
+    also = "model.delays=choice(fixed,none)"
+    code, _, err = tune(*PAIR, *SHORT, "--trials", "4", "--also", also)
+    assert (code, err) == (0, "")
+    search = runs.values[:4]
+    assert as_now(search[0])
+    assert search[0]["model"]["delays"] == "none"
+    assert {run["model"]["delays"] for run in search} == {"fixed", "none"}
+    assert len({run["train"]["lr"] for run in search}) == 4
+    [study] = studies()
+    assert also in json.loads((study / "tune.json").read_text())["searched"]
+    assert f"--also '{also}'" in Path("mine/tuned/stbp_digits_tuned.yaml").read_text("utf-8")
+
+
 # ---- the file --------------------------------------------------------------------------------------------------------
 
 
@@ -313,6 +328,14 @@ def test_multiples_and_places() -> None:
         (["--confirm", "0"], "--confirm: '0' is not"),
         (["--finalists", "0"], "--finalists: '0' is not"),
         (["--seed", "-1"], "--seed: '-1' is not"),
+        (
+            ["--also", "model.delay=choice(none,fixed)"],
+            "--also model.delay=choice(none,fixed): model=strsbp has no key 'model.delay'",
+        ),
+        (
+            ["--also", "model.delays=trained"],
+            "--also model.delays=trained: one value is nothing to search. Give it without",
+        ),
         (["--jobs", "2", "--launcher", "ray"], "--jobs: is for --launcher joblib."),
         (["seed=1"], "seed: a tuning has its own. Say it by --seed."),
         (["experiment=mnist_stbp_paper"], "experiment: a tuning has its own. Leave it out."),

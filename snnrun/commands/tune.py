@@ -56,6 +56,7 @@ def _tune(arguments: list[str]) -> int:
         confirm=options.confirm,
         seed=options.seed,
         finalists=options.finalists,
+        also=tuple(options.also),
     )
     made = plan.plan(request, options.outputs)
     study = None if options.new else plan.find(made)
@@ -112,6 +113,10 @@ def _parser() -> argparse.ArgumentParser:
         help="how many of the best are confirmed (default: 3)",
     )
     parser.add_argument("--seed", type=_from_zero, default=0, metavar="N", help="of the search (default: 0)")
+    parser.add_argument(
+        "--also", action="append", default=[], metavar="KEY=SPACE",
+        help="search this key too, such as 'model.delays=choice(none,trained)'; may be given several times",
+    )  # fmt: skip
     parser.add_argument("--new", action="store_true", help="begin another study, whatever there is")
     flags.add_launcher(parser)
     parser.add_argument(

@@ -140,6 +140,7 @@ class Search:
     minutes: Annotated[float | None, Range(above=0)] = None
     baseline: bool = False
     retry: bool = True
+    with_space: bool = False
     space: Any
     points: list[str]
 

@@ -103,8 +103,8 @@ class Search(Sweeper):
         self.fixed, dimensions = self._split([*given, *arguments], search.method)
         self.folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, self.folder / "multirun.yaml")
-        if search.method in ("random", "optuna") and not dimensions:
-            dimensions = self._default_space()
+        if search.method in ("random", "optuna") and (search.with_space or not dimensions):
+            dimensions = self._default_space() | dimensions
         if search.method == "grid":
             self._run(space.grid(dimensions))
         elif search.method == "list":

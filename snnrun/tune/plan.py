@@ -46,7 +46,8 @@ class Request:
 
     `words` are the overrides, model and corpus among them. A trial takes `epochs` and `samples` (None: all of them),
     and there are `trials` of them, of which none begins after `minutes`. `confirm` is the number of seeds over which
-    the best `finalists` are compared with the settings of now, `seed` that of the search.
+    the best `finalists` are compared with the settings of now, `seed` that of the search. `also` are sweep overrides:
+    what is searched beside the space of the model.
     """
 
     words: tuple[str, ...]
@@ -57,6 +58,7 @@ class Request:
     confirm: int
     seed: int
     finalists: int = 1
+    also: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ class Plan:
         }
         pair = [f"{group}={self.values[group]['name']}" for group in ("model", "data")]
         words = [word for flag, value in given.items() if value is not None for word in (flag, str(value))]
+        words += [word for also in request.also for word in ("--also", also)]
         return shlex.join(["snnrun", "tune", *pair, *self.settings, *words])
 
     @property
@@ -106,9 +109,11 @@ class Plan:
         """The arguments that say which trials there are, without how many."""
         request = self.request
         limit = [] if request.samples is None else [f"data.limit={request.samples}"]
+        also = ["search.with_space=true", *request.also] if request.also else []
         return [
             *("search=optuna", f"search/space={SPACE}", "search.baseline=true", "search.retry=false"),
             *("search.prune=true", "search.prune_after=1", *request.words, *limit),
+            *also,
             *(f"train.epochs={request.epochs}", f"seed={request.seed}"),
         ]
 
@@ -142,6 +147,8 @@ def plan(request: Request, outputs: Path) -> Plan:
             remedy = f" Say it by {OWN[own]}." if OWN[own] else " Leave it out."
             raise UsageError(f"{key}: a tuning has its own.{remedy}")
     values = compose([word for word in request.words if not word.startswith("hydra.launcher.")])
+    for word in request.also:
+        _check_also(word, values)
     made = Plan(request, values, outputs)
     if values["data"].get("validation") == 0:
         raise UsageError(
@@ -154,6 +161,21 @@ def plan(request: Request, outputs: Path) -> Plan:
             f"{', '.join(space())}. snnrun train -m search=optuna searches what the command line names."
         )
     return made
+
+
+def _check_also(word: str, values: Mapping[str, Any]) -> None:
+    """Raise UsageError unless a word names several values of a key that a tuned file can set."""
+    section, _, name = _key(word).partition(".")
+    if section not in ("model", "train", "encoder") or name not in values[section]:
+        raise UsageError(
+            f"--also {word}: model={values['model']['name']} has no key {_key(word)!r} to search. Write it as "
+            "--also 'model.delays=choice(none,trained)'."
+        )
+    if not any(mark in word for mark in (",", "interval(", "range(")):
+        raise UsageError(
+            f"--also {word}: one value is nothing to search. Give it without --also, or several, such as "
+            f"{_key(word)}=choice(A,B) or {_key(word)}=interval(LOW,HIGH)."
+        )
 
 
 def _key(word: str) -> str:
