@@ -26,7 +26,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-WORKLOADS = ("fashion", "alpha", "alpha3", "mnist", "cnn")
+WORKLOADS = ("fashion", "alpha", "alpha3", "mnist", "cnn", "stbp_cnn")
 PLACES = ("gpu", "cpu")
 BATCH = 128
 NETWORK, STEPS, RATE = (784, 400, 400, 10), 400, 0.05  # as scripts/peers.py has them for `fashion`, without recurrence

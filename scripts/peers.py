@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 TAU_MEMBRANE, TAU_SYNAPSE = 64, 8  # steps of 1 ms, as in snnrun's ST-RSBP
 STBP_DECAY = 0.2
@@ -21,7 +22,7 @@ STBP_DECAY = 0.2
 
 @dataclass(frozen=True)
 class Workload:
-    """A network (R: a recurrent layer), its steps, the mean of its input and the kind of its neurons."""
+    """A network (R: a recurrent layer, C and P as in snnrun), its steps, mean of its input and kind of its neurons."""
 
     network: str
     steps: int
@@ -34,15 +35,43 @@ WORKLOADS = {
     "alpha": Workload("78-R800-26", steps=700, rate=0.07),
     "alpha3": Workload("78-400-R400-400-26", steps=700, rate=0.07),
     "mnist": Workload("784-400-10", steps=20, rate=0.13, current_based=False),
+    "stbp_cnn": Workload("784-15C5-P2-40C5-P2-300-10", steps=20, rate=0.13, current_based=False),
 }
+
+
+class Convolution(nn.Conv2d):
+    """A convolution of all steps at once: spikes (T, B, inputs), averaged over squares, to currents (T, B, outputs)."""
+
+    def __init__(self, channels: int, side: int, kernels: int, width: int, pool: int) -> None:
+        super().__init__(channels, kernels, width, bias=False)
+        self.images, self.pool = (channels, side, side), pool
+        self.out_side = side // pool - width + 1
+
+    def forward(self, spikes: Tensor) -> Tensor:
+        images = spikes.reshape(-1, *self.images)
+        if self.pool > 1:
+            images = functional.avg_pool2d(images, self.pool)
+        return super().forward(images).reshape(*spikes.shape[:2], -1)
+
+
+class Pooled(nn.Linear):
+    """A linear map after averages over squares: spikes (T, B, inputs) to currents (T, B, outputs)."""
+
+    def __init__(self, channels: int, side: int, outputs: int, pool: int) -> None:
+        super().__init__(channels * (side // pool) ** 2, outputs, bias=False)
+        self.images, self.pool = (channels, side, side), pool
+
+    def forward(self, spikes: Tensor) -> Tensor:
+        images = functional.avg_pool2d(spikes.reshape(-1, *self.images), self.pool)
+        return super().forward(images.reshape(*spikes.shape[:2], -1))
 
 
 class Layer(nn.Module):
     """A linear map and a library's neurons: spikes (T, B, inputs) to spikes (T, B, outputs)."""
 
-    def __init__(self, inputs: int, outputs: int, recurrent: bool, current_based: bool) -> None:
+    def __init__(self, linear: nn.Linear | Convolution, outputs: int, recurrent: bool, current_based: bool) -> None:
         super().__init__()
-        self.linear = nn.Linear(inputs, outputs, bias=False)
+        self.linear = linear
         self.recurrent = nn.Linear(outputs, outputs, bias=False) if recurrent else None
         self.current_based = current_based
         self.neurons = self.build()
@@ -141,10 +170,23 @@ LAYERS: dict[str, type[Layer]] = {"snntorch": SnnTorchLayer, "spikingjelly": Spi
 
 
 def build(peer: str, workload: Workload) -> list[Layer]:
-    """The workload's network in a library's layers."""
-    sizes = workload.network.split("-")
-    widths = [int(size.removeprefix("R")) for size in sizes]
-    return [
-        LAYERS[peer](inputs, outputs, size.startswith("R"), workload.current_based)
-        for inputs, outputs, size in zip(widths, widths[1:], sizes[1:], strict=False)
-    ]
+    """The workload's network in a library's layers. A pool belongs to the layer after it."""
+    layers = []
+    first, *sizes = workload.network.split("-")
+    channels, side, pool, inputs = 1, int(int(first) ** 0.5), 1, int(first)
+    linear: nn.Linear | Convolution
+    for size in sizes:
+        if size.startswith("P"):
+            pool = int(size.removeprefix("P"))
+            continue
+        if "C" in size:
+            kernels, width = map(int, size.split("C"))
+            linear = Convolution(channels, side, kernels, width, pool)
+            channels, side = kernels, linear.out_side
+            outputs = channels * side**2
+        else:
+            outputs = int(size.removeprefix("R"))
+            linear = nn.Linear(inputs, outputs, bias=False) if pool == 1 else Pooled(channels, side, outputs, pool)
+        layers.append(LAYERS[peer](linear, outputs, size.startswith("R"), workload.current_based))
+        inputs, pool = outputs, 1
+    return layers

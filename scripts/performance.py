@@ -30,7 +30,7 @@ KEPT = ROOT / "outputs" / "performance"
 PEERS = ("snntorch", "spikingjelly", "norse")
 PAGE = ROOT / "docs" / "performance.md"
 FIGURE = ROOT / "docs" / "performance.svg"
-WORKLOADS = ("fashion", "alpha", "alpha3", "mnist", "cnn")
+WORKLOADS = ("fashion", "alpha", "alpha3", "mnist", "cnn", "stbp_cnn")
 DOUBLINGS = (100, 200, 400, 800, 1600)
 BATCHES = {8: "batch_8", 32: "fashion", 128: "batch_128", 256: "batch_256"}  # by size, the measurement that has it
 

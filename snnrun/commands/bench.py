@@ -41,6 +41,13 @@ WORKLOADS: dict[str, tuple[str, list[str]]] = {
             *("encoder.steps=400", "train.lr=0.001"),
         ],
     ),
+    "stbp_cnn": (
+        "STBP on MNIST, the same CNN with averages as pools, 20 steps",
+        [
+            *("data=mnist", "model=stbp", "model.network=15C5-P2-40C5-P2-300", "encoder.steps=20"),
+            *("train.batch_size=20", "train.lr=0.002"),
+        ],
+    ),
 }
 EPILOG = """\
 workloads (the first is the default):
