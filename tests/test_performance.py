@@ -90,7 +90,7 @@ def test_the_page_has_workloads_scaling_and_peers(performance: Any, calls: list[
     (tmp_path / "kept" / "peers.json").write_text(json.dumps(peers))
     performance.main(["hardware=cpu"])
     page = (tmp_path / "performance.md").read_text()
-    assert len(calls) == 5 + 3 + 3 * 5
+    assert len(calls) == 6 + 3 + 3 * 5
     assert all(call[-2:] == ["hardware=cpu", "--json"] for call in calls)
     for words in (
         "Z80, 1 core",
@@ -142,9 +142,9 @@ def test_what_is_measured_is_kept_until_it_is_named(performance: Any, calls: lis
     assert "| `fashion` |" in page
     assert "### Steps" in page
     performance.main([])
-    assert len(calls) == 5 + 3 + 3 * 5
+    assert len(calls) == 6 + 3 + 3 * 5
     performance.main([])
-    assert len(calls) == 5 + 3 + 3 * 5
+    assert len(calls) == 6 + 3 + 3 * 5
     performance.main(["--fresh"])
     assert len(calls) == 2 * (5 + 3 + 3 * 5)
 

@@ -15,8 +15,8 @@ from snnrun.kernels.cpu import image_stbp_loops, stbp_loops
 from snnrun.kernels.cpu.arrays import as_rows, as_words, padded_size
 from snnrun.kernels.cpu.constants import NO_FLOATS, stbp_constants
 from snnrun.kernels.cpu.image_layout import convolution
-from snnrun.kernels.cpu.image_stbp_loops import room_for_square, room_for_strip
-from snnrun.kernels.cpu.images import bits_of, most_spikes, room_for_events
+from snnrun.kernels.cpu.images import bits_of, most_spikes
+from snnrun.kernels.cpu.stbp_images import room_for_forward
 from snnrun.kernels.cpu.usual_loops import room_for_steps
 from snnrun.kernels.neuron import Stbp, Window
 from snnrun.kernels.packed import words
@@ -50,7 +50,7 @@ def conv_drive(spikes_in: Tensor, weight: Tensor, window: Window) -> Tensor:
     n, out = np.zeros((batch, window.neurons), np.float32), driven.numpy().reshape(-1)
 
     def some(turn: Turn) -> None:
-        room = room_for_events(inputs, most, layer), room_for_strip(layer.layout, steps), room_for_square()
+        room = room_for_forward(inputs, most, layer)
         image_stbp_loops.stbp_conv_forward(inputs, layer, by_lane, constants, none, n, out, *room, turn)
 
     threads.share(batch, some)

@@ -20,6 +20,7 @@ from snnrun.kernels.cpu.image_loops import Events, add_taps, field, lanes_of, li
 from snnrun.kernels.cpu.spike_loops import Trains, valid_bits
 from snnrun.kernels.cpu.stbp_backward_loops import SQUARE
 from snnrun.kernels.cpu.stbp_loops import load_row, store_row
+from snnrun.kernels.cpu.usual_loops import split_sides
 
 
 def room_for_strip(layout: Layout, steps: int) -> Floats:
@@ -50,15 +51,17 @@ def stbp_lanes(
     words: Words,
     counts: Floats,
 ) -> None:
-    """All steps of a block of strip u's lanes; their membranes are written to `strip`."""
+    """All steps of a block of strip u's lanes, with the events of `sides`; their membranes are written to `strip`."""
     layout, place = convolution.layout, convolution.tables.place
     stop, steps, shift = lanes_of(layout, u), words.shape[1], shift_of(layout, u)
-    valid, offsets = valid_bits(stop - offset), load(bias, offset, like)
+    valid, taps = valid_bits(stop - offset), convolution.taps
+    usual = load(bias, offset, like) + add_taps(like, taps, offset, events, u, 0)
     v_th, decay = splat(constants.v_th, like), splat(constants.decays[0], like)
     after_spike = splat(constants.decays[1], like)
     v, fired = like, np.uint64(0)
     for t in range(steps):
-        drive = offsets + add_taps(like, convolution.taps, offset, events, u, t)
+        drive = usual + add_taps(like, taps, offset, events, u, 2 * t + 1)
+        drive = drive - add_taps(like, taps, offset, events, u, 2 * t + 2)
         v = drive + choose(fired, after_spike, decay) * v
         store(strip, t * layout.lead + offset, v)
         fired = (above(v, v_th) if constants.strict else ~above(v_th, v)) & valid
@@ -94,6 +97,8 @@ def stbp_conv_forward(
     words: Words,
     counts: Floats,
     membrane: Floats,
+    sides: Words,
+    planes: Words,
     events: Events,
     strip: Floats,
     square: Floats,
@@ -102,14 +107,16 @@ def stbp_conv_forward(
     """The samples of a turn of `reference.images.stbp_conv_forward`.
 
     `bias` is that of a strip's lanes. `words` (B, T, W) and `counts` (B, N) must be zeros; `membrane` (B * T * N,) is
-    written. Scratch: `strip` as from `room_for_strip`, `square` (SQUARE * SQUARE,).
+    written. Scratch: `sides` (1, 2 T + 1, W), `planes`, see `split_sides`; `events` with room for `sides`; `strip` as
+    from `room_for_strip`; `square` (SQUARE * SQUARE,).
     """
     steps = words.shape[1]
     while True:
         b = take(turn)
         if b == NONE:
             return
-        list_events(words_in, b, convolution, events)
+        split_sides(words_in, b, sides, planes)
+        list_events(sides, 0, convolution, events)
         for u in range(events.fill.shape[0]):
             stop = lanes_of(convolution.layout, u)
             for offset in range(0, stop, 64):
@@ -195,7 +202,7 @@ def conv_weight_gradient(
     """Sum over samples, steps and positions of `trace` (B * T * P,) times input spikes, for the parts of a turn.
 
     The sum of samples parts[k, 0] ... parts[k, 1] is added to gradients[k] in runs. The convolution needs no taps.
-    Scratch as in `stbp_conv_forward`.
+    Scratch: `strip` and `square` as in `stbp_conv_forward`.
     """
     layout = convolution.layout
     while True:

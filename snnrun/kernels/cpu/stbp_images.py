@@ -7,17 +7,19 @@ import torch
 from torch import Tensor
 
 from snnrun.compiled import threads
-from snnrun.compiled.jit import Floats
+from snnrun.compiled.jit import Floats, Words
 from snnrun.compiled.turns import Turn
 from snnrun.kernels.cpu import image_error_loops, image_stbp_loops
 from snnrun.kernels.cpu.arrays import as_floats, padded_size, sort_by_neuron
 from snnrun.kernels.cpu.constants import NO_FLOATS, stbp_constants
 from snnrun.kernels.cpu.image_error_loops import room_to_send
 from snnrun.kernels.cpu.image_layout import Convolution, convolution, layout_of, run_floats, taps_of
+from snnrun.kernels.cpu.image_loops import Events
 from snnrun.kernels.cpu.image_stbp_loops import room_for_square, room_for_strip
 from snnrun.kernels.cpu.images import bits_of, most_spikes, parts_of_gradient, room_for_events
 from snnrun.kernels.cpu.stbp import samples_at_once, trace_of
 from snnrun.kernels.cpu.stbp_backward_loops import EIGHT, SQUARE
+from snnrun.kernels.cpu.usual_loops import room_for_sides
 from snnrun.kernels.neuron import Stbp, Window
 from snnrun.kernels.packed import words
 from snnrun.kernels.reference import tap_by_tap
@@ -38,11 +40,18 @@ def stbp_conv_forward(
     out, n, u = bits_of(spikes), counts.numpy(), membrane.numpy().reshape(-1)
 
     def some(turn: Turn) -> None:
-        room = room_for_events(inputs, most, layer), room_for_strip(layer.layout, steps), room_for_square()
+        room = room_for_forward(inputs, most, layer)
         image_stbp_loops.stbp_conv_forward(inputs, layer, by_lane, constants, out, n, u, *room, turn)
 
     threads.share(batch, some)
     return spikes, counts, membrane
+
+
+def room_for_forward(inputs: Words, most: int, layer: Convolution) -> tuple[Words, Words, Events, Floats, Floats]:
+    """The scratch of `image_stbp_loops.stbp_conv_forward` for samples of at most so many spikes."""
+    sides, planes = room_for_sides(inputs)
+    events = room_for_events(sides, most, layer)
+    return sides, planes, events, room_for_strip(layer.layout, inputs.shape[1]), room_for_square()
 
 
 def stbp_conv_backward(

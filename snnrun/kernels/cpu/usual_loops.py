@@ -50,6 +50,11 @@ def room_for_steps(words: Words) -> Steps:
     )
 
 
+def room_for_sides(words: Words) -> tuple[Words, Words]:
+    """Room for `split_sides` of samples of inputs (B, T, W)."""
+    return np.empty((1, 2 * words.shape[1] + 1, words.shape[2]), np.uint64), np.empty(PLANES, np.uint64)
+
+
 @part
 def usual_bits(words: Words, b: int, w: int, planes: Words) -> np.uint64:
     """Bits of the inputs of word w whose spikes are more than their silent steps and one more.
@@ -106,6 +111,20 @@ def list_exceptions(words: Words, b: int, room: Steps) -> None:
         for w in range(words.shape[2]):
             count = list_few(usual[w] & ~words[b, t, w], 64 * w, inputs, count)
         begin[2 * t + 2] = count
+
+
+@part
+def split_sides(words: Words, b: int, sides: Words, planes: Words) -> None:
+    """Write the inputs of sample b to `sides` (1, 2 T + 1, W) as steps of their own.
+
+    First those that usually fire; of step t then those that fire unusually and those that are silent unusually.
+    """
+    for w in range(words.shape[2]):
+        usual = usual_bits(words, b, w, planes)
+        sides[0, 0, w] = usual
+        for t in range(words.shape[1]):
+            sides[0, 2 * t + 1, w] = words[b, t, w] & ~usual
+            sides[0, 2 * t + 2, w] = usual & ~words[b, t, w]
 
 
 @jit
