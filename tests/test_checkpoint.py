@@ -23,12 +23,15 @@ from snnrun.train.optimiser import Optimiser
 
 TOPOLOGIES = {"strsbp": "R10", "hm2bp": "9", "stbp": "R8", "slayer": "R8", "lee": "9", "strsbp-drop": "9"}
 TOPOLOGIES |= {"strsbp-delays": "8-R6+1", "stbp-delays": "7-8+1"}
+TOPOLOGIES |= {"strsbp-constants": "R10", "stbp-constants": "R8"}
 TRAINED = RULES | {
     "slayer": SlayerRule(v_th=[1.0], tau_s=2.0, desired=6.0, undesired=0.0, delays=True),
     "lee": LeeRule(v_th=[1.0]),
     "strsbp-delays": dataclasses.replace(RULES["strsbp"], delays="trained", max_delay=4),
     "stbp-delays": dataclasses.replace(RULES["stbp"], delays="trained", max_delay=4),
     "strsbp-drop": dataclasses.replace(RULES["strsbp"], drop_inputs=0.2, drop_hidden=0.3),
+    "strsbp-constants": dataclasses.replace(RULES["strsbp"], train_constants="all", constants_range=1.1),
+    "stbp-constants": dataclasses.replace(RULES["stbp"], train_constants="all", constants_lr=3.0),
 }
 
 

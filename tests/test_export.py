@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -107,6 +108,25 @@ def test_nirs_own_equations_give_our_spikes(case: str, topology: str, dt: float,
     assert back.metadata["dt"] == dt
     assert back.metadata["output_delay"] == delay == (0 if isinstance(rule, StbpRule) else len(network.layers))
     assert json.loads(back.metadata["classes"]) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("rule", [StbpRule(v_th=[0.5]), StRsbp(v_th=[0.6], t_ref=0)])
+def test_trained_constants_are_in_the_graph(rule: StbpRule | StRsbp) -> None:
+    rule = dataclasses.replace(rule, train_constants="all")
+    network = Network(rule, inputs=20, topology="9-R8", outputs=3, seed=2)
+    untrained = network(spikes_of(20)).output.counts
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for constant in network.apart():
+            constant.mul_(torch.rand(constant.shape, generator=generator) * 0.4 + 0.7)
+    graph, warnings = graph_of(network, ABOUT, dt=1e-3)
+    assert warnings == []
+    delay, spikes = delay_of(network), spikes_of(20)
+    ours = kernels.unpack(network(spikes).output.spikes, 3).numpy().astype(bool)
+    theirs = np.zeros_like(ours)
+    theirs[:, delay:] = euler(graph, spikes[:, : 40 - delay].numpy(), 1e-3)
+    assert (ours == theirs).all()
+    assert (network(spikes).output.counts != untrained).any()
 
 
 def test_what_reaches_a_high_threshold_fires_in_nir_too() -> None:

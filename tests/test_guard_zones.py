@@ -195,6 +195,7 @@ STBPS = (Stbp(0.5, 0.5), Stbp(0.3, 0.6, "sigmoid", 0.5, strict=True), Stbp(0.5, 
 SRMS = (Srm(0.5, 3.0, 1.0), Srm(0.3, 2.0, 1.5, alpha=True))
 WTAS = (Wta(5.0, 1.0, 0.4), Wta(5.0, 3.0))
 RULES = ("strsbp", "hm2bp")
+SLOPES = tuple(f"{rule}_by_{name}" for rule in RULES for name in ("tau_m", "tau_s"))
 
 
 def turn_by_turn(number: int, *choices: Any) -> list[Any]:
@@ -233,6 +234,9 @@ def try_dense(neurons: int) -> None:
         for taken, sent in ((gain, credit), (gain, None), (None, credit)):
             cpu.spsp_backward(rule, lif, spikes_in, spikes, taken, sent, weight)
         e = cpu.recurrent_spsp(rule, lif, spikes, recurrent, neurons)
+    for rule in SLOPES:
+        cpu.spsp_activation(rule, lif, spikes_in, spikes, weight)
+        cpu.recurrent_spsp(rule, lif, spikes, recurrent, neurons)
     theta = cpu.coupling(e, counts, recurrent, lif.v_th, 0.5)
     cpu.coupling_solve(theta / 1000, recurrent, torch.ones_like(gain), credit)
     cpu.recurrent_gradient(e, gain, recurrent)
@@ -266,7 +270,7 @@ def try_currents(neurons: int, inputs: int, steps: int, batch: int, recurrent: S
         )
         for synapses in (None, recurrent):
             spikes, counts = cpu.lif_driven(drive, synapses, lif, steps)
-        for rule in RULES:
+        for rule in (*RULES, *SLOPES):
             cpu.readout_sums(rule, lif, spikes, counts, count)
         for loop in (None, recurrent.dense(neurons)):
             own, _, membrane = cpu.stbp_driven(drive, loop, stbp, steps)
@@ -336,7 +340,8 @@ def try_convolution(number: int, window: Window) -> None:
     spikes_in, spikes = (trains((batch, steps, size), density) for size in (whole.inputs, whole.neurons))
     gain = torch.ones(batch, whole.neurons)
     cpu.conv_forward(spikes_in, weight, whole, lif)
-    cpu.conv_activation(rule, lif, spikes_in, spikes, weight, whole)
+    for readout in (rule, SLOPES[number % len(SLOPES)]):
+        cpu.conv_activation(readout, lif, spikes_in, spikes, weight, whole)
     taken, sent = (gain if number % 4 else None), (gain if number % 3 or not number % 4 else None)
     cpu.conv_backward(rule, lif, spikes_in, spikes, taken, sent, weight, whole)
     spikes_in, bias = trains((batch, steps, window.inputs), density), torch.rand(window.kernels) if number % 2 else None

@@ -39,6 +39,9 @@ RULE_CASES = {
     "slayer-softmax": SlayerRule(v_th=[1.0], tau_s=4.0, loss="softmax", temperature=5.0, label_smoothing=0.1),
     "lee-softmax": LeeRule(v_th=[2.0], loss="softmax", temperature=4.0, label_smoothing=0.1),
     "lee": LeeRule(v_th=[2.0]),
+    "strsbp-constants": StRsbp(v_th=[1.0], train_constants="all", slope="counts", **SMALL),
+    "hm2bp-constants": Hm2Bp(v_th=[1.0], lateral=0.5, train_constants="all", thresholds_by="layer", **SMALL),
+    "stbp-constants": StbpRule(v_th=[0.5], train_constants="all", reset="exponential"),
     "lee-plain": LeeRule(v_th=[2.0], normalise=False, inhibition=0.0, balance=0.0, regulariser=0.0),
 }  # fmt: skip
 

@@ -141,6 +141,10 @@ def _check_model(model: DictConfig) -> None:
     from snnrun.network.topology import check_connections, check_thresholds, frozen_layers
     from snnrun.rules import RULES
 
+    own = OmegaConf.to_container(model, resolve=True)
+    assert isinstance(own, dict)
+    options = {str(key): value for key, value in own.items() if key not in ("name", "network")}
+    RULES[model.name](**options | {"v_th": _thresholds(model.v_th)})  # what its options say of one another
     average_pools = RULES[model.name].average_pools
     check_thresholds(_thresholds(model.v_th), model.network, average_pools)
     check_connections(model.network, RULES[model.name].recurrent_layers, RULES[model.name].skip_connections)

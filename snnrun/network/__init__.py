@@ -14,6 +14,7 @@ from snnrun.network.model import Model
 from snnrun.network.topology import Planned, check_connections, check_thresholds, frozen_layers, plan
 from snnrun.rules import Currents, LayerKind, LayerWeights, Rule, SpikeTrain
 from snnrun.rules.base import synapse_index
+from snnrun.rules.constants import Constant, TrainedConstants
 from snnrun.rules.delays import Delaying
 from snnrun.rules.dropping import drop
 from snnrun.rules.joining import joined
@@ -58,6 +59,8 @@ class Layer(nn.Module):
     bias: nn.Parameter | None
     delay: Tensor | None
     threshold: nn.Parameter | None
+    tau_m: nn.Parameter | None
+    tau_s: nn.Parameter | None
     recurrent_mask: Tensor | None
     recurrent_pre: Tensor | None
     recurrent_post: Tensor | None
@@ -74,7 +77,7 @@ class Layer(nn.Module):
             self.weight = nn.Parameter(reference.tap_by_tap(weights.weight))
         else:
             self.weight = nn.Parameter(weights.weight.T.contiguous().T)
-        for name in ("recurrent_weight", "bias", "delay", "threshold"):
+        for name in ("recurrent_weight", "bias", "delay", "threshold", "tau_m", "tau_s"):
             value = getattr(weights, name)
             if name in fixed:
                 self.register_buffer(name, value)
@@ -92,7 +95,8 @@ class Layer(nn.Module):
         if self.recurrent_pre is not None and self.recurrent_post is not None:
             index = self.recurrent_pre, self.recurrent_post
         return LayerWeights(
-            self.weight, self.recurrent_weight, self.recurrent_mask, self.bias, index, self.delay, self.threshold
+            *(self.weight, self.recurrent_weight, self.recurrent_mask, self.bias, index),
+            *(self.delay, self.threshold, self.tau_m, self.tau_s),
         )
 
 
@@ -258,11 +262,42 @@ class Network(Model):
                 yield parameter, layer.recurrent_mask if name == "recurrent_weight" else None
 
     def apart(self) -> dict[nn.Parameter, float]:
-        """Trained delays, with the factor of their learning rate."""
-        if not isinstance(self.rule, Delaying):
-            return {}
-        found = (layer.delay for layer in self.layers if isinstance(layer, Layer) and not layer.frozen)
-        return {delay: self.rule.delays_lr for delay in found if isinstance(delay, nn.Parameter)}
+        """Trained delays and constants of neurons, with the factor of their learning rate."""
+        found: dict[nn.Parameter, float] = {}
+        layers = [layer for layer in self.layers if isinstance(layer, Layer) and not layer.frozen]
+        if isinstance(self.rule, Delaying):
+            delays = (layer.delay for layer in layers)
+            found |= {delay: self.rule.delays_lr for delay in delays if isinstance(delay, nn.Parameter)}
+        if isinstance(self.rule, TrainedConstants):
+            ratios = (constant.ratio for _, constant in self._constants())
+            found |= {ratio: self.rule.constants_lr for ratio in ratios if isinstance(ratio, nn.Parameter)}
+        return found
+
+    def figures(self) -> dict[str, float]:
+        """The mean of each trained constant of each layer, such as `tau_m/hidden1`, in its unit."""
+        return {f"{constant.name}/{name}": constant.values.mean().item() for name, constant in self._constants()}
+
+    def at_bounds(self) -> dict[str, str]:
+        """The trained constants that are at the end of their range."""
+        found = {}
+        for name, constant in self._constants():
+            number, total = constant.at_bound(), constant.ratio.numel()
+            if number:
+                low, high = constant.initial * constant.low, constant.initial * constant.high
+                whose = f"{number} of {total} are" if total > 1 else "it is"
+                found[f"{constant.name}/{name}"] = (
+                    f"Layer {name}, trained {constant.name}: {whose} at the end of the range from {low:.3g} to "
+                    f"{high:.3g}{constant.unit and f' {constant.unit}'}, and goes no further. Raise "
+                    "model.constants_range, lower model.constants_lr, or begin elsewhere."
+                )
+        return found
+
+    def _constants(self) -> Iterator[tuple[str, Constant]]:
+        for name, layer in zip(self.layer_names, self.layers, strict=True):
+            assert isinstance(layer, Layer)
+            if not layer.frozen:
+                for constant in self.rule.constants(layer.kind, layer.weights()):
+                    yield name, constant
 
     def layout(self) -> dict[str, dict[str, Any]]:
         """By layer: `inputs`, `neurons`, and whether it is `recurrent`. With skip connections all its `sources`."""
@@ -289,14 +324,14 @@ class Network(Model):
         return f"{self.layer_names[int(number)]} {kind.replace('_', ' ')}"
 
     def synapses(self) -> int:
-        """Number of trained weights, biases, delays and thresholds. One that a kernel's neurons share counts once."""
+        """Number of trained weights, biases, delays and constants. One that a kernel's neurons share counts once."""
         total = 0
         for layer in self.layers:
             assert isinstance(layer, Layer)
             if layer.frozen:
                 continue
             total += 0 if layer.kind.pool else layer.weight.numel()
-            for single in (layer.bias, layer.delay, layer.threshold):
+            for single in (layer.bias, layer.delay, layer.threshold, layer.tau_m, layer.tau_s):
                 total += single.numel() if isinstance(single, nn.Parameter) else 0
             total += 0 if layer.recurrent_mask is None else int(layer.recurrent_mask.sum())
         return total

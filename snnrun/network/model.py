@@ -121,6 +121,14 @@ class Model(nn.Module, ABC):
         """Parameters that are no weights: they do not decay, and have this factor of the learning rate. Here none."""
         return {}
 
+    def figures(self) -> dict[str, float]:
+        """What is recorded of the model itself after each epoch, by the name of the metric. Here nothing."""
+        return {}
+
+    def at_bounds(self) -> dict[str, str]:
+        """What training has moved to the end of its range: a name and a message for each. Here nothing."""
+        return {}
+
     def add_weight_penalty(self) -> None:
         """Add a regulariser to the gradients of a backward pass. Here there is none."""
 

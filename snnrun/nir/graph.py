@@ -16,8 +16,9 @@ next smaller float32.
 A skip connection is a second edge to the neurons. In the graphs of the spike-train rules a layer fires one step earlier
 than the last of its sources, and `Delay` nodes make the spikes of the others wait.
 
-Delays of a layer's inputs are such nodes, too. Convolutions are `Conv2d`, spiking pools `SumPool2d` with neurons behind
-it, STBP's averages `AvgPool2d`.
+Delays of a layer's inputs are such nodes, too. Trained thresholds are exported as they are computed: the weights over
+them, at the initial threshold. Convolutions are `Conv2d`, spiking pools `SumPool2d` with neurons behind it, STBP's
+averages `AvgPool2d`.
 
 A key that NIR cannot express is refused by name, unless the caller allows it to be left out.
 """
@@ -35,11 +36,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from snnrun.errors import SnnrunError, UsageError
-from snnrun.kernels import Window
+from snnrun.kernels import Lif, Stbp, Window
 from snnrun.kernels.neuron import slack_threshold
 from snnrun.network import Layer, Network
 from snnrun.record.description import Description
-from snnrun.rules import StbpRule
+from snnrun.rules import LayerKind, LayerWeights, StbpRule
 from snnrun.rules.delays import whole
 from snnrun.rules.spike_train import SpikeTrainRule
 
@@ -151,12 +152,14 @@ def _layer(
     if not isinstance(rule, SpikeTrainRule | StbpRule):
         raise UsageError(f"The neurons of {type(rule).__name__} are not mapped to NIR. Use --format safetensors.")
     # A pool's sum is no product with weights, so its threshold is scaled in their place.
-    scale = 1.0 / rule.tau_s if isinstance(rule, SpikeTrainRule) and not layer.kind.pool else 1.0
+    scale, weights = 1.0, rule.at_thresholds(layer.weights())
+    if isinstance(rule, SpikeTrainRule) and not layer.kind.pool:
+        scale = 1.0 / rule.lif(layer.kind, weights).tau_s
     window, (first, *skipped) = layer.kind.window, network.sources(layer.kind)
     waits = _waits(network, name, layer)
     chain = _delay(nir, waits[first], shapes[first], dt)
     if window is not None:
-        chain |= _windowed(nir, layer, window, scale)
+        chain |= _windowed(nir, layer.kind, weights, window, scale)
         shape: tuple[int, ...] = (window.kernels, window.out_rows, window.out_columns)
     else:
         average, before = layer.kind.average, shapes[first]
@@ -164,18 +167,18 @@ def _layer(
             chain["average"] = _pool(nir.AvgPool2d, average)
             before = average.channels, average.out_rows, average.out_columns
         chain |= _flatten(nir, before)
-        chain["w"] = _dense(nir, layer, layer.weight[:, : math.prod(before)], scale)
+        chain["w"] = _dense(nir, weights, weights.weight[:, : math.prod(before)], scale)
         shape = (len(layer.weight),)
     chains, at = {first: chain}, math.prod(shapes[first])
     for source in skipped:
         stop = at + math.prod(shapes[source])
-        synapses = nir.Linear(weight=_array(layer.weight[:, at:stop], scale))
+        synapses = nir.Linear(weight=_array(weights.weight[:, at:stop], scale))
         chain = _delay(nir, waits[source], shapes[source], dt) | _flatten(nir, shapes[source]) | {"w": synapses}
         chains[source] = {f"{part}_{source}": node for part, node in chain.items()}
         at = stop
-    recurrent: Tensor | None = layer.recurrent_weight
+    recurrent = weights.recurrent_weight
     if layer.kind.output and isinstance(rule, SpikeTrainRule) and rule.lateral:
-        recurrent = rule.inhibition(layer.weights()).dense(len(layer.weight)).detach()
+        recurrent = rule.inhibition(weights).dense(len(layer.weight))
     loop = None if recurrent is None else nir.Linear(weight=_array(recurrent, scale))
     return chains, _neurons(nir, rule, layer, shape, dt), loop, shape
 
@@ -203,27 +206,27 @@ def _flatten(nir: Any, shape: tuple[int, ...]) -> dict[str, Any]:
     return {"flatten": nir.Flatten(input_type={"input": np.array(shape)}, start_dim=0, end_dim=2)}
 
 
-def _dense(nir: Any, layer: Layer, weight: Tensor, scale: float) -> Any:
-    if layer.bias is None:
+def _dense(nir: Any, weights: LayerWeights, weight: Tensor, scale: float) -> Any:
+    if weights.bias is None:
         return nir.Linear(weight=_array(weight, scale))
-    return nir.Affine(weight=_array(weight, scale), bias=_array(layer.bias))
+    return nir.Affine(weight=_array(weight, scale), bias=_array(weights.bias))
 
 
-def _windowed(nir: Any, layer: Layer, window: Window, scale: float) -> dict[str, Any]:
+def _windowed(nir: Any, kind: LayerKind, weights: LayerWeights, window: Window, scale: float) -> dict[str, Any]:
     """Synapses of a convolution, after the average that STBP takes first, or of a spiking pool, all 1."""
-    if layer.kind.pool:
+    if kind.pool:
         return {"w": _pool(nir.SumPool2d, window)}
     side = window.pool
     squares = Window(window.channels, window.rows, window.columns, window.channels, side, side, stride=side)
     average = {"average": _pool(nir.AvgPool2d, squares)} if side > 1 else {}
     convolution = nir.Conv2d(
         input_shape=(window.rows // side, window.columns // side),
-        weight=_array(layer.weight, scale),
+        weight=_array(weights.weight, scale),
         stride=(window.stride, window.stride),
         padding=(window.padding, window.padding),
         dilation=(1, 1),
         groups=1,
-        bias=np.zeros(window.kernels, np.float32) if layer.bias is None else _array(layer.bias),
+        bias=np.zeros(window.kernels, np.float32) if weights.bias is None else _array(weights.bias),
     )
     return average | {"w": convolution}
 
@@ -237,30 +240,31 @@ def _pool(node: Any, window: Window) -> Any:
 
 
 def _neurons(nir: Any, rule: SpikeTrainRule | StbpRule, layer: Layer, shape: tuple[int, ...], dt: float) -> Any:
-    v_th = rule.threshold(layer.kind)
     if isinstance(rule, StbpRule):
-        return _lif(nir, rule, v_th, shape, dt)
+        return _lif(nir, rule.neuron(layer.kind, layer.weights()), shape, dt)
+    lif = rule.lif(layer.kind, layer.weights())
+    v_th = lif.v_th
     if layer.kind.window is None or layer.kind.pool:
         v_th = slack_threshold(v_th)
-    return _cuba_lif(nir, rule, v_th * (rule.tau_s if layer.kind.pool else 1.0), shape, dt)
+    return _cuba_lif(nir, lif, v_th * (lif.tau_s if layer.kind.pool else 1.0), shape, dt)
 
 
-def _cuba_lif(nir: Any, rule: SpikeTrainRule, v_th: float, size: tuple[int, ...], dt: float) -> Any:
+def _cuba_lif(nir: Any, lif: Lif, v_th: float, size: tuple[int, ...], dt: float) -> Any:
     return nir.CubaLIF(
-        tau_syn=np.full(size, dt * rule.tau_s),
-        tau_mem=np.full(size, dt * rule.tau_m),
-        r=np.full(size, rule.tau_m),
-        w_in=np.full(size, rule.tau_s),
+        tau_syn=np.full(size, dt * lif.tau_s),
+        tau_mem=np.full(size, dt * lif.tau_m),
+        r=np.full(size, lif.tau_m),
+        w_in=np.full(size, lif.tau_s),
         v_leak=np.zeros(size),
         v_threshold=np.full(size, v_th, np.float32),
         v_reset=np.zeros(size, np.float32),
     )
 
 
-def _lif(nir: Any, rule: StbpRule, v_th: float, size: tuple[int, ...], dt: float) -> Any:
-    steps = 1.0 / (1.0 - rule.decay)
-    threshold = np.float32(v_th)
-    if not rule.strict_threshold:
+def _lif(nir: Any, neuron: Stbp, size: tuple[int, ...], dt: float) -> Any:
+    steps = 1.0 / (1.0 - neuron.decay)
+    threshold = np.float32(neuron.v_th)
+    if not neuron.strict:
         threshold = np.nextafter(threshold, np.float32(-np.inf))
     return nir.LIF(
         tau=np.full(size, dt * steps),

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Annotated, ClassVar, NamedTuple
 
 import torch
 from torch import Generator, Tensor
 
 from snnrun.declared import Range
 from snnrun.kernels import Synapses, Window
+
+if TYPE_CHECKING:
+    from snnrun.rules.constants import Constant
 
 
 class SpikeTrain(NamedTuple):
@@ -80,8 +83,8 @@ class LayerWeights:
     `weight` is (N, I), in a convolution (K, C, height, width) and in a spiking pool (C, 1, height, width), all 1.
     `bias` is (N,) or (K,).
 
-    `delay` (I,) is the delay of each input, steps; `threshold` (N,) or (K,) has trained thresholds over their initial
-    values.
+    `delay` (I,) is the delay of each input, steps. Trained constants are over their initial values, see `constants`:
+    `threshold` (N,), (K,) or (1,), `tau_m` and `tau_s` (1,).
 
     `recurrent_index` lists the pre- and post-neurons of the recurrent synapses, (S,) each, see `synapse_index`. An
     output layer has it without a mask: it lists the fixed lateral inhibition.
@@ -94,6 +97,8 @@ class LayerWeights:
     recurrent_index: tuple[Tensor, Tensor] | None = None
     delay: Tensor | None = None
     threshold: Tensor | None = None
+    tau_m: Tensor | None = None
+    tau_s: Tensor | None = None
 
     def recurrent(self) -> Synapses | None:
         """The recurrent synapses, their weights without gradient."""
@@ -196,6 +201,11 @@ class Rule(ABC):
         """What the rule's regulariser adds to the gradients of weight and recurrent weight; None if it has none."""
         del kind, weights
         return None
+
+    def constants(self, kind: LayerKind, weights: LayerWeights) -> Iterable[Constant]:
+        """The neurons' constants that are trained, see `constants`. Here none."""
+        del kind, weights
+        return ()
 
     def constrain(self, kind: LayerKind, weights: LayerWeights) -> None:
         """Change parameters in place, after each update, so that they keep to the rule's bounds."""

@@ -1,4 +1,13 @@
-"""The backward pass of one layer by a spike-train-level rule: its data, and the sums over synapses that it needs."""
+"""The backward pass of one layer by a spike-train-level rule: its data, and the sums over synapses that it needs.
+
+A layer's time constants tau act through the S-PSP. With the spikes given, n ~ a / v_th and a = sum_j w_ij e_ij make
+
+    dn_i/dtau = (1 / v_th) sum_j w_ij de_ij/dtau,    dE/dtau = sum_i delta_i / D_i sum_j w_ij de_ij/dtau
+
+(recurrent synapses and the fixed inhibition among the outputs included), where delta_i / D_i is the gain of the weight
+gradient, whatever the rule makes of it. e_ij is the sum over t of readout_i(t) s_j(t), so de_ij/dtau is the same sum
+with the derivative of the readout, which is one more readout of the kernels (`kernels.reference.time`).
+"""
 
 from __future__ import annotations
 
@@ -22,13 +31,14 @@ class Loop(NamedTuple):
 class Gradients(NamedTuple):
     """dE/dw or None, dE/dw_rec by synapse (S,) or None, and dE/dn of the layer below (B, I) or None.
 
-    And dE/dD of the delays of the inputs (I,), or None.
+    And dE/dD of the delays of the inputs (I,), or None. `taus` are dE/dtau_m and dE/dtau_s, (1,) each, or None.
     """
 
     weight: Tensor | None
     recurrent: Tensor | None
     counts_in: Tensor | None
     delay: Tensor | None = None
+    taus: tuple[Tensor | None, Tensor | None] = (None, None)
 
 
 class Pass(NamedTuple):
@@ -38,7 +48,8 @@ class Pass(NamedTuple):
     `spikes_in` and `spikes` are bits (B, T, W); `counts_in` (B, I) and `counts` (B, N) are their counts. A layer that
     gets currents has their values as `spikes_in`, and 1 for those present as `counts_in`, see `base.Currents`. `delta`
     (B, N) is dE/dn / v_th (ST-RSBP eq. 5). `factor`, (B, N) or 1, multiplies the weight gradient only. `wants_error` is
-    false if nothing below learns, `wants_weight` if the layer itself does not. `view` is what the neurons see.
+    false if nothing below learns, `wants_weight` if the layer itself does not; `wants_taus` if its time constants do.
+    `view` is what the neurons see. `fixed` are recurrent synapses that do not learn, the output layer's.
     `delays`: the inputs before their delays, where these are trained, else None; `spikes_in` has them delayed.
     """
 
@@ -56,6 +67,8 @@ class Pass(NamedTuple):
     wants_error: bool = True
     wants_weight: bool = True
     loop: Loop | None = None
+    wants_taus: bool = False
+    fixed: Synapses | None = None
     delays: Delayed | None = None
 
     @property
@@ -89,7 +102,20 @@ class Pass(NamedTuple):
             return Gradients(None, None, below, delay)
         weight, weighted = self.view.backward(self, gain, credit)
         recurrent = None if self.loop is None else ops.recurrent_gradient(self.loop.e, gain, self.loop.synapses)
-        return Gradients(weight, recurrent, None if credit is None else self._by_count(weighted, credit), delay)
+        below = None if credit is None else self._by_count(weighted, credit)
+        return Gradients(weight, recurrent, below, delay, self.tau_gradients(gain) if self.wants_taus else (None, None))
+
+    def tau_gradients(self, gain: Tensor) -> tuple[Tensor, Tensor]:
+        """dE/dtau_m and dE/dtau_s of the layer, (1,) each: the sum of gain_i sum_j w_ij de_ij/dtau; see the module."""
+        synapses = self.fixed if self.loop is None else self.loop.synapses
+        found = []
+        for name in ("tau_m", "tau_s"):
+            slope = f"{self.spsp}_by_{name}"
+            loop = None
+            if synapses is not None:
+                loop = Loop(synapses, ops.recurrent_spsp(slope, self.lif, self.spikes, synapses, gain.shape[1]))
+            found.append((gain * self._replace(spsp=slope, loop=loop).activation()).sum().reshape(1))
+        return found[0], found[1]
 
     def _by_delay(self, delays: Delayed, credit: Tensor) -> Tensor:
         """Sum over b and i of credit_i w_ij de_ij/dD_j, (I,), see `rules.delays`."""

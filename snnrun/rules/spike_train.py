@@ -18,6 +18,7 @@ input spikes too and is taken as it is. Its `silent_effect` asks whether an inpu
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,19 +28,23 @@ import torch
 from torch import Generator, Tensor
 
 from snnrun.declared import Range
+from snnrun.errors import UsageError
 from snnrun.kernels import BITS, Lif, Synapses, ops
 from snnrun.rules.base import Currents, LayerKind, LayerWeights, SpikeTrain, synapse_index
 from snnrun.rules.connectivity import connect
+from snnrun.rules.constants import TrainedConstants
 from snnrun.rules.delays import Delayed, Delaying, whole
 from snnrun.rules.passes import Gradients, Loop, Pass
 from snnrun.rules.views import View, view_of
 
+# Trained time constants of membrane and synapse stay by this factor away from the mean of where they began.
+APART = 1.05
 # The guard of every denominator. The ST-RSBP authors have it in recurrent layers only.
 SMALLEST_DENOMINATOR = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True)
-class SpikeTrainRule(Delaying):
+class SpikeTrainRule(Delaying, TrainedConstants):
     """Base of the two spike-train-level rules. Times in ms, potentials in mV.
 
     Targets: the label's neuron should fire `desired` times, the others `undesired` times; an error of at most `margin`
@@ -49,6 +54,7 @@ class SpikeTrainRule(Delaying):
     """
 
     spsp: ClassVar[str]  # the rule whose S-PSP the kernels compute
+    potential: ClassVar[str] = "mV"
 
     tau_m: Annotated[float, Range(at_least=1)] = 64.0
     tau_s: Annotated[float, Range(at_least=1)] = 8.0
@@ -79,9 +85,32 @@ class SpikeTrainRule(Delaying):
 
     # -- forward ------------------------------------------------------------------------------------------------------
 
-    def lif(self, kind: LayerKind) -> Lif:
-        """Neuron of a layer."""
-        return Lif(self.tau_m, self.tau_s, self.t_ref, self.threshold(kind))
+    def __post_init__(self) -> None:
+        if self.trains_time_constants and max(self.tau_m, self.tau_s) < APART**2 * min(self.tau_m, self.tau_s):
+            raise UsageError(
+                f"model.train_constants: model.tau_m={self.tau_m:g} and model.tau_s={self.tau_s:g} are too near to one "
+                "another to be trained, since none may pass the other. Set them further apart, or "
+                "model.train_constants=thresholds."
+            )
+
+    def time_constants(self) -> dict[str, tuple[str, float, float, float]]:
+        """Those of membrane and synapse, a step at least, and neither beyond the geometric mean of where they began.
+
+        HM2-BP's closed form has no value where they are equal.
+        """
+        middle = math.sqrt(self.tau_m * self.tau_s)
+        span = {True: (max(1.0, middle * APART), math.inf), False: (1.0, middle / APART)}
+        return {
+            "tau_m": ("ms", self.tau_m, *span[self.tau_m > self.tau_s]),
+            "tau_s": ("ms", self.tau_s, *span[self.tau_s > self.tau_m]),
+        }
+
+    def lif(self, kind: LayerKind, weights: LayerWeights | None = None) -> Lif:
+        """Neuron of a layer, with its time constants of now if these are trained."""
+        tau_m, tau_s = self.tau_m, self.tau_s
+        if weights is not None and weights.tau_m is not None and weights.tau_s is not None:
+            tau_m, tau_s = tau_m * weights.tau_m.item(), tau_s * weights.tau_s.item()
+        return Lif(tau_m, tau_s, self.t_ref, self.threshold(kind))
 
     def initialise(self, kind: LayerKind, inputs: int, neurons: int, generator: Generator) -> LayerWeights:
         """Uniform on [-init_scale, init_scale], or +-init_scale on a few random inputs of each neuron (`fixed`).
@@ -104,7 +133,7 @@ class SpikeTrainRule(Delaying):
             weights.recurrent_mask = mask
         elif kind.output and self.lateral:
             weights.recurrent_index = synapse_index(~torch.eye(neurons, dtype=torch.bool))
-        return weights
+        return self.with_constants(weights)
 
     def refuses_currents(self) -> str:
         """Nothing: e_ij is linear in the input, see `views.Driven`."""
@@ -114,6 +143,7 @@ class SpikeTrainRule(Delaying):
         self, kind: LayerKind, weights: LayerWeights, inputs: SpikeTrain | Currents, labels: Tensor | None
     ) -> SpikeTrain:
         """Run a layer; its backward pass applies the rule."""
+        weights = self.at_thresholds(weights)
         own = weights.recurrent()
         recurrent = self.inhibition(weights) if kind.output and self.lateral else own
         if isinstance(inputs, Currents):
@@ -124,13 +154,20 @@ class SpikeTrainRule(Delaying):
         if weights.delay is not None:
             delays = Delayed(spikes_in, whole(weights.delay))
             spikes_in = delays.trains()
-        spikes, counts = view.forward(spikes_in, weights.weight.detach(), recurrent, self.lif(kind))
+        lif = self.lif(kind, weights)
+        spikes, counts = view.forward(spikes_in, weights.weight.detach(), recurrent, lif)
         if torch.is_grad_enabled():
             counts = _Layer.apply(
                 counts_in, weights.weight, weights.recurrent_weight, weights.delay, recurrent, counts, delays,
-                spikes_in, spikes, labels if kind.output else None, self, kind, view,
+                spikes_in, spikes, labels if kind.output else None, *self.taus(weights), self, kind, view, lif,
             )  # type: ignore[no-untyped-call]  # fmt: skip
         return SpikeTrain(spikes, counts)
+
+    def taus(self, weights: LayerWeights) -> tuple[Tensor | None, Tensor | None]:
+        """The trained time constants of membrane and synapse, (1,) each, ms."""
+        if weights.tau_m is None or weights.tau_s is None:
+            return None, None
+        return self.tau_m * weights.tau_m, self.tau_s * weights.tau_s
 
     def inhibition(self, weights: LayerWeights) -> Synapses:
         """The fixed lateral inhibition among the neurons of the output layer."""
@@ -263,16 +300,19 @@ class _Layer(torch.autograd.Function):
         spikes_in: Tensor,
         spikes: Tensor,
         labels: Tensor | None,
+        tau_m: Tensor | None,
+        tau_s: Tensor | None,
         rule: SpikeTrainRule,
         kind: LayerKind,
         view: View,
+        lif: Lif,
     ) -> Tensor:
-        del recurrent_weight, delay
+        del recurrent_weight, delay, tau_m, tau_s
         ctx.save_for_backward(
             counts_in, weight, counts, spikes_in, spikes, labels, *(delays or (None, None)),
             *(recurrent or (None, None, None)),
         )  # fmt: skip
-        ctx.rule, ctx.kind, ctx.view = rule, kind, view
+        ctx.rule, ctx.kind, ctx.view, ctx.lif = rule, kind, view, lif
         return counts.clone()
 
     @staticmethod
@@ -280,15 +320,16 @@ class _Layer(torch.autograd.Function):
     def backward(ctx: Any, error: Tensor) -> Sequence[Tensor | None]:
         counts_in, weight, counts, spikes_in, spikes, labels, before, steps, *synapses = ctx.saved_tensors
         rule: SpikeTrainRule = ctx.rule
-        lif = rule.lif(ctx.kind)
+        lif: Lif = ctx.lif
         recurrent = None if synapses[0] is None else Synapses(*synapses)
         p = Pass(
             rule.spsp, rule.silent_ratio, lif, ctx.view, weight, spikes_in, counts_in, spikes, counts,
             delta=error / lif.v_th, wants_error=ctx.needs_input_grad[0], wants_weight=ctx.needs_input_grad[1],
             delays=Delayed(before, steps) if ctx.needs_input_grad[3] else None,
+            wants_taus=ctx.needs_input_grad[10],
         )  # fmt: skip
         if ctx.kind.output:
-            p, recurrent = rule.taught(p, labels, recurrent), None  # the inhibition is not learnt
+            p, recurrent = rule.taught(p, labels, recurrent)._replace(fixed=recurrent), None
         if recurrent is not None:
             e = ops.recurrent_spsp(rule.spsp, lif, spikes, recurrent, len(weight))
             p = p._replace(loop=Loop(recurrent, e))
@@ -296,4 +337,4 @@ class _Layer(torch.autograd.Function):
         grad_recurrent = None
         if recurrent is not None and result.recurrent is not None:
             grad_recurrent = recurrent._replace(weight=result.recurrent).dense(len(weight))
-        return result.counts_in, result.weight, grad_recurrent, result.delay, *[None] * 9
+        return result.counts_in, result.weight, grad_recurrent, result.delay, *[None] * 6, *result.taus, *[None] * 4

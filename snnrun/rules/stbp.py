@@ -11,6 +11,15 @@ A convolution has one bias for each kernel. Pools average the spikes and have no
 after it, which sees the mean of each square. If that layer is dense, it runs on the spikes themselves, and its weights
 are spread over the squares (`spread`).
 
+A trained time constant of a layer (`constants`) is tau_m = 1 / (1 - decay) steps, as in PLIF (Fang et al. 2021). With
+u^t = u^{t-1} f(o^{t-1}) + ... and the dL/du^t of the recursion, which has the paths through later steps,
+
+    dL/d(decay) = sum_t dL/du^t u^{t-1} df(o^{t-1})/d(decay),    dL/dtau_m = dL/d(decay) / tau_m^2,
+
+where df/d(decay) is 1 without a spike and 0 after one, or exp(-1 / decay) (1 + 1 / decay) with `reset=exponential`.
+
+Differs from the paper: PLIF trains the w of 1 / tau_m = sigmoid(w) and divides its input by tau_m, too.
+
 The authors' released code differs from the paper, and each difference is an option. It fires strictly above the
 threshold (`strict_threshold`) and initialises as PyTorch does (`init=torch`). It averages the loss over the outputs too
 (`loss=mean_squared`), a constant factor. The paper's f(o) = tau exp(-o / tau) (eq. 6) is `reset=exponential`.
@@ -27,17 +36,21 @@ import torch
 from torch import Generator, Tensor
 
 from snnrun.declared import Range
-from snnrun.kernels import Stbp, Window
+from snnrun.kernels import Stbp, Window, unpack
 from snnrun.kernels.ops import currents, images
 from snnrun.kernels.ops import stbp as dense
 from snnrun.rules.base import Currents, LayerKind, LayerWeights, SpikeTrain, every_step, spread
 from snnrun.rules.connectivity import connect
+from snnrun.rules.constants import TrainedConstants
 from snnrun.rules.delays import Delaying, delayed
 from snnrun.rules.views import Driven, view_of
 
+# The least and the most of the membrane that a trained time constant leaves after a step, unless it begins beyond.
+LEAST_DECAY, MOST_DECAY = 0.01, 0.99
+
 
 @dataclass(frozen=True, kw_only=True)
-class StbpRule(Delaying):
+class StbpRule(Delaying, TrainedConstants):
     """STBP. `decay` is the paper's tau, a share per step; `surrogate_width` is its a_1 ... a_4."""
 
     average_pools: ClassVar[bool] = True
@@ -54,17 +67,27 @@ class StbpRule(Delaying):
     connectivity: Literal["full", "two_sided", "one_sided"] = "full"
     loss: Literal["squared", "mean_squared", "softmax"] = "squared"
 
-    def neuron(self, kind: LayerKind) -> Stbp:
-        """Neuron of a layer."""
+    def time_constants(self) -> dict[str, tuple[str, float, float, float]]:
+        """That of the membrane, 1 / (1 - decay) steps, where at least 0.01 and at most 0.99 are left after a step."""
+        least, most = min(self.decay, LEAST_DECAY), max(self.decay, MOST_DECAY)
+        return {"tau_m": ("steps", 1.0 / (1.0 - self.decay), 1.0 / (1.0 - least), 1.0 / (1.0 - most))}
+
+    def neuron(self, kind: LayerKind, weights: LayerWeights | None = None) -> Stbp:
+        """Neuron of a layer, with its time constant of now if that is trained."""
+        tau_m = None if weights is None else weights.tau_m
         return Stbp(
             v_th=self.threshold(kind),
-            decay=self.decay,
+            decay=self.decay if tau_m is None else self.trained_decay(tau_m).item(),
             surrogate=self.surrogate,
             width=self.surrogate_width,
             strict=self.strict_threshold,
             exponential_reset=self.reset == "exponential",
             temporal_gradient=self.temporal_gradient,
         )
+
+    def trained_decay(self, ratio: Tensor) -> Tensor:
+        """The share of the membrane that a step leaves, 1 - 1 / tau_m, from tau_m over its initial value; float64."""
+        return 1.0 - (1.0 - self.decay) / ratio.double()
 
     def initialise(self, kind: LayerKind, inputs: int, neurons: int, generator: Generator) -> LayerWeights:
         """Uniform on [-1, 1], then scaled to norm 1 for each neuron or kernel (eq. 29-30); or PyTorch's default."""
@@ -80,7 +103,7 @@ class StbpRule(Delaying):
             norm = math.sqrt(neurons) if self.init == "torch" else values.norm(dim=1, keepdim=True).clamp(min=1e-12)
             weights.recurrent_weight = values / norm
             weights.recurrent_mask = mask
-        return weights
+        return self.with_constants(weights)
 
     def refuses_currents(self) -> str:
         """Nothing: currents are real-valued activities o of a layer before the first."""
@@ -91,17 +114,20 @@ class StbpRule(Delaying):
     ) -> SpikeTrain:
         """Run a layer. The gradient of its spikes comes back through `counts` and `link`."""
         del labels
+        weights = self.at_thresholds(weights)
+        neuron, decay = self.neuron(kind, weights), None
+        if weights.tau_m is not None:
+            decay = self.trained_decay(weights.tau_m)
         weight = weights.weight if kind.average is None else spread(weights.weight, kind.average)
         recurrent = weights.recurrent_weight, weights.recurrent_mask
         if isinstance(inputs, Currents):
             view = view_of(kind, inputs.steps)
-            result = _DrivenLayer.apply(inputs.values, weight, weights.bias, *recurrent, self.neuron(kind), view)  # type: ignore[no-untyped-call]
+            result = _DrivenLayer.apply(inputs.values, weight, weights.bias, *recurrent, decay, neuron, view)  # type: ignore[no-untyped-call]
         else:
             if weights.delay is not None:
                 inputs = delayed(inputs, weights.delay)
             result = _Layer.apply(  # type: ignore[no-untyped-call]
-                inputs.spikes, inputs.link, inputs.near, weight, weights.bias, *recurrent, self.neuron(kind),
-                kind.window,
+                inputs.spikes, inputs.link, inputs.near, weight, weights.bias, *recurrent, decay, neuron, kind.window,
             )  # fmt: skip
         return SpikeTrain(*result)
 
@@ -129,6 +155,18 @@ def _near(ctx: Any, membrane: Tensor, neuron: Stbp) -> Tensor | None:
     return dense.stbp_near(membrane, neuron)
 
 
+def _decay_gradient(
+    grad_spikes: Tensor, spikes: Tensor, membrane: Tensor, recurrent_weight: Tensor | None, neuron: Stbp
+) -> Tensor:
+    """dL/d(decay) of a layer, (1,) float64: the sum of dL/du^t u^{t-1} df(o^{t-1})/d(decay); see the module."""
+    steps, neurons = membrane.shape[1:]
+    grad_u, _ = currents.stbp_driven_backward(grad_spikes, spikes, membrane, recurrent_weight, neuron, steps)
+    by_decay = membrane[:, :-1] * (
+        1.0 + (neuron.slope_after_spike - 1.0) * unpack(spikes, neurons, membrane.dtype)[:, :-1]
+    )
+    return (grad_u[:, 1:] * by_decay).double().sum().reshape(1)
+
+
 class _Layer(torch.autograd.Function):
     """A layer as a node from (spikes, link, near) to (spikes, counts, link, near). Spikes and near are constants."""
 
@@ -142,10 +180,11 @@ class _Layer(torch.autograd.Function):
         bias: Tensor | None,
         recurrent_weight: Tensor | None,
         recurrent_mask: Tensor | None,
+        decay: Tensor | None,
         neuron: Stbp,
         window: Window | None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        del link_in
+        del link_in, decay
         if window is None:
             spikes, counts, membrane = dense.stbp_forward(spikes_in, weight, bias, recurrent_weight, neuron)
         else:
@@ -164,7 +203,10 @@ class _Layer(torch.autograd.Function):
     ) -> Sequence[Tensor | None]:
         spikes_in, near_in, weight, recurrent_weight, mask, spikes, membrane = ctx.saved_tensors
         grad_spikes = every_step(grad_counts, grad_link, membrane)
-        _, wants_input, _, wants_weight, wants_bias, *_ = ctx.needs_input_grad
+        _, wants_input, _, wants_weight, wants_bias, _, _, wants_decay, *_ = ctx.needs_input_grad
+        grad_decay = None
+        if wants_decay:
+            grad_decay = _decay_gradient(grad_spikes, spikes, membrane, recurrent_weight, ctx.neuron)
         arguments = (grad_spikes, spikes_in, spikes, membrane, weight)
         if ctx.window is None:
             grad_in, grad_weight, grad_bias, grad_recurrent = dense.stbp_backward(
@@ -182,6 +224,7 @@ class _Layer(torch.autograd.Function):
             grad_bias if wants_weight and wants_bias else None,
             grad_recurrent * mask if wants_weight and mask is not None else None,
             None,
+            grad_decay,
             None,
             None,
         )
@@ -198,9 +241,11 @@ class _DrivenLayer(torch.autograd.Function):
         bias: Tensor | None,
         recurrent_weight: Tensor | None,
         recurrent_mask: Tensor | None,
+        decay: Tensor | None,
         neuron: Stbp,
         view: Driven,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        del decay
         drive = view.driven(values, weight)
         if bias is not None:
             drive = drive + bias.repeat_interleave(drive.shape[2] // len(bias))
@@ -218,14 +263,10 @@ class _DrivenLayer(torch.autograd.Function):
         ctx: Any, _: None, grad_counts: Tensor | None, grad_link: Tensor | None, __: None
     ) -> Sequence[Tensor | None]:
         values, weight, bias, recurrent_weight, mask, spikes, membrane = ctx.saved_tensors
-        grad_drive, grad_recurrent = currents.stbp_driven_backward(
-            every_step(grad_counts, grad_link, membrane),
-            spikes,
-            membrane,
-            recurrent_weight,
-            ctx.neuron,
-            values.shape[1],
-        )
+        how = every_step(grad_counts, grad_link, membrane), spikes, membrane, recurrent_weight, ctx.neuron
+        grad_drive, grad_recurrent = currents.stbp_driven_backward(*how, values.shape[1])
+        grad_decay = _decay_gradient(*how) if ctx.needs_input_grad[5] else None
         grad_bias = None if bias is None else grad_drive.sum(dim=(0, 1)).reshape(len(bias), -1).sum(dim=1)
         grad_weight = ctx.view.gradient(values, grad_drive, weight)
-        return None, grad_weight, grad_bias, None if mask is None else grad_recurrent * mask, None, None, None
+        loop = None if mask is None else grad_recurrent * mask
+        return None, grad_weight, grad_bias, loop, None, grad_decay, None, None

@@ -34,6 +34,7 @@ import torch
 from torch import Tensor
 
 from snnrun.declared import Range
+from snnrun.errors import UsageError
 from snnrun.kernels import ops
 from snnrun.rules.passes import Gradients, Pass
 from snnrun.rules.slope_table import slope_table
@@ -52,6 +53,14 @@ class PaperStRsbp(SpikeTrainRule):
 
     slope: Literal["none", "counts", "table"] = "none"
     slope_rows: Annotated[int, Range(at_least=5)] = 100
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.trains_time_constants and self.slope == "table":
+            raise UsageError(
+                f"model.train_constants={self.train_constants}: model.slope=table is a table for fixed time constants. "
+                "Choose model.slope=none or counts, or model.train_constants=thresholds."
+            )
 
     def refuses_currents(self) -> str:
         """The fitted table is by the number of an input's spikes, which a current has not."""

@@ -9,6 +9,7 @@ from torch import Tensor
 from snnrun.errors import UsageError
 from snnrun.network import Network
 from snnrun.record import names, run_folder
+from snnrun.rules.constants import TENSORS
 from snnrun.run import trained
 
 FILES = (names.BEST, names.LAST)
@@ -18,7 +19,8 @@ def take(network: Network, source: str, outputs: Path, own: Path) -> str:
     """Load the leading layers of `network` that a run or a file also has, and leave the others as they were drawn.
 
     Layers are compared from the input on, by the shapes of their weights. The first that differs ends it, so a network
-    may have other layers or classes behind those that it takes over.
+    may have other layers or classes behind those that it takes over. Constants that are trained here and not there
+    begin at their initial values.
 
     Args:
         network: gets the weights.
@@ -37,7 +39,8 @@ def take(network: Network, source: str, outputs: Path, own: Path) -> str:
     found, wanted, taken = trained.read(path), network.state_dict(), list[str]()
     for number, name in enumerate(network.layer_names):
         here, there = (_layer(state, number) for state in (wanted, found))
-        if here.keys() != there.keys() or any(here[key].shape != there[key].shape for key in here):
+        new = {key for key in here.keys() - there.keys() if key.rpartition(".")[2] in TENSORS.values()}
+        if here.keys() - new != there.keys() or any(here[key].shape != there[key].shape for key in there):
             break
         wanted |= there
         taken += [name] if there else []

@@ -109,6 +109,8 @@ def train(
                     )
                 result.confusion = loop.confusion("test", dataset.test)
                 metrics["test/accuracy"] = evaluation.accuracy(result.confusion)
+                metrics |= network.figures()
+                loop.warn_of_bounds()
                 progress.close_epoch(metrics)
                 observer.epoch_end(metrics)
                 if keeper is not None:
@@ -216,6 +218,13 @@ class _Loop:
                     "No threshold helps samples without an input spike: of these a note tells at the start, and "
                     "`snnrun data stats` has the spikes of samples and channels."
                 )
+
+    def warn_of_bounds(self) -> None:
+        """Report what has reached the end of its range. Each is reported once a run."""
+        for name, message in self.training.network.at_bounds().items():
+            if name not in self.progress.warned:
+                self.progress.warned.add(name)
+                self.observer.warn(message)
 
     def confusion(self, name: str, split: Split) -> NDArray[np.int64]:
         """Evaluate a split: how often each class (row) was taken for each class (column)."""

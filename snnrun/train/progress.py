@@ -67,7 +67,7 @@ class Progress:
         tally: The means of the epoch under way, or None.
         seconds, cpu_seconds: Time spent on that epoch, and that of processors, of all threads of this process.
         lr: The last learning rate.
-        warned: Layers that were reported as silent.
+        warned: Layers that were reported as silent, and constants that were reported at the end of their range.
         consistent: Whether the counts here fit the weights, so that a snapshot can be made.
     """
 

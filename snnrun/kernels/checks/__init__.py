@@ -272,6 +272,7 @@ NEURONS = (
 )
 
 _RULES: list[dict[str, Any]] = [{"rule": "strsbp"}, {"rule": "hm2bp"}]
+_READOUTS = [{"rule": each["rule"] + by} for each in _RULES for by in ("", "_by_tau_m", "_by_tau_s")]
 _LOOPS: list[dict[str, Any]] = [{"recurrent": False}, {"recurrent": True}]
 _STBP: list[dict[str, Any]] = [{"neuron": neuron, **loop} for neuron in NEURONS for loop in _LOOPS]
 # The series converges for half of the systems.
@@ -286,9 +287,9 @@ CHECKS: list[tuple[Callable[..., CheckResult], list[dict[str, Any]]]] = [
     (check_count_spikes, [{}]),
     (check_thin, [{}]),
     (check_delays, [{}]),
-    (check_spsp_activation, _RULES),
+    (check_spsp_activation, _READOUTS),
     (check_spsp_backward, _RULES),
-    (check_recurrent_spsp, _RULES),
+    (check_recurrent_spsp, _READOUTS),
     (check_coupling, [{}]),
     (check_coupling_solve, _SYSTEMS),
     (check_stbp_forward, _STBP),

@@ -13,7 +13,9 @@ from snnrun.kernels import reference
 from snnrun.kernels.neuron import Lif, Srm, Stbp, Wta, slack_threshold
 
 NO_FLOATS = np.zeros(0, np.float32)
-STRSBP, HM2BP = 0, 1
+# The readouts: of the two rules, and their derivatives by a time constant.
+READOUTS = ("strsbp", "hm2bp", "strsbp_by_tau_m", "strsbp_by_tau_s", "hm2bp_by_tau_m", "hm2bp_by_tau_s")
+STRSBP, HM2BP, STRSBP_BY_TAU_M, STRSBP_BY_TAU_S, HM2BP_BY_TAU_M, HM2BP_BY_TAU_S = range(6)
 # How a surrogate derivative is computed: in the loop, or beforehand for every step and neuron (GIVEN).
 RECTANGLE, POLYNOMIAL, GIVEN = 0, 1, 2
 
@@ -32,7 +34,8 @@ class Hm2BpConstants(NamedTuple):
     """HM2-BP's kernel h, see `readout_loops.hm2bp_readout`.
 
     `window` in whole steps; the decays of x_m and x_s; the values of h, x_m and x_s one step before a spike; the gain
-    of h from x_s; x_m at the end of the window; `kernel` (T,), h by the distance to the next spike.
+    of h from x_s; x_m at the end of the window; `kernel` (2 T + 1,), h by the distance to the next spike. A derivative
+    has that of h there; by tau_s, `aged` has h itself.
     """
 
     window: int
@@ -44,10 +47,11 @@ class Hm2BpConstants(NamedTuple):
     gain: np.float32
     end: np.float32
     kernel: Floats
+    aged: Floats
 
 
 class RuleConstants(NamedTuple):
-    """What a readout needs of a rule, STRSBP or HM2BP, and of its neuron."""
+    """What a readout needs of its `number` in READOUTS, and of the neuron."""
 
     number: int
     lif: LifConstants
@@ -102,8 +106,10 @@ def lif_constants(lif: Lif, slack: bool = True) -> LifConstants:
 @lru_cache
 def rule_constants(rule: str, lif: Lif, steps: int) -> RuleConstants:
     """The constants of a readout over so many steps."""
-    if rule == "strsbp":
-        return RuleConstants(STRSBP, lif_constants(lif), Hm2BpConstants._make([0, *_singles(*[0.0] * 7), NO_FLOATS]))
+    number, (name, _, by) = READOUTS.index(rule), rule.partition("_by_")
+    if name == "strsbp":
+        nothing = Hm2BpConstants._make([0, *_singles(*[0.0] * 7), NO_FLOATS, NO_FLOATS])
+        return RuleConstants(number, lif_constants(lif), nothing)
     kernel, window, decay_s = reference.hm2bp_kernel(steps, lif)
     reach, decay_m = math.ceil(window), math.exp(-1.0 / lif.tau_m)
     values = _singles(
@@ -111,8 +117,9 @@ def rule_constants(rule: str, lif: Lif, steps: int) -> RuleConstants:
         *(math.exp((lif.t_ref - 1) / lif.tau_m), math.exp((lif.t_ref - 1) / lif.tau_s)),
         *((decay_m - decay_s) / (1.0 - lif.tau_s / lif.tau_m), math.exp((lif.t_ref - reach - 0.5) / lif.tau_m)),
     )
-    tail = Hm2BpConstants._make([reach, *values, kernel.float().numpy()])
-    return RuleConstants(HM2BP, lif_constants(lif), tail)
+    own = reference.hm2bp_kernel_slope(steps, lif, by) if by else kernel
+    aged = kernel.float().numpy() if by == "tau_s" else NO_FLOATS
+    return RuleConstants(number, lif_constants(lif), Hm2BpConstants._make([reach, *values, own.float().numpy(), aged]))
 
 
 @lru_cache

@@ -17,9 +17,12 @@ from snnrun.kernels.packed import BITS, words
 
 
 def readout(rule: str, spikes: Tensor, neurons: int, lif: Lif) -> Tensor:
-    """See `reference.readout`."""
-    if rule not in ("strsbp", "hm2bp"):
+    """See `reference.readout`. Derivatives by a time constant are the reference's, some launches a step."""
+    name, _, by = rule.partition("_by_")
+    if name not in ("strsbp", "hm2bp"):
         raise ValueError(f"no S-PSP of {rule!r}; there are strsbp and hm2bp")
+    if by:
+        return reference.readout(rule, spikes, neurons, lif)
     batch, steps, width = spikes.shape
     spikes = spikes.contiguous()
     out = torch.empty(batch, steps, neurons, dtype=torch.float32, device=spikes.device)

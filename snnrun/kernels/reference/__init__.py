@@ -60,6 +60,7 @@ from snnrun.kernels.reference.srm import (
 from snnrun.kernels.reference.thinning import thin, thin_gradient
 from snnrun.kernels.reference.time import (
     hm2bp_kernel,
+    hm2bp_kernel_slope,
     hm2bp_readout,
     lif_scan,
     only_near,
@@ -89,6 +90,7 @@ __all__ = [
     "held",
     "held_sums",
     "hm2bp_kernel",
+    "hm2bp_kernel_slope",
     "hm2bp_readout",
     "lif_driven",
     "lif_forward",

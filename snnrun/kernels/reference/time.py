@@ -78,10 +78,7 @@ def strsbp_readout(spikes: Tensor, lif: Lif, dtype: torch.dtype = torch.float32)
         readout (B, T, N).
     """
     steps = spikes.shape[1]
-    fired = spikes.bool()
-    held = torch.zeros_like(fired)
-    for lag in range(1, min(lif.t_ref, steps - 1) + 1):
-        held[:, lag:] |= fired[:, :-lag]
+    fired, held = spikes.bool(), _held(spikes, lif)
     readout = torch.zeros(spikes.shape, dtype=dtype, device=spikes.device)
     dq, dp = readout.new_zeros(2, spikes.shape[0], spikes.shape[2]).unbind()
     for t in range(steps - 1, 0, -1):
@@ -92,6 +89,47 @@ def strsbp_readout(spikes: Tensor, lif: Lif, dtype: torch.dtype = torch.float32)
         dp.mul_(lif.decay_s)
         dq.mul_(lif.decay_m)
     return readout
+
+
+def strsbp_slope(spikes: Tensor, lif: Lif, by: str, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Derivative of `strsbp_readout` by `tau_m` or `tau_s` (`by`), per ms, with the spikes given: (B, T, N).
+
+    It is that of each line. With x' for dx/dtau, d(decay)/dtau = 1 / tau^2 and d(1 / tau_s)/dtau_s = -1 / tau_s^2, the
+    lines of `strsbp_readout` become, each before its own,
+
+        dq' = 0 at a spike of i and in the hold
+        dp' += dq' / tau_s                                by tau_s: dp' -= dq / tau_s^2, as dq' = 0 then
+        slope(t-1) = dp'
+        dp' = decay_s dp',  dq' = decay_m dq'             by tau_s: dp' += dp / tau_s^2, by tau_m: dq' += dq / tau_m^2
+    """
+    fired, held = spikes.bool(), _held(spikes, lif)
+    slope = torch.zeros(spikes.shape, dtype=dtype, device=spikes.device)
+    dq, dp, dq_slope, dp_slope = slope.new_zeros(4, spikes.shape[0], spikes.shape[2]).unbind()
+    for t in range(spikes.shape[1] - 1, 0, -1):
+        dq.masked_fill_(fired[:, t], 1.0)
+        dq.masked_fill_(held[:, t], 0.0)
+        dq_slope.masked_fill_(fired[:, t] | held[:, t], 0.0)
+        dp.add_(dq, alpha=1.0 / lif.tau_s)
+        if by == "tau_s":
+            dp_slope.add_(dq, alpha=-1.0 / lif.tau_s**2)
+            slope[:, t - 1] = dp_slope
+            dp_slope.mul_(lif.decay_s).add_(dp, alpha=1.0 / lif.tau_s**2)
+        else:
+            dp_slope.add_(dq_slope, alpha=1.0 / lif.tau_s)
+            slope[:, t - 1] = dp_slope
+            dp_slope.mul_(lif.decay_s)
+            dq_slope.mul_(lif.decay_m).add_(dq, alpha=1.0 / lif.tau_m**2)
+        dp.mul_(lif.decay_s)
+        dq.mul_(lif.decay_m)
+    return slope
+
+
+def _held(spikes: Tensor, lif: Lif) -> Tensor:
+    """The steps in which neurons are held after a spike, (B, T, N) bool."""
+    fired, held = spikes.bool(), torch.zeros(spikes.shape, dtype=torch.bool, device=spikes.device)
+    for lag in range(1, min(lif.t_ref, spikes.shape[1] - 1) + 1):
+        held[:, lag:] |= fired[:, :-lag]
+    return held
 
 
 def hm2bp_readout(spikes: Tensor, lif: Lif, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -106,9 +144,27 @@ def hm2bp_readout(spikes: Tensor, lif: Lif, dtype: torch.dtype = torch.float32) 
 
     Args, Returns: as for `strsbp_readout`.
     """
+    return _by_kernel(spikes, hm2bp_kernel(spikes.shape[1], lif)[0], None, lif, dtype)
+
+
+def hm2bp_slope(spikes: Tensor, lif: Lif, by: str, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Derivative of `hm2bp_readout` by `tau_m` or `tau_s` (`by`), per ms, with the spikes and the window given.
+
+    Inputs since the previous output spike have the derivative of the kernel, see `hm2bp_kernel_slope`. An older one has
+    kernel(S) exp(-(t - S) / tau_s). Its derivative by tau_s has a second term, (t - S) / tau_s^2 times the whole.
+    """
+    steps = spikes.shape[1]
+    aged = hm2bp_kernel(steps, lif)[0] if by == "tau_s" else None
+    return _by_kernel(spikes, hm2bp_kernel_slope(steps, lif, by), aged, lif, dtype)
+
+
+def _by_kernel(spikes: Tensor, kernel: Tensor, aged: Tensor | None, lif: Lif, dtype: torch.dtype) -> Tensor:
+    """The readout of a kernel by the distance to the following spike, and of tails that decay with tau_s.
+
+    With `aged`, a kernel too, each tail gets that kernel's tail times (t - S) / tau_s^2 besides.
+    """
     batch, steps, neurons = spikes.shape
-    kernel, window, decay = hm2bp_kernel(steps, lif)
-    kernel = kernel.to(spikes.device, dtype)
+    kernel, window, decay = kernel.to(spikes.device, dtype), 4.0 * lif.tau_m, math.exp(-1.0 / lif.tau_s)
 
     # A pair of successive spikes (first, last) gives the inputs before `first` a tail. It starts from kernel(S) and
     # ends where the window of `last` begins.
@@ -117,18 +173,29 @@ def hm2bp_readout(spikes: Tensor, lif: Lif, dtype: torch.dtype = torch.float32) 
     sample, neuron, first, last = (x[successive] for x in (sample[1:], neuron[1:], time[:-1], time[1:]))
     begin = (last - math.ceil(window)).clamp(min=0)
     seen = begin <= first
-    sample, neuron, first, begin, height = (x[seen] for x in (sample, neuron, first, begin, kernel[last - first]))
-    tail_change = torch.zeros(spikes.shape, dtype=dtype, device=spikes.device)
-    tail_change.index_put_((sample, first, neuron), height, accumulate=True)
-    cut = height * torch.exp((begin - first).to(dtype) / lif.tau_s)
-    tail_change.index_put_((sample, begin, neuron), -cut, accumulate=True)
+    sample, neuron, first, begin, gap = (x[seen] for x in (sample, neuron, first, begin, last - first))
+    age = (first - begin).to(dtype)
 
+    def change(heights: Tensor, at_end: Tensor) -> Tensor:
+        changes = torch.zeros(spikes.shape, dtype=dtype, device=spikes.device)
+        changes.index_put_((sample, first, neuron), heights, accumulate=True)
+        return changes.index_put_((sample, begin, neuron), -at_end * torch.exp(-age / lif.tau_s), accumulate=True)
+
+    heights = at_end = kernel[gap]
+    grown_change, per_step = None, 1.0 / lif.tau_s**2
+    if aged is not None:
+        other = aged.to(spikes.device, dtype)[gap]
+        grown_change, at_end = change(other, other), heights + other * age * per_step
+    tail_change = change(heights, at_end)
     readout = torch.zeros_like(tail_change)
-    tail = tail_change.new_zeros(batch, neurons)
+    tail, grown = tail_change.new_zeros(2, batch, neurons).unbind()
     following = torch.full((batch, neurons), 2 * steps, device=spikes.device)
     for now in range(steps - 1, 0, -1):  # an input spike at step 0 is ignored
         readout[:, now] = kernel[following - now] + tail
         tail.add_(tail_change[:, now]).mul_(decay)
+        if grown_change is not None:
+            grown.add_(grown_change[:, now]).mul_(decay)
+            tail.add_(grown, alpha=per_step)
         following.masked_fill_(spikes[:, now].bool(), now)
     return readout
 
@@ -139,18 +206,41 @@ def hm2bp_kernel(steps: int, lif: Lif) -> tuple[Tensor, float, float]:
     The kernel is (2 T + 1,) float64. It is 0 inside the refractory period, outside the window, and from T on, which
     means that there is no spike.
     """
-    window = 4.0 * lif.tau_m
+    t, inside = _since(steps, lif)
+    kernel = (torch.exp(-t / lif.tau_m) - torch.exp(-t / lif.tau_s)) / (1.0 - lif.tau_s / lif.tau_m)
+    return torch.where(inside, kernel, 0.0), 4.0 * lif.tau_m, math.exp(-1.0 / lif.tau_s)
+
+
+def hm2bp_kernel_slope(steps: int, lif: Lif, by: str) -> Tensor:
+    """Derivative of `hm2bp_kernel` by `tau_m` or `tau_s` (`by`), per ms, (2 T + 1,) float64. With g = tau_m - tau_s:
+
+    by tau_m    (t / tau_m exp(-t / tau_m) - tau_s / tau_m kernel(t)) / g
+    by tau_s    (kernel(t) - t tau_m / tau_s^2 exp(-t / tau_s)) / g
+    """
+    (t, inside), kernel, apart = _since(steps, lif), hm2bp_kernel(steps, lif)[0], lif.tau_m - lif.tau_s
+    if by == "tau_m":
+        slope = t / lif.tau_m * torch.exp(-t / lif.tau_m) - lif.tau_s / lif.tau_m * kernel
+    else:
+        slope = kernel - t * lif.tau_m / lif.tau_s**2 * torch.exp(-t / lif.tau_s)
+    return torch.where(inside, slope / apart, 0.0)
+
+
+def _since(steps: int, lif: Lif) -> tuple[Tensor, Tensor]:
+    """t of `hm2bp_kernel` by the distance to the spike, (2 T + 1,) float64, and where the kernel is not 0."""
     distance = torch.arange(2 * steps + 1, dtype=torch.float64)
     t = distance - lif.t_ref
-    kernel = (torch.exp(-t / lif.tau_m) - torch.exp(-t / lif.tau_s)) / (1.0 - lif.tau_s / lif.tau_m)
-    kernel = torch.where((t >= 0) & (distance < min(window + 1, steps)), kernel, 0.0)
-    return kernel, window, math.exp(-1.0 / lif.tau_s)
+    return t, (t >= 0) & (distance < min(4.0 * lif.tau_m + 1, steps))
 
 
 def readout(rule: str, spikes: Tensor, neurons: int, lif: Lif, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Readout (B, T, N) of `strsbp` or `hm2bp` from the bits (B, T, W) of the post-neurons' spikes."""
-    function = {"strsbp": strsbp_readout, "hm2bp": hm2bp_readout}[rule]
-    return function(unpack(spikes, neurons), lif, dtype)
+    """Readout (B, T, N) from the bits (B, T, W) of the post-neurons' spikes.
+
+    `rule` is `strsbp` or `hm2bp`, or one of these with `_by_tau_m` or `_by_tau_s` for the derivative of its readout.
+    """
+    own, (name, _, by) = unpack(spikes, neurons), rule.partition("_by_")
+    if by:
+        return {"strsbp": strsbp_slope, "hm2bp": hm2bp_slope}[name](own, lif, by, dtype)
+    return {"strsbp": strsbp_readout, "hm2bp": hm2bp_readout}[name](own, lif, dtype)
 
 
 # ---- STBP -----------------------------------------------------------------------------------------------------------
