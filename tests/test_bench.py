@@ -324,7 +324,7 @@ def test_every_workload_composes(workload: str) -> None:
     about, overrides = bench.WORKLOADS[workload]
     assert settings["model"]["network"] in about
     assert all(
-        key in {"data", "model", "model.network", "model.v_th", "encoder.steps", "train.lr"}
+        key in {"data", "model", "model.network", "model.v_th", "encoder.steps", "train.batch_size", "train.lr"}
         for key in map(key_of, overrides)
     )
 

@@ -42,7 +42,7 @@ WORKLOADS: dict[str, tuple[str, list[str]]] = {
         ],
     ),
     "stbp_cnn": (
-        "STBP on MNIST, the same CNN with averages as pools, 20 steps",
+        "STBP on MNIST, 15C5-P2-40C5-P2-300 with averages as pools, 20 steps",
         [
             *("data=mnist", "model=stbp", "model.network=15C5-P2-40C5-P2-300", "encoder.steps=20"),
             *("train.batch_size=20", "train.lr=0.002"),
