@@ -1,8 +1,7 @@
 """How often Python's collector looks for cycles of objects that nobody has any more.
 
 It goes through all objects that are there. The packages of a training make half a million of them while they are
-imported, none of which is ever given back. At the usual rate the collector took a second of a short run, and another
-one when the command ended.
+imported, none of which is ever given back. At the usual rate the collector took a second of a short run.
 """
 
 from __future__ import annotations
@@ -16,8 +15,3 @@ THRESHOLDS = (100_000, 20, 50)
 def seldom() -> None:
     """Look for cycles seldom, in a process that belongs to a command."""
     gc.set_threshold(*THRESHOLDS)
-
-
-def no_more() -> None:
-    """Leave alone what is there: the process ends."""
-    gc.freeze()

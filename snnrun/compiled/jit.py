@@ -50,6 +50,26 @@ def jit(function: Callable[..., Any], *, memory: bool = False, exact: bool = Fal
     return compiled
 
 
+def get_ready() -> None:
+    """Have Numba learn what it knows of NumPy, which it would at the first call of a loop.
+
+    Numba looks for a BLAS then, by importing SciPy's linear algebra. The loops use none; one that does is still checked
+    when it is compiled.
+    """
+    from numba.core.compiler_lock import global_compiler_lock
+    from numba.core.registry import cpu_target
+    from numba.np import linalg
+
+    with global_compiler_lock:  # as at a first call
+        check, linalg.ensure_blas = linalg.ensure_blas, lambda: None
+        try:
+            from numba.np import arraymath  # noqa: F401
+        finally:
+            linalg.ensure_blas = check
+        cpu_target.typing_context.refresh()
+        cpu_target.target_context.refresh()
+
+
 @contextmanager
 def compiling(tell: Callable[[str], None]) -> Iterator[None]:
     """Within this, `tell` hears the name of each loop before it is compiled, which takes seconds, in any thread."""

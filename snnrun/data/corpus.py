@@ -345,7 +345,8 @@ def stratified(labels: NDArray[np.int64], size: int, rng: np.random.Generator) -
     Each class gets the whole part of its share; what is left goes to the largest remainders (Hamilton's method), in
     whole numbers, so that nothing hangs on rounding.
     """
-    values, counts = np.unique(labels, return_counts=True)
+    of_each = np.bincount(labels)
+    values, counts = np.flatnonzero(of_each), of_each[of_each > 0]
     take, remainder = np.divmod(counts * size, len(labels))
     take[np.argsort(-remainder, kind="stable")[: size - int(take.sum())]] += 1
     chosen = [

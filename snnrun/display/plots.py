@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,13 +17,34 @@ DPI = 120
 LETTER = 0.0085  # inches that a letter takes for each point of its font
 COUNTED_CLASSES = 30  # beyond, the counts in a confusion matrix cannot be read
 WHOLE: dict[str, Any] = {"integer": True, "steps": [1, 2, 5, 10]}  # ticks at 0, 20, 40, not at 0, 8, 16
+TOP = 1.0  # of axes, where a title is anyway; matplotlib would measure all ticks to find that out
 COLOURS = {"train": "#8c8c8c", "validation": "#1f77b4", "test": "#d95f02"}
+
+
+class Drawing(NamedTuple):
+    """A figure to be drawn: one of the functions below, what it draws, and the file."""
+
+    function: Callable[..., None]
+    arguments: tuple[Any, ...]
+    path: Path
+
+
+def draw(drawings: Sequence[Drawing]) -> list[OSError | None]:
+    """Draw figures. Returns for each what kept it from its file."""
+    failures: list[OSError | None] = []
+    for drawing in drawings:
+        try:
+            drawing.function(*drawing.arguments, drawing.path)
+            failures.append(None)
+        except OSError as error:
+            failures.append(error)
+    return failures
 
 
 def get_ready() -> None:
     """Do what the first figure of a process takes: import matplotlib, find its fonts."""
     figure = _figure(1.0, 1.0)
-    _axes(figure, 0.2, 0.2, 0.6, 0.6).set_title("a")
+    _axes(figure, 0.2, 0.2, 0.6, 0.6).set_title("a", y=TOP)
     figure.canvas.draw()
 
 
@@ -36,11 +57,11 @@ def plot_curves(history: Sequence[Mapping[str, float]], path: Path) -> None:
     accuracy = panels[-1]
     if has_loss:
         _curve(panels[0], history, "train/loss", "train", 1.0)
-        panels[0].set_title("loss")
+        panels[0].set_title("loss", y=TOP)
         panels[0].set_ylim(bottom=0)
     for split in COLOURS:
         _curve(accuracy, history, f"{split}/accuracy", split, 100.0)
-    accuracy.set_title("accuracy (%)")
+    accuracy.set_title("accuracy (%)", y=TOP)
     for axes in panels:
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(**WHOLE))
@@ -77,7 +98,7 @@ def plot_confusion(
     axes.set_xlabel("prediction")
     axes.set_ylabel("truth")
     accuracy = np.trace(matrix) / max(int(matrix.sum()), 1)
-    axes.set_title(f"{what}, {int(matrix.sum()):,} samples, {100 * accuracy:.2f} % right", fontsize=10)
+    axes.set_title(f"{what}, {int(matrix.sum()):,} samples, {100 * accuracy:.2f} % right", fontsize=10, y=TOP)
     bar = _axes(figure, 0.5 + room + side + 0.2, below + 0.1 * side, 0.16, 0.8 * side)
     figure.colorbar(image, cax=bar, label="share of the row")
     _save(figure, path)
@@ -100,7 +121,7 @@ def plot_raster(layers: Mapping[str, npt.NDArray[np.uint8]], title: str, path: P
         axes.scatter(at, neuron, s=tall**2, marker="|", linewidths=0.8 if steps > 100 else 1.6, color="#1f3b63")
         axes.set_ylim(spikes.shape[1] - 0.5, -0.5)
         axes.set_ylabel("neuron", fontsize=8)
-        axes.set_title(f"{name}: {spikes.shape[1]} neurons, {len(at):,} spikes", fontsize=9, loc="left")
+        axes.set_title(f"{name}: {spikes.shape[1]} neurons, {len(at):,} spikes", fontsize=9, loc="left", y=TOP)
         axes.yaxis.set_major_locator(MaxNLocator(nbins=5, **WHOLE))
         axes.tick_params(labelsize=8, labelbottom=False)
     axes.tick_params(labelbottom=True)
@@ -121,7 +142,7 @@ def plot_weights(layers: Mapping[str, Sequence[npt.NDArray[np.floating[Any]]]], 
         axes.stairs(counts[0], edges, label="initial", fill=True, color=COLOURS["train"], alpha=0.55)
         axes.stairs(counts[1], edges, label="trained", color=COLOURS["validation"], linewidth=1.2)
         facts = f"mean {finite.mean():.3g}, sd {finite.std():.3g}" if finite.size else "no finite value"
-        axes.set_title(f"{name}, {trained.size:,}\n{facts}", fontsize=9)
+        axes.set_title(f"{name}, {trained.size:,}\n{facts}", fontsize=9, y=TOP)
         axes.set_xlabel("weight", fontsize=8)
         axes.tick_params(labelsize=7)
     panels[0].legend(frameon=False, fontsize=8)
@@ -135,7 +156,7 @@ def plot_rates(rates: Mapping[str, npt.NDArray[np.floating[Any]]], title: str, p
         edges = np.linspace(0.0, max(float(rate.max()), 1e-3), 41)
         axes.stairs(np.histogram(rate, edges)[0], edges, fill=True, color=COLOURS["validation"])
         silent = int((rate == 0).sum())
-        axes.set_title(f"{name}: {rate.size:,} neurons, {silent:,} silent, mean {rate.mean():.3g}", fontsize=9)
+        axes.set_title(f"{name}: {rate.size:,} neurons, {silent:,} silent, mean {rate.mean():.3g}", fontsize=9, y=TOP)
         axes.set_xlabel("spikes a presentation", fontsize=8)
         axes.set_ylabel("neurons", fontsize=8)
         axes.tick_params(labelsize=7)
@@ -161,7 +182,7 @@ def plot_cost(layers: Mapping[str, Sequence[float]], energies: Mapping[str, floa
         panel.set_yticks(range(len(names)), names, fontsize=8)
         panel.invert_yaxis()
         panel.margins(x=0.3)
-        panel.set_title(label, fontsize=9)
+        panel.set_title(label, fontsize=9, y=TOP)
         panel.tick_params(axis="x", labelsize=7)
     figure.suptitle(title, fontsize=11)
     _save(figure, path)

@@ -1,21 +1,33 @@
-"""The first run on a machine: its kernels are compiled by two processes at once.
+"""Work on compiled loops that is done before the first batch needs them.
 
-A process compiles one loop after another: those of the forward pass while the first batch goes forwards, then those of
-the backward pass. The process beside this one compiles the latter meanwhile, on a batch of noise, and leaves them on
-disk. Numba's own threads would wait for one another.
+In every run, Numba gets ready on a thread while the store of the record is opened.
+
+In the first run on a machine, its kernels are compiled by two processes at once. A process compiles one loop after
+another: those of the forward pass while the first batch goes forwards, then those of the backward pass. The process
+beside this one compiles the latter meanwhile, on a batch of noise, and leaves them on disk. Numba's own threads would
+wait for one another.
 """
 
 from __future__ import annotations
+
+import threading
 
 import torch
 from torch import Tensor
 
 from snnrun import beside, kernels
+from snnrun.compiled import jit
 from snnrun.network import Network
 from snnrun.run.build import Parts
 from snnrun.train import hardware
 
 STEPS, SAMPLES, RATE = 20, 2, 0.1
+
+
+def begin(backend: str) -> None:
+    """Have Numba get ready on a thread, if the kernels are its loops."""
+    if backend == "cpu":
+        threading.Thread(target=jit.get_ready, daemon=True).start()
 
 
 def compile_beside(parts: Parts) -> None:

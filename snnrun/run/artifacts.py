@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import save
 
 from snnrun import beside, data, encoders, tracking
-from snnrun.display import console
+from snnrun.display import console, plots
+from snnrun.display.plots import Drawing
 from snnrun.network.model import Model
 from snnrun.record import atomic, names
 from snnrun.run import build
@@ -19,14 +19,6 @@ from snnrun.train import cost, engine, evaluation, firing
 
 # The cost of an inference is measured on at most so many test samples.
 MEASURED = 1000
-
-
-class Drawing(NamedTuple):
-    """A figure to be drawn: a function of `display.plots`, what it draws, and the file."""
-
-    function: Callable[..., None]
-    arguments: tuple[Any, ...]
-    path: Path
 
 
 def write(
@@ -63,13 +55,14 @@ def write(
 
 
 def draw(drawings: Sequence[Drawing], tracker: tracking.Tracker | None = None) -> None:
-    """Draw figures, in the process beside this one if there is one, and record them. Raises OSError of a full disk."""
-    drawn = [beside.post(function, *arguments, path) for function, arguments, path in drawings]
-    for drawing, done in zip(drawings, drawn, strict=True):
-        try:
-            done.result()
-        except beside.Gone:
-            drawing.function(*drawing.arguments, drawing.path)
+    """Draw figures, by the process beside this one if there is one, and record them. Raises OSError of a full disk."""
+    try:
+        failures = beside.post(beside.by_two, plots.draw, drawings).result()
+    except beside.Gone:
+        failures = plots.draw(drawings)
+    for drawing, failure in zip(drawings, failures, strict=True):
+        if failure is not None:
+            raise failure
         if tracker is not None:
             tracker.artifact(drawing.path, "figures")
 

@@ -68,6 +68,7 @@ def run(
         started = time.monotonic()
         parts = build.parts(values, group)
         prepared = time.monotonic() - started
+        ahead.begin(parts.backend)
         kept = _kept(run_dir, parts.dataset) if resumed else None
         taken = None if kept else _pretrain(parts, run_dir)
         display = console.Display()
@@ -140,7 +141,7 @@ def _train(
             start=kept,
             group=parts.group,
         )
-    spent, drawings = None, list[artifacts.Drawing]()
+    spent, drawings = None, list[plots.Drawing]()
     try:
         with _writing(run_dir):
             spent, drawings = artifacts.write(result, parts, run_dir, tracker)

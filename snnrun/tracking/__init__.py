@@ -184,6 +184,18 @@ def _open(
     return Mlflow(client, run, folder, warn, fresh=fresh, monitor=monitor)
 
 
+def foresee() -> None:
+    """Start the process beside this one and have MLflow imported there, before it is known which store is wanted."""
+    if beside.start():
+        beside.post(_import)
+
+
+def _import() -> None:
+    _set_environment()
+    with quiet():
+        import mlflow  # noqa: F401
+
+
 def get_ready(kind: str, outputs: Path, uri: str | None) -> None:
     """Start the process beside this one, and what takes long there: it imports MLflow and opens a store that exists."""
     if beside.start() and kind == "mlflow":
@@ -196,7 +208,7 @@ def _get_ready(address: str) -> None:
         with quiet(), contextlib.suppress(Exception):  # `open_tracker` will say what is wrong
             connect(address)
     else:
-        import mlflow  # noqa: F401
+        _import()
 
 
 def reach(outputs: Path, uri: str | None = None) -> dict[str, Any]:
@@ -331,14 +343,18 @@ def _experiment_id(client: Any, address: str, name: str, outputs: Path) -> str:
 
 def connect(address: str) -> Any:
     """An MlflowClient on a store, with the environment and the log levels set; raises whatever MLflow raises."""
-    for key, value in ENVIRONMENT.items():
-        os.environ.setdefault(key, value)
+    _set_environment()
     from mlflow import MlflowClient
 
     # After the import, which sets levels of its own. What matters among MLflow's messages reaches us as an exception.
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     logging.getLogger("alembic").setLevel(logging.ERROR)
     return MlflowClient(tracking_uri=address)
+
+
+def _set_environment() -> None:
+    for key, value in ENVIRONMENT.items():
+        os.environ.setdefault(key, value)
 
 
 @contextlib.contextmanager
