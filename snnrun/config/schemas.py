@@ -32,7 +32,8 @@ SCALARS = (str, int, float, bool)
 def schema(name: str, declared: Mapping[str, Option]) -> type:
     """A dataclass of options for OmegaConf. Range and choices are the metadata of its fields."""
     fields = [(key, _kind(entry.kind), _field(entry)) for key, entry in declared.items()]
-    made = dataclasses.make_dataclass(name, fields)
+    # Nobody compares or prints one, and Python would compile three functions for each.
+    made = dataclasses.make_dataclass(name, fields, init=False, repr=False, eq=False)
     made.__module__ = __name__
     return made
 
@@ -190,13 +191,13 @@ class Config:
     data: Any = MISSING
     encoder: Any = MISSING
     model: Any = MISSING
-    train: Train = field(default_factory=typing.cast(Any, Train))
-    checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    train: Train = field(default_factory=lambda: typing.cast(Any, Train))
+    checkpoint: Checkpoint = field(default_factory=lambda: typing.cast(Any, Checkpoint))
     hardware: Any = MISSING
     tracking: Any = MISSING
     search: Any = MISSING
-    sweep: Sweep = field(default_factory=Sweep)
-    tuning: Tuning = field(default_factory=Tuning)
+    sweep: Sweep = field(default_factory=lambda: typing.cast(Any, Sweep))
+    tuning: Tuning = field(default_factory=lambda: typing.cast(Any, Tuning))
 
 
 # ---- the groups -----------------------------------------------------------------------------------------------------
