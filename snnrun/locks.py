@@ -39,3 +39,17 @@ def of_folder(folder: Path, *, shared: bool = False, wait: bool = True) -> Itera
             stack.callback(os.close, handle)
             free = take(handle, shared=shared, wait=wait)
         yield free
+
+
+@contextmanager
+def of_file(path: Path) -> Iterator[None]:
+    """Hold the lock of a file, once it is free; it is made if it is not there.
+
+    A file that cannot be made or locked counts as free.
+    """
+    with ExitStack() as stack:
+        with suppress(OSError):
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            stack.callback(os.close, handle)
+            take(handle, wait=True)
+        yield

@@ -7,13 +7,14 @@ itself: after a change to a part that the loop calls, remove the folder `__pycac
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numba import njit
 from numba.core import event
+from numba.core.compiler_lock import global_compiler_lock
 from numpy.typing import NDArray
 
 from snnrun import locks
@@ -27,7 +28,8 @@ Indices = NDArray[np.int32]
 Places = NDArray[np.uint32]
 Words = NDArray[np.uint64]
 
-_OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": set(FAST), "error_model": "numpy"}
+# No loop is called from C, no part from Python: what would lead there took a third of the time of compilation.
+_OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": set(FAST), "error_model": "numpy", "no_cfunc_wrapper": True}
 
 
 def jit(function: Callable[..., Any], *, memory: bool = False, exact: bool = False) -> Any:
@@ -47,6 +49,7 @@ def jit(function: Callable[..., Any], *, memory: bool = False, exact: bool = Fal
     file._load_index = _or_empty(file._load_index)
     file.load = _alone(file.load, Path(file._cache_path), shared=True)
     file.save = _alone(file.save, Path(file._cache_path), shared=False)
+    _compile_once(compiled, Path(file._index_path).with_suffix(".lock"))
     return compiled
 
 
@@ -56,7 +59,6 @@ def get_ready() -> None:
     Numba looks for a BLAS then, by importing SciPy's linear algebra. The loops use none; one that does is still checked
     when it is compiled.
     """
-    from numba.core.compiler_lock import global_compiler_lock
     from numba.core.registry import cpu_target
     from numba.np import linalg
 
@@ -95,7 +97,7 @@ class _Loops(event.Listener):  # type: ignore[misc] # Numba has no types
 
 def part(function: Callable[..., Any]) -> Any:
     """Compile as a part of the loops that call it."""
-    return njit(forceinline=True, _nrt=False, **_OPTIONS)(function)
+    return njit(forceinline=True, _nrt=False, no_cpython_wrapper=True, **_OPTIONS)(function)
 
 
 def in_64_or_32(block: Any) -> Any:
@@ -121,6 +123,25 @@ def in_64_32_or_16(block: Any) -> Any:
         return wide(width, *arguments)
 
     return at_width
+
+
+def _compile_once(compiled: Any, place: Path) -> None:
+    """Let one process at a time compile the loop. Others wait for it, and then find the result in the cache."""
+    compile_, load = compiled.compile, compiled._cache.load_overload
+    held = ExitStack()
+
+    def load_or_hold(*arguments: Any) -> Any:
+        found = load(*arguments)
+        if found is None:
+            held.enter_context(locks.of_file(place))
+            found = load(*arguments)
+        return found
+
+    def attempt(signature: Any) -> Any:
+        with global_compiler_lock, held:
+            return compile_(signature)
+
+    compiled._cache.load_overload, compiled.compile = load_or_hold, attempt
 
 
 def _alone(action: Callable[..., Any], folder: Path, *, shared: bool) -> Callable[..., Any]:
