@@ -54,6 +54,16 @@ def test_the_work_is_done_there_in_order_and_errors_come_back(process: int, tmp_
 
 
 @pytest.mark.launches
+def test_two_share_a_list_of_work_and_its_order_stays(process: int) -> None:
+    """In a process of its own; here, one does all."""
+    for count in (0, 1, 2, 7):
+        assert beside.ask(beside.by_two, list, [*range(count)]) == [*range(count)] == beside.by_two(list, range(count))
+    assert beside.ask(beside.by_two, sorted, [3, 1, 0, 2]) == [0, 1, 3, 2], "each has every second one"
+    with pytest.raises(TypeError):
+        beside.ask(beside.by_two, sorted, [0, "a", 1, 2])
+
+
+@pytest.mark.launches
 def test_what_a_lost_process_has_not_done_is_known(process: int, tmp_path: Path) -> None:
     waiting = beside.post(time.sleep, 60)
     os.kill(process, signal.SIGKILL)

@@ -400,3 +400,23 @@ def test_a_reader_that_has_enough_is_no_failure() -> None:
     command = f"{sys.executable} -m snnrun config list --json | head -n 1"
     ended = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        ("train", True),
+        ("train -q train.epochs=1", True),
+        ("train -m seed=0,1", True),
+        ("train tracking=none", False),
+        ("train --help", False),
+        ("train --cfg job", False),
+        ("runs", False),
+        ("", False),
+    ],
+)
+def test_mlflow_is_foreseen_where_it_will_be_wanted(line: str, wanted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    foreseen: list[bool] = []
+    monkeypatch.setattr(tracking, "foresee", lambda: foreseen.append(True))
+    cli._foresee(line.split())
+    assert foreseen == [True] * wanted

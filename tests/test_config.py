@@ -23,18 +23,20 @@ from snnrun.rules import RULES
 from snnrun.train.engine import Options
 
 GROUPS = options.groups()
-# A pair of model and corpus takes its tuned settings by itself: the pairs stand for the group `tuned`.
-COMPOSED = [
-    f"{group}={option}"
-    for group, entry in GROUPS.items()
-    if group not in ("tuned", "input")
-    for option in entry.options
-]
+# A pair of model and corpus takes its tuned settings by itself: the pairs stand for the group `tuned`, and for their
+# models and corpora.
 TUNED = [
     (model, corpus)
     for model in GROUPS["model"].options
     for corpus in GROUPS["data"].options
     if f"{model}_{corpus}" in GROUPS["tuned"].options
+]
+COMPOSED = [
+    f"{group}={option}"
+    for group, entry in GROUPS.items()
+    if group not in ("tuned", "input")
+    for option in entry.options
+    if option not in {"model": {model for model, _ in TUNED}, "data": {corpus for _, corpus in TUNED}}.get(group, ())
 ]
 
 
@@ -71,6 +73,8 @@ def test_every_option_composes_by_its_schema_with_a_value_for_each_key(choice: s
 def test_every_pair_passes_the_checks_with_its_tuned_settings(model: str, corpus: str) -> None:
     cfg = composed(f"model={model}", f"data={corpus}")
     assert not OmegaConf.missing_keys(cfg)
+    assert OmegaConf.get_type(cfg.model) is schemas.SCHEMAS["model"][model]
+    assert OmegaConf.get_type(cfg.data) is schemas.SCHEMAS["data"][corpus]
     check.check(cfg)
 
 
@@ -80,6 +84,14 @@ def test_every_option_says_what_it_is() -> None:
         for option, about in entry.options.items():
             assert len(about) > 8, f"{group}={option}"
             assert (options.text(f"{group}/{option}") or "").startswith("# "), f"{group}={option}"
+
+
+def test_no_file_sets_hydra_s_mode() -> None:
+    """The command composes once, since it knows that."""
+    files = Path(str(resources.files("snnrun.conf"))).rglob("*.yaml")
+    assert not [
+        file for file in files if "mode" in ((yaml.safe_load(file.read_text("utf-8")) or {}).get("hydra") or {})
+    ]
 
 
 def test_every_option_has_a_schema() -> None:

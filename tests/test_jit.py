@@ -6,14 +6,17 @@ import importlib.util
 import pickle
 import subprocess
 import sys
+import threading
 import time
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from snnrun import locks
 from snnrun.compiled import vector
 from snnrun.compiled.jit import compiling, jit, part
 
@@ -179,6 +182,35 @@ def test_an_index_that_cannot_be_read_is_made_anew(tmp_path, rest):
     third = fresh()
     assert third.thrice(3) == 9
     assert sum(third.thrice.stats.cache_hits.values()) == 1, "the index was replaced"
+
+
+def test_a_part_may_be_called_from_python_too() -> None:
+    @part
+    def halved(x: float) -> float:
+        return x / 2
+
+    @jit
+    def quartered(x: float) -> float:
+        return float(halved(halved(x)))
+
+    assert (halved(6.0), quartered(6.0), halved(3), halved(1.0)) == (3.0, 1.5, 1.5, 0.5)
+
+
+def test_a_loop_that_another_process_compiles_is_waited_for(tmp_path) -> None:
+    file = tmp_path / "waited_for.py"
+    file.write_text("from snnrun.compiled.jit import jit\n\n\n@jit\ndef loop(x):\n    return 3 * x\n")
+    spec = importlib.util.spec_from_file_location("waited_for", file)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["waited_for"] = module
+    spec.loader.exec_module(module)
+    found: list[int] = []
+    call = threading.Thread(target=lambda: found.append(module.loop(3)))
+    with locks.of_file(Path(module.loop._cache._cache_file._index_path).with_suffix(".lock")):
+        call.start()
+        call.join(0.3)
+        assert not found
+    call.join(30)
+    assert found == [9]
 
 
 def test_a_loop_is_told_before_it_is_compiled_but_not_its_parts() -> None:

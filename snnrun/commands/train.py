@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydra
+from hydra._internal.hydra import Hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -60,7 +61,7 @@ def _under_hydra(arguments: list[str]) -> int:
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1" or verbosity() == "verbose"
     with _environment(HYDRA_FULL_ERROR="1", **({TRACEBACKS: "1"} if wants_traceback else {})):
         try:
-            with _argv(lifecycle.resumed(arguments)):
+            with _argv(lifecycle.resumed(arguments)), _composed_once(arguments):
                 entry()
             return lifecycle.close("FINISHED")
         except PointFailed:
@@ -137,6 +138,21 @@ def _train(values: dict[str, Any], run_dir: Path, overrides: list[str], *, resum
     accepted = write if resumed else None
     command = ["snnrun", "train", *overrides]
     return experiment.run(values, run_dir, command=command, resumed=resumed, accepted=accepted, **how)
+
+
+@contextmanager
+def _composed_once(arguments: list[str]) -> Iterator[None]:
+    """Spare Hydra the composition by which it looks for `hydra.mode`, where neither argument nor file can have set it.
+
+    Without that key it is None. None of snnrun's own files has it.
+    """
+    before = Hydra.get_mode
+    if not any(argument.startswith(("hydra", "+", "~", "-c", "--config")) for argument in arguments):
+        Hydra.get_mode = lambda *_, **__: None  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Hydra.get_mode = before  # type: ignore[method-assign]
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -96,8 +97,17 @@ class _Loops(event.Listener):  # type: ignore[misc] # Numba has no types
 
 
 def part(function: Callable[..., Any]) -> Any:
-    """Compile as a part of the loops that call it."""
-    return njit(forceinline=True, _nrt=False, no_cpython_wrapper=True, **_OPTIONS)(function)
+    """Compile as a part of the loops that call it. What calls it from Python, such as a test, has it compiled anew."""
+    compiled = njit(forceinline=True, _nrt=False, no_cpython_wrapper=True, **_OPTIONS)(function)
+
+    @cache
+    def whole() -> Any:
+        return njit(_nrt=False, **_OPTIONS)(function)
+
+    # Numba keeps apart what loops and what Python may call; a part has nothing that Python may.
+    compiled.add_overload = lambda result: compiled.overloads.update({tuple(result.signature.args): result})
+    compiled._compile_for_args = lambda *_, **__: whole()
+    return compiled
 
 
 def in_64_or_32(block: Any) -> Any:

@@ -24,13 +24,21 @@ from snnrun.train.options import Options
 tuned.register()  # at import, since a launcher's processes get a config that is composed already
 
 
+_stored: dict[tuple[str | None, str], type] = {}
+
+
 def register() -> None:
     """Put the schemas where Hydra finds them: `train_schema` and `<group>/<option>_schema`."""
-    store = ConfigStore.instance()
-    store.store(name="train_schema", node=Config)
+    _store(None, "train", Config)
     for group, options in SCHEMAS.items():
         for option, schema in options.items():
-            store.store(group=group, name=f"{option}_schema", node=schema)
+            _store(group, option, schema)
+
+
+def _store(group: str | None, option: str, schema: type) -> None:
+    if _stored.get((group, option)) is not schema:
+        ConfigStore.instance().store(group=group, name=f"{option}_schema", node=schema)
+        _stored[group, option] = schema
 
 
 # ---- checks ---------------------------------------------------------------------------------------------------------
