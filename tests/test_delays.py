@@ -349,3 +349,14 @@ def test_what_has_no_spikes_to_delay_is_refused(tmp_path: Path, capsys: pytest.C
         error = capsys.readouterr().err
         assert says in error
         assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["strsbp", "stbp"])
+@torch.no_grad()
+def test_an_exported_network_with_delays_and_skips_counts_the_same(name: str) -> None:
+    net = Network(RULES[name], inputs=INPUTS, topology="70-R8-7+1", outputs=CLASSES, seed=3)
+    spikes, _ = batch()
+    program = torch.export.export(net, (spikes,))
+    assert torch.ops.snnrun.delayed.default in [node.target for node in program.graph.nodes]
+    for actual, expected in zip(program.module()(spikes).layers, net(spikes).layers, strict=True):
+        assert torch.equal(actual.spikes, expected.spikes)

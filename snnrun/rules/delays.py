@@ -104,7 +104,8 @@ def delayed(train: SpikeTrain, delay: Tensor) -> SpikeTrain:
     if train.link is not None or delay.requires_grad:
         link = _Link.apply(train.link, delay, *before, train.counts)  # type: ignore[no-untyped-call]
     near = None if train.near is None else delay_ops.delayed(train.near, before.steps)
-    if delay.requires_grad and (near is not None or train.link is None) and delay.device.type == "cpu":
+    here = delay.device.type == "cpu" and not torch.compiler.is_compiling()  # as `stbp` marks them
+    if here and delay.requires_grad and (near is not None or train.link is None):
         beside = before.trains(1) | before.trains(-1)  # whose errors the gradient of the delays reads
         near = beside if near is None else near | beside
     return SpikeTrain(before.trains(), train.counts, link, near)
