@@ -349,6 +349,20 @@ def test_a_run_with_constants_is_evaluated_and_gives_its_weights_to_another(rule
     assert all((constant == 1).all() for constant in fresh.apart())
 
 
+@pytest.mark.parametrize("rule", [StRsbp(v_th=[1.0]), StbpRule(v_th=[0.5])])
+def test_pytorch_exports_trained_thresholds_and_refuses_time_constants(rule):
+    spikes, _ = batch()
+    for which in ("thresholds", "time_constants"):
+        net = Network(dataclasses.replace(rule, train_constants=which), inputs=INPUTS, topology="9", outputs=CLASSES)
+        net.requires_grad_(False)
+        if which == "thresholds":
+            exported = torch.export.export(net, (pack(spikes),))
+            assert torch.equal(exported.module()(pack(spikes)).output.counts, net(spikes).output.counts)
+        else:
+            with pytest.raises(UsageError, match=re.escape("torch.export: the operators take time constants")):
+                torch.export.export(net, (pack(spikes),))
+
+
 def test_frozen_layers_and_pools_keep_their_constants():
     rule = StRsbp(v_th=[1.0], train_constants="all", frozen=["conv1"])
     net = Network(rule, inputs=16, topology="3C3-P2-4", outputs=2, image=(1, 4, 4))

@@ -32,6 +32,7 @@ import torch
 from torch import Tensor
 
 from snnrun.declared import Range
+from snnrun.errors import UsageError
 from snnrun.rules.base import LayerKind, LayerWeights, Rule
 
 
@@ -56,6 +57,20 @@ class Constant(NamedTuple):
     def at_bound(self) -> int:
         """How many of its values are at the end of their range."""
         return int(((self.ratio <= self.low) | (self.ratio >= self.high)).sum())
+
+
+def number(value: Tensor) -> float:
+    """A trained time constant, (1,), as the number that the kernels take.
+
+    Raises:
+        UsageError: PyTorch exports the network, which keeps no number that may change.
+    """
+    if torch.compiler.is_exporting():
+        raise UsageError(
+            "torch.export: the operators take time constants as fixed numbers, and this network trains them "
+            "(model.train_constants). Use snnrun export, or train thresholds alone."
+        )
+    return value.item()
 
 
 # The tensor of `LayerWeights` by the constant's name.

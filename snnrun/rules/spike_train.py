@@ -32,7 +32,7 @@ from snnrun.errors import UsageError
 from snnrun.kernels import BITS, Lif, Synapses, ops
 from snnrun.rules.base import Currents, LayerKind, LayerWeights, SpikeTrain, synapse_index
 from snnrun.rules.connectivity import connect
-from snnrun.rules.constants import TrainedConstants
+from snnrun.rules.constants import TrainedConstants, number
 from snnrun.rules.delays import Delayed, Delaying, whole
 from snnrun.rules.passes import Gradients, Loop, Pass
 from snnrun.rules.views import View, view_of
@@ -109,7 +109,7 @@ class SpikeTrainRule(Delaying, TrainedConstants):
         """Neuron of a layer, with its time constants of now if these are trained."""
         tau_m, tau_s = self.tau_m, self.tau_s
         if weights is not None and weights.tau_m is not None and weights.tau_s is not None:
-            tau_m, tau_s = tau_m * weights.tau_m.item(), tau_s * weights.tau_s.item()
+            tau_m, tau_s = tau_m * number(weights.tau_m), tau_s * number(weights.tau_s)
         return Lif(tau_m, tau_s, self.t_ref, self.threshold(kind))
 
     def initialise(self, kind: LayerKind, inputs: int, neurons: int, generator: Generator) -> LayerWeights:

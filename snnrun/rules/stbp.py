@@ -41,7 +41,7 @@ from snnrun.kernels.ops import currents, images
 from snnrun.kernels.ops import stbp as dense
 from snnrun.rules.base import Currents, LayerKind, LayerWeights, SpikeTrain, every_step, spread
 from snnrun.rules.connectivity import connect
-from snnrun.rules.constants import TrainedConstants
+from snnrun.rules.constants import TrainedConstants, number
 from snnrun.rules.delays import Delaying, delayed
 from snnrun.rules.views import Driven, view_of
 
@@ -77,7 +77,7 @@ class StbpRule(Delaying, TrainedConstants):
         tau_m = None if weights is None else weights.tau_m
         return Stbp(
             v_th=self.threshold(kind),
-            decay=self.decay if tau_m is None else self.trained_decay(tau_m).item(),
+            decay=self.decay if tau_m is None else number(self.trained_decay(tau_m)),
             surrogate=self.surrogate,
             width=self.surrogate_width,
             strict=self.strict_threshold,
