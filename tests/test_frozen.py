@@ -172,6 +172,14 @@ def test_the_leading_layers_that_fit_are_taken(donor, tmp_path, topology, output
     assert all(torch.equal(value, wanted[name]) for name, value in net.state_dict().items())
 
 
+def test_delays_that_are_not_there_are_drawn(donor, tmp_path):
+    how = {"inputs": 7, "topology": "5-R4", "outputs": 3}
+    net, before = (Network(StRsbp(v_th=[1.0], delays="trained"), **how) for _ in range(2))
+    assert "Nothing is drawn." in pretrained.take(net, str(donor), tmp_path, tmp_path)
+    for name, value in net.state_dict().items():
+        assert torch.equal(value, (before.state_dict() if name.endswith("delay") else load_file(donor))[name])
+
+
 def test_weights_that_cannot_be_taken_are_refused(donor, tmp_path):
     def take(source: str, inputs: int = 7) -> None:
         net = Network(StRsbp(v_th=[1.0]), inputs=inputs, topology="5", outputs=3)

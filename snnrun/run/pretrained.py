@@ -13,6 +13,8 @@ from snnrun.rules.constants import TENSORS
 from snnrun.run import trained
 
 FILES = (names.BEST, names.LAST)
+# What a layer may have that those of the source have not.
+OWN = {*TENSORS.values(), "delay"}
 
 
 def take(network: Network, source: str, outputs: Path, own: Path) -> str:
@@ -20,7 +22,7 @@ def take(network: Network, source: str, outputs: Path, own: Path) -> str:
 
     Layers are compared from the input on, by the shapes of their weights. The first that differs ends it, so a network
     may have other layers or classes behind those that it takes over. Constants that are trained here and not there
-    begin at their initial values.
+    begin at their initial values, and delays that are not there are those that were drawn.
 
     Args:
         network: gets the weights.
@@ -39,7 +41,7 @@ def take(network: Network, source: str, outputs: Path, own: Path) -> str:
     found, wanted, taken = trained.read(path), network.state_dict(), list[str]()
     for number, name in enumerate(network.layer_names):
         here, there = (_layer(state, number) for state in (wanted, found))
-        new = {key for key in here.keys() - there.keys() if key.rpartition(".")[2] in TENSORS.values()}
+        new = {key for key in here.keys() - there.keys() if key.rpartition(".")[2] in OWN}
         if here.keys() - new != there.keys() or any(here[key].shape != there[key].shape for key in there):
             break
         wanted |= there
