@@ -11,8 +11,16 @@ import numpy as np
 import torch
 
 from snnrun.compiled.jit import Floats, Indices, Words, in_64_32_or_16, in_64_or_32, part
-from snnrun.compiled.vector import above, choose, lanes, load, lowest_bit, splat, store
-from snnrun.kernels.cpu.constants import HM2BP, STRSBP, STRSBP_BY_TAU_M, STRSBP_BY_TAU_S, RuleConstants
+from snnrun.compiled.vector import above, choose, load, lowest_bit, splat, store
+from snnrun.kernels.cpu.constants import (
+    HM2BP,
+    HM2BP_BY_TAU_M,
+    HM2BP_BY_TAU_S,
+    STRSBP,
+    STRSBP_BY_TAU_M,
+    STRSBP_BY_TAU_S,
+    RuleConstants,
+)
 from snnrun.kernels.cpu.spike_loops import held_bits
 
 # A filter below this counts as empty, because a processor is tens of times slower on denormal numbers.
@@ -24,18 +32,19 @@ PASSES = 16
 class Readout(NamedTuple):
     """A readout: its rule, its `values` row by row, and `previous` (64,), the last spike of each neuron of a block.
 
-    `cuts` (2 T,) is scratch of one neuron.
+    `changes` (128 T,) is scratch of a block; only a derivative of HM2-BP's has it.
     """
 
     rule: RuleConstants
     previous: Indices
     values: Floats
-    cuts: Floats
+    changes: Floats
 
 
 def room_for_readout(rule: RuleConstants, steps: int, width: int) -> Readout:
     """Room for the readout of `width` neurons, which begins at the start of a cache line."""
-    return Readout(rule, np.empty(64, np.int32), torch.empty(steps * width).numpy(), np.empty(2 * steps, np.float32))
+    changes = np.empty(128 * steps if rule.number in (HM2BP_BY_TAU_M, HM2BP_BY_TAU_S) else 0, np.float32)
+    return Readout(rule, np.empty(64, np.int32), torch.empty(steps * width).numpy(), changes)
 
 
 @part
@@ -133,32 +142,47 @@ def strsbp_slope(like: Any, readout: Readout, words: Words, b: int, w: int, base
 
 @part
 def hm2bp_slope(like: Any, readout: Readout, words: Words, b: int, w: int, base: int, stride: int) -> None:
-    """Word w of sample b of `reference.time.hm2bp_slope`, neuron by neuron.
+    """Word w of sample b of `reference.time.hm2bp_slope`.
 
-    `tail` has what the tails add, `grown` those of the kernel itself, where they are asked for; `cuts` what both lose
-    at each step, the ends of windows.
+    A forward scan writes the derivative of the kernel before each spike, from its table, since a recursion would lose
+    what nearly cancels. It notes in `changes` where a tail begins and ends, and in their second half the same of the
+    kernel itself, `grown`, which the tails by tau_s need. A backward scan adds the tails.
     """
-    constants, values, cuts, steps = readout.rule.hm2bp, readout.values, readout.cuts, words.shape[1]
-    decay, rate, nothing = constants.decay_s, readout.rule.lif.rise * readout.rule.lif.rise, np.float32(0)
-    for i in range(lanes(like)):
-        following, tail, grown = -1, nothing, nothing
-        for t in range(2 * steps):
-            cuts[t] = nothing
-        values[base + i] = nothing
-        for t in range(steps - 1, 0, -1):
-            height = constants.kernel[following - t] if following >= 0 else nothing
-            values[base + t * stride + i] = height + tail
-            tail, grown = tail - cuts[t], grown - cuts[steps + t]
-            if words[b, t, w] >> np.uint64(i) & np.uint64(1):
-                begin = max(following - constants.window, 0)
-                if following >= 0 and begin < t:
-                    age = np.float32(t - begin)
-                    other = constants.aged[following - t] if constants.aged.shape[0] else nothing
-                    tail, grown, left = tail + height, grown + other, decay**age
-                    cuts[begin], cuts[steps + begin] = (height + other * age * rate) * left, other * left
-                following = t
-            grown = grown * decay if abs(grown) > TINY else nothing
-            tail = tail * decay + grown * rate if abs(tail) > TINY else grown * rate
+    previous, values, changes, steps = readout.previous, readout.values, readout.changes, words.shape[1]
+    constants, rate = readout.rule.hm2bp, readout.rule.lif.rise * readout.rule.lif.rise
+    window, decay, by_s = constants.window, constants.decay_s, readout.rule.number == HM2BP_BY_TAU_S
+    for t in range(steps):
+        store(values, base + t * stride, like)
+        store(changes, 64 * t, like)
+        store(changes, 64 * (steps + t), like)
+    for i in range(previous.shape[0]):
+        previous[i] = -1
+    for last in range(steps):
+        word = words[b, last, w]
+        while word != np.uint64(0):
+            i = lowest_bit(word)
+            word &= word - np.uint64(1)
+            first, begin = previous[i], max(last - window, 0)
+            for t in range(max(first, begin, 1), last):
+                values[base + t * stride + i] = constants.kernel[last - t]
+            if first > begin:
+                height, age = constants.kernel[last - first], np.float32(first - begin)
+                other = constants.aged[last - first] if by_s else np.float32(0)
+                left = decay**age
+                changes[64 * first + i] += height
+                changes[64 * begin + i] -= (height + other * age * rate) * left
+                changes[64 * (steps + first) + i] += other
+                changes[64 * (steps + begin) + i] -= other * left
+            previous[i] = last
+    decay_s, by_age, tiny = splat(decay, like), splat(rate, like), splat(TINY, like)
+    tail, grown = like, like
+    for t in range(steps - 1, 0, -1):
+        place = base + t * stride
+        store(values, place, load(values, place, like) + tail)
+        grown = (grown + load(changes, 64 * (steps + t), like)) * decay_s
+        tail = (tail + load(changes, 64 * t, like)) * decay_s + grown * by_age
+        grown = choose(above(grown, tiny), grown, like)
+        tail = choose(above(tail, tiny) | above(like - tail, tiny), tail, like)
 
 
 @part
