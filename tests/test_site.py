@@ -105,6 +105,11 @@ def test_curves_of_slayer_make_the_bars(pictures: dict[str, Any]) -> None:
         torch.testing.assert_close((rho * error * responses[who].values).sum(), gradient, rtol=1e-4, atol=0)
 
 
+def test_pictures_fetch_nothing() -> None:
+    for picture in DOCS.rglob("*.svg"):
+        assert re.findall(r"(?:url\(\W*|href=\W)https?:", picture.read_text(encoding="utf-8")) == [], picture
+
+
 @pytest.mark.slow
 def test_the_notebook_runs(capsys: pytest.CaptureFixture[str]) -> None:
     cells = json.loads((DOCS / "first_network.ipynb").read_text(encoding="utf-8"))["cells"]
