@@ -344,7 +344,10 @@ def test_workloads_have_the_constants_of_the_published_runs() -> None:
 @pytest.mark.parametrize(
     ("request_", "words"),
     [
-        ("fashoin", ["fashoin: no such workload. Allowed: fashion, alpha, alpha3, mnist, cnn. Did you mean fashion?"]),
+        (
+            "fashoin",
+            ["fashoin: no such workload. Allowed: fashion, alpha, alpha3, mnist, cnn, stbp_cnn. Did you mean fashion?"],
+        ),
         ("mnist model.tau_mm=3", ["model.tau_mm: model=stbp has no such key", "Did you mean"]),
         ("model=strsbq", ["model: there is no 'strsbq'", "Did you mean strsbp?"]),
         ("train.batch_size=0", ["train.batch_size: 0 is out of range"]),

@@ -69,7 +69,7 @@ def _options(definition: Definition, skip: Sequence[str]) -> dict[str, Option]:
     found: dict[str, Option] = {}
     declared: list[tuple[str, ast.expr | None, ast.expr | None]]
     if isinstance(node, ast.ClassDef):
-        for base in node.bases:
+        for base in reversed(node.bases):  # the order of `dataclasses`: those of the first base come last
             inherited = _definition(module, base)
             found |= _options(inherited, skip) if inherited else {}
         fields = [entry for entry in node.body if isinstance(entry, ast.AnnAssign)]
