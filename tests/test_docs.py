@@ -5,7 +5,9 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep
 
@@ -85,13 +87,34 @@ def test_the_example_in_python_runs() -> None:
     assert names["activity"].output.counts.shape == (32, 10)
 
 
+def commands_of(page: str) -> list[list[str]]:
+    """The words of the commands of a tutorial. Trainings are short, and leave MLflow out."""
+    lines = re.findall(r"^ {4}snnrun (.*?)(?:\s+#.*)?$", TEXT[page], re.M)
+    words = [shlex.split(line) for line in lines]
+    return [[*line, "train.epochs=1", "tracking=none"] if line[0] == "train" else line for line in words]
+
+
 @pytest.mark.slow
 def test_the_tutorial_on_arrays_runs(tmp_path: Path, monkeypatch: Any, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
-    page = TEXT["docs/tutorials/arrays.md"]
-    [code] = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
+    [code] = re.findall(r"^```python\n(.*?)^```", TEXT["docs/tutorials/arrays.md"], re.M | re.S)
     exec(compile(code, "arrays.md", "exec"), {})
-    for line in re.findall(r"^ {4}snnrun (.*?)(?:\s+#.*)?$", page, re.M):
-        short = ["train.epochs=1", "tracking=none"] if line.startswith("train") else []
-        assert cli.main([*shlex.split(line), *short]) == 0, line
+    for words in commands_of("docs/tutorials/arrays.md"):
+        assert cli.main(words) == 0, words
     assert "my.npz:3" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_tutorial_on_recordings_runs(tmp_path: Path, monkeypatch: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    times, draw = np.arange(4000) / 8000, np.random.default_rng(0)
+    for name, pitch in (("yes", 300), ("no", 1200)):
+        Path("my_recordings", name).mkdir(parents=True)
+        for number in range(10):
+            tone = 0.3 * np.sin(2 * np.pi * pitch * times) + 0.02 * draw.normal(size=times.size)
+            soundfile.write(Path("my_recordings", name, f"{number}.wav"), tone, 8000)
+    Path("new.wav").write_bytes(Path("my_recordings/yes/0.wav").read_bytes())
+    for words in commands_of("docs/tutorials/recordings.md"):
+        assert cli.main(words) == 0, words
+    assert re.search(r"new.wav: (yes|no)\n", capsys.readouterr().out)
+    assert Path("yes.png").is_file()
