@@ -30,7 +30,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from snnrun import data, kernels
+from snnrun import collector, data, kernels
 from snnrun.bench.phases import in_turn, phases, wait
 from snnrun.compiled import parallel
 from snnrun.errors import SnnrunError
@@ -196,6 +196,7 @@ def _in_own_process(job: Job) -> dict[str, Any]:
 
 def child() -> None:
     """Measure the job on the standard input and print the result."""
+    collector.seldom()  # as in a training: one look through all objects would stand as a millisecond of some phase
     options, threads = pickle.load(sys.stdin.buffer)
     device = hardware.set_up(options["device"], threads)
     backend = kernels.use(options["kernels"], device.type)
