@@ -27,7 +27,7 @@ ROOMS = {
     "paper": {"runs"},
     "sweep": {"beside", "config", "display", "locks", "record", "run", "tracking", "train"},
     "runs": {"record", "run", "tracking"},
-    "bench": {"compiled", "data", "kernels", "network", "record", "rules", "run", "train"},
+    "bench": {"collector", "compiled", "data", "kernels", "network", "record", "rules", "run", "train"},
     "nir": {"kernels", "network", "record", "rules"},
     "run": {
         *("beside", "compiled", "config", "data", "display", "encoders", "kernels", "liquid", "models", "network"),
