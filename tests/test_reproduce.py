@@ -348,12 +348,12 @@ def test_without_validation_the_last_epoch_is_shown() -> None:
 def test_core_hours_are_those_of_processors_where_they_were_counted() -> None:
     run = invented()
     run.tags["device"] = "CPU, 2 threads"
-    run.epochs = [{"time/epoch_s": 1800.0, "time/cpu_s": 2700.0}, {"time/epoch_s": 1800.0}]
-    assert outcome.core_hours(run) == pytest.approx(0.75 + 1.0)
+    run.epochs = [{"time/epoch_s": 1800.0, "time/cpu_s": 2700.0}, {"time/epoch_s": 1800.0, "time/cpu_s": 3600.0}]
+    assert outcome.core_hours(run) == pytest.approx(1.75)
     run.tags["processes"] = "4"
     assert outcome.core_hours(run) is None
     run.tags |= {"processes": "1", "device": "NVIDIA H200"}
     assert outcome.core_hours(run) is None
     run.tags["device"] = "CPU, 1 threads"
-    run.epochs.append({"epoch": 3.0})
-    assert outcome.core_hours(run) is None
+    run.epochs.append({"epoch": 3.0, "time/epoch_s": 1800.0})
+    assert outcome.core_hours(run) is None, "of an earlier version"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -121,13 +119,13 @@ def _line(row: Published, entry: Entry | None, parameters: int | None) -> Line:
 def core_hours(run: Run) -> float | None:
     """The processors' time of a run's epochs in hours; None where it did not run on a CPU, in one process.
 
-    Of runs that did not count it, the time that passed, times the threads.
+    Earlier versions did not count it. The time that passed tells little, since a machine has other work.
     """
-    found = re.fullmatch(r"CPU, (\d+) threads?", run.tags.get("device", ""))
-    if found is None or run.tags.get("processes", "1") != "1":
+    epochs = history(run)
+    alone = run.tags.get("device", "").startswith("CPU") and run.tags.get("processes", "1") == "1"
+    if not alone or not epochs or not all("time/cpu_s" in epoch for epoch in epochs):
         return None
-    seconds = [epoch.get("time/cpu_s", int(found[1]) * epoch.get("time/epoch_s", math.nan)) for epoch in history(run)]
-    return sum(seconds) / 3600 if seconds and not math.isnan(sum(seconds)) else None
+    return sum(epoch["time/cpu_s"] for epoch in epochs) / 3600
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
