@@ -31,7 +31,9 @@ FACTS = {
 
 
 def test_the_laws() -> None:
-    assert [scaled(0.02, 4.0, law) for law in ("sqrt", "linear", "none")] == [0.04, 0.08, 0.02]
+    laws = ("sqrt_down", "sqrt", "linear", "none")
+    assert [scaled(0.02, 4.0, law) for law in laws] == [0.02, 0.04, 0.08, 0.02]
+    assert [scaled(0.02, 0.25, law) for law in laws] == [0.01, 0.01, 0.005, 0.02]
     assert scaled(0.3, 1.0, "sqrt") == 0.3, "to the bit"
 
 
@@ -48,7 +50,9 @@ def test_every_tuned_rate_belongs_to_a_batch_size() -> None:
     ("overrides", "rate", "note"),
     [
         ([], 0.004, None),
-        (["train.batch_size=64"], 0.008, "0.004 at batches of 16, times sqrt(64/16)"),
+        (["train.batch_size=64"], 0.004, None),
+        (["train.batch_size=4"], 0.002, "0.004 at batches of 16, times sqrt(4/16)"),
+        (["train.batch_size=64", "train.lr_scaling=sqrt"], 0.008, "0.004 at batches of 16, times sqrt(64/16)"),
         (["train.batch_size=64", "train.lr_scaling=linear"], 0.016, "0.004 at batches of 16, times 64/16"),
         (["train.batch_size=4", "train.lr_scaling=none"], 0.004, None),
         (["train.batch_size=64", "train.lr=0.03"], 0.03, None),

@@ -71,7 +71,7 @@ def standing(cfg: DictConfig, values: Mapping[str, Any]) -> dict[str, str | None
     }
 
 
-_LAWS = {"sqrt": "sqrt({}/{})", "linear": "{}/{}"}
+_LAWS = {"sqrt_down": "sqrt({}/{})", "sqrt": "sqrt({}/{})", "linear": "{}/{}"}
 
 
 def about(facts: Mapping[str, Any], values: Mapping[str, Any]) -> str:

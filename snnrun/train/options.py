@@ -34,7 +34,7 @@ class Options:
     epochs: Annotated[int, Range(at_least=1)]
     batch_size: Annotated[int, Range(at_least=1)] = 16
     lr: Annotated[float, Range(above=0)] = 0.004
-    lr_scaling: Literal["sqrt", "linear", "none"] = "sqrt"
+    lr_scaling: Literal["sqrt_down", "sqrt", "linear", "none"] = "sqrt_down"
     schedule: Literal["constant", "cosine", "inverse_sqrt", "inverse_sqrt_late", "step", "onecycle"] = "cosine"
     schedule_milestones: Annotated[Sequence[int], Range(at_least=1)] = (40, 80)
     schedule_factor: Annotated[float, Range(above=0)] = 0.1
@@ -112,8 +112,9 @@ def scaled(lr: float, growth: float, law: str) -> float:
 
     `sqrt` is for optimisers whose step does not depend on the gradient's scale, such as Adam (Malladi et al. 2022, "On
     the SDEs and scaling rules for adaptive gradient algorithms"), `linear` for SGD (Goyal et al. 2017, "Accurate, large
-    minibatch SGD"), `none` keeps the rate.
+    minibatch SGD"), `none` keeps the rate. `sqrt_down` is `sqrt` for smaller batches and keeps the rate for larger
+    ones: a tuned rate is close to the largest at which a rule learns at all.
     """
-    if law == "none" or growth == 1:
+    if law == "none" or growth == 1 or (law == "sqrt_down" and growth > 1):
         return lr
-    return lr * (math.sqrt(abs(growth)) if law == "sqrt" else growth)
+    return lr * (growth if law == "linear" else math.sqrt(abs(growth)))
