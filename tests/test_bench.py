@@ -290,7 +290,7 @@ def test_a_training_that_diverges_is_told() -> None:
     with torch.no_grad():
         training.network.get_parameter("layers.0.weight").fill_(float("nan"))
     training.gradients = lambda *_: Step(float("nan"), 1.0, torch.zeros(0, 10))  # type: ignore[method-assign]
-    with pytest.raises(SnnrunError, match=r"diverged\. Lower train\.lr \(now 0\.00707107\)"):
+    with pytest.raises(SnnrunError, match=rf"diverged\. Lower train\.lr \(now {training.options.lr:g}\)"):
         measure._warm_up(training, 8)
 
 

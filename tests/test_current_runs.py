@@ -104,10 +104,11 @@ def test_currents_cost_a_product_for_each_value(rule: StRsbp | StbpRule, topolog
 
 
 def test_a_rule_gets_what_it_needs_with_an_encoder() -> None:
-    """And what a corpus needs, or the command line says, wins."""
+    """It wins over what a pair was tuned to with another encoder; the command line wins over both."""
     stbp = compose(["model=stbp", "encoder=direct"])
     assert stbp["encoder"] == {"name": "direct", "steps": 20, "attenuation": 1.0}
     assert (stbp["model"]["decay"], stbp["model"]["v_th"]) == (0.8, [1.0])
+    assert compose(["model=stbp"])["model"]["decay"] != 0.8
     assert compose(["model=stbp", "encoder=direct", "encoder.steps=7"])["encoder"]["steps"] == 7
     assert compose(["model=stbp", "encoder=direct", "input=none"])["encoder"]["steps"] == 400
     assert compose(["encoder=direct"])["encoder"] == {"name": "direct", "steps": 200, "attenuation": 2.0}
