@@ -44,8 +44,9 @@ def explain(error: BaseException, overrides: list[str]) -> str | None:
         mark = error.problem_mark
         where = f"{mark.name}, line {mark.line + 1}" if mark else "a config file"
         return f"{where}: not valid YAML: {error.problem or error.context}"
-    if str(error).startswith("Error resolving interpolation '${model}_${data}'"):
-        return "model, data: each must be the name of one option: model=NAME data=NAME, or left alone."
+    pairs = ("${model}_${data}", "${model}_${encoder}")
+    if str(error).startswith(tuple(f"Error resolving interpolation '{pair}'" for pair in pairs)):
+        return "model, data, encoder: each must name one option: model=NAME data=NAME encoder=NAME, or be left alone."
     if isinstance(error, InterpolationKeyError) and "--resolve" in overrides and "hydra" in overrides:
         return "--resolve: Hydra's own settings refer to the run's. Write --cfg all --resolve, or leave --resolve out."
     if isinstance(error, HydraException | OmegaConfBaseException):
