@@ -243,11 +243,7 @@ def _print(found: Outcome) -> None:
 
     out = tables.console()
     tables.say(out, pages.head(found))
-    shown = [
-        tables.Column(column.title, [column.cell(line) for line in found.lines], column.rank, column.right)
-        for column in pages.columns(found.lines)
-    ]
-    missing = tables.print_table(shown, out, ["bold" if line.seeds else "dim" for line in found.lines])
+    missing = tables.print_table(pages.filled(found), out, ["bold" if line.seeds else "dim" for line in found.lines])
     for aside in pages.asides(found):
         tables.say(out, aside)
     if missing:

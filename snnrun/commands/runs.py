@@ -74,15 +74,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=f"{FILTERS} Rows are ranked by validation accuracy and tested against the best, or against the row that "
         "--against names, with what each has changed of it.",
     )
-    compare.add_argument("filters", nargs="*", metavar="filter")
-    compare.add_argument("--by", type=_words, metavar="KEY,...", help="group by these only, such as model,train.lr")
-    compare.add_argument(
-        "--metric", action="append", metavar="KEY", help="figures to compare, the first ranks; may be repeated"
-    )
-
-    compare.add_argument("--against", metavar="VALUE", help="test against this row, such as base of --by label")
-    compare.add_argument("--out", type=folder, metavar="FILE", help="write the tables there, as Markdown")
-    compare.add_argument("--title", default="Runs compared", metavar="TEXT", help="the heading of that file")
+    _add_comparison(compare)
 
     best = command("best", "the run of each corpus with the highest validation accuracy", _best, epilog=FILTERS)
     best.add_argument("filters", nargs="*", metavar="filter")
@@ -104,6 +96,17 @@ def _parser() -> argparse.ArgumentParser:
     missing.add_argument("--outputs", type=folder, default=Path("outputs"), help="the folder that the runs wrote to")
     missing.add_argument("--uri", help="the store (default: that of the run's config)")
     return parser
+
+
+def _add_comparison(compare: argparse.ArgumentParser) -> None:
+    compare.add_argument("filters", nargs="*", metavar="filter")
+    compare.add_argument("--by", type=_words, metavar="KEY,...", help="group by these only, such as model,train.lr")
+    compare.add_argument(
+        "--metric", action="append", metavar="KEY", help="figures to compare, the first ranks; may be repeated"
+    )
+    compare.add_argument("--against", metavar="VALUE", help="test against this row, such as base of --by label")
+    compare.add_argument("--out", type=folder, metavar="FILE", help="write the tables there, as Markdown")
+    compare.add_argument("--title", default="Runs compared", metavar="TEXT", help="the heading of that file")
 
 
 def _words(text: str) -> list[str]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import html
-import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from snnrun.paper.pages import PAGE
 from snnrun.reproduce.outcome import Line, Ours, Outcome
+from snnrun.runs import tables
 
 EXPLANATION = (
     "Test accuracies in percent. Parameters, epochs and published figures are as printed; built are the parameters of "
@@ -53,6 +53,14 @@ def columns(lines: Sequence[Line]) -> list[Column]:
     if any(line.chosen is None and line.seeds for line in lines):
         shown.insert(12, Column("last epoch", lambda line: mean(line.last), 14))
     return shown
+
+
+def filled(found: Outcome) -> list[tables.Column]:
+    """The columns with their cells."""
+    return [
+        tables.Column(column.title, [column.cell(line) for line in found.lines], column.rank, column.right)
+        for column in columns(found.lines)
+    ]
 
 
 def mean(measure: Ours | None) -> str:
@@ -108,32 +116,23 @@ def head(found: Outcome) -> str:
 
 def markdown(found: Outcome) -> str:
     """A page with the table and its notes."""
-    facts = [f"- {_md(fact)}" for fact in found.facts]
-    return "\n".join([f"# {_md(head(found))}", "", *facts, "", *_table(found), "", *_paragraphs(asides(found))]) + "\n"
+    lines = [f"# {tables.markdown(head(found))}", "", *(f"- {tables.markdown(fact)}" for fact in found.facts), ""]
+    lines += [*tables.markdown_table(filled(found)), "", *_paragraphs(asides(found))]
+    return "\n".join(lines) + "\n"
 
 
 def all_markdown(outcomes: Sequence[Outcome], facts: Sequence[str]) -> str:
     """A page with several tables: what they have in common said once."""
-    lines = ["# Results", "", *(f"- {_md(fact)}" for fact in facts), "", _md(EXPLANATION)]
+    lines = ["# Results", "", *(f"- {tables.markdown(fact)}" for fact in facts), "", tables.markdown(EXPLANATION)]
     for found in outcomes:
-        lines += ["", f"## {_md(head(found))}", "", *(f"    {fact}" for fact in found.facts), "", *_table(found), ""]
+        lines += ["", f"## {tables.markdown(head(found))}", "", *(f"    {fact}" for fact in found.facts), ""]
+        lines += [*tables.markdown_table(filled(found)), ""]
         lines += _paragraphs(asides(found)[1:])
     return "\n".join(lines).rstrip() + "\n"
 
 
 def _paragraphs(texts: Sequence[str]) -> list[str]:
-    return "\n\n".join(map(_md, texts)).split("\n")
-
-
-def _table(found: Outcome) -> list[str]:
-    shown = columns(found.lines)
-    lines = [f"| {' | '.join(_md(column.title) for column in shown)} |"]
-    lines.append("|" + "|".join("--:" if column.right else "---" for column in shown) + "|")
-    return [*lines, *(f"| {' | '.join(_md(column.cell(line)) for column in shown)} |" for line in found.lines)]
-
-
-def _md(text: str) -> str:
-    return re.sub(r"([\\`*_<>|\[\]])", r"\\\1", text.replace("\n", " "))
+    return "\n\n".join(map(tables.markdown, texts)).split("\n")
 
 
 def latex(found: Outcome) -> str:

@@ -22,13 +22,13 @@ from snnrun.errors import SnnrunError, UsageError
 from snnrun.record import journal, names, run_lock
 from snnrun.record.run_folder import NAMED, RunFolder, folders, matching
 from snnrun.runs import records
+from snnrun.tracking.sweep_run import LABEL_TAG
 
 Warn = Callable[[str], None]
 
 STATUS = {"FINISHED": "finished", "KILLED": "interrupted", "FAILED": "failed"}
 STATUSES = ("finished", "interrupted", "failed", "running", "killed", "unfinished")
 RESUMED_TAG = "snnrun.resumed"
-LABEL_TAG = "snnrun.label"  # the name of a point of search=list
 PAGE = 1000  # runs of one answer of the store
 CURVES = ("train/loss", "train/accuracy", "validation/accuracy", "test/accuracy", "time/epoch_s")
 # Corpora whose origin their name tells; of the others it is known from the record alone.

@@ -216,20 +216,23 @@ def legend(sections: Sequence[Section]) -> str:
 
 def comparison_page(sections: Sequence[Section], title: str, facts: Sequence[str]) -> str:
     """The tables of `comparison` as a page of Markdown."""
-    lines = [f"# {_md(title)}", "", *(f"- {_md(fact)}" for fact in facts)]
+    lines = [f"# {markdown(title)}", "", *(f"- {markdown(fact)}" for fact in facts)]
     for section in sections:
-        shown = comparison_columns(section)
-        lines += ["", f"## {_md(section.title)}", ""]
-        lines.append(f"| {' | '.join(_md(column.title) for column in shown)} |")
-        lines.append("|" + "|".join("--:" if column.right else "---" for column in shown) + "|")
-        for place in range(len(section.groups)):
-            lines.append(f"| {' | '.join(_md(column.cells[place]) for column in shown)} |")
-        lines += ["", *(f"- {_md(note)}" for note in section.notes)]
-    return "\n".join([*lines, "", _md(legend(sections))]) + "\n"
+        lines += ["", f"## {markdown(section.title)}", "", *markdown_table(comparison_columns(section))]
+        lines += ["", *(f"- {markdown(note)}" for note in section.notes)]
+    return "\n".join([*lines, "", markdown(legend(sections))]) + "\n"
 
 
-def _md(text: str) -> str:
-    return re.sub(r"([\\`*_<>|\[\]])", r"\\\1", text)
+def markdown_table(columns: Sequence[Column]) -> list[str]:
+    """The lines of a table in Markdown."""
+    rows = [[column.title for column in columns], *zip(*(column.cells for column in columns), strict=True)]
+    head, *others = [f"| {' | '.join(map(markdown, row))} |" for row in rows]
+    return [head, "|" + "|".join("--:" if column.right else "---" for column in columns) + "|", *others]
+
+
+def markdown(text: str) -> str:
+    """A text as it is, in Markdown."""
+    return re.sub(r"([\\`*_<>|\[\]])", r"\\\1", text.replace("\n", " "))
 
 
 def best(found: Sequence[Best], out: Console) -> None:
