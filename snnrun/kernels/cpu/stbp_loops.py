@@ -89,7 +89,8 @@ def stbp_block(
     u, n = like, like
     for t in range(words.shape[1]):
         drive = usual + add_rows(like, rows, padded, offset, inputs, begin[2 * t], begin[2 * t + 1])
-        drive = drive - add_rows(like, rows, padded, offset, inputs, begin[2 * t + 1], begin[2 * t + 2])
+        if begin[0]:
+            drive = drive - add_rows(like, rows, padded, offset, inputs, begin[2 * t + 1], begin[2 * t + 2])
         u, fired = stbp_fire(like, drive, u, b, t, offset, layer, words, membrane)
         n = choose(fired, n + one, n)
     store(counts, b * padded + offset, n)

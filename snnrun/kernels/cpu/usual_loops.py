@@ -56,6 +56,23 @@ def room_for_sides(words: Words) -> tuple[Words, Words]:
 
 
 @part
+def added(x: np.uint64, y: np.uint64, z: np.uint64) -> tuple[np.uint64, np.uint64]:
+    """Sum and carry of three bits, for 64 of them at once."""
+    either = x ^ y
+    return either ^ z, (x & y) | (either & z)
+
+
+@part
+def counted(planes: Words, low: int, size: int, carry: np.uint64) -> np.uint64:
+    """Add bits that count 2**low each to the counters; what they carry beyond the last plane."""
+    for p in range(low, size):
+        before = planes[p]
+        planes[p] = before ^ carry
+        carry &= before
+    return carry
+
+
+@part
 def usual_bits(words: Words, b: int, w: int, planes: Words) -> np.uint64:
     """Bits of the inputs of word w whose spikes are more than their silent steps and one more.
 
@@ -68,13 +85,14 @@ def usual_bits(words: Words, b: int, w: int, planes: Words) -> np.uint64:
     for p in range(size):
         planes[p] = ~np.uint64(0) if start >> p & 1 else np.uint64(0)
     usual = np.uint64(0)
-    for t in range(steps):
-        carry = words[b, t, w]
-        for p in range(size):
-            before = planes[p]
-            planes[p] = before ^ carry
-            carry &= before
-        usual |= carry
+    fours = steps - steps % 4
+    for t in range(0, fours, 4):
+        planes[0], first = added(planes[0], words[b, t, w], words[b, t + 1, w])
+        planes[0], second = added(planes[0], words[b, t + 2, w], words[b, t + 3, w])
+        planes[1], carry = added(planes[1], first, second)
+        usual |= counted(planes, 2, size, carry)
+    for t in range(fours, steps):
+        usual |= counted(planes, 0, size, words[b, t, w])
     return usual
 
 
@@ -108,8 +126,9 @@ def list_exceptions(words: Words, b: int, room: Steps) -> None:
         for w in range(words.shape[2]):
             count = list_few(words[b, t, w] & ~usual[w], 64 * w, inputs, count)
         begin[2 * t + 1] = count
-        for w in range(words.shape[2]):
-            count = list_few(usual[w] & ~words[b, t, w], 64 * w, inputs, count)
+        if begin[0]:
+            for w in range(words.shape[2]):
+                count = list_few(usual[w] & ~words[b, t, w], 64 * w, inputs, count)
         begin[2 * t + 2] = count
 
 
