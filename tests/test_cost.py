@@ -14,7 +14,7 @@ from snnrun.kernels import pack, reference, unpack
 from snnrun.network import Network
 from snnrun.rules import Hm2Bp, LeeRule, SlayerRule, StbpRule, StRsbp
 from snnrun.rules.base import spread
-from snnrun.train import cost, firing
+from snnrun.train import cost, firing, synapses
 
 SAMPLES, STEPS, INPUTS = 70, 30, 9  # more than one batch of an evaluation
 
@@ -103,7 +103,7 @@ def test_a_dense_network_of_the_same_shape(split: Split) -> None:
 
 def test_without_inhibition_the_output_has_no_recurrent_synapses(split: Split) -> None:
     net = network("strsbp", lateral=0.0)
-    assert cost.fan_out(net.layers[2], net.rule).recurrent is None
+    assert synapses.fan_out(net.layers[2], net.rule).recurrent is None
     spent = cost.cost(net, recorded(net, split))
     assert spent.layers["output"].operations == pytest.approx(4 * spent.layers["hidden2"].spikes)
 
@@ -138,7 +138,7 @@ def test_synapses_of_windows_are_those_that_carry_a_spike(rule: str, topology: s
     sizes = [net.inputs, *net.sizes]
     for number, layer in enumerate(net.layers):
         window = layer.kind.window
-        found = cost.fan_out(layer, net.rule).forward
+        found = synapses.fan_out(layer, net.rule).forward
         assert len(found) == sizes[number]
         reached = torch.zeros(sizes[number])
         one = torch.eye(sizes[number])
@@ -151,4 +151,4 @@ def test_synapses_of_windows_are_those_that_carry_a_spike(rule: str, topology: s
             reached = (one @ whole.T != 0).sum(dim=1)
             macs = weight.numel()
         assert found.tolist() == reached.tolist()
-        assert cost.dense_operations(layer) == (0 if layer.kind.pool else macs)
+        assert synapses.dense_operations(layer) == (0 if layer.kind.pool else macs)

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from snnrun import declared
 from snnrun.ann.inputs import Bins
-from snnrun.ann.mlp import ACTIVATIONS, glorot
+from snnrun.ann.mlp import ACTIVATIONS, dense_connections, glorot
 from snnrun.ann.module import AnnModel, Dropout, seeded
 from snnrun.declared import Range
 from snnrun.errors import UsageError
-from snnrun.network.model import Design, Scores, Signal
+from snnrun.network.model import Connection, Design, Scores, Signal
 from snnrun.network.topology import ConvSpec, LayerSpec, Planned, check_connections, parse_topology, plan
 
 
@@ -99,6 +99,10 @@ class CnnModel(AnnModel):
             name: layer.weight.numel() * positions if isinstance(layer, nn.Linear | nn.Conv2d) else 0
             for (name, layer), positions in zip(self.layers.items(), self._positions, strict=True)
         }
+
+    def connections(self) -> dict[str, Connection]:
+        """The convolutions and the dense layers."""
+        return dense_connections(self.layers, self._activation)
 
 
 def _layer(planned: Planned, options: Cnn) -> nn.Module:

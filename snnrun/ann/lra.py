@@ -26,10 +26,10 @@ from torch.nn import functional
 
 from snnrun import declared
 from snnrun.ann.inputs import Bins
-from snnrun.ann.mlp import dense_macs, linear_layers, widths
+from snnrun.ann.mlp import dense_connections, dense_macs, linear_layers, widths
 from snnrun.ann.module import AnnModel, seeded
 from snnrun.declared import Range
-from snnrun.network.model import Design, Signal
+from snnrun.network.model import Connection, Design, Signal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +150,10 @@ class LraModel(AnnModel):
         """Multiply-accumulates of each layer: a weight is used once."""
         del passes
         return dense_macs(self.layers)
+
+    def connections(self) -> dict[str, Connection]:
+        """The layers, without their error weights."""
+        return dense_connections(self.layers, torch.tanh)
 
 
 class _Updates(torch.autograd.Function):

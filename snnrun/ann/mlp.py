@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -15,7 +15,7 @@ from snnrun.ann.inputs import Bins
 from snnrun.ann.module import AnnModel, Dropout, seeded
 from snnrun.declared import Range
 from snnrun.errors import UsageError
-from snnrun.network.model import Design, Scores, Signal
+from snnrun.network.model import Connection, Design, Scores, Signal
 from snnrun.network.topology import LayerSpec, parse_topology
 
 ACTIVATIONS = {"relu": torch.relu, "tanh": torch.tanh}
@@ -123,6 +123,13 @@ class MlpModel(AnnModel):
         first = {} if self._components is None else {"components": self._components.axes.numel()}
         return first | dense_macs(self.layers)
 
+    def connections(self) -> dict[str, Connection]:
+        """The dense layers, and before them the components, whose axes are weights."""
+        found = dense_connections(self.layers, self._activation)
+        if self._components is None:
+            return found
+        return {"components": Connection(self._components, self._components.axes), **found}
+
 
 def linear_layers(names: Sequence[str], inputs: int, sizes: Sequence[int], bias: bool) -> dict[str, nn.Module]:
     """Dense layers by name, one behind the other."""
@@ -133,6 +140,15 @@ def linear_layers(names: Sequence[str], inputs: int, sizes: Sequence[int], bias:
 def dense_macs(layers: nn.ModuleDict) -> dict[str, float]:
     """Multiply-accumulates of dense layers."""
     return {name: layer.weight.numel() for name, layer in layers.items() if isinstance(layer, nn.Linear)}
+
+
+def dense_connections(layers: nn.ModuleDict, activity: Callable[[Tensor], Tensor]) -> dict[str, Connection]:
+    """Dense layers and convolutions with the weights that they multiply. The output has no activities, but logits."""
+    return {
+        name: Connection(layer, layer.weight, None if name == "output" else activity)
+        for name, layer in layers.items()
+        if isinstance(layer, nn.Linear | nn.Conv2d)
+    }
 
 
 def glorot(layers: nn.ModuleDict) -> None:

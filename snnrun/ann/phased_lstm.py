@@ -71,7 +71,7 @@ class PhasedLstm(Recurrent):
 class PhasedLstmModel(RecurrentModel):
     """See `PhasedLstm`."""
 
-    letter, gates = "PL", 4
+    letter, gates, suffix = "PL", 4, ""
 
     def cell(self, options: PhasedLstm, inputs: int, size: int) -> PhasedLayer:
         """A layer. The time of an input is that of the beginning of its bin; rows of an image are a step apart."""

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from snnrun import declared
 from snnrun.ann.components import Scale
 from snnrun.ann.inputs import Bins, lengths
-from snnrun.ann.mlp import dense_macs, linear_layers
+from snnrun.ann.mlp import dense_connections, dense_macs, linear_layers
 from snnrun.ann.module import AnnModel, Dropout, seeded
 from snnrun.declared import Range
 from snnrun.errors import UsageError
-from snnrun.network.model import Design, Scores, Signal
+from snnrun.network.model import Connection, Design, Scores, Signal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +102,7 @@ class RecurrentModel(AnnModel):
 
     letter: str  # of a layer, in `chain`
     gates: int
+    suffix = "_l0"  # of the names of a recurrent layer's weights
 
     def __init__(self, options: Recurrent, signal: Signal, outputs: int) -> None:
         super().__init__()
@@ -177,6 +178,15 @@ class RecurrentModel(AnnModel):
             for name, inputs, size in zip(self._recurrent, before, self.sizes, strict=False)
         }
         return steps | dense_macs(self.layers)
+
+    def connections(self) -> dict[str, Connection]:
+        """The weights of all layers. The activities of recurrent ones are their outputs."""
+        found = {}
+        for name in self._recurrent:
+            layer = self.layers[name]
+            weights = [getattr(layer, f"weight_{kind}{self.suffix}") for kind in ("ih", "hh")]
+            found[name] = Connection(layer, weights[0], lambda outputs: outputs, weights[1])
+        return found | dense_connections(self.layers, torch.relu)
 
 
 class LstmModel(RecurrentModel):

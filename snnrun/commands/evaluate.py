@@ -222,4 +222,5 @@ def _lines(evaluation: Evaluation) -> list[str]:
         "",
         f"cost of an inference{several}: {evaluation.cost}",
         *(f"  {name:<{of_layer}}  {line}" for name, line in by_layer.items()),
+        f"NeuroBench: {evaluation.cost.neurobench}",
     ]

@@ -26,7 +26,7 @@ from snnrun.errors import UsageError
 from snnrun.kernels import Lif, Synapses, ops
 from snnrun.liquid.readings import read, reading_weights
 from snnrun.liquid.reservoir import Wiring, draw_inputs, draw_neurons
-from snnrun.network.model import Design, FanOut, Model, Signal
+from snnrun.network.model import Connection, Design, FanOut, Model, Signal
 
 # The version of what a state is: a change of the liquid or of its reading makes stored states useless.
 VERSION = 1
@@ -155,6 +155,7 @@ class LsmModel(Model):
         for name, make in (("mean", torch.zeros), ("spread", torch.ones)):
             self.register_buffer(name, make(features if options.normalise == "standard" else 0))
         self.readout = nn.Parameter(torch.zeros(outputs, features))
+        self._state = nn.Identity()  # what the readout gets, for those who watch
 
     @property
     def chain(self) -> str:
@@ -176,7 +177,7 @@ class LsmModel(Model):
             state = read(own, self.sizes[0], self._readings.to(inputs.device))
         else:
             counts, state = inputs[:, 0, : self.sizes[0]], inputs[:, 0, self.sizes[0] :]
-        state = self.normalised(state.to(self.readout.dtype))
+        state = self._state(self.normalised(state.to(self.readout.dtype)))
         return Response(state @ self.readout.T, [counts], spikes)
 
     def simulate(self, spikes: Tensor) -> tuple[Tensor, Tensor]:
@@ -233,8 +234,13 @@ class LsmModel(Model):
 
     def fan_out(self) -> dict[str, FanOut]:
         """The synapses of the liquid."""
-        recurrent = self.recurrent_pre.bincount(minlength=self.sizes[0])
-        return {"liquid": FanOut((self.input_weight != 0).sum(dim=0), recurrent)}
+        inputs, size = (self.input_weight != 0).sum(dim=0), self.sizes[0]
+        working = self.recurrent_pre[self.recurrent_weight != 0].bincount(minlength=size)
+        return {"liquid": FanOut(inputs, self.recurrent_pre.bincount(minlength=size), FanOut(inputs, working))}
+
+    def connections(self) -> dict[str, Connection]:
+        """The readout, on the state."""
+        return {"output": Connection(self._state, self.readout)}
 
     def trained(self) -> Iterator[tuple[nn.Parameter, Tensor | None]]:
         """The readout's weights."""

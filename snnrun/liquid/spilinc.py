@@ -295,9 +295,15 @@ class SpiLinCModel(LocalModel):
 
     def fan_out(self) -> dict[str, FanOut]:
         """The synapses of each liquid."""
-        wires, found = self.liquids, {}
-        forward = wires.pre.bincount(minlength=self.inputs)
-        recurrent = torch.split(wires.recurrent.pre.bincount(minlength=sum(self.sizes)), self.options.neurons)
+        wires = self.liquids
+        every = self._fan_out(wires.pre, wires.recurrent.pre)
+        working = self._fan_out(wires.pre[self.weight != 0], wires.recurrent.pre[wires.recurrent.weight != 0])
+        return {name: fan._replace(working=working[name]) for name, fan in every.items()}
+
+    def _fan_out(self, pre: Tensor, recurrent_pre: Tensor) -> dict[str, FanOut]:
+        """Of synapses that start at these inputs and these neurons."""
+        forward, found = pre.bincount(minlength=self.inputs), {}
+        recurrent = torch.split(recurrent_pre.bincount(minlength=sum(self.sizes)), self.options.neurons)
         for name, low, high, own in zip(self.layer_names, self._edges, self._edges[1:], recurrent, strict=False):
             inputs = torch.zeros_like(forward)
             inputs[low:high] = forward[low:high]

@@ -7,7 +7,7 @@ fire (`spiking`) is measured in spikes and synaptic operations, any other in mul
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -49,10 +49,32 @@ class Outcome(Protocol):
 
 
 class FanOut(NamedTuple):
-    """Number of a layer's synapses that start at each input of the model, (I,), and at each of its neurons, (N,)."""
+    """Number of a layer's synapses that start at each input of the model, (I,), and at each of its neurons, (N,).
+
+    `working` are those whose weight is not 0; None for all of them.
+    """
 
     inputs: Tensor
     recurrent: Tensor
+    working: FanOut | None = None
+
+
+class Connection(NamedTuple):
+    """The weights of a layer that multiply real values.
+
+    Attributes:
+        module: What gets these values, as its first argument: (B, I), (B, T, I), or images (B, C, rows, columns).
+        weight: (N, I), or the kernels (K, C, height, width) of a `nn.Conv2d`.
+        activity: Makes the activities of the layer's neurons of what the module gives; None if they are none, as the
+            logits.
+        recurrent: Weights (M, N) that multiply what the module gave a step before, or None. The module then gives
+            (B, T, N), alone or first.
+    """
+
+    module: nn.Module
+    weight: Tensor
+    activity: Callable[[Tensor], Tensor] | None = None
+    recurrent: Tensor | None = None
 
 
 class Scores(NamedTuple):
@@ -150,6 +172,13 @@ class Model(nn.Module, ABC):
 
     def fan_out(self) -> dict[str, FanOut]:
         """The synapses of the layers that fire, all of which the input reaches directly. Here there is none."""
+        return {}
+
+    def connections(self) -> dict[str, Connection]:
+        """The weights that multiply real values, by layer, see `Connection`. Here none.
+
+        Without one for each layer that `macs` has, the operations of such a layer are not counted by what is 0.
+        """
         return {}
 
     def shares(self, scores: Tensor) -> Tensor:

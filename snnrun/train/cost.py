@@ -13,6 +13,8 @@ Currents of an input are no spikes: the first layer multiplies each of their val
 (`LayerCost.current_macs`), however many steps the value lasts. This counts to the energy of the synaptic operations.
 
 A model without spikes costs multiply-accumulates (`MacCost`): a recurrent one those of all steps that a sample has.
+
+The metrics of NeuroBench stand beside these figures, see `neurobench`.
 """
 
 from __future__ import annotations
@@ -21,62 +23,16 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
 
-from snnrun.kernels import reference
 from snnrun.network import Layer, Network
 from snnrun.network.model import Model
-from snnrun.rules import Rule
 from snnrun.train.firing import Firing
+from snnrun.train.neurobench import NeuroBench, measure
+from snnrun.train.synapses import dense_operations, fan_out
 
 ACCUMULATE_PJ, MULTIPLY_ACCUMULATE_PJ = 0.9, 4.6
 LIQUID_VARIABLES = 2  # of a neuron of a liquid: synapse and membrane
 UNITS = ((1.0, "nJ"), (1e3, "µJ"), (1e6, "mJ"))
-
-
-@dataclass(frozen=True)
-class FanOut:
-    """Number of a layer's synapses that start at each of its inputs, `forward` (I,), and neurons, `recurrent` (N,)."""
-
-    forward: Tensor
-    recurrent: Tensor | None = None
-
-
-def fan_out(layer: Layer, rule: Rule) -> FanOut:
-    """Number of synapses of a layer by their pre-neuron, with the fixed inhibition of an output layer.
-
-    For a convolution or a spiking pool, these are the synapses of the windows that see the pre-neuron. An average pool
-    is not a layer. A spike goes through it to the synapses of the next layer, unless it lies beyond the last whole
-    square.
-    """
-    weight, kind = layer.weight, layer.kind
-    if kind.window is not None:
-        window = kind.window
-        seen = reference.drive_by_input(torch.ones(1, window.neurons), torch.ones(weight.shape), window)[0]
-        return FanOut((seen * window.pool**2).round().long())
-    neurons, inputs = weight.shape
-    recurrent = None if layer.recurrent_mask is None else layer.recurrent_mask.sum(dim=0)
-    if kind.output and getattr(rule, "lateral", False):
-        recurrent = torch.full((neurons,), neurons - 1)
-    if kind.average is not None:
-        seen = reference.drive_by_input(
-            torch.ones(1, kind.average.neurons), reference.pool_weight(kind.average, torch.ones(())), kind.average
-        )[0]
-        return FanOut(neurons * seen.round().long(), recurrent)
-    return FanOut(torch.full((inputs,), neurons), recurrent)
-
-
-def dense_operations(layer: Layer) -> int:
-    """Multiply-accumulates of one pass of a layer of this shape with real-valued activities.
-
-    A recurrent layer adds all of N x N. A convolution has its window for each of its neurons. A pool only adds, so it
-    has none.
-    """
-    if layer.kind.pool:
-        return 0
-    if layer.kind.window is not None:
-        return int(layer.kind.window.neurons * layer.weight[0].numel())
-    return int(layer.weight.numel() + (0 if layer.recurrent_weight is None else len(layer.weight) ** 2))
 
 
 @dataclass(frozen=True)
@@ -110,6 +66,7 @@ class Cost:
     steps: int
     input_spikes: float | None  # None: the input has currents
     layers: dict[str, LayerCost]
+    neurobench: NeuroBench
 
     @property
     def spikes(self) -> float:
@@ -161,6 +118,7 @@ class Cost:
             "cost/energy_with_updates_nj": self.energy_with_updates_nj,
             "cost/ann_macs": float(self.ann_macs),
             "cost/ann_energy_nj": self.ann_energy_nj,
+            **self.neurobench.metrics(),
         }
 
     def as_dict(self) -> dict[str, Any]:
@@ -179,6 +137,7 @@ class Cost:
             "ann_energy_nj": self.ann_energy_nj,
             "accumulate_pj": ACCUMULATE_PJ,
             "multiply_accumulate_pj": MULTIPLY_ACCUMULATE_PJ,
+            "neurobench": self.neurobench.as_dict(),
             "layers": {name: asdict(layer) for name, layer in self.layers.items()},
         }
 
@@ -205,11 +164,13 @@ class MacCost:
         passes: How often a sample passes through the layers: its steps in a recurrent model, else 1; times the number
             of its presentations.
         layers: Multiply-accumulates of each layer.
+        neurobench: Of the whole model.
     """
 
     samples: int
     passes: float
     layers: dict[str, float]
+    neurobench: NeuroBench
 
     @property
     def macs(self) -> float:
@@ -223,7 +184,12 @@ class MacCost:
 
     def metrics(self) -> dict[str, float]:
         """For the run's record, under `cost/`."""
-        return {"cost/samples": float(self.samples), "cost/macs": self.macs, "cost/mac_energy_nj": self.energy_nj}
+        return {
+            "cost/samples": float(self.samples),
+            "cost/macs": self.macs,
+            "cost/mac_energy_nj": self.energy_nj,
+            **self.neurobench.metrics(),
+        }
 
     def as_dict(self) -> dict[str, Any]:
         """For `cost.json`."""
@@ -234,6 +200,7 @@ class MacCost:
             "macs": self.macs,
             "mac_energy_nj": self.energy_nj,
             "multiply_accumulate_pj": MULTIPLY_ACCUMULATE_PJ,
+            "neurobench": self.neurobench.as_dict(),
             "layers": {name: {"macs": macs} for name, macs in self.layers.items()},
         }
 
@@ -248,6 +215,10 @@ class MacCost:
 
 class Spent(Protocol):
     """The cost of one inference of any model."""
+
+    @property
+    def neurobench(self) -> NeuroBench:
+        """The metrics of NeuroBench."""
 
     def metrics(self) -> dict[str, float]:
         """For the run's record, under `cost/`."""
@@ -268,7 +239,7 @@ def spent(model: Model, firing: Firing) -> Spent:
     number = firing.presentations
     passes = firing.passes / max(firing.samples, 1)
     once = model.macs(passes / number)
-    return MacCost(firing.samples, passes, {name: number * macs for name, macs in once.items()})
+    return MacCost(firing.samples, passes, {name: number * macs for name, macs in once.items()}, measure(model, firing))
 
 
 def cost(network: Network, firing: Firing) -> Cost:
@@ -296,7 +267,7 @@ def cost(network: Network, firing: Firing) -> Cost:
             current_macs=macs,
         )
     spikes = int(totals["input"].sum()) / samples if "input" in totals else None
-    return Cost(firing.samples, firing.steps, spikes, layers)
+    return Cost(firing.samples, firing.steps, spikes, layers, measure(network, firing))
 
 
 def liquid_cost(model: Model, firing: Firing) -> Cost:
@@ -319,7 +290,8 @@ def liquid_cost(model: Model, firing: Firing) -> Cost:
     for name, macs in model.macs(1.0).items():
         size = dict(zip(model.layer_names, model.sizes, strict=True))[name]
         layers[name] = LayerCost(size, 0.0, 0.0, int(macs), 0, int(macs))
-    return Cost(firing.samples, firing.steps, int(totals["input"].sum()) / samples, layers)
+    spikes = int(totals["input"].sum()) / samples
+    return Cost(firing.samples, firing.steps, spikes, layers, measure(model, firing))
 
 
 def _joule(nanojoule: float) -> str:
