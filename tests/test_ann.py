@@ -176,6 +176,7 @@ def test_it_learns_and_says_what_it_is(name: str) -> None:
         "cost/samples": 21.0,
         "cost/macs": sum(model.macs(fired.passes / 21).values()),
         "cost/mac_energy_nj": pytest.approx(spent.macs * 4.6e-3),
+        **spent.neurobench.metrics(),
     }
     assert set(spent.by_layer()) <= set(model.layer_names)
 

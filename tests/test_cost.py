@@ -14,7 +14,7 @@ from snnrun.kernels import pack, reference, unpack
 from snnrun.network import Network
 from snnrun.rules import Hm2Bp, LeeRule, SlayerRule, StbpRule, StRsbp
 from snnrun.rules.base import spread
-from snnrun.train import cost, firing, synapses
+from snnrun.train import cost, firing, neurobench, synapses
 
 SAMPLES, STEPS, INPUTS = 70, 30, 9  # more than one batch of an evaluation
 
@@ -120,12 +120,15 @@ def test_a_part_of_the_samples_is_spread_over_all(split: Split) -> None:
 
 def test_what_is_said_and_recorded() -> None:
     layer = cost.LayerCost(neurons=5, spikes=2.0, operations=2e6, updates=1000, bias_additions=0, ann_macs=50)
-    spent = cost.Cost(samples=3, steps=10, input_spikes=1.0, layers={"output": layer})
+    figures = neurobench.NeuroBench(100, 0.0, 0.9, None)
+    spent = cost.Cost(samples=3, steps=10, input_spikes=1.0, layers={"output": layer}, neurobench=figures)
     assert str(spent) == (
         "2 spikes, 2,000,000 synaptic operations: 1.8 µJ (1.8 µJ with the neurons' updates); "
         "a dense ANN's pass 50 MAC, 0.23 nJ"
     )
     assert spent.metrics()["cost/spikes_output"] == 2.0
+    assert spent.metrics()["cost/activation_sparsity"] == 0.9
+    assert spent.as_dict()["neurobench"]["footprint"] == 100
     assert spent.as_dict()["layers"]["output"]["operations"] == 2e6
 
 

@@ -79,6 +79,7 @@ def test_a_table_for_people_and_files(digits_run: Runs, tmp_path: Path, capsys: 
     assert "digits, test: 360 samples, " in out
     assert "class  samples  recall %  precision %    F1 %" in out
     assert "synaptic operations: " in out
+    assert "\nNeuroBench: footprint " in out
     assert {path.name for path in folder.iterdir()} == {"evaluation.json", "confusion.png", "rates.png", "cost.png"}
     assert json.loads((folder / "evaluation.json").read_text())["samples"] == 360
 
