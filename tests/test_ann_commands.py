@@ -122,6 +122,18 @@ def test_runs_are_compared_and_reported(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("format_", ["pytorch", "onnx"])
+def test_models_are_exported_and_give_the_same_answers(
+    format_: str, swept: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for point in POINTS:
+        words = "export", str(folder_of(swept, point)), "--format", format_, "--check", "40"
+        code, out, err = command(swept, monkeypatch, capsys, *words)
+        assert code == 0, err
+        assert ": 40 samples: 100.000 % of the logits and 100.00 % of the classes are the same" in out, (point, out)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "said"),
     [

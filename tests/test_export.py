@@ -262,7 +262,8 @@ def test_safetensors_say_what_they_are(digits_run: Runs, tmp_path: Path) -> None
     [
         (["--format", "nir"], 2, "model.t_ref=2: NIR's neurons have no refractory period"),
         (["--format", "safetensors", "--allow", "t_ref"], 2, "--allow: it is for --format nir"),
-        (["--format", "safetensors", "--check"], 2, "--check: it is for --format nir"),
+        (["--format", "safetensors", "--check"], 2, "--check: it is for --format nir, onnx, pytorch"),
+        (["--format", "pytorch", "--out", "net.pt"], 2, "--out net.pt: --format pytorch writes a file .py"),
         (["--format", "nir", "--dt", "0"], 2, "--dt 0: a step in seconds is needed"),
         (["--format", "nir", "--check", "0"], 2, "--check 0: a number of test samples"),
         (["--format", "safetensors", "--out", "."], 2, "--out .: this is a folder"),

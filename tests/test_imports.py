@@ -18,8 +18,8 @@ MODULES = sorted(ROOT.rglob("*.py"))
 ROOMS = {
     "cli": {"beside", "collector", "commands", "config", "display", "signals", "tracking"},
     "commands": {
-        *("bench", "compiled", "config", "data", "display", "encoders", "kernels", "network", "nir", "paper", "record"),
-        *("reproduce", "run", "runs", "sweep", "tracking", "train", "tune"),
+        *("bench", "compiled", "config", "data", "display", "encoders", "kernels", "network", "nir", "paper"),
+        *("portable", "record", "reproduce", "run", "runs", "sweep", "tracking", "train", "tune"),
     },
     "plugins": {"config"},  # the names that plugins of users import
     "tune": {"config", "record", "runs", "sweep"},
@@ -29,6 +29,7 @@ ROOMS = {
     "runs": {"record", "run", "tracking"},
     "bench": {"collector", "compiled", "data", "kernels", "network", "record", "rules", "run", "train"},
     "nir": {"kernels", "network", "record", "rules"},
+    "portable": {"ann", "data", "encoders", "kernels", "models", "network", "rules", "run", "train"},
     "run": {
         *("beside", "compiled", "config", "data", "display", "encoders", "kernels", "liquid", "models", "network"),
         *("record", "rules", "tracking", "train"),
@@ -60,7 +61,7 @@ ONLY_IN = {
     "hydra": {"commands", "config", "sweep"},
     "optuna": {"sweep"},
     "omegaconf": {"commands", "config", "record", "sweep"},
-    "torch": {"ann", "bench", "commands", "kernels", "liquid", "network", "nir", "rules", "run", "train"},
+    "torch": {"ann", "bench", "commands", "kernels", "liquid", "network", "nir", "portable", "rules", "run", "train"},
     "matplotlib": {"display", "paper", "sweep"},
     "rich": {"commands", "data", "display", "runs"},
     "scipy": {"data", "runs"},
@@ -73,6 +74,8 @@ ONLY_IN = {
     "librosa": {"encoders"},
     "nir": {"commands", "nir"},
     "spikingjelly": {"nir"},
+    "onnx": {"portable"},
+    "onnxruntime": {"portable"},
     "numba": {"compiled"},
     "llvmlite": {"compiled"},
     "triton": {"kernels"},

@@ -1,4 +1,4 @@
-"""`snnrun export`: a trained network as an NIR graph, or as safetensors that say what they are."""
+"""`snnrun export`: a trained model as a file for other programs."""
 
 from __future__ import annotations
 
@@ -19,9 +19,17 @@ from snnrun.record import names
 if TYPE_CHECKING:
     from snnrun.network import Network
     from snnrun.nir.check import Agreement
+    from snnrun.portable.check import Agreement as Answers
+    from snnrun.run.build import Inputs
     from snnrun.run.trained import Trained
 
-FORMATS = {"nir": "network.nir", "safetensors": "network.safetensors"}
+FORMATS = {
+    "nir": "network.nir",
+    "onnx": "network.onnx",
+    "pytorch": "network.py",
+    "safetensors": "network.safetensors",
+}
+READERS = {"nir": "SpikingJelly", "onnx": "onnxruntime", "pytorch": "plain PyTorch"}  # that --check runs a file in
 SCHEMA = "snnrun.network/1"
 STEP_S = 1e-3
 CHECKED = 100
@@ -40,14 +48,7 @@ TENSORS = {
 def main(arguments: list[str]) -> int:
     """Run the command; returns the exit code."""
     options = _parser().parse_args(arguments)
-    nir_only = {"--allow": options.allow, "--check": options.check is not None, "--dt": options.dt != STEP_S}
-    for name, given in nir_only.items():
-        if given and options.format != "nir":
-            raise UsageError(f"{name}: it is for --format nir.")
-    if not 0 < options.dt < 1:
-        raise UsageError(f"--dt {options.dt:g}: a step in seconds is needed, above 0 and below 1.")
-    if options.check is not None and options.check < 1:
-        raise UsageError(f"--check {options.check}: a number of test samples from 1 up is needed.")
+    _refuse(options)
     from snnrun.record import run_folder
     from snnrun.run import trained
 
@@ -56,32 +57,39 @@ def main(arguments: list[str]) -> int:
     if options.root is not None:
         values["data"]["root"] = options.root
     own = trained.load(run.path, values, options.weights)
-    _network_of(own)
     path = options.out or run.path / FORMATS[options.format]
-    warnings = []
-    if options.format == "nir":
-        warnings = write_nir(own, path, dt=options.dt, allow=options.allow)
-    else:
-        write_safetensors(own, path)
-    for warning in warnings:
+    for warning in _written(own, path, options):
         print(f"warning: {warning}", file=sys.stderr)
     print(f"{path}: the {own.weights} weights of {run.path.name} as {options.format}")
     if options.check is not None:
-        agreement = check(own, path, dt=options.dt, samples=options.check)
-        print(f"in SpikingJelly: {agreement}")
+        print(f"in {READERS[options.format]}: {_checked(own, path, options)}")
     return 0
+
+
+def _refuse(options: argparse.Namespace) -> None:
+    """Raise UsageError if flags do not fit one another."""
+    for name, given in {"--allow": options.allow, "--dt": options.dt != STEP_S}.items():
+        if given and options.format != "nir":
+            raise UsageError(f"{name}: it is for --format nir.")
+    if not 0 < options.dt < 1:
+        raise UsageError(f"--dt {options.dt:g}: a step in seconds is needed, above 0 and below 1.")
+    if options.check is not None and options.format not in READERS:
+        raise UsageError(f"--check: it is for --format {', '.join(READERS)}, whose files can be run.")
+    if options.check is not None and options.check < 1:
+        raise UsageError(f"--check {options.check}: a number of test samples from 1 up is needed.")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "snnrun export",
-        description="Hand a trained network over: as an NIR graph that other simulators load, or as safetensors.",
+        description="Hand a trained model over: as an NIR graph that other simulators load, as an ONNX graph or a "
+        "PyTorch module that need no snnrun, or as safetensors.",
         epilog="What NIR cannot express is refused by name, unless --allow KEY lets it be left out. docs/export.md in "
         "the repository says what becomes what.",
     )
     parser.add_argument("run", help="a run's folder, the beginning of its name or MLflow id, or `last`")
     parser.add_argument("--format", choices=tuple(FORMATS), required=True)
-    parser.add_argument("--out", type=folder, metavar="FILE", help="default: network.nir or .safetensors in its folder")
+    parser.add_argument("--out", type=folder, metavar="FILE", help="default: network.nir, .py, ... in its folder")
     parser.add_argument("--weights", choices=("best", "last"), help="default: best, where the run has them")
     parser.add_argument("--allow", action="append", default=[], metavar="KEY", help="leave out: t_ref, reset")
     parser.add_argument(
@@ -90,11 +98,19 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument(
         "--check", type=int, nargs="?", const=CHECKED, metavar="N",
-        help=f"run the file in SpikingJelly on N test samples (default: {CHECKED}) and say how far the spikes agree",
+        help=f"run the file on N test samples (default: {CHECKED}) and say how far its answers agree",
     )  # fmt: skip
     parser.add_argument("--root", type=expanded, help="folder of the corpora, for --check (default: as in the run)")
     parser.add_argument("--outputs", type=folder, default=Path("outputs"), help="the folder that the runs wrote to")
     return parser
+
+
+def _written(own: Trained, path: Path, options: argparse.Namespace) -> list[str]:
+    """Write the file. Returns warnings."""
+    if options.format == "nir":
+        return write_nir(own, path, dt=options.dt, allow=options.allow)
+    {"onnx": write_onnx, "pytorch": write_pytorch, "safetensors": write_safetensors}[options.format](own, path)
+    return []
 
 
 def _network_of(own: Trained) -> Network:
@@ -104,8 +120,8 @@ def _network_of(own: Trained) -> Network:
     if isinstance(own.network, Network):
         return own.network
     raise UsageError(
-        f"{own.folder}: model={own.values['model']['name']} is no network of a learning rule, which export is for. Its "
-        f"{own.weights}.safetensors has the weights under PyTorch's names."
+        f"{own.folder}: model={own.values['model']['name']} is no network of a learning rule, as this format wants. "
+        f"Use --format pytorch or onnx; {own.weights}.safetensors has its weights under PyTorch's names."
     )
 
 
@@ -123,6 +139,40 @@ def write_nir(own: Trained, path: Path, *, dt: float = STEP_S, allow: Collection
 
     _write(own, path, lambda temporary: nir.write(str(temporary), graph))
     return warnings
+
+
+def write_pytorch(own: Trained, path: Path) -> None:
+    """Write the model as a PyTorch module, and its weights beside it, see `portable.pytorch`.
+
+    Raises:
+        UsageError: the model is of a kind that cannot be written, or the path does not end in .py.
+        SnnrunError: a file cannot be written.
+    """
+    import torch
+
+    from snnrun.portable import pytorch
+    from snnrun.portable.task import task
+
+    if path.suffix != ".py":
+        raise UsageError(f"--out {path}: --format pytorch writes a file .py, and the weights beside it as .pt.")
+    wanted = task(own)
+    program = pytorch.program(wanted)
+    _write(own, path.with_suffix(".pt"), lambda temporary: torch.save(program.state, temporary))
+    _write(own, path, lambda temporary: temporary.write_text(pytorch.text(wanted, program), encoding="utf-8"))
+
+
+def write_onnx(own: Trained, path: Path) -> None:
+    """Write the model as an ONNX graph, see `portable.onnx`.
+
+    Raises:
+        UsageError: the package `onnx` is missing, or the model is of a kind that cannot be written, or too large.
+        SnnrunError: the file cannot be written.
+    """
+    from snnrun.portable import onnx
+    from snnrun.portable.task import task
+
+    graph = onnx.graph(task(own))
+    _write(own, path, lambda temporary: temporary.write_bytes(graph.SerializeToString()))
 
 
 def write_safetensors(own: Trained, path: Path) -> None:
@@ -168,6 +218,29 @@ def header(values: Mapping[str, Any], own: Trained) -> dict[str, str]:
     }
 
 
+def _checked(own: Trained, path: Path, options: argparse.Namespace) -> object:
+    """How far the answers of a written file agree with the model's, in words."""
+    if options.format == "nir":
+        return check(own, path, dt=options.dt, samples=options.check)
+    return check_plain(own, path, options.format, samples=options.check)
+
+
+def check_plain(own: Trained, path: Path, format_: str, *, samples: int = CHECKED) -> Answers:
+    """Run an exported file of a format that needs no snnrun on test samples, see `portable.check`.
+
+    Raises:
+        SnnrunError: the corpus is missing.
+    """
+    from snnrun.portable import onnx, pytorch
+    from snnrun.portable.check import agreement
+    from snnrun.portable.task import task
+    from snnrun.train import firing
+
+    dataset, encoder = _test_samples(own)
+    compute = (onnx if format_ == "onnx" else pytorch).compute(path)
+    return agreement(task(own), compute, dataset.test, encoder, firing.spread(dataset.test, samples))
+
+
 def check(own: Trained, path: Path, *, dt: float, samples: int = CHECKED) -> Agreement:
     """Run an exported graph in another library on test samples of the run's corpus, see `nir.check`.
 
@@ -176,15 +249,12 @@ def check(own: Trained, path: Path, *, dt: float, samples: int = CHECKED) -> Agr
     """
     import torch
 
-    from snnrun import encoders, kernels
+    from snnrun import encoders
     from snnrun.nir.check import agreement
     from snnrun.nir.graph import delay
-    from snnrun.run import build
-    from snnrun.train import firing, hardware
+    from snnrun.train import firing
 
-    hardware.set_up("cpu")
-    kernels.use("auto", "cpu")
-    dataset, encoder = build.load(own.values)
+    dataset, encoder = _test_samples(own)
     if encoders.makes_currents(encoder):
         raise UsageError(
             f"--check compares the answers to spikes, and the input of this run has currents "
@@ -195,6 +265,17 @@ def check(own: Trained, path: Path, *, dt: float, samples: int = CHECKED) -> Agr
     bits = torch.from_numpy(encoder.encode(split.samples[at], split.index[at], 0))
     network = _network_of(own)
     return agreement(network, path, bits, torch.from_numpy(split.labels[at]), dt=dt, delay=delay(network))
+
+
+def _test_samples(own: Trained) -> Inputs:
+    """The corpus of a run and its encoder; the kernels are ready."""
+    from snnrun import kernels
+    from snnrun.run import build
+    from snnrun.train import hardware
+
+    hardware.set_up("cpu")
+    kernels.use("auto", "cpu")
+    return build.load(own.values)
 
 
 def _write(own: Trained, path: Path, write: Any) -> None:

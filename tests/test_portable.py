@@ -1,0 +1,233 @@
+"""`snnrun export` to files that need no snnrun: what they compute is what the model computes here."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from snnrun import cli, kernels
+from snnrun.errors import UsageError
+from snnrun.models import MODELS
+from snnrun.network import Network
+from snnrun.network.model import Signal
+from snnrun.portable import onnx, onnx_graph, pytorch
+from snnrun.portable.onnx_graph import OPSET
+from snnrun.portable.task import Task
+from snnrun.rules import Currents, Hm2Bp, LeeRule, Rule, SlayerRule, StbpRule, StRsbp
+
+Runs = Callable[[str], Path]
+STEPS = 30
+
+RULES: dict[str, tuple[Rule, str]] = {
+    "stbp": (StbpRule(v_th=[0.5]), "9-R8"),
+    "stbp, a skip, strict, no bias": (StbpRule(v_th=[0.5], strict_threshold=True, bias=False), "9-8+1"),
+    "stbp, another reset, delays": (StbpRule(v_th=[0.4], reset="exponential", delays="fixed", max_delay=5), "9"),
+    "stbp, trained constants": (StbpRule(v_th=[0.4], train_constants="all"), "9-R8"),
+    "stbp over images": (StbpRule(v_th=[0.2]), "4C3p1-P2-6C3-20"),
+    "stbp, a pool before a dense layer": (StbpRule(v_th=[0.2]), "4C2-P2-10"),
+    "strsbp": (StRsbp(v_th=[1.0], connectivity="full"), "9-R8"),
+    "strsbp over images": (StRsbp(v_th=[0.3], tau_s=5.0), "4C3p1-P2-6C3s2-R9"),
+    "hm2bp, no inhibition, no hold": (Hm2Bp(v_th=[0.6], t_ref=0, lateral=0.0), "9"),
+    "slayer": (SlayerRule(v_th=[1.0], delays=True), "9-R8"),
+    "slayer, alpha, over images": (SlayerRule(v_th=[1.0], refractory="alpha"), "4C3p1-P2-10"),
+    "lee": (LeeRule(v_th=[0.6], t_ref=3.0), "9-8"),
+    "lee over images": (LeeRule(v_th=[0.4]), "4C3-P2-10"),
+}
+
+
+def network_of(case: str) -> Network:
+    rule, topology = RULES[case]
+    network = Network(rule, inputs=81, topology=topology, outputs=3, seed=2, image=(1, 9, 9)).requires_grad_(False)
+    generator = torch.Generator().manual_seed(0)
+    for constant in network.apart():
+        constant.mul_(torch.rand(constant.shape, generator=generator) * 0.4 + 0.7)
+    return network
+
+
+def spikes_of(inputs: int, steps: int = STEPS, rate: float = 0.3) -> torch.Tensor:
+    return (torch.rand(8, steps, inputs, generator=torch.Generator().manual_seed(1)) < rate).float()
+
+
+def task_of(model: Any, signal: Signal, **more: Any) -> Task:
+    given = {
+        "name": "case",
+        "options": None,
+        "currents": False,
+        "classes": tuple(f'the "{k}" of them' for k in range(40)),
+        "title": "A case.",
+    }
+    return Task(model=model, signal=signal, **(given | more))
+
+
+def in_pytorch(task: Task, folder: Path) -> torch.nn.Module:
+    """The model of the exported file."""
+    program = pytorch.program(task)
+    (folder / "n.py").write_text(pytorch.text(task, program))
+    torch.save(program.state, folder / "n.pt")
+    return pytorch.load(folder / "n.py")
+
+
+def in_onnx(task: Task, folder: Path) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The model of the exported file, run by onnxruntime."""
+    (folder / "n.onnx").write_bytes(onnx.graph(task).SerializeToString())
+    compute = onnx.compute(folder / "n.onnx")
+    return lambda inputs: torch.from_numpy(compute(inputs.numpy()))
+
+
+WRITERS = {"pytorch": in_pytorch, "onnx": in_onnx}
+
+
+@pytest.mark.parametrize("written", WRITERS)
+@pytest.mark.parametrize("case", RULES)
+def test_networks_of_rules_fire_the_same(case: str, written: str, tmp_path: Path) -> None:
+    network, spikes = network_of(case), spikes_of(81)
+    found = WRITERS[written](task_of(network, Signal(81, STEPS, spikes=True)), tmp_path)(spikes)
+    ours = network(spikes).output.counts
+    assert ours.any()
+    assert torch.equal(found, ours)
+
+
+@pytest.mark.parametrize("written", WRITERS)
+@pytest.mark.parametrize("values", [1, 4])
+@pytest.mark.parametrize("case", ["stbp over images", "strsbp"])
+def test_currents_are_held(case: str, values: int, written: str, tmp_path: Path) -> None:
+    network, currents = network_of(case), torch.rand(8, values, 81, generator=torch.Generator().manual_seed(1))
+    task = task_of(network, Signal(81, STEPS, spikes=False), currents=True)
+    ours = network(Currents(currents, STEPS)).output.counts
+    assert ours.any()
+    assert torch.equal(WRITERS[written](task, tmp_path)(currents), ours)
+
+
+SPIKES, IMAGE = Signal(81, STEPS, spikes=True), Signal(81, 0, spikes=False, image=(1, 9, 9))
+SERIES = Signal(6, 20, spikes=False)
+ANNS: dict[str, tuple[str, dict[str, Any], Signal]] = {
+    "mlp": ("mlp", {"network": "20-10"}, IMAGE),
+    "mlp, scaled bins and components": (
+        "mlp",
+        {"network": "20", "bin": 7, "standardise": True, "components": 12, "activation": "tanh", "bias": False},
+        SPIKES,
+    ),
+    "cnn": ("cnn", {"network": "4C3p1-P2-6C3s2-20"}, IMAGE),
+    "cnn of spikes, maxima": ("cnn", {"network": "4C3-P3s2", "pool": "max"}, SPIKES._replace(image=(1, 9, 9))),
+    "lra": ("lra", {"network": "20-10", "bias": True, "init_scale": 0.5}, SERIES),
+    "lstm, last": ("lstm", {"layers": [8, 7], "dense": [6], "readout": "last", "standardise": True}, SERIES),
+    "lstm, rows": ("lstm", {"layers": [8]}, IMAGE),
+    "gru of spikes": ("gru", {"layers": [8, 7], "bin": 4}, SPIKES),
+    "gru, no bias": ("gru", {"layers": [8], "bias": False}, SERIES),
+    "phased_lstm": ("phased_lstm", {"layers": [8, 7], "bin": 4}, SPIKES),
+    "phased_lstm, bare": ("phased_lstm", {"layers": [8], "peephole": False, "bias": False}, SERIES),
+}
+
+
+def ann_of(case: str) -> tuple[Task, torch.Tensor]:
+    """A model, and inputs as the exported file takes them."""
+    name, options, signal = ANNS[case]
+    design = MODELS[name](**options)
+    model = design.build(signal, 3, seed=1).requires_grad_(False)
+    generator = torch.Generator().manual_seed(4)
+    for key, buffer in model.named_buffers():  # what it would have found in a corpus
+        buffer.copy_(torch.rand(buffer.shape, generator=generator) + 0.1 * key.endswith("factor"))
+    task = task_of(model, signal, name=name, options=design)
+    if signal.spikes:
+        inputs = spikes_of(signal.channels)
+        inputs[2, 17:] = 0
+        return task, inputs
+    inputs = torch.rand(8, max(signal.steps, 1), signal.channels, generator=generator)
+    if signal.steps:
+        inputs[2, 11:] = torch.nan
+    return task, inputs
+
+
+@pytest.mark.parametrize("written", WRITERS)
+@pytest.mark.parametrize("case", ANNS)
+def test_models_without_spikes_give_the_same_logits(case: str, written: str, tmp_path: Path) -> None:
+    task, inputs = ann_of(case)
+    ours = task.model(kernels.pack(inputs) if task.signal.spikes else inputs).scores
+    torch.testing.assert_close(WRITERS[written](task, tmp_path)(inputs), ours, rtol=1e-4, atol=1e-5)
+
+
+# ---- the command ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", ["stbp", "strsbp"])
+def test_a_run_is_exported_and_checked_on_its_test_samples(
+    rule: str, digits_run: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Sums in another order than the compiled kernels': a membrane within 1e-6 of its threshold may fire in one."""
+    for format_, suffix, reader in (("pytorch", ".py", "plain PyTorch"), ("onnx", ".onnx", "onnxruntime")):
+        path = tmp_path / f"n{suffix}"
+        command = ["export", str(digits_run(rule)), "--format", format_, "--out", str(path), "--check", "60"]
+        assert cli.main(command) == 0
+        written, checked = capsys.readouterr().out.splitlines()
+        assert written == f"{path}: the best weights of {digits_run(rule).name} as {format_}"
+        match = re.match(rf"in {reader}: 60 samples: ([\d.]+) % of the counts and ([\d.]+) % of the classes", checked)
+        assert match is not None
+        assert min(map(float, match.groups())) > 99
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["n.onnx", "n.pt", "n.py"]
+
+
+def test_the_modules_file_runs_where_there_is_no_snnrun(digits_run: Runs, tmp_path: Path) -> None:
+    path = tmp_path / "n.py"
+    assert cli.main(["export", str(digits_run("stbp")), "--format", "pytorch", "--out", str(path)]) == 0
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module)
+    assert found == {"__future__", "pathlib", "torch"}
+    network = pytorch.load(path)
+    assert network(spikes_of(64)).shape == (8, 10)
+
+
+def test_onnx_files_say_what_they_are_and_are_as_long_for_any_number_of_steps() -> None:
+    sizes = []
+    for steps in (10, 1000):
+        model = onnx.graph(task_of(network_of("strsbp"), Signal(81, steps, spikes=True)))
+        sizes.append(len(model.SerializeToString()))
+    assert abs(sizes[1] - sizes[0]) < 10
+    facts = {entry.key: entry.value for entry in model.metadata_props}
+    assert facts["steps"] == "1000"
+    assert facts["chain"] == "81-9-R8-3"
+    assert json.loads(facts["classes"])[0] == 'the "0" of them'
+    assert model.opset_import[0].version == OPSET
+
+
+@pytest.mark.parametrize("written", [pytorch.program, onnx.graph])
+def test_what_cannot_be_written_is_refused_by_name(written: Callable[[Task], Any]) -> None:
+    class Own(StbpRule):
+        def layer(self, *_: Any) -> Any: ...
+
+    network = Network(Own(v_th=[0.5]), inputs=81, topology="6", outputs=3)
+    with pytest.raises(UsageError, match=r"The layers of Own run by code of its own.*safetensors"):
+        written(task_of(network, SPIKES))
+    liquid = MODELS["lsm"]().build(SPIKES, 3, seed=1)
+    with pytest.raises(UsageError, match=r"model=lsm cannot be written in this format.*mlp, cnn"):
+        written(task_of(liquid, SPIKES, name="lsm"))
+
+
+def test_without_the_packages_of_onnx_the_remedy_is_named(
+    digits_run: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["export", str(digits_run("stbp")), "--format", "onnx", "--out", str(tmp_path / "n.onnx")]
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert cli.main([*command, "--check", "5"]) == 2
+    assert "pip install 'snnrun[onnx]'" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    assert cli.main(command) == 2
+    assert "pip install 'snnrun[onnx]'" in capsys.readouterr().err
+
+
+def test_a_file_beyond_what_onnx_can_hold_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_graph, "MOST_BYTES", 1000)
+    with pytest.raises(UsageError, match=r"a file has 2 GiB at most.*--format pytorch"):
+        onnx.graph(task_of(network_of("stbp"), SPIKES))
