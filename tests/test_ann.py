@@ -21,7 +21,7 @@ from snnrun.errors import UsageError
 from snnrun.kernels import pack
 from snnrun.models import MODELS
 from snnrun.network.model import Model, Signal
-from snnrun.train import cost, engine, firing
+from snnrun.train import cost, engine, firing, neurobench
 from snnrun.train.engine import Options
 from snnrun.train.training import Training, sample_keys
 
@@ -179,6 +179,33 @@ def test_it_learns_and_says_what_it_is(name: str) -> None:
         **spent.neurobench.metrics(),
     }
     assert set(spent.by_layer()) <= set(model.layer_names)
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru", "phased_lstm"])
+def test_steps_after_the_end_of_a_sample_are_not_counted(name: str) -> None:
+    """A batch of samples of several lengths has what they have one by one."""
+    model = MODELS[name](layers=[6, 5], dense=[4], standardise=True).build(Signal(8, 12, spikes=False), 3, seed=4)
+    values = torch.rand(9, 12, 8, generator=torch.Generator().manual_seed(0))
+    values[values < 0.5] = 0.0
+    model.scale.fit([values])
+    values[torch.arange(12) >= 12 - torch.arange(9)[:, None]] = torch.nan
+
+    def measured(values: Tensor) -> tuple[firing.Firing, neurobench.Operations]:
+        split = Split(values.numpy(), np.zeros(len(values), np.int64), np.arange(len(values)))
+        fired = firing.record(model, split, encoders.build("none", seed=0), CPU)
+        operations = neurobench.measure(model, fired).operations
+        assert operations is not None
+        return fired, operations
+
+    fired, together = measured(values)
+    alone = [measured(values[k : k + 1, : 12 - k]) for k in range(9)]
+    for figure in ("effective_macs", "dense"):
+        whole = sum(getattr(operations, figure) for _, operations in alone)
+        assert 9 * getattr(together, figure) == pytest.approx(whole)
+    for layer, seen in fired.seen.items():
+        assert seen.active == sum(one.seen[layer].active for one, _ in alone), layer
+        assert seen.activities == sum(one.seen[layer].activities for one, _ in alone), layer
+    assert fired.seen["hidden1"].passes == sum(range(4, 13))
 
 
 @pytest.mark.parametrize("name", OPTIONS)

@@ -76,7 +76,7 @@ def test_a_run_leaves_what_makes_sense_without_spikes(name: str, swept: Path) ->
     assert spent["mac_energy_nj"] == pytest.approx(4.6e-3 * spent["macs"])
     assert not [key for key in spent if "spike" in key or "synaptic" in key]
     recorded = {key for entry in journal.read(run) for key in entry}
-    assert {"cost/macs", "train/loss", "validation/accuracy", "test/accuracy"} < recorded
+    assert {"cost/macs", "cost/effective_macs", "train/loss", "validation/accuracy", "test/accuracy"} < recorded
     assert not [key for key in recorded if key.startswith("rate/") or "spikes" in key or "synaptic" in key]
     about = json.loads((run / "network.json").read_text())
     assert list(about["layers"])[-1] == "output"

@@ -7,14 +7,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
+from snnrun import encoders
 from snnrun.data import Split
 from snnrun.encoders import Stored
 from snnrun.kernels import pack, reference, unpack
 from snnrun.network import Network
+from snnrun.network.model import Model, Scores
 from snnrun.rules import Hm2Bp, LeeRule, SlayerRule, StbpRule, StRsbp
 from snnrun.rules.base import spread
-from snnrun.train import cost, firing, neurobench, synapses
+from snnrun.train import cost, firing, neurobench, presentations, synapses
+from snnrun.train.neurobench import NeuroBench, Operations
 
 SAMPLES, STEPS, INPUTS = 70, 30, 9  # more than one batch of an evaluation
 
@@ -120,7 +124,7 @@ def test_a_part_of_the_samples_is_spread_over_all(split: Split) -> None:
 
 def test_what_is_said_and_recorded() -> None:
     layer = cost.LayerCost(neurons=5, spikes=2.0, operations=2e6, updates=1000, bias_additions=0, ann_macs=50)
-    figures = neurobench.NeuroBench(100, 0.0, 0.9, None)
+    figures = NeuroBench(100, 0.0, 0.9, None)
     spent = cost.Cost(samples=3, steps=10, input_spikes=1.0, layers={"output": layer}, neurobench=figures)
     assert str(spent) == (
         "2 spikes, 2,000,000 synaptic operations: 1.8 µJ (1.8 µJ with the neurons' updates); "
@@ -155,3 +159,69 @@ def test_synapses_of_windows_are_those_that_carry_a_spike(rule: str, topology: s
             macs = weight.numel()
         assert found.tolist() == reached.tolist()
         assert synapses.dense_operations(layer) == (0 if layer.kind.pool else macs)
+
+
+# ---- NeuroBench: its own package is in test_neurobench.py -----------------------------------------------------------
+
+
+def test_presentations_add_up(split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twice as many of NeuroBench's operations, the same shares."""
+    net = network("stbp")
+    once = neurobench.measure(net, recorded(net, split))
+    monkeypatch.setattr(presentations, "check_draws", lambda *_: None)
+    twice = neurobench.measure(net, firing.record(net, split, Stored(0), torch.device("cpu"), number=2))
+    assert once.operations is not None
+    assert twice.operations == Operations(0.0, 2 * once.operations.effective_acs, 2 * once.operations.dense)
+    assert (twice.activation_sparsity, twice.footprint) == (once.activation_sparsity, once.footprint)
+
+
+class Unknown(Model):
+    """A model of one's own that has multiply-accumulates and names no connections."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inputs, self.layer_names, self.sizes, self.layer = 64, ["output"], [4], nn.Linear(64, 4)
+
+    chain = "64-4"
+
+    def forward(self, inputs: Tensor, labels: Tensor | None = None, keys: Tensor | None = None) -> Scores:
+        return Scores(self.layer(inputs[:, 0]))
+
+    def sample_loss(self, outcome: Any, labels: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def layout(self) -> dict[str, dict[str, Any]]:
+        return {"output": {"inputs": 64, "neurons": 4, "recurrent": False}}
+
+    def macs(self, passes: float) -> dict[str, float]:
+        return {"output": 256.0}
+
+
+def test_what_is_not_known_is_not_a_figure() -> None:
+    pixels = Split(np.ones((3, 1, 64), np.float32), np.zeros(3, np.int64), np.arange(3))
+    model = Unknown()
+    ours = neurobench.measure(model, firing.record(model, pixels, encoders.build("none", seed=0), torch.device("cpu")))
+    assert ours == NeuroBench(4 * 260, None, None, None)
+    assert ours.metrics() == {"cost/footprint_bytes": 1040.0}
+    assert ours.as_dict()["synaptic_operations"] is None
+    assert str(ours) == (
+        "footprint 1.04 kB, activation sparsity of no activities, operations unknown, since the model names no "
+        "connections"
+    )
+
+
+def test_the_figures_are_said_and_recorded() -> None:
+    ours = NeuroBench(2_500_000, 0.25, 0.975, Operations(0.0, 1234.5, 5e6))
+    assert str(ours) == (
+        "footprint 2.5 MB, connection sparsity 0.2500, activation sparsity 0.9750, "
+        "effective 0 MAC and 1,234 AC of 5,000,000 dense"
+    )
+    assert ours.as_dict()["synaptic_operations"] == {"effective_macs": 0.0, "effective_acs": 1234.5, "dense": 5e6}
+    assert ours.metrics() == {
+        "cost/footprint_bytes": 2.5e6,
+        "cost/connection_sparsity": 0.25,
+        "cost/activation_sparsity": 0.975,
+        "cost/effective_macs": 0.0,
+        "cost/effective_acs": 1234.5,
+        "cost/dense_operations": 5e6,
+    }
