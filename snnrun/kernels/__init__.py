@@ -4,10 +4,10 @@ Shapes, used throughout: `B` samples, `T` steps of 1 ms, `N` neurons of the laye
 Spikes are bits, `(B, T, W)` int64 with 64 neurons to a word, see `packed`.
 
 The functions of `ops` run those of the backend in use; `ops.images` has those of layers over images, `ops.currents`
-those of a first layer that gets currents, `ops.stbp`, `ops.srm` and `ops.wta` those of STBP, of SLAYER's neurons and of
-Lee's. `use(name, device)` chooses the backend for the process. `reference` is plain PyTorch, on any device, in float32
-or float64. It is the truth and the backend in use until another is chosen. Numba compiles `cpu` and Triton compiles
-`gpu`, both in float32. `auto` is the fastest backend for the device.
+those of a first layer that gets currents, `ops.stbp`, `ops.alif`, `ops.srm` and `ops.wta` those of STBP, of its adaptive
+neurons, of SLAYER's neurons and of Lee's. `use(name, device)` chooses the backend for the process. `reference` is plain
+PyTorch, on any device, in float32 or float64. It is the truth and the backend in use until another is chosen. Numba
+compiles `cpu` and Triton compiles `gpu`, both in float32. `auto` is the fastest backend for the device.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ import torch
 
 from snnrun.errors import UsageError
 from snnrun.kernels import ops, reference
-from snnrun.kernels.neuron import Lif, Srm, Stbp, Synapses, Window, Wta
+from snnrun.kernels.neuron import Alif, Lif, Srm, Stbp, Synapses, Window, Wta
+from snnrun.kernels.ops import alif as alif_ops
 from snnrun.kernels.ops import currents as current_ops
 from snnrun.kernels.ops import delays as delay_ops
 from snnrun.kernels.ops import images as image_ops
@@ -33,6 +34,7 @@ from snnrun.kernels.packed import BITS, count_spikes, join, pack, unpack, words
 __all__ = [
     "BITS",
     "NAMES",
+    "Alif",
     "Lif",
     "Srm",
     "Stbp",
@@ -40,6 +42,7 @@ __all__ = [
     "Window",
     "Wta",
     "active",
+    "alif_ops",
     "choose",
     "count_spikes",
     "current_ops",

@@ -79,6 +79,19 @@ class Stbp(NamedTuple):
         return math.exp(-1.0 / self.decay) * (1.0 + 1.0 / self.decay) if self.exponential_reset else 0.0
 
 
+class Alif(NamedTuple):
+    """What each neuron of an adaptive layer of STBP has of its own, and how much it adapts; see `reference.alif`.
+
+    `decay` (N,): the share of the membrane that a step without a spike keeps, in place of that of `Stbp`.
+    `adaptation_decay` (N,): the share of the adaptation that a step leaves. `strength`: by how many thresholds the
+    threshold of a neuron rises that fires in each step; 0 if none adapts.
+    """
+
+    decay: Tensor
+    adaptation_decay: Tensor
+    strength: float
+
+
 class Srm(NamedTuple):
     """Spike response neuron of SLAYER (Shrestha & Orchard 2018), its kernels sampled at 1 ms.
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from snnrun.kernels import reference
-from snnrun.kernels.checks import currents, images, neurons
+from snnrun.kernels.checks import alif, currents, images, neurons
 from snnrun.kernels.checks.comparison import NEAR_THRESHOLD, TOLERANCE, CheckResult, compare, compare_spikes, to_device
 from snnrun.kernels.neuron import Lif, Stbp, Synapses
 from snnrun.kernels.packed import pack, unpack
@@ -306,6 +306,7 @@ def run_checks(backend: Any, device: str = "cpu", cases: Sequence[Case] = CASES)
     groups: list[tuple[Any, Sequence[Any]]] = [
         (CHECKS, cases),
         (currents.CHECKS, currents.CASES),
+        (alif.CHECKS, currents.CASES),
         (images.CHECKS, images.CASES),
         (neurons.CHECKS, images.CASES),
     ]

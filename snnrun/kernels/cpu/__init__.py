@@ -30,6 +30,7 @@ from snnrun.compiled.turns import Turn
 from snnrun.kernels import reference
 from snnrun.kernels.cpu import forward_loops, pair_loops, recurrent_loops, spike_loops
 from snnrun.kernels.cpu.active_loops import room_for_active
+from snnrun.kernels.cpu.alif import alif_scan, alif_scan_backward
 from snnrun.kernels.cpu.arrays import (
     as_floats,
     as_rows,
@@ -74,6 +75,8 @@ from snnrun.kernels.packed import words
 
 __all__ = [
     "advanced",
+    "alif_scan",
+    "alif_scan_backward",
     "compiled_before",
     "conv_activation",
     "conv_backward",

@@ -20,6 +20,7 @@ import triton
 from torch import Tensor
 
 from snnrun.kernels.gpu import loops
+from snnrun.kernels.gpu.alif import alif_scan, alif_scan_backward
 from snnrun.kernels.gpu.currents import (
     current_drive,
     lif_driven,
@@ -73,6 +74,8 @@ from snnrun.kernels.reference import (  # plain PyTorch
 
 __all__ = [
     "advanced",
+    "alif_scan",
+    "alif_scan_backward",
     "conv_activation",
     "conv_backward",
     "conv_forward",

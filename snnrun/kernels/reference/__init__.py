@@ -22,6 +22,7 @@ from torch import Tensor
 
 from snnrun.kernels.neuron import Lif, Stbp, Synapses, slack_threshold
 from snnrun.kernels.packed import count_spikes, pack, unpack
+from snnrun.kernels.reference.alif import alif_scan, alif_scan_backward, keeps
 from snnrun.kernels.reference.currents import (
     current_drive,
     held,
@@ -75,6 +76,8 @@ from snnrun.kernels.reference.wta import trace, wta_conv_forward, wta_forward, w
 
 __all__ = [
     "advanced",
+    "alif_scan",
+    "alif_scan_backward",
     "conv_activation",
     "conv_backward",
     "conv_forward",
@@ -92,6 +95,7 @@ __all__ = [
     "hm2bp_kernel",
     "hm2bp_kernel_slope",
     "hm2bp_readout",
+    "keeps",
     "lif_driven",
     "lif_forward",
     "lif_scan",
