@@ -1,6 +1,6 @@
 """Compile every kernel of the gpu backend for the NVIDIA architecture that is named first; no GPU is needed.
 
-The second argument names the kernels: `dense`, or `images`. Prints the names of those it compiled.
+The second argument names the kernels: `dense`, `adaptive` or `images`. Prints the names of those it compiled.
 """
 
 from __future__ import annotations
@@ -15,13 +15,17 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from snnrun.kernels import Lif, Window, checks, gpu
+from snnrun.kernels.checks import alif as alif_checks
+from snnrun.kernels.checks import currents as current_checks
 from snnrun.kernels.checks import images as image_checks
+from snnrun.kernels.gpu import alif as gpu_alif
 from snnrun.kernels.gpu import images as gpu_images
 from snnrun.kernels.gpu import time
 
 LIF = Lif(5.0, 4.0, 2, 1.0)
 GROUPS: dict[str, tuple[Any, list[Any]]] = {
     "dense": (checks.CHECKS, [checks.Case(2, 25, 6, 5, LIF)]),
+    "adaptive": (alif_checks.CHECKS, [current_checks.Case(2, 25, 5, 6, 5, LIF)]),
     "images": (image_checks.CHECKS, [image_checks.Case(2, 25, Window(2, 7, 9, 5, 2, 3, 2, 1), LIF)]),
 }
 POINTERS = {torch.float32: "*fp32", torch.int64: "*i64", torch.int32: "*i32"}
@@ -42,7 +46,7 @@ def sources(group: str) -> Iterator[tuple[ASTSource, dict[str, Any]]]:
         source = ASTSource(kernel, signature, constants)
         found[source.hash()] = source, {"num_warps": num_warps, "enable_fp_fusion": False}
 
-    for module in (gpu, time, gpu_images):
+    for module in (gpu, time, gpu_alif, gpu_images):
         module.launch = collect
     all_checks, cases = GROUPS[group]
     for check, variants in all_checks:

@@ -41,7 +41,7 @@ def invented(name: str = "run", *, status: str = "finished", origin: str = "reco
     return Run(name, status, started, params=params, metrics=figures | {"epoch": 20.0}, tags=tags)
 
 
-def values(outputs: Path, model: str, seed: int, **sections: dict[str, Any]) -> dict[str, Any]:
+def values(outputs: Path, model: str, seed: int, /, **sections: dict[str, Any]) -> dict[str, Any]:
     """The plain config of a tiny run."""
     plain: dict[str, Any] = {
         "seed": seed,
@@ -59,7 +59,7 @@ def values(outputs: Path, model: str, seed: int, **sections: dict[str, Any]) -> 
     return plain
 
 
-def train(outputs: Path, name: str, model: str, seed: int, **sections: dict[str, Any]) -> Path:
+def train(outputs: Path, name: str, model: str, seed: int, /, **sections: dict[str, Any]) -> Path:
     """Train one for real, as `snnrun train` does; returns its folder."""
     folder = outputs / "runs" / name
     folder.mkdir(parents=True)

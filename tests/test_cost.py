@@ -81,11 +81,15 @@ def test_operations_are_those_of_every_spike_and_synapse(rule: str, split: Split
 
 
 def test_updates_are_counted_by_the_neuron_model(split: Split) -> None:
-    """17 neurons: two state variables with a synapse, one without; STBP's biases are additions. SLAYER has filters."""
+    """17 neurons: two state variables with a synapse, one without; STBP's biases are additions. SLAYER has filters.
+
+    The 13 hidden ones may adapt, which is one variable more.
+    """
     whole = {}
     every: tuple[tuple[str, dict[str, Any]], ...] = (
         *(("strsbp", {}), ("stbp", {}), ("stbp", {"bias": False})),
         *(("slayer", {}), ("slayer", {"refractory": "alpha"}), ("lee", {})),
+        ("stbp", {"adaptation": "threshold"}),
     )
     for rule, options in every:
         net = network(rule, **options)
@@ -93,6 +97,7 @@ def test_updates_are_counted_by_the_neuron_model(split: Split) -> None:
         whole[rule, *options] = 1e3 * (spent.energy_with_updates_nj - spent.energy_nj)
     assert whole["strsbp",] == pytest.approx(2 * 17 * STEPS * 4.6)
     assert whole["stbp",] == pytest.approx(17 * STEPS * (4.6 + 0.9))
+    assert whole["stbp", "adaptation"] == pytest.approx((13 + 17) * STEPS * 4.6 + 17 * STEPS * 0.9)
     assert whole["stbp", "bias"] == whole["lee",] == pytest.approx(17 * STEPS * 4.6)
     assert whole["slayer",] == pytest.approx(3 * 17 * STEPS * 4.6)
     assert whole["slayer", "refractory"] == pytest.approx(4 * 17 * STEPS * 4.6)

@@ -110,7 +110,10 @@ def test_nirs_own_equations_give_our_spikes(case: str, topology: str, dt: float,
     assert json.loads(back.metadata["classes"]) == ["a", "b", "c"]
 
 
-@pytest.mark.parametrize("rule", [StbpRule(v_th=[0.5]), StRsbp(v_th=[0.6], t_ref=0)])
+@pytest.mark.parametrize(
+    "rule",
+    [StbpRule(v_th=[0.5]), StbpRule(v_th=[0.5], time_constants_by="neuron"), StRsbp(v_th=[0.6], t_ref=0)],
+)
 def test_trained_constants_are_in_the_graph(rule: StbpRule | StRsbp) -> None:
     rule = dataclasses.replace(rule, train_constants="all")
     network = Network(rule, inputs=20, topology="9-R8", outputs=3, seed=2)
@@ -150,6 +153,23 @@ def test_what_nir_cannot_express_is_refused_by_name_or_left_out_with_a_warning()
     assert len(graph_of(soft, ABOUT, dt=1e-3, allow=["reset"])[1]) == 1
     with pytest.raises(UsageError, match=r"--allow bias: nothing of this name can be left out. Allowed: t_ref, reset"):
         graph_of(soft, ABOUT, dt=1e-3, allow=["bias"])
+
+
+def test_adaptation_is_refused() -> None:
+    adaptive = Network(StbpRule(v_th=[0.5], adaptation="threshold"), inputs=20, topology="6", outputs=3)
+    with pytest.raises(UsageError, match=r"model.adaptation=threshold: NIR has no neuron .* Use --format safetensors"):
+        graph_of(adaptive, ABOUT, dt=1e-3, allow=["reset"])
+
+
+def test_a_kernels_time_constant_is_that_of_all_its_neurons() -> None:
+    rule = StbpRule(v_th=[0.5], train_constants="time_constants", time_constants_by="neuron", bias=False)
+    network = Network(rule, inputs=20, topology="2C3", outputs=3, seed=2, image=(1, 5, 4))
+    with torch.no_grad():
+        network.layers[0].tau_m.copy_(torch.tensor([1.0, 2.0]))
+    neurons = graph_of(network, ABOUT, dt=1.0)[0].nodes["conv1.lif"]
+    assert neurons.tau.shape == (2, 3, 2)
+    assert np.allclose(neurons.tau[0], 1.25)
+    assert np.allclose(neurons.tau[1], 2.5)
 
 
 def test_a_layer_that_is_not_mapped_is_refused_by_its_name() -> None:

@@ -18,7 +18,8 @@ from triton_here import DEVICE, MARKS, gpu, guarded, interpreter  # noqa: F401
 
 from snnrun import kernels
 from snnrun.kernels import Lif, Stbp, Synapses, checks, pack, reference
-from snnrun.kernels.checks import Case
+from snnrun.kernels.checks import Case, currents
+from snnrun.kernels.checks import alif as alif_checks
 from snnrun.network import Network
 from snnrun.rules import Hm2Bp, StbpRule, StRsbp
 
@@ -102,12 +103,20 @@ def test_stbp_backward_is_the_references(case, neuron, recurrent):
     assert_passes(checks.check_stbp_backward(gpu, DEVICE, case, neuron, recurrent))
 
 
+@pytest.mark.parametrize("options", alif_checks.CHECKS[0][1], ids=lambda each: each["neuron"].surrogate)
+def test_adaptive_neurons_are_the_references(options):
+    for case in (currents.Case(2, 12, 12, 6, 5, SMALL.lif), currents.Case(2, 6, 2, 6, 70, SMALL.lif)):
+        assert_passes(alif_checks.check_alif_scan(gpu, DEVICE, case, **options))
+
+
 @pytest.mark.usefixtures("guarded")
 def test_kernels_touch_only_what_they_are_given():
     lif = Lif(2.6, 2.0, 2, 1.0)
     for check, variants in checks.CHECKS:
         for options in variants[:2]:
             assert_passes(check(gpu, DEVICE, Case(2, 12, 6, 5, lif), **options))
+    for options in alif_checks.CHECKS[0][1][:4]:
+        assert_passes(alif_checks.check_alif_scan(gpu, DEVICE, currents.Case(2, 12, 12, 6, 65, lif), **options))
     for check in (checks.check_lif_forward, checks.check_spsp_backward, checks.check_stbp_backward):
         options = dict(checks.CHECKS)[check][-1]
         assert_passes(check(gpu, DEVICE, Case(2, 4, 6, 65, lif), **options))
@@ -232,6 +241,7 @@ def test_a_silent_label_learns_in_runs_of_any_length(cls, monkeypatch):
 SCANS = {"strsbp_scan", "hm2bp_scan", "stbp_scan_backward"}
 KERNELS = {
     "dense": {"lif_scan", "stbp_scan", "synapse_scan", "sum_at_spikes", "coupling_sweeps", "coupling_elimination"},
+    "adaptive": {"alif_scan", "alif_scan_backward"},
     "images": {
         *("conv_lif_scan", "stbp_conv_scan"),
         *("conv_activation", "conv_gradient", "conv_error", "conv_error_by_step"),
@@ -251,4 +261,4 @@ def test_every_kernel_compiles(architecture, group, tmp_path):
         capture_output=True, text=True, env=environment, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    assert set(done.stdout.split()) == SCANS | KERNELS[group]
+    assert set(done.stdout.split()) == KERNELS[group] | (set() if group == "adaptive" else SCANS)

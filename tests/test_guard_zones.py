@@ -27,8 +27,9 @@ from snnrun.data import distort, scatter
 from snnrun.data.augment_spikes import displacements
 from snnrun.encoders import bsa, draws, lyon
 from snnrun.encoders import trains as even_trains
-from snnrun.kernels import Lif, Srm, Stbp, Synapses, Wta, cpu, pack
+from snnrun.kernels import Alif, Lif, Srm, Stbp, Synapses, Wta, cpu, pack
 from snnrun.kernels.cpu import (
+    alif_loops,
     column_loops,
     conv_loops,
     conv_pair_loops,
@@ -56,7 +57,7 @@ from snnrun.kernels.neuron import Window
 from snnrun.kernels.plastic import Liquids, Stdp
 
 DENSE = (
-    *(current_loops, delay_loops, forward_loops, pair_loops, plastic_loops, recurrent_loops),
+    *(alif_loops, current_loops, delay_loops, forward_loops, pair_loops, plastic_loops, recurrent_loops),
     *(
         spike_loops,
         srm_loops,
@@ -272,9 +273,12 @@ def try_currents(neurons: int, inputs: int, steps: int, batch: int, recurrent: S
             spikes, counts = cpu.lif_driven(drive, synapses, lif, steps)
         for rule in (*RULES, *SLOPES):
             cpu.readout_sums(rule, lif, spikes, counts, count)
-        for loop in (None, recurrent.dense(neurons)):
+        for loop, strength in ((None, 1.8), (recurrent.dense(neurons), 0.7), (None, 0.0)):
             own, _, membrane = cpu.stbp_driven(drive, loop, stbp, steps)
             cpu.stbp_driven_backward(torch.randn_like(membrane), own, membrane, loop, stbp, count)
+            alif = Alif(*torch.rand(2, neurons), strength)
+            own, _, *membranes = cpu.alif_scan(drive, loop, alif, stbp, steps)
+            cpu.alif_scan_backward(torch.randn_like(membrane), own, *membranes, loop, alif, stbp)
 
 
 def try_response(spikes_in: Tensor, weight: Tensor, loop: Tensor, srm: Srm, wta: Wta) -> None:

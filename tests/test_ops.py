@@ -54,6 +54,7 @@ def operator_cases() -> dict[str, list[tuple]]:
     synapses, e, loop = Synapses(normal(len(pre)), pre, post), normal(3, len(pre)), normal(5, 5)
     above, membrane = normal(3, 20, 5), normal(3, 20, 5)
     lif, stbp, srm, wta = Lif(20.0, 8.0, 2, 1.0), Stbp(0.5, 0.2), Srm(1.0, 4.0, 1.0), Wta(20.0, 1.0, 0.3)
+    own_decays = torch.full((5,), 0.2), torch.full((5,), 0.9)
     by = torch.arange(9) * 3 - 7
     every_step = gain[:, None].expand(3, 20, 5)
     # 2 channels of 4 x 5 to 3 kernels of 2 x 3
@@ -125,6 +126,14 @@ def operator_cases() -> dict[str, list[tuple]]:
         "wta_forward": [(spikes_in, by_input, gain[0].abs() + 0.1, *wta)],
         "wta_conv_forward": [(image, slim, normal(3).abs() + 0.1, [*averaged], *wta)],
         "trace": [(spikes_in, 9, *wta)],
+        "alif_scan": [
+            (normal(3, 20, 5), None, *own_decays, 1.8, *stbp, 20),
+            (normal(3, 3, 5), loop, *own_decays, 0.0, *stbp, 20),
+        ],
+        "alif_scan_backward": [
+            (above, spikes, membrane, normal(3, 20, 5), None, *own_decays, 1.8, *stbp),
+            (every_step, spikes, membrane, normal(0, 0, 0), loop, *own_decays, 0.0, *stbp),
+        ],
         "count_spikes": [(spikes_in, 9)],
         "lif_forward": [(spikes_in, by_neuron, None, None, None, *lif), (spikes_in, by_input, *synapses, *lif)],
         "spsp_activation": [(rule, spikes_in, spikes, by_input, *lif) for rule in ("strsbp", "hm2bp")],

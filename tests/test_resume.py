@@ -147,7 +147,7 @@ def test_kills_change_nothing(wanted: int, tmp_path: Path) -> None:
 # ---- in one process -------------------------------------------------------------------------------------------------
 
 
-def stopped(outputs: Path, after: int = 1, **sections: dict[str, Any]) -> Path:
+def stopped(outputs: Path, after: int = 1, /, **sections: dict[str, Any]) -> Path:
     """The folder of a run that a kill has ended after so many epochs of two: nothing is closed, nothing is written."""
 
     class Killed(BaseException):
@@ -210,6 +210,22 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
     assert history_of(only_run(tmp_path / "o"), tracking.store_uri(tmp_path / "o")) == history_of(
         only_run(tmp_path / "whole"), tracking.store_uri(tmp_path / "whole")
     )
+
+
+def test_a_run_of_adaptive_neurons_goes_on_as_if_never_stopped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = {"adaptation": "threshold", "train_constants": "all", "time_constants_by": "neuron", "decay": 0.5}
+    sections: dict[str, dict[str, Any]] = {"model": own, "tracking": {"kind": "none"}, "hardware": {"kernels": "cpu"}}
+    whole = train(tmp_path / "whole", "w", "stbp", 0, **sections)
+    folder = stopped(tmp_path / "o", **sections)
+    code, _, err = resume(capsys, str(folder))
+    assert (code, err) == (0, "")
+    assert without_times(folder) == without_times(whole)
+    assert (folder / "last.safetensors").read_bytes() == (whole / "last.safetensors").read_bytes()
+    weights = load_file(folder / "last.safetensors")
+    assert weights["layers.0.tau_adaptation"].unique().numel() > 1
+    assert weights["layers.0.tau_m"].unique().numel() > 1
 
 
 def test_a_killed_run_has_plain_weights(tmp_path: Path) -> None:

@@ -42,6 +42,9 @@ RULE_CASES = {
     "strsbp-constants": StRsbp(v_th=[1.0], train_constants="all", slope="counts", **SMALL),
     "hm2bp-constants": Hm2Bp(v_th=[1.0], lateral=0.5, train_constants="all", thresholds_by="layer", **SMALL),
     "stbp-constants": StbpRule(v_th=[0.5], train_constants="all", reset="exponential"),
+    "stbp-adaptive": StbpRule(
+        v_th=[0.5], adaptation="threshold", tau_adaptation=8.0, train_constants="all", time_constants_by="neuron"
+    ),
     "lee-plain": LeeRule(v_th=[2.0], normalise=False, inhibition=0.0, balance=0.0, regulariser=0.0),
 }  # fmt: skip
 

@@ -24,7 +24,7 @@ with pytest.MonkeyPatch.context() as patch:
     from triton.runtime import interpreter as triton_interpreter
 
     from snnrun.kernels import gpu
-    from snnrun.kernels.gpu import images, time
+    from snnrun.kernels.gpu import alif, images, time
 
 __all__ = ["DEVICE", "MARKS", "gpu", "guarded", "interpreter"]
 
@@ -88,5 +88,5 @@ def guarded(monkeypatch):
             launch(kernel, grid, *arguments, **constants)
 
         monkeypatch.setattr(triton_interpreter, "_interpreter", memory)
-        for module in (gpu, time, images):
+        for module in (gpu, time, alif, images):
             monkeypatch.setattr(module, "launch", launch_guarded)

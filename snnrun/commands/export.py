@@ -40,8 +40,9 @@ TENSORS = {
     "bias": "(neurons,), mV: added to the membrane in every step",
     "delay": "(inputs,), steps, to be rounded: spikes of each input come so much later",
     "threshold": "(neurons,), or (1,) for all: the trained threshold over v_th",
-    "tau_m": "(1,): the trained time constant of the membrane over its initial value",
+    "tau_m": "(1,), or (neurons,): the trained time constant of the membrane over its initial value",
     "tau_s": "(1,): the trained time constant of the synapse over its initial value",
+    "tau_adaptation": "(1,), or (neurons,): the trained time constant of the adaptation over its initial value",
 }
 
 

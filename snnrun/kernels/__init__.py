@@ -4,10 +4,10 @@ Shapes, used throughout: `B` samples, `T` steps of 1 ms, `N` neurons of the laye
 Spikes are bits, `(B, T, W)` int64 with 64 neurons to a word, see `packed`.
 
 The functions of `ops` run those of the backend in use; `ops.images` has those of layers over images, `ops.currents`
-those of a first layer that gets currents, `ops.stbp`, `ops.alif`, `ops.srm` and `ops.wta` those of STBP, of its adaptive
-neurons, of SLAYER's neurons and of Lee's. `use(name, device)` chooses the backend for the process. `reference` is plain
-PyTorch, on any device, in float32 or float64. It is the truth and the backend in use until another is chosen. Numba
-compiles `cpu` and Triton compiles `gpu`, both in float32. `auto` is the fastest backend for the device.
+those of a first layer that gets currents, `ops.stbp`, `ops.alif`, `ops.srm` and `ops.wta` those of STBP, of its
+adaptive neurons, of SLAYER's neurons and of Lee's. `use(name, device)` chooses the backend for the process. `reference`
+is plain PyTorch, on any device, in float32 or float64. It is the truth and the backend in use until another is chosen.
+Numba compiles `cpu` and Triton compiles `gpu`, both in float32. `auto` is the fastest backend for the device.
 """
 
 from __future__ import annotations

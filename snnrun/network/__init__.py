@@ -14,7 +14,7 @@ from snnrun.network.model import Model
 from snnrun.network.topology import Planned, check_connections, check_thresholds, frozen_layers, plan
 from snnrun.rules import Currents, LayerKind, LayerWeights, Rule, SpikeTrain
 from snnrun.rules.base import synapse_index
-from snnrun.rules.constants import Constant, TrainedConstants
+from snnrun.rules.constants import TENSORS, Constant, TrainedConstants
 from snnrun.rules.delays import Delaying
 from snnrun.rules.dropping import drop
 from snnrun.rules.joining import joined
@@ -61,6 +61,7 @@ class Layer(nn.Module):
     threshold: nn.Parameter | None
     tau_m: nn.Parameter | None
     tau_s: nn.Parameter | None
+    tau_adaptation: nn.Parameter | None
     recurrent_mask: Tensor | None
     recurrent_pre: Tensor | None
     recurrent_post: Tensor | None
@@ -77,7 +78,7 @@ class Layer(nn.Module):
             self.weight = nn.Parameter(reference.tap_by_tap(weights.weight))
         else:
             self.weight = nn.Parameter(weights.weight.T.contiguous().T)
-        for name in ("recurrent_weight", "bias", "delay", "threshold", "tau_m", "tau_s"):
+        for name in ("recurrent_weight", "bias", "delay", *TENSORS.values()):
             value = getattr(weights, name)
             if name in fixed:
                 self.register_buffer(name, value)
@@ -96,7 +97,7 @@ class Layer(nn.Module):
             index = self.recurrent_pre, self.recurrent_post
         return LayerWeights(
             *(self.weight, self.recurrent_weight, self.recurrent_mask, self.bias, index),
-            *(self.delay, self.threshold, self.tau_m, self.tau_s),
+            *(self.delay, self.threshold, self.tau_m, self.tau_s, self.tau_adaptation),
         )
 
 
@@ -331,7 +332,7 @@ class Network(Model):
             if layer.frozen:
                 continue
             total += 0 if layer.kind.pool else layer.weight.numel()
-            for single in (layer.bias, layer.delay, layer.threshold, layer.tau_m, layer.tau_s):
+            for single in (layer.bias, layer.delay, *(getattr(layer, name) for name in TENSORS.values())):
                 total += single.numel() if isinstance(single, nn.Parameter) else 0
             total += 0 if layer.recurrent_mask is None else int(layer.recurrent_mask.sum())
         return total

@@ -113,6 +113,11 @@ def _losses(network: Network, allow: Collection[str]) -> list[str]:
     found = {}
     if isinstance(rule, SpikeTrainRule) and rule.t_ref:
         found["t_ref"] = f"model.t_ref={rule.t_ref}"
+    if isinstance(rule, StbpRule) and rule.adaptation != "none":
+        raise UsageError(
+            f"model.adaptation={rule.adaptation}: NIR has no neuron whose threshold adapts, and without that the "
+            "network is another. Use --format safetensors."
+        )
     if isinstance(rule, StbpRule) and rule.reset != "hard":
         found["reset"] = f"model.reset={rule.reset}"
     for key, setting in found.items():
@@ -241,7 +246,9 @@ def _pool(node: Any, window: Window) -> Any:
 
 def _neurons(nir: Any, rule: SpikeTrainRule | StbpRule, layer: Layer, shape: tuple[int, ...], dt: float) -> Any:
     if isinstance(rule, StbpRule):
-        return _lif(nir, rule.neuron(layer.kind, layer.weights()), shape, dt)
+        weights = layer.weights()
+        kept = rule.decays(weights).detach().cpu().reshape(-1, *[1] * (len(shape) - 1)).expand(shape).numpy()
+        return _lif(nir, rule.neuron(layer.kind), kept, dt)
     lif = rule.lif(layer.kind, layer.weights())
     v_th = lif.v_th
     if layer.kind.window is None or layer.kind.pool:
@@ -261,14 +268,15 @@ def _cuba_lif(nir: Any, lif: Lif, v_th: float, size: tuple[int, ...], dt: float)
     )
 
 
-def _lif(nir: Any, neuron: Stbp, size: tuple[int, ...], dt: float) -> Any:
-    steps = 1.0 / (1.0 - neuron.decay)
+def _lif(nir: Any, neuron: Stbp, kept: NDArray[np.float64], dt: float) -> Any:
+    """Neurons of the shape of `kept`, what a step leaves of each one's membrane."""
+    size, steps = kept.shape, 1.0 / (1.0 - kept)
     threshold = np.float32(neuron.v_th)
     if not neuron.strict:
         threshold = np.nextafter(threshold, np.float32(-np.inf))
     return nir.LIF(
-        tau=np.full(size, dt * steps),
-        r=np.full(size, steps),
+        tau=dt * steps,
+        r=steps,
         v_leak=np.zeros(size),
         v_threshold=np.full(size, threshold, np.float32),
         v_reset=np.zeros(size, np.float32),

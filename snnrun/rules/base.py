@@ -84,7 +84,7 @@ class LayerWeights:
     `bias` is (N,) or (K,).
 
     `delay` (I,) is the delay of each input, steps. Trained constants are over their initial values, see `constants`:
-    `threshold` (N,), (K,) or (1,), `tau_m` and `tau_s` (1,).
+    `threshold`, `tau_m`, `tau_s` and `tau_adaptation` (N,), (K,) or (1,).
 
     `recurrent_index` lists the pre- and post-neurons of the recurrent synapses, (S,) each, see `synapse_index`. An
     output layer has it without a mask: it lists the fixed lateral inhibition.
@@ -99,6 +99,7 @@ class LayerWeights:
     threshold: Tensor | None = None
     tau_m: Tensor | None = None
     tau_s: Tensor | None = None
+    tau_adaptation: Tensor | None = None
 
     def recurrent(self) -> Synapses | None:
         """The recurrent synapses, their weights without gradient."""
@@ -147,9 +148,9 @@ class Rule(ABC):
     drop_inputs: Annotated[float, Range(at_least=0, below=1)] = 0.0
     drop_hidden: Annotated[float, Range(at_least=0, below=1)] = 0.0
 
-    @property
-    def state_variables(self) -> int:
+    def state_variables(self, kind: LayerKind) -> int:
         """So many variables of a neuron change in each step."""
+        del kind
         return 1
 
     def threshold(self, kind: LayerKind) -> float:

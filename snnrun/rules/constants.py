@@ -15,8 +15,8 @@ dE/dw'_ij = delta_i e_ij / D_i makes that -(delta_i / D_i) a_i / r_i: a threshol
 STBP's surrogate derivative is as wide, in thresholds, as it was. The fixed inhibition among the outputs of the
 spike-train rules is in thresholds too: it stays what it is at v_th.
 
-**Time constants** are those of a whole layer. `passes.Pass.tau_gradients` has their derivative for the spike-train
-rules, `stbp` that of its decay.
+**Time constants** are those of a whole layer, or in STBP of each neuron. `passes.Pass.tau_gradients` has their
+derivative for the spike-train rules, `stbp` and `kernels.reference.alif` that of its decay.
 
 A pool's constants stay as they are.
 """
@@ -74,7 +74,7 @@ def number(value: Tensor) -> float:
 
 
 # The tensor of `LayerWeights` by the constant's name.
-TENSORS = {"v_th": "threshold", "tau_m": "tau_m", "tau_s": "tau_s"}
+TENSORS = {"v_th": "threshold", "tau_m": "tau_m", "tau_s": "tau_s", "tau_adaptation": "tau_adaptation"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +91,11 @@ class TrainedConstants(Rule):
     thresholds_by: Literal["neuron", "layer"] = "neuron"
     constants_lr: Annotated[float, Range(above=0)] = 1.0
     constants_range: Annotated[float, Range(above=1)] = 4.0
+
+    @property
+    def own_time_constants(self) -> bool:
+        """Whether each neuron, or each kernel, has time constants of its own; here a layer shares them."""
+        return False
 
     @property
     def trains_thresholds(self) -> bool:
@@ -111,7 +116,7 @@ class TrainedConstants(Rule):
         if self.trains_thresholds:
             weights.threshold = torch.ones(len(weights.weight) if self.thresholds_by == "neuron" else 1)
         for name in self.time_constants() if self.trains_time_constants else ():
-            setattr(weights, TENSORS[name], torch.ones(1))
+            setattr(weights, TENSORS[name], torch.ones(len(weights.weight) if self.own_time_constants else 1))
         return weights
 
     def constants(self, kind: LayerKind, weights: LayerWeights) -> Iterator[Constant]:

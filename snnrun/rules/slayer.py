@@ -68,9 +68,9 @@ class SlayerRule(Rule):
     init_scale: Annotated[float, Range(above=0)] = 1.0
     connectivity: Literal["full", "two_sided", "one_sided"] = "full"
 
-    @property
-    def state_variables(self) -> int:
+    def state_variables(self, kind: LayerKind) -> int:
         """Two of the response kernel, one or two of the refractory kernel."""
+        del kind
         return 4 if self.refractory == "alpha" else 3
 
     def neuron(self, kind: LayerKind) -> Srm:

@@ -78,9 +78,9 @@ class SpikeTrainRule(Delaying, TrainedConstants):
     connectivity: Literal["two_sided", "one_sided", "full"] = "two_sided"
     recurrent_init: Literal["uniform", "sign"] = "uniform"
 
-    @property
-    def state_variables(self) -> int:
+    def state_variables(self, kind: LayerKind) -> int:
         """Synapse and membrane."""
+        del kind
         return 2
 
     # -- forward ------------------------------------------------------------------------------------------------------

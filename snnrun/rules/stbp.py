@@ -18,7 +18,16 @@ u^t = u^{t-1} f(o^{t-1}) + ... and the dL/du^t of the recursion, which has the p
 
 where df/d(decay) is 1 without a spike and 0 after one, or exp(-1 / decay) (1 + 1 / decay) with `reset=exponential`.
 
-Differs from the paper: PLIF trains the w of 1 / tau_m = sigmoid(w) and divides its input by tau_m, too.
+**Adaptive thresholds** (`adaptation=threshold`; Bellec et al. 2018, Yin et al. 2021). Each spike of a hidden neuron
+raises its own threshold, which falls back over `tau_adaptation` = 1 / (1 - rho) steps:
+
+    threshold^t = v_th (1 + adaptation_strength a^t),    a^t = rho a^{t-1} + (1 - rho) o^{t-1}
+
+`kernels.reference.alif` has the recursions, also those of time constants of each neuron (`time_constants_by=neuron`).
+
+Differs from the papers: PLIF trains the w of 1 / tau_m = sigmoid(w) and divides its input by tau_m, too. The strength
+of the adaptation is in thresholds. A neuron that has fired is reset as STBP resets it and not by a subtraction. All
+hidden neurons adapt. Outputs, which the papers read from membranes, do not.
 
 The authors' released code differs from the paper, and each difference is an option. It fires strictly above the
 threshold (`strict_threshold`) and initialises as PyTorch does (`init=torch`). It averages the loss over the outputs too
@@ -29,16 +38,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Generator, Tensor
 
 from snnrun.declared import Range
-from snnrun.kernels import Stbp, Window, unpack
+from snnrun.kernels import Alif, Stbp, Window, unpack
 from snnrun.kernels.ops import currents, images
 from snnrun.kernels.ops import stbp as dense
+from snnrun.rules.alif import adaptive_layer, near
 from snnrun.rules.base import Currents, LayerKind, LayerWeights, SpikeTrain, every_step, spread
 from snnrun.rules.connectivity import connect
 from snnrun.rules.constants import TrainedConstants, number
@@ -47,6 +57,7 @@ from snnrun.rules.views import Driven, view_of
 
 # The least and the most of the membrane that a trained time constant leaves after a step, unless it begins beyond.
 LEAST_DECAY, MOST_DECAY = 0.01, 0.99
+MOST_TAU_ADAPTATION = 1e4  # steps, unless it begins beyond
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,15 +77,35 @@ class StbpRule(Delaying, TrainedConstants):
     init: Literal["unit_norm", "torch"] = "unit_norm"
     connectivity: Literal["full", "two_sided", "one_sided"] = "full"
     loss: Literal["squared", "mean_squared", "softmax"] = "squared"
+    time_constants_by: Literal["layer", "neuron"] = "layer"
+    adaptation: Literal["none", "threshold"] = "none"
+    tau_adaptation: Annotated[float, Range(above=1)] = 100.0
+    adaptation_strength: Annotated[float, Range(above=0)] = 1.8
+
+    def state_variables(self, kind: LayerKind) -> int:
+        """The membrane, and in hidden layers the adaptation."""
+        return 1 if self.adaptation == "none" or kind.output else 2
+
+    @property
+    def own_time_constants(self) -> bool:
+        """As `time_constants_by` says."""
+        return self.time_constants_by == "neuron"
 
     def time_constants(self) -> dict[str, tuple[str, float, float, float]]:
-        """That of the membrane, 1 / (1 - decay) steps, where at least 0.01 and at most 0.99 are left after a step."""
+        """That of the membrane, 1 / (1 - decay) steps, where at least 0.01 and at most 0.99 are left after a step.
+
+        And that of the adaptation, at most 0.9999 of which are left after a step, if there is one.
+        """
         least, most = min(self.decay, LEAST_DECAY), max(self.decay, MOST_DECAY)
-        return {"tau_m": ("steps", 1.0 / (1.0 - self.decay), 1.0 / (1.0 - least), 1.0 / (1.0 - most))}
+        found = {"tau_m": ("steps", 1.0 / (1.0 - self.decay), 1.0 / (1.0 - least), 1.0 / (1.0 - most))}
+        if self.adaptation != "none":
+            tau = self.tau_adaptation
+            found["tau_adaptation"] = ("steps", tau, min(tau, 1.0 / (1.0 - LEAST_DECAY)), max(tau, MOST_TAU_ADAPTATION))
+        return found
 
     def neuron(self, kind: LayerKind, weights: LayerWeights | None = None) -> Stbp:
-        """Neuron of a layer, with its time constant of now if that is trained."""
-        tau_m = None if weights is None else weights.tau_m
+        """Neuron of a layer, with the time constant of now if the layer trains one."""
+        tau_m = None if weights is None or self.own_time_constants else weights.tau_m
         return Stbp(
             v_th=self.threshold(kind),
             decay=self.decay if tau_m is None else number(self.trained_decay(tau_m)),
@@ -85,9 +116,27 @@ class StbpRule(Delaying, TrainedConstants):
             temporal_gradient=self.temporal_gradient,
         )
 
+    def decays(self, weights: LayerWeights) -> Tensor:
+        """What a step leaves of the membranes of a layer: (1,), or (N,) or (K,) of each; float64."""
+        return self.trained_decay(_over(weights.tau_m, weights.weight.new_ones(1)))
+
     def trained_decay(self, ratio: Tensor) -> Tensor:
         """The share of the membrane that a step leaves, 1 - 1 / tau_m, from tau_m over its initial value; float64."""
         return 1.0 - (1.0 - self.decay) / ratio.double()
+
+    def alif(self, kind: LayerKind, weights: LayerWeights) -> Alif | None:
+        """What each neuron of a layer has of its own; None in a layer of plain STBP. Differentiable."""
+        strength = 0.0 if self.adaptation == "none" or kind.output else self.adaptation_strength
+        if not strength and (weights.tau_m is None or not self.own_time_constants):
+            return None
+        neurons = len(weights.weight) if kind.window is None else kind.window.neurons
+        one = weights.weight.new_ones(1)
+        decay, adaptation = (
+            self.decays(weights),
+            1.0 - 1.0 / (self.tau_adaptation * _over(weights.tau_adaptation, one).double()),
+        )
+        decay, adaptation = (each.to(one.dtype).repeat_interleave(neurons // len(each)) for each in (decay, adaptation))
+        return Alif(decay, adaptation, strength)
 
     def initialise(self, kind: LayerKind, inputs: int, neurons: int, generator: Generator) -> LayerWeights:
         """Uniform on [-1, 1], then scaled to norm 1 for each neuron or kernel (eq. 29-30); or PyTorch's default."""
@@ -103,7 +152,10 @@ class StbpRule(Delaying, TrainedConstants):
             norm = math.sqrt(neurons) if self.init == "torch" else values.norm(dim=1, keepdim=True).clamp(min=1e-12)
             weights.recurrent_weight = values / norm
             weights.recurrent_mask = mask
-        return self.with_constants(weights)
+        weights = self.with_constants(weights)
+        if kind.output:
+            weights.tau_adaptation = None
+        return weights
 
     def refuses_currents(self) -> str:
         """Nothing: currents are real-valued activities o of a layer before the first."""
@@ -115,17 +167,20 @@ class StbpRule(Delaying, TrainedConstants):
         """Run a layer. The gradient of its spikes comes back through `counts` and `link`."""
         del labels
         weights = self.at_thresholds(weights)
+        weight = weights.weight if kind.average is None else spread(weights.weight, kind.average)
+        if weights.delay is not None and isinstance(inputs, SpikeTrain):
+            inputs = delayed(inputs, weights.delay)
+        alif = self.alif(kind, weights)
+        if alif is not None:
+            return adaptive_layer(kind, replace(weights, weight=weight), inputs, alif, self.neuron(kind))
         neuron, decay = self.neuron(kind, weights), None
         if weights.tau_m is not None:
             decay = self.trained_decay(weights.tau_m)
-        weight = weights.weight if kind.average is None else spread(weights.weight, kind.average)
         recurrent = weights.recurrent_weight, weights.recurrent_mask
         if isinstance(inputs, Currents):
             view = view_of(kind, inputs.steps)
             result = _DrivenLayer.apply(inputs.values, weight, weights.bias, *recurrent, decay, neuron, view)  # type: ignore[no-untyped-call]
         else:
-            if weights.delay is not None:
-                inputs = delayed(inputs, weights.delay)
             result = _Layer.apply(  # type: ignore[no-untyped-call]
                 inputs.spikes, inputs.link, inputs.near, weight, weights.bias, *recurrent, decay, neuron, kind.window,
             )  # fmt: skip
@@ -143,16 +198,9 @@ class StbpRule(Delaying, TrainedConstants):
         return square.mean(dim=1) if self.loss == "mean_squared" else 0.5 * square.sum(dim=1)
 
 
-def _near(ctx: Any, membrane: Tensor, neuron: Stbp) -> Tensor | None:
-    """Which spikes of a layer need a gradient; None for all, as on a GPU, which multiplies matrices as fast without.
-
-    A compiled or exported graph is to run on either.
-    """
-    if not neuron.bounded or membrane.device.type != "cpu" or torch.compiler.is_compiling():
-        return None
-    if not any(ctx.needs_input_grad):
-        return None
-    return dense.stbp_near(membrane, neuron)
+def _over(ratio: Tensor | None, one: Tensor) -> Tensor:
+    """A trained constant over its initial value, 1 if it is not trained."""
+    return one if ratio is None else ratio
 
 
 def _decay_gradient(
@@ -191,10 +239,10 @@ class _Layer(torch.autograd.Function):
             spikes, counts, membrane = images.stbp_conv_forward(spikes_in, weight, bias, window, neuron)
         ctx.save_for_backward(spikes_in, near_in, weight, recurrent_weight, recurrent_mask, spikes, membrane)
         ctx.neuron, ctx.window = neuron, window
-        near = _near(ctx, membrane, neuron)
-        ctx.mark_non_differentiable(spikes, *(() if near is None else (near,)))
+        bits = near(ctx, membrane, neuron)
+        ctx.mark_non_differentiable(spikes, *(() if bits is None else (bits,)))
         ctx.set_materialize_grads(False)
-        return spikes, counts, counts.new_zeros(1, 1, 1).expand(membrane.shape), near
+        return spikes, counts, counts.new_zeros(1, 1, 1).expand(membrane.shape), bits
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -252,10 +300,10 @@ class _DrivenLayer(torch.autograd.Function):
         spikes, counts, membrane = currents.stbp_driven(drive, recurrent_weight, neuron, view.steps)
         ctx.save_for_backward(values, weight, bias, recurrent_weight, recurrent_mask, spikes, membrane)
         ctx.neuron, ctx.view = neuron, view
-        near = _near(ctx, membrane, neuron)
-        ctx.mark_non_differentiable(spikes, *(() if near is None else (near,)))
+        bits = near(ctx, membrane, neuron)
+        ctx.mark_non_differentiable(spikes, *(() if bits is None else (bits,)))
         ctx.set_materialize_grads(False)
-        return spikes, counts, counts.new_zeros(1, 1, 1).expand(membrane.shape), near
+        return spikes, counts, counts.new_zeros(1, 1, 1).expand(membrane.shape), bits
 
     @staticmethod
     @torch.autograd.function.once_differentiable

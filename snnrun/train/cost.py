@@ -261,7 +261,7 @@ def cost(network: Network, firing: Firing) -> Cost:
             neurons=len(own),
             spikes=int(own.sum()) / samples,
             operations=operations / samples,
-            updates=network.rule.state_variables * len(own) * firing.steps,
+            updates=network.rule.state_variables(layer.kind) * len(own) * firing.steps,
             bias_additions=0 if layer.bias is None else len(own) * firing.steps,
             ann_macs=dense_operations(layer),
             current_macs=macs,

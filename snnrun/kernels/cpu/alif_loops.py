@@ -36,10 +36,10 @@ class AlifConstants(NamedTuple):
 
 
 class AlifLayer(NamedTuple):
-    """A layer of `neurons`: its `drive` (B * K * N,), K = `count`; `recurrent` (N * P,), by pre-neuron, or empty."""
+    """A layer of `neurons`: its `drive` (B * K * N,), K = `values`; `recurrent` (N * P,), by pre-neuron, or empty."""
 
     drive: Floats
-    count: int
+    values: int
     recurrent: Floats
     neurons: int
     padded: int
@@ -87,9 +87,9 @@ def alif_block(
     """All steps of a block of uncoupled neurons."""
     steps, one = words.shape[1], splat(np.float32(1), like)
     u, a, n = like, like, like
-    for k in range(layer.count):
-        drive = load_row(like, layer.drive, (b * layer.count + k) * layer.neurons + offset, layer.neurons - offset)
-        for t in range(first_step(k, layer.count, steps), first_step(k + 1, layer.count, steps)):
+    for k in range(layer.values):
+        drive = load_row(like, layer.drive, (b * layer.values + k) * layer.neurons + offset, layer.neurons - offset)
+        for t in range(first_step(k, layer.values, steps), first_step(k + 1, layer.values, steps)):
             u, a, fired = alif_step(like, drive, u, a, b, t, offset, layer, words, membrane, effective)
             n = choose(fired, n + one, n)
     store(counts, b * layer.padded + offset, n)
@@ -137,7 +137,7 @@ def alif_scan(
             state[i] = np.float32(0)
         for t in range(steps):
             looped = list_spikes(words, b, t - 1, own) if t else 0
-            place = (b * layer.count + t * layer.count // steps) * layer.neurons
+            place = (b * layer.values + t * layer.values // steps) * layer.neurons
             for offset in range(0, padded, 64):
                 width = min(64, padded - offset)
                 alif_coupled(
@@ -157,7 +157,7 @@ class AlifScan(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """What it writes: dL/du as `drive` (B * T * N,); dL/d(decay) and dL/drho of each sample, `decay`, `rho` (B * P,)."""
+    """What it writes: dL/du as `drive` (B * T * N,), and dL/d(decay) and dL/drho of each sample (B * P,)."""
 
     drive: Floats
     decay: Floats

@@ -49,9 +49,10 @@ def keeps(alif: Alif, neuron: Stbp) -> Keeps:
     """What a step keeps of the membrane: 0 after a spike (eq. 8 of Wu et al. 2018), or the exponential of eq. 6."""
     decay, none = alif.decay, torch.zeros_like(alif.decay)
     if not neuron.exponential_reset:
-        return Keeps(decay, none, -decay, -decay, none)
+        return Keeps(decay, none, -decay, -decay, torch.zeros_like(decay))
     share = torch.exp(-1.0 / decay)
-    return Keeps(decay, decay * share, none - 1.0, -share, share * (1.0 + 1.0 / decay))
+    by_decay = torch.where(decay > 0, share * (1.0 + 1.0 / decay), none)
+    return Keeps(decay, decay * share, none - 1.0, -share, by_decay)
 
 
 def alif_scan(
