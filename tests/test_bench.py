@@ -271,6 +271,26 @@ def test_calls_of_a_layer_that_gets_currents_are_booked_on_it(monkeypatch: pytes
     }
 
 
+def test_calls_of_adaptive_layers_are_booked_on_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed = phases._TimedBackend(Clock(monkeypatch), ["hidden1", "hidden2", "output"], CPU)
+    for _ in range(2):
+        timed.current_drive()
+        timed.alif_scan()
+        timed.stbp_forward()
+        timed.alif_scan()
+        timed.stbp_near()
+        timed.stbp_forward()
+        timed.stbp_backward()
+        timed.alif_scan_backward()
+        timed.stbp_backward()  # of the recurrent weights
+        timed.stbp_backward()
+        timed.alif_scan_backward()
+    assert timed.seconds == {
+        **{"count": 0.0, "forward hidden1": 4.0, "forward hidden2": 6.0, "forward output": 2.0, "solve": 0.0},
+        **{"backward output": 2.0, "backward hidden2": 6.0, "backward hidden1": 2.0},
+    }
+
+
 @pytest.mark.parametrize("network", ["20-R10", "2C3-P2-R5"])
 @pytest.mark.parametrize("model", ["strsbp", "hm2bp", "stbp"])
 def test_every_rule_has_phases_and_the_backend_comes_back(model: str, network: str) -> None:

@@ -72,10 +72,12 @@ BACKWARD = (
 # Of a first layer that gets currents. Nothing is counted before it.
 DRIVEN = ("current_drive", "lif_driven", "stbp_driven")
 DRIVEN_BACKWARD = ("readout_sums", "stbp_driven_backward")
-NEAR = "stbp_near"  # after the forward pass of the layer
+AFTER = ("stbp_near", "alif_scan")  # after the forward pass of the layer, or its drive
+# Before the products of an adaptive layer, which may be two. The layers below are adaptive, too.
+ADAPTIVE_BACKWARD = "alif_scan_backward"
 SOLVE = ("coupling", "coupling_solve")
 COUNT = "count_spikes"  # of the input
-TIMED = {COUNT, NEAR, *FORWARD, *BACKWARD, *DRIVEN, *DRIVEN_BACKWARD, *SOLVE}
+TIMED = {COUNT, *AFTER, ADAPTIVE_BACKWARD, *FORWARD, *BACKWARD, *DRIVEN, *DRIVEN_BACKWARD, *SOLVE}
 
 
 class _TimedBackend:
@@ -87,6 +89,7 @@ class _TimedBackend:
     def __init__(self, backend: Any, layers: Sequence[str], device: torch.device) -> None:
         self.backend, self._layers, self._device = backend, layers, device
         self._layer = -1  # the last that has gone forward and not yet backward
+        self._adaptive = False  # whether an adaptive layer has gone backward in this step
         self.seconds: dict[str, float] = {
             "count": 0.0,
             **{f"forward {layer}": 0.0 for layer in layers},
@@ -108,19 +111,22 @@ class _TimedBackend:
 
     def _phase(self, name: str) -> str:
         if name in (*DRIVEN, *DRIVEN_BACKWARD):
-            self._layer = 0 if name in DRIVEN else -1
+            self._layer, self._adaptive = 0 if name in DRIVEN else -1, False
             return f"{'forward' if name in DRIVEN else 'backward'} {self._layers[0]}"
         if name in SOLVE:
             return "solve"
         if name == COUNT:  # the first of a step; a pool on the input has no backward pass
-            self._layer = -1
+            self._layer, self._adaptive = -1, False
             return "count"
-        if name == NEAR:
+        if name in AFTER:
             return f"forward {self._layers[max(0, self._layer)]}"
         if name in FORWARD:
             self._layer += 1
             return f"forward {self._layers[self._layer]}"
-        if name == "recurrent_gradient":  # comes after the layer's `spsp_backward`
+        if name == ADAPTIVE_BACKWARD:
+            self._layer, self._adaptive = self._layer - 1, True
+            return f"backward {self._layers[self._layer + 1]}"
+        if name == "recurrent_gradient" or self._adaptive:  # comes after the layer's `spsp_backward`, or that above
             return f"backward {self._layers[self._layer + 1]}"
         layer = self._layers[self._layer]
         self._layer -= name.endswith("_backward")

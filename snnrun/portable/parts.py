@@ -54,7 +54,11 @@ class Part:
 
 @torch.no_grad()
 def parts(network: Network) -> list[Part]:
-    """The layers of a network, from the input on. Raises UsageError if its rule has a forward pass of its own."""
+    """The layers of a network, from the input on.
+
+    Raises:
+        UsageError: its rule has a forward pass of its own, or its neurons constants of their own.
+    """
     if type(network.rule).layer not in FORWARD:
         raise UsageError(
             f"The layers of {type(network.rule).__name__} run by code of its own, which this format does not have. "
@@ -73,6 +77,11 @@ def _part(network: Network, name: str, size: int, kind: LayerKind, weights: Laye
     threshold: float | Tensor
     if isinstance(rule, StbpRule):
         weights = rule.at_thresholds(weights)
+        if rule.alif(kind, weights) is not None:
+            raise UsageError(
+                "model.adaptation, model.time_constants_by: this format has no neurons that adapt or have time "
+                "constants each of its own. Use --format safetensors."
+            )
         neuron = rule.neuron(kind, weights)
         threshold = neuron.v_th
     elif isinstance(rule, SpikeTrainRule):
