@@ -23,7 +23,6 @@ from snnrun.network import Network
 from snnrun.nir import check
 from snnrun.nir.graph import delay as delay_of
 from snnrun.nir.graph import graph_of
-from snnrun.portable.parts import parts
 from snnrun.record import run_folder
 from snnrun.record.description import Description
 from snnrun.rules import Hm2Bp, Rule, StbpRule, StRsbp
@@ -156,12 +155,10 @@ def test_what_nir_cannot_express_is_refused_by_name_or_left_out_with_a_warning()
         graph_of(soft, ABOUT, dt=1e-3, allow=["bias"])
 
 
-def test_adaptation_is_refused() -> None:
+def test_nir_refuses_adaptation() -> None:
     adaptive = Network(StbpRule(v_th=[0.5], adaptation="threshold"), inputs=20, topology="6", outputs=3)
     with pytest.raises(UsageError, match=r"model.adaptation=threshold: NIR has no neuron .* Use --format safetensors"):
         graph_of(adaptive, ABOUT, dt=1e-3, allow=["reset"])
-    with pytest.raises(UsageError, match=r"model.adaptation, model.time_constants_by: .* Use --format safetensors"):
-        parts(adaptive)
 
 
 def test_a_kernels_time_constant_is_that_of_all_its_neurons() -> None:

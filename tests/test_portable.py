@@ -31,6 +31,21 @@ RULES: dict[str, tuple[Rule, str]] = {
     "stbp, a skip, strict, no bias": (StbpRule(v_th=[0.5], strict_threshold=True, bias=False), "9-8+1"),
     "stbp, another reset, delays": (StbpRule(v_th=[0.4], reset="exponential", delays="fixed", max_delay=5), "9"),
     "stbp, trained constants": (StbpRule(v_th=[0.4], train_constants="all"), "9-R8"),
+    "stbp, adaptive": (
+        StbpRule(v_th=[0.4], adaptation="threshold", tau_adaptation=6.0, strict_threshold=True),
+        "9-R8",
+    ),
+    "stbp over images, adaptive, constants of each": (
+        StbpRule(
+            v_th=[0.2],
+            adaptation="threshold",
+            tau_adaptation=6.0,
+            train_constants="all",
+            time_constants_by="neuron",
+            reset="exponential",
+        ),
+        "4C3p1-P2-6C3-R20",
+    ),
     "stbp over images": (StbpRule(v_th=[0.2]), "4C3p1-P2-6C3-20"),
     "stbp, a pool before a dense layer": (StbpRule(v_th=[0.2]), "4C2-P2-10"),
     "strsbp": (StRsbp(v_th=[1.0], connectivity="full"), "9-R8"),

@@ -29,6 +29,34 @@ def stbp(drive: Tensor, loop: Tensor | None, v_th: float, decay: float, after_sp
     return spikes
 
 
+def alif(
+    drive: Tensor,
+    loop: Tensor | None,
+    kept: Tensor,
+    after_spike: Tensor,
+    adaptation_decay: Tensor,
+    v_th: float,
+    rise: float,
+    strict: bool,
+) -> Tensor:
+    """Spikes of STBP's neurons with constants of their own, (N,), and thresholds that adapt (Bellec et al. 2018).
+
+    A step keeps the share `kept` of the membrane u, or `after_spike` if the neuron has just fired. The adaptation a,
+    the recent rate of its own spikes, raises its threshold by `rise` a.
+    """
+    spikes = torch.empty_like(drive)
+    u = a = fired = torch.zeros_like(drive[:, 0])
+    for t in range(drive.shape[1]):
+        u = u * torch.where(fired > 0, after_spike, kept) + drive[:, t]
+        if loop is not None:
+            u = torch.addmm(u, fired, loop.T)
+        a = a * adaptation_decay + (1.0 - adaptation_decay) * fired
+        x = u - rise * a
+        fired = (x > v_th if strict else x >= v_th).to(u.dtype)
+        spikes[:, t] = fired
+    return spikes
+
+
 def lif(drive: Tensor, loop: Tensor | None, v_th: float, tau_m: float, tau_s: float, t_ref: int) -> Tensor:
     """Spikes of leaky integrate-and-fire neurons with synaptic current a and membrane u, which fire above `v_th`, mV.
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from snnrun.errors import UsageError
-from snnrun.kernels import Lif, Srm, Stbp, Window, Wta
+from snnrun.kernels import Lif, Srm, Stbp, Window, Wta, reference
 from snnrun.kernels.neuron import slack_threshold
 from snnrun.network import Layer, Network
 from snnrun.rules import LayerKind, LayerWeights, LeeRule, SlayerRule, StbpRule
@@ -18,6 +19,20 @@ from snnrun.rules.spike_train import SpikeTrainRule
 
 # Rules of users may derive from these, with other losses or gradients, but not with another forward pass.
 FORWARD = {rule.layer for rule in (StbpRule, SpikeTrainRule, SlayerRule, LeeRule)}
+
+
+class AdaptiveStbp(NamedTuple):
+    """STBP's neurons each with constants of its own, (N,): `kernels.reference.alif`.
+
+    `kept` and `after_spike` are what a step keeps of the membrane, `adaptation_decay` what it leaves of the adaptation,
+    and `rise` by how much an adaptation of 1 raises the threshold; 0 if none adapts. `strict`: they fire above it.
+    """
+
+    kept: Tensor
+    after_spike: Tensor
+    adaptation_decay: Tensor
+    rise: float
+    strict: bool
 
 
 @dataclass(frozen=True)
@@ -35,7 +50,7 @@ class Part:
         loop: Recurrent weights (N, N), which act after one step, to row from column; None if there are none.
         delay: Whole steps by which the spikes of each input come later, (I,) int64, or None.
         neuron: What its neurons are.
-        threshold: At which they fire (`Stbp`, `Srm`), or above which (`Lif`); of `Wta` one for each, (N,).
+        threshold: At which they fire, or above which (`Lif`); of `Wta` one for each, (N,).
     """
 
     name: str
@@ -48,17 +63,13 @@ class Part:
     bias: Tensor | None
     loop: Tensor | None
     delay: Tensor | None
-    neuron: Stbp | Lif | Srm | Wta
+    neuron: Stbp | AdaptiveStbp | Lif | Srm | Wta
     threshold: float | Tensor
 
 
 @torch.no_grad()
 def parts(network: Network) -> list[Part]:
-    """The layers of a network, from the input on.
-
-    Raises:
-        UsageError: its rule has a forward pass of its own, or its neurons constants of their own.
-    """
+    """The layers of a network, from the input on. Raises UsageError if its rule has a forward pass of its own."""
     if type(network.rule).layer not in FORWARD:
         raise UsageError(
             f"The layers of {type(network.rule).__name__} run by code of its own, which this format does not have. "
@@ -73,17 +84,17 @@ def parts(network: Network) -> list[Part]:
 
 def _part(network: Network, name: str, size: int, kind: LayerKind, weights: LayerWeights) -> Part:
     rule, gain, loop, delay = network.rule, 1.0, None, weights.delay
-    neuron: Stbp | Lif | Srm | Wta
+    neuron: Stbp | AdaptiveStbp | Lif | Srm | Wta
     threshold: float | Tensor
     if isinstance(rule, StbpRule):
         weights = rule.at_thresholds(weights)
-        if rule.alif(kind, weights) is not None:
-            raise UsageError(
-                "model.adaptation, model.time_constants_by: this format has no neurons that adapt or have time "
-                "constants each of its own. Use --format safetensors."
-            )
-        neuron = rule.neuron(kind, weights)
-        threshold = neuron.v_th
+        alif = rule.alif(kind, weights)
+        if alif is None:
+            neuron = rule.neuron(kind, weights)
+        else:
+            kept, rise = reference.keeps(alif, rule.neuron(kind)), alif.strength * rule.threshold(kind)
+            neuron = AdaptiveStbp(kept.f, kept.f_after, alif.adaptation_decay, rise, rule.strict_threshold)
+        threshold = rule.threshold(kind)
     elif isinstance(rule, SpikeTrainRule):
         weights = rule.at_thresholds(weights)
         neuron = rule.lif(kind, weights)

@@ -7,7 +7,7 @@ from torch import Tensor
 from snnrun.kernels import Lif, Srm, Stbp, Window, Wta
 from snnrun.kernels.reference import pool_weight
 from snnrun.portable.onnx_graph import Graph, Operand, Value
-from snnrun.portable.parts import Part
+from snnrun.portable.parts import AdaptiveStbp, Part
 
 
 def spiking(graph: Graph, parts: list[Part], given: Value, held_for: int | None) -> Value:
@@ -96,6 +96,9 @@ def _neurons(graph: Graph, part: Part, drive: Value) -> Value:
     match part.neuron:
         case Stbp():
             return _stbp(graph, part.neuron, drive, rest, loop)
+        case AdaptiveStbp():
+            assert isinstance(part.threshold, float)
+            return _alif(graph, part.neuron, part.threshold, drive, rest, loop)
         case Lif():
             assert isinstance(part.threshold, float)
             return _lif(graph, part.neuron, part.threshold, drive, rest, loop)
@@ -114,6 +117,21 @@ def _stbp(graph: Graph, neuron: Stbp, drive: Value, rest: Value, loop: Value | N
         return [u, fired], fired
 
     return graph.scan(step, [rest] * 2, [drive])
+
+
+def _alif(graph: Graph, neuron: AdaptiveStbp, v_th: float, drive: Value, rest: Value, loop: Value | None) -> Value:
+    kept, after, remains = (graph.value(each) for each in neuron[:3])
+
+    def step(now: Value, u: Value, a: Value, fired: Value) -> tuple[list[Value], Value]:
+        u = u * (fired > 0.0).where(after, kept) + now
+        if loop is not None:
+            u = u + fired @ loop
+        a = a * remains + fired * graph.value(1.0 - neuron.adaptation_decay)
+        x = u - a * neuron.rise
+        fired = (x > v_th if neuron.strict else x >= v_th).float()
+        return [u, a, fired], fired
+
+    return graph.scan(step, [rest] * 3, [drive])
 
 
 def _lif(graph: Graph, lif: Lif, v_th: float, drive: Value, rest: Value, loop: Value | None) -> Value:

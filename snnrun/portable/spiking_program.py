@@ -8,7 +8,7 @@ from torch import Tensor
 
 from snnrun.kernels import Lif, Srm, Stbp, Window
 from snnrun.portable import functions
-from snnrun.portable.parts import Part
+from snnrun.portable.parts import AdaptiveStbp, Part
 from snnrun.portable.program import Program
 
 
@@ -72,6 +72,10 @@ def _neurons(program: Program, part: Part, drive: str) -> str:
     if isinstance(neuron, Stbp):
         how: dict[str, Any] = {"decay": neuron.decay, "after_spike": neuron.decay_after_spike, "strict": neuron.strict}
         return program.call(functions.stbp, drive, loop, v_th=v_th, **how)
+    if isinstance(neuron, AdaptiveStbp):
+        own = {"kept": neuron.kept, "after_spike": neuron.after_spike, "adaptation_decay": neuron.adaptation_decay}
+        names = [program.tensor(f"{part.name}_{key}", value) for key, value in own.items()]
+        return program.call(functions.alif, drive, loop, *names, v_th=v_th, rise=neuron.rise, strict=neuron.strict)
     if isinstance(neuron, Lif):
         how = {"tau_m": neuron.tau_m, "tau_s": neuron.tau_s, "t_ref": neuron.t_ref}
         return program.call(functions.lif, drive, loop, v_th=v_th, **how)
