@@ -303,7 +303,7 @@ def test_the_runs_own_weights_are_never_overwritten(digits_run: Runs, capsys: py
     run = digits_run("stbp")
     before = (run / "last.safetensors").read_bytes()
     assert cli.main(["export", str(run), "--format", "safetensors", "--out", str(run / "last.safetensors")]) == 2
-    assert "this file has the run's own weights" in capsys.readouterr().err
+    assert "this file is the run's own" in capsys.readouterr().err
     assert (run / "last.safetensors").read_bytes() == before
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,15 +13,17 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from snnrun import cli, kernels
 from snnrun.errors import UsageError
 from snnrun.models import MODELS
 from snnrun.network import Network
 from snnrun.network.model import Signal
-from snnrun.portable import onnx, onnx_graph, pytorch
+from snnrun.portable import onnx, onnx_graph, pytorch, quantise
 from snnrun.portable.onnx_graph import OPSET
 from snnrun.portable.task import Task
+from snnrun.record import journal
 from snnrun.rules import Currents, Hm2Bp, LeeRule, Rule, SlayerRule, StbpRule, StRsbp
 
 Runs = Callable[[str], Path]
@@ -82,17 +85,17 @@ def task_of(model: Any, signal: Signal, **more: Any) -> Task:
     return Task(model=model, signal=signal, **(given | more))
 
 
-def in_pytorch(task: Task, folder: Path) -> torch.nn.Module:
+def in_pytorch(task: Task, folder: Path, *, quantised: bool = False) -> torch.nn.Module:
     """The model of the exported file."""
     program = pytorch.program(task)
-    (folder / "n.py").write_text(pytorch.text(task, program))
-    torch.save(program.state, folder / "n.pt")
+    (folder / "n.py").write_text(pytorch.text(task, program, quantised=quantised))
+    torch.save(program.packed() if quantised else program.state, folder / "n.pt")
     return pytorch.load(folder / "n.py")
 
 
-def in_onnx(task: Task, folder: Path) -> Callable[[torch.Tensor], torch.Tensor]:
+def in_onnx(task: Task, folder: Path, *, quantised: bool = False) -> Callable[[torch.Tensor], torch.Tensor]:
     """The model of the exported file, run by onnxruntime."""
-    (folder / "n.onnx").write_bytes(onnx.graph(task).SerializeToString())
+    (folder / "n.onnx").write_bytes(onnx.graph(task, quantised=quantised).SerializeToString())
     compute = onnx.compute(folder / "n.onnx")
     return lambda inputs: torch.from_numpy(compute(inputs.numpy()))
 
@@ -167,6 +170,93 @@ def test_models_without_spikes_give_the_same_logits(case: str, written: str, tmp
     task, inputs = ann_of(case)
     ours = task.model(kernels.pack(inputs) if task.signal.spikes else inputs).scores
     torch.testing.assert_close(WRITERS[written](task, tmp_path)(inputs), ours, rtol=1e-4, atol=1e-5)
+
+
+# ---- int8 ----------------------------------------------------------------------------------------------------------
+
+
+def test_weights_are_whole_numbers_of_at_most_127_times_an_exact_scale() -> None:
+    weight = torch.randn(50, 40, generator=torch.Generator().manual_seed(3)) * torch.logspace(-6, 6, 50)[:, None]
+    weight[7] = 0
+    q, scale = quantise.levels(weight)
+    assert q.dtype == torch.int8
+    assert (q.abs().amax(1) == torch.where(weight.any(1), 127, 0)).all()
+    assert ((q * scale - weight).abs() <= 0.5 * scale * (1 + 1e-6)).all()
+    assert torch.equal((q * scale).double(), q.double() * scale.double())  # nothing is rounded
+    again, same = quantise.levels(q * scale)
+    assert torch.equal(again, q)
+    assert torch.equal(same[weight.any(1)], scale[weight.any(1)])
+    assert quantise.stored(weight) is None
+
+
+@pytest.mark.parametrize("written", WRITERS)
+@pytest.mark.parametrize("case", ["stbp", "stbp over images", "stbp, trained constants", "strsbp", "slayer", "lee"])
+def test_networks_in_int8_fire_as_the_quantised_network(case: str, written: str, tmp_path: Path) -> None:
+    network, spikes = network_of(case), spikes_of(81)
+    before = network(spikes).output.counts
+    quantise.quantise(network)
+    ours, task = network(spikes).output.counts, task_of(network, SPIKES)
+    found = WRITERS[written](task, tmp_path, quantised=True)(spikes)
+    assert torch.equal(found, ours)
+    assert (before - ours).abs().mean() < 1
+
+
+@pytest.mark.parametrize("written", WRITERS)
+@pytest.mark.parametrize("case", ["cnn", "lstm, last", "gru of spikes", "phased_lstm", "lra"])
+def test_models_without_spikes_in_int8_give_the_logits_of_the_quantised_model(
+    case: str, written: str, tmp_path: Path
+) -> None:
+    task, inputs = ann_of(case)
+    quantise.quantise(task.model)
+    ours = task.model(kernels.pack(inputs) if task.signal.spikes else inputs).scores
+    found = WRITERS[written](task, tmp_path, quantised=True)(inputs)
+    torch.testing.assert_close(found, ours, rtol=1e-4, atol=1e-5)
+
+
+def test_thresholds_are_folded_into_the_weights_first() -> None:
+    network = network_of("stbp, trained constants")
+    spikes = spikes_of(81)
+    before = network(spikes).output.counts
+    quantise._fold_thresholds(network)
+    assert torch.equal(network(spikes).output.counts, before)
+    assert all((layer.threshold == 1).all() for layer in network.layers)
+
+
+def test_files_in_int8_are_a_quarter_as_long(tmp_path: Path) -> None:
+    network = Network(StbpRule(v_th=[0.5]), inputs=200, topology="200-R200", outputs=3).requires_grad_(False)
+    quantise.quantise(network)
+    task, sizes = task_of(network, Signal(200, STEPS, spikes=True)), {}
+    for quantised in (False, True):
+        for written in WRITERS:
+            WRITERS[written](task, tmp_path, quantised=quantised)
+        sizes[quantised] = {file: (tmp_path / file).stat().st_size for file in ("n.pt", "n.onnx")}
+    assert all(sizes[True][file] < 0.3 * size for file, size in sizes[False].items()), sizes
+    state = torch.load(tmp_path / "n.pt", weights_only=True)
+    assert state["hidden2_loop"].dtype == torch.int8
+    assert state["hidden2_loop_scale"].shape == (200, 1)
+
+
+@pytest.mark.parametrize("format_", ["nir", "onnx", "pytorch", "safetensors"])
+def test_the_accuracy_before_and_after_is_said_and_written(
+    format_: str, digits_run: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(digits_run("stbp"), tmp_path / "run")
+    assert cli.main(["export", str(run), "--format", format_, "--quantise", "int8"]) == 0
+    [path] = run.glob("network_int8.*.json")
+    facts = json.loads(path.read_text())
+    assert facts["file"] == path.name.removesuffix(".json")
+    assert (facts["format"], facts["split"], facts["samples"]) == (format_, "test", 360)
+    before, after = facts["accuracy"]["before"], facts["accuracy"]["after"]
+    _, said = capsys.readouterr().out.splitlines()
+    assert f"{100 * after:.2f} % of 360 test samples are right, {100 * before:.2f} % before" in said
+    [recorded] = [entry[key] for entry in journal.read(run) if (key := "test/accuracy_best_validation") in entry]
+    assert before == pytest.approx(recorded)
+    assert abs(before - after) < 0.1
+    if format_ == "safetensors":
+        ours, state = load_file(run / "best.safetensors"), load_file(run / "network_int8.safetensors")
+        assert state["layers.1.recurrent_weight"].dtype == torch.int8
+        weight = state["layers.0.weight"] * state["layers.0.weight_scale"]
+        assert (weight - ours["layers.0.weight"]).abs().max() <= state["layers.0.weight_scale"].max()
 
 
 # ---- the command ---------------------------------------------------------------------------------------------------

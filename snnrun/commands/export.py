@@ -8,7 +8,7 @@ import importlib.metadata
 import json
 import os
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from snnrun.network import Network
     from snnrun.nir.check import Agreement
     from snnrun.portable.check import Agreement as Answers
+    from snnrun.portable.quantise import Cost
     from snnrun.run.build import Inputs
     from snnrun.run.trained import Trained
 
@@ -37,6 +38,8 @@ TENSORS = {
     "weight": "(neurons, inputs), mV: weight[i, j] to neuron i from input neuron j",
     "recurrent_weight": "(neurons, neurons), mV: to neuron i from neuron j of the same layer, one step later",
     "recurrent_mask": "(neurons, neurons), bool: which recurrent synapses exist",
+    "weight_scale": "(neurons, 1), mV: what a row of weights, in int8, is multiplied by",
+    "recurrent_weight_scale": "(neurons, 1), mV: what a row of recurrent weights, in int8, is multiplied by",
     "bias": "(neurons,), mV: added to the membrane in every step",
     "delay": "(inputs,), steps, to be rounded: spikes of each input come so much later",
     "threshold": "(neurons,), or (1,) for all: the trained threshold over v_th",
@@ -58,13 +61,24 @@ def main(arguments: list[str]) -> int:
     if options.root is not None:
         values["data"]["root"] = options.root
     own = trained.load(run.path, values, options.weights)
-    path = options.out or run.path / FORMATS[options.format]
+    path = options.out or run.path / _usual_name(options)
+    cost = None if options.quantise is None else _quantised(own, options)
     for warning in _written(own, path, options):
         print(f"warning: {warning}", file=sys.stderr)
     print(f"{path}: the {own.weights} weights of {run.path.name} as {options.format}")
+    if cost is not None:
+        beside = path.with_name(f"{path.name}.json")
+        facts = {"file": path.name, "format": options.format, "weights": own.weights, **cost.as_dict()}
+        _write(own, beside, lambda temporary: temporary.write_text(f"{json.dumps(facts, indent=2)}\n"))
+        print(f"{beside}: {cost}")
     if options.check is not None:
         print(f"in {READERS[options.format]}: {_checked(own, path, options)}")
     return 0
+
+
+def _usual_name(options: argparse.Namespace) -> str:
+    name = FORMATS[options.format]
+    return name if options.quantise is None else name.replace(".", f"_{options.quantise}.")
 
 
 def _refuse(options: argparse.Namespace) -> None:
@@ -101,17 +115,44 @@ def _parser() -> argparse.ArgumentParser:
         "--check", type=int, nargs="?", const=CHECKED, metavar="N",
         help=f"run the file on N test samples (default: {CHECKED}) and say how far its answers agree",
     )  # fmt: skip
-    parser.add_argument("--root", type=expanded, help="folder of the corpora, for --check (default: as in the run)")
+    parser.add_argument(
+        "--quantise", choices=("int8",),
+        help="round the weights to int8 with a scale for each neuron or kernel, and say what that costs on the test "
+        "samples; FILE.json has it, too",
+    )  # fmt: skip
+    parser.add_argument(
+        "--root", type=expanded, help="folder of the corpora, for --check and --quantise (default: as in the run)"
+    )
     parser.add_argument("--outputs", type=folder, default=Path("outputs"), help="the folder that the runs wrote to")
     return parser
 
 
 def _written(own: Trained, path: Path, options: argparse.Namespace) -> list[str]:
     """Write the file. Returns warnings."""
+    quantised = options.quantise is not None
     if options.format == "nir":
-        return write_nir(own, path, dt=options.dt, allow=options.allow)
-    {"onnx": write_onnx, "pytorch": write_pytorch, "safetensors": write_safetensors}[options.format](own, path)
+        return write_nir(own, path, dt=options.dt, allow=options.allow, quantised=quantised)
+    write = {"onnx": write_onnx, "pytorch": write_pytorch, "safetensors": write_safetensors}[options.format]
+    write(own, path, quantised=quantised)
     return []
+
+
+def _quantised(own: Trained, options: argparse.Namespace) -> Cost:
+    """Quantise the model. Returns what that costs."""
+    from snnrun.portable import quantise
+
+    _refuse_format(own, options)
+    return quantise.cost(own.network, *_test_samples(own))
+
+
+def _refuse_format(own: Trained, options: argparse.Namespace) -> None:
+    """Raise UsageError, before anything is computed, if the format does not take the model."""
+    from snnrun.portable import task
+
+    if options.format in ("nir", "safetensors"):
+        _network_of(own)
+    else:
+        task.task(own).spiking()
 
 
 def _network_of(own: Trained) -> Network:
@@ -126,7 +167,9 @@ def _network_of(own: Trained) -> Network:
     )
 
 
-def write_nir(own: Trained, path: Path, *, dt: float = STEP_S, allow: Collection[str] = ()) -> list[str]:
+def write_nir(
+    own: Trained, path: Path, *, dt: float = STEP_S, allow: Collection[str] = (), quantised: bool = False
+) -> list[str]:
     """Write the network as an NIR graph in HDF5. Returns a warning for each thing that was left out.
 
     Raises:
@@ -138,11 +181,13 @@ def write_nir(own: Trained, path: Path, *, dt: float = STEP_S, allow: Collection
     graph, warnings = graph_of(_network_of(own), own.about, dt=dt, allow=allow)
     import nir
 
+    if quantised:
+        graph.metadata["quantised"] = "int8: each row of weights is -127 to 127 times a number"
     _write(own, path, lambda temporary: nir.write(str(temporary), graph))
     return warnings
 
 
-def write_pytorch(own: Trained, path: Path) -> None:
+def write_pytorch(own: Trained, path: Path, *, quantised: bool = False) -> None:
     """Write the model as a PyTorch module, and its weights beside it, see `portable.pytorch`.
 
     Raises:
@@ -158,11 +203,13 @@ def write_pytorch(own: Trained, path: Path) -> None:
         raise UsageError(f"--out {path}: --format pytorch writes a file .py, and the weights beside it as .pt.")
     wanted = task(own)
     program = pytorch.program(wanted)
-    _write(own, path.with_suffix(".pt"), lambda temporary: torch.save(program.state, temporary))
-    _write(own, path, lambda temporary: temporary.write_text(pytorch.text(wanted, program), encoding="utf-8"))
+    state = program.packed() if quantised else program.state
+    text = pytorch.text(wanted, program, quantised=quantised)
+    _write(own, path.with_suffix(".pt"), lambda temporary: torch.save(state, temporary))
+    _write(own, path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def write_onnx(own: Trained, path: Path) -> None:
+def write_onnx(own: Trained, path: Path, *, quantised: bool = False) -> None:
     """Write the model as an ONNX graph, see `portable.onnx`.
 
     Raises:
@@ -172,11 +219,11 @@ def write_onnx(own: Trained, path: Path) -> None:
     from snnrun.portable import onnx
     from snnrun.portable.task import task
 
-    graph = onnx.graph(task(own))
+    graph = onnx.graph(task(own), quantised=quantised)
     _write(own, path, lambda temporary: temporary.write_bytes(graph.SerializeToString()))
 
 
-def write_safetensors(own: Trained, path: Path) -> None:
+def write_safetensors(own: Trained, path: Path, *, quantised: bool = False) -> None:
     """Write the weights with a header: config, classes, layers, and what each tensor means.
 
     Raises:
@@ -184,17 +231,22 @@ def write_safetensors(own: Trained, path: Path) -> None:
     """
     from safetensors.torch import save_file
 
+    from snnrun.portable import quantise
+
     state = {key: value.contiguous() for key, value in own.network.state_dict().items()}
-    _write(own, path, lambda temporary: save_file(state, temporary, header(own.values, own)))
+    if quantised:
+        state = quantise.packed(state, quantise.weight_keys(own.network))
+    about = header(own.values, own, state)
+    _write(own, path, lambda temporary: save_file(state, temporary, about))
 
 
-def header(values: Mapping[str, Any], own: Trained) -> dict[str, str]:
-    """The metadata of an exported file. Every value except the first four is JSON."""
+def header(values: Mapping[str, Any], own: Trained, keys: Iterable[str]) -> dict[str, str]:
+    """The metadata of an exported file with tensors of these names. Every value except the first four is JSON."""
     from snnrun.network import Layer
 
     network, about = _network_of(own), own.about
     meaning = {}
-    for key in network.state_dict():
+    for key in keys:
         _, number, kind = key.split(".", 2)
         meaning[key] = f"layer {network.layer_names[int(number)]}: {TENSORS.get(kind, kind)}"
     layers = {
@@ -281,9 +333,9 @@ def _test_samples(own: Trained) -> Inputs:
 
 def _write(own: Trained, path: Path, write: Any) -> None:
     """Write to a temporary name, then rename. So no half of a file stays behind, and the run keeps its weights."""
-    kept = [own.folder / name for name in (names.BEST, names.LAST)]
+    kept = [own.folder / name for name in (names.BEST, names.LAST, names.NETWORK)]
     if path.resolve() in [weights.resolve() for weights in kept]:
-        raise UsageError(f"--out {path}: this file has the run's own weights. Choose another name.")
+        raise UsageError(f"--out {path}: this file is the run's own. Choose another name.")
     if path.is_dir():
         raise UsageError(f"--out {path}: this is a folder. Give the name of a file.")
     temporary = path.with_name(f".{path.name}.{os.getpid()}")

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from snnrun.portable import functions
+from snnrun.portable import functions, quantise
 
 _FILE = '''\
 """{title}
@@ -106,6 +106,10 @@ class Program:
     def say(self, line: str) -> None:
         """Add a line to the forward pass."""
         self._done.append(line)
+
+    def packed(self) -> dict[str, Tensor]:
+        """The state with weights that are int8 times a scale stored so."""
+        return quantise.packed(self.state, [key for key, value in self.state.items() if value.dim() > 1])
 
     def text(self, title: str, classes: tuple[str, ...], chain: str, *, quantised: bool = False) -> str:
         """The file."""

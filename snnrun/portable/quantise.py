@@ -7,17 +7,66 @@ constants stay float32. Trained thresholds are divided into the weights first, a
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from snnrun.data import Dataset
+from snnrun.encoders import Encoder
 from snnrun.network import Layer, Network
 from snnrun.network.model import Model
 from snnrun.rules.constants import TrainedConstants
+from snnrun.train import evaluation
 
 MOST = 127
 SCALE_BITS = 16
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What quantising a model costs on the test samples.
+
+    Attributes:
+        samples: Number of test samples.
+        accuracies: Share of right classes, before and after.
+        same_class: Share of the samples that are taken for the same class as before.
+    """
+
+    samples: int
+    accuracies: tuple[float, float]
+    same_class: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        before, after = self.accuracies
+        return {
+            "quantised": "int8",
+            "scales": "one for each output channel",
+            "split": "test",
+            "samples": self.samples,
+            "accuracy": {"before": before, "after": after},
+            "same_class": self.same_class,
+        }
+
+    def __str__(self) -> str:
+        before, after = self.accuracies
+        return (
+            f"with weights in int8 {100 * after:.2f} % of {self.samples:,} test samples are right, "
+            f"{100 * before:.2f} % before; {100 * self.same_class:.2f} % are taken for the same class"
+        )
+
+
+def cost(model: Model, dataset: Dataset, encoder: Encoder) -> Cost:
+    """Quantise a model, on the CPU, and evaluate it before and after."""
+    test, cpu = dataset.test, torch.device("cpu")
+    before = evaluation.predict(model, test, encoder, cpu)
+    quantise(model)
+    after = evaluation.predict(model, test, encoder, cpu)
+    right = [float((classes == test.labels).mean()) for classes in (before, after)]
+    return Cost(len(test), (right[0], right[1]), float((before == after).mean()))
 
 
 def levels(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -40,9 +89,10 @@ def quantise(model: Model) -> None:
     """Make the weights of a model q s."""
     if isinstance(model, Network):
         _fold_thresholds(model)
-    for weight in _weights(model):
-        q, scale = levels(weight)
-        weight.copy_(q * scale)
+    parameters = dict(model.named_parameters())
+    for key in weight_keys(model):
+        q, scale = levels(parameters[key])
+        parameters[key].copy_(q * scale)
 
 
 def packed(state: Mapping[str, Tensor], weights: Collection[str]) -> dict[str, Tensor]:
@@ -64,11 +114,6 @@ def weight_keys(model: Model) -> list[str]:
         for key, value in model.named_parameters()
         if value.dim() > 1 and key.rpartition(".")[2].removeprefix("recurrent_").startswith("weight")
     ]
-
-
-def _weights(model: Model) -> Iterator[Tensor]:
-    parameters = dict(model.named_parameters())
-    return (parameters[key] for key in weight_keys(model))
 
 
 def _fold_thresholds(network: Network) -> None:
