@@ -100,6 +100,8 @@ def test_what_is_missing_is_trained_once_and_what_is_there_counts(reproduce: Any
     assert (code, err) == (0, "")
     assert "## toy/table1: Digits\n\n    snnrun reproduce toy/table1 --rows ours\\_6,ours\\_7".replace("\\", "") in page
     assert re.search(r"\| STBP \| 6 \| 460 \| 460 \| 2 \| 1 \| 40\.00 ± 5\.00 \| 60\.00 \| 2 \| \d", page)
+    assert "(results_toy_table1.svg)" in page
+    assert "STBP, 7 (n 2)" in Path("docs/results_toy_table1.svg").read_text("utf-8")
     assert not Path("results/speed.json").exists(), "nothing is measured"
     assert reproduce("--outputs", "nowhere", "--out", "x.md")[0] == 1
     assert reproduce("--out", "x.md", "--format", "latex")[0] == 2

@@ -262,6 +262,7 @@ def _page_of_all(options: argparse.Namespace, arguments: Sequence[str]) -> int:
         raise UsageError("--format: a page of all tables is markdown. Name a TABLE for another format.")
     request = plan.Request(options.seeds, options.epochs, options.paper_settings, options.surrogate)
     runs, prices, found = _runs(options.outputs), Prices(options.outputs), []
+    figures: dict[str, list[str]] = {}
     for table in all_tables().values():
         rows = [row for row in table.rows if plan.trainable(row) and any(plan.alike(run, row) for run in runs)]
         entries = [plan.entry_of(row, request) for row in rows]
@@ -273,11 +274,28 @@ def _page_of_all(options: argparse.Namespace, arguments: Sequence[str]) -> int:
             again += [] if options.seeds == SEEDS else ["--seeds", str(options.seeds)]
             again += ["--surrogate"] if options.surrogate else []
             found.append(outcome(table, entries, lambda entry: parameters(entry, prices), [shlex.join(again)]))
+            figures[table.name] = _draw(table, entries, options.out)
     if not found:
         raise SnnrunError(f"{options.outputs}: has no run of a row of a table. Say where they are by --outputs FOLDER.")
     made = [f"snnrun {provenance.version()}", shlex.join(["snnrun", "reproduce", *arguments])]
-    flags.write(options.out, pages.all_markdown(found, made))
+    flags.write(options.out, pages.all_markdown(found, made, figures))
     return 0
+
+
+def _draw(table: Table, entries: Sequence[Entry], page: Path) -> list[str]:
+    """Write the learning curves of a table's runs beside the page, a file for each corpus; returns their names."""
+    from snnrun.paper import compare
+    from snnrun.paper.figures import curves
+    from snnrun.runs.collect import history
+
+    names = []
+    for part in compare.build([run for entry in entries for run in entry.runs.values()], history):
+        drawn = curves(part)
+        if drawn is not None:
+            number = f"_{len(names) + 1}" if names else ""
+            names.append(f"{page.stem}_{table.name.replace('/', '_')}{number}.svg")
+            flags.write(page.parent / names[-1], drawn.decode())
+    return names
 
 
 def _list(options: argparse.Namespace) -> int:

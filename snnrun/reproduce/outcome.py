@@ -33,7 +33,8 @@ class Line:
 
     `chosen` is at the epoch that the validation samples chose, `last` at the last epoch, `maximum` over the epochs on
     the test set, as the papers have it. `parameters` are those of the network that was built, None where none was.
-    `hours` are the core-hours of a run's training, `energy` the estimate for an inference in nJ: means over the runs.
+    `hours` are the core-hours of a run's training, `spikes` those of an inference beyond the input, `energy` its
+    estimate in nJ: means over the runs.
     """
 
     row: Published
@@ -48,6 +49,7 @@ class Line:
     surrogate: bool
     runs: list[str]
     hours: float | None = None
+    spikes: float | None = None
     energy: float | None = None
 
     @property
@@ -112,6 +114,7 @@ def _line(row: Published, entry: Entry | None, parameters: int | None) -> Line:
         surrogate=surrogate,
         runs=[run.short for run in runs],
         hours=_mean([core_hours(run) for run in runs]),
+        spikes=_mean([run.metrics.get("cost/spikes") for run in runs]),
         energy=_mean([run.metrics.get("cost/energy_nj") for run in runs]),
     )
 
@@ -223,6 +226,7 @@ def as_json(found: Outcome) -> Mapping[str, object]:
                     "maximum": ours(line.maximum),
                     "test": line.test,
                     "core_hours": line.hours,
+                    "spikes": line.spikes,
                     "energy_nj": line.energy,
                     "runs": line.runs,
                 },

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from snnrun.paper.pages import PAGE
@@ -14,9 +14,11 @@ EXPLANATION = (
     "Test accuracies in percent. Parameters, epochs and published figures are as printed; built are the parameters of "
     "our network, trained its epochs. Ours: mean ± standard deviation over n seeds, and the best of them: at the "
     "epoch that the validation samples chose, and the papers' way, the maximum over epochs on the test set, which is "
-    "optimistic and shown because the published figures are of that kind. Core-hours are those of one training, nJ the "
-    "estimate for one inference."
+    "optimistic and shown because the published figures are of that kind. Core-hours are those of one training; spikes "
+    "(beyond the input's) and nJ, an estimate, those of one inference."
 )
+
+CURVES = "Test accuracy by epoch: mean, least and greatest over seeds; crosses are the authors' log"
 
 
 class Column(NamedTuple):
@@ -48,6 +50,7 @@ def columns(lines: Sequence[Line]) -> list[Column]:
         Column("its p", lambda line: p_value(line.maximum), 8),
         Column("test", lambda line: (line.test or "").partition(",")[0], 3, right=False),
         Column("core-hours", lambda line: _figure(line.hours), 1),
+        Column("spikes", lambda line: _figure(line.spikes), -1),
         Column("nJ", lambda line: _figure(line.energy), 0),
     ]
     if any(line.chosen is None and line.seeds for line in lines):
@@ -121,12 +124,14 @@ def markdown(found: Outcome) -> str:
     return "\n".join(lines) + "\n"
 
 
-def all_markdown(outcomes: Sequence[Outcome], facts: Sequence[str]) -> str:
-    """A page with several tables: what they have in common said once."""
+def all_markdown(outcomes: Sequence[Outcome], facts: Sequence[str], figures: Mapping[str, Sequence[str]]) -> str:
+    """A page with several tables: what they have in common said once. `figures` has the files of curves by table."""
     lines = ["# Results", "", *(f"- {tables.markdown(fact)}" for fact in facts), "", tables.markdown(EXPLANATION)]
     for found in outcomes:
         lines += ["", f"## {tables.markdown(head(found))}", "", *(f"    {fact}" for fact in found.facts), ""]
         lines += [*tables.markdown_table(filled(found)), ""]
+        for file in figures.get(found.table.name, ()):
+            lines += [f"![{CURVES}]({file})", ""]
         lines += _paragraphs(asides(found)[1:])
     return "\n".join(lines).rstrip() + "\n"
 
