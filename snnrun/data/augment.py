@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from snnrun.compiled.splitmix_arrays import keyed
 from snnrun.errors import UsageError
 
-# SplitMix64, as the encoders use it; words of their own keep the draws apart from theirs and from each other.
-_STEP, _MIX1, _MIX2 = (np.uint64(x) for x in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+# Words of their own keep the draws apart from those of the encoders and from each other.
 _STREAM = 0x6175676D656E74
 _MAP_STREAM = 0x656C6173746963
 _ERASE_STREAM = 0x65726173650000
@@ -73,7 +73,7 @@ class Augment:
         images = samples.reshape(-1, *self.image)
         if distorts:
             images = self._distorted(images, index, epoch)
-        draw = keyed(self.seed, index, epoch, _STREAM)
+        draw = keyed(index, _STREAM, self.seed, epoch)
         if self.shift:
             images = self._shifted(images, draw)
         if self.mirror:
@@ -87,7 +87,7 @@ class Augment:
         assert self.image is not None
         _, rows, columns = self.image
         erases, area, ratio, down, right = (
-            unit(keyed(self.seed, index, epoch, _ERASE_STREAM + number)) for number in range(5)
+            unit(keyed(index, _ERASE_STREAM + number, self.seed, epoch)) for number in range(5)
         )
         area = (_AREA[0] + area * (_AREA[1] - _AREA[0])) * rows * columns
         ratio = np.exp(np.log(_RATIO[0]) + ratio * (np.log(_RATIO[1]) - np.log(_RATIO[0])))
@@ -106,7 +106,7 @@ class Augment:
         from snnrun.data import distort
 
         authors = self.distortion == "authors"
-        keys = keyed(self.seed, np.full_like(index, _EVERY) if authors else index, epoch, _MAP_STREAM)
+        keys = keyed(np.full_like(index, _EVERY) if authors else index, _MAP_STREAM, self.seed, epoch)
         strength = np.array([self.elastic, self.scale, math.radians(self.rotation)], np.float32)
         images, shown, taps = np.ascontiguousarray(images), np.empty(images.shape, np.uint8), distort.gaussian()
         threads.share(len(images), lambda turn: distort.distort(images, keys, strength, taps, authors, shown, turn))
@@ -127,14 +127,3 @@ class Augment:
 def unit(words: NDArray[np.uint64]) -> NDArray[np.float64]:
     """Random words as numbers in [0, 1)."""
     return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
-
-
-def keyed(seed: int, index: NDArray[np.int64], epoch: int, stream: int) -> NDArray[np.uint64]:
-    """A random word for each sample, by its number (B,) in the corpus."""
-    word = np.zeros(len(index), np.uint64)
-    for key in (np.full(len(index), stream), np.full(len(index), seed), np.full(len(index), epoch), index):
-        word = word + _STEP + key.astype(np.uint64)
-        word = (word ^ (word >> np.uint64(30))) * _MIX1
-        word = (word ^ (word >> np.uint64(27))) * _MIX2
-        word ^= word >> np.uint64(31)
-    return word

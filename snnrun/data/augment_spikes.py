@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from snnrun.data.augment import keyed, unit
+from snnrun.compiled.splitmix_arrays import keyed
+from snnrun.data.augment import unit
 from snnrun.errors import UsageError
 
 # Streams of the run's seed: of the spikes, and of the moves of whole samples.
@@ -88,7 +89,7 @@ class AugmentSpikes:
         words = np.ascontiguousarray(samples).view(np.uint64)
         shown = np.empty_like(words)
         keys, moves, below = (
-            keyed(self.seed, index, epoch, _SPIKES),
+            keyed(index, _SPIKES, self.seed, epoch),
             self.moves(index, epoch),
             displacements(self.jitter),
         )
@@ -111,12 +112,12 @@ class AugmentSpikes:
         )  # fmt: skip
         for place, (stream, reach) in enumerate(most):
             if reach:
-                drawn = keyed(self.seed, index, epoch, stream) % np.uint64(2 * reach + 1)
+                drawn = keyed(index, stream, self.seed, epoch) % np.uint64(2 * reach + 1)
                 moves[:, place] = drawn.astype(np.int64) - reach
         if self.mirror:
-            moves[:, 4] = (keyed(self.seed, index, epoch, _MIRROR) & np.uint64(1)).astype(np.int64)
+            moves[:, 4] = (keyed(index, _MIRROR, self.seed, epoch) & np.uint64(1)).astype(np.int64)
         if self.speed:
-            factor = 1.0 + self.speed * (2.0 * unit(keyed(self.seed, index, epoch, _SPEED)) - 1.0)
+            factor = 1.0 + self.speed * (2.0 * unit(keyed(index, _SPEED, self.seed, epoch)) - 1.0)
             moves[:, 5] = np.rint(factor * _ONE).astype(np.int64)
         return moves
 

@@ -23,13 +23,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snnrun.compiled.jit import Floats, Words, jit, part
+from snnrun.compiled.splitmix import STEP, mix
 from snnrun.compiled.turns import NONE, Turn, take
 
 SIGMA = 4.0  # of the Gaussian, in pixels
 REACH = 10  # it covers so many pixels to each side
-
-# SplitMix64, as in `encoders.draws`.
-_STEP, _MIX1, _MIX2 = (np.uint64(x) for x in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
 
 def gaussian() -> Floats:
@@ -41,10 +39,7 @@ def gaussian() -> Floats:
 @part
 def _noise(key: Any, number: Any) -> Any:
     """Noise `number` (0, 1, ...) of a stream: float32 in [-1, 1), with 24 bits."""
-    x = key + np.uint64(number + 1) * _STEP
-    x = (x ^ (x >> np.uint64(30))) * _MIX1
-    x = (x ^ (x >> np.uint64(27))) * _MIX2
-    x ^= x >> np.uint64(31)
+    x = mix(key + np.uint64(number + 1) * STEP)
     return np.float32(np.int64(x >> np.uint64(40))) * np.float32(2**-23) - np.float32(1)
 
 

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from snnrun.compiled.splitmix_arrays import keyed
 from snnrun.data import Dataset
 from snnrun.encoders import Encoder
 from snnrun.network.model import LocalModel, Model
@@ -20,9 +21,6 @@ from snnrun.train.batches import Batch, batches
 from snnrun.train.distributed import Group
 from snnrun.train.optimiser import Optimiser, by_stride
 from snnrun.train.options import Options
-
-# SplitMix64 (Steele, Lea and Flood 2014), as the encoders use it.
-_STEP, _MIX1, _MIX2 = (np.uint64(x) for x in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
 
 class Step(NamedTuple):
@@ -176,10 +174,4 @@ class Training:
 
 def sample_keys(seed: int, epoch: int, index: NDArray[np.int64]) -> NDArray[np.int64]:
     """A number for each sample (S,), well mixed, that depends on seed, epoch and its number in the corpus alone."""
-    key = np.zeros(len(index), np.uint64)
-    for part in (np.full(len(index), seed), np.full(len(index), epoch), index):
-        key = key + _STEP + part.astype(np.uint64)
-        key = (key ^ (key >> np.uint64(30))) * _MIX1
-        key = (key ^ (key >> np.uint64(27))) * _MIX2
-        key ^= key >> np.uint64(31)
-    return key.view(np.int64)
+    return keyed(index, seed, epoch).view(np.int64)
