@@ -314,6 +314,14 @@ def test_a_training_that_diverges_is_told() -> None:
         measure._warm_up(training, 8)
 
 
+def test_a_network_without_a_gradient_is_not_measured() -> None:
+    training = training_of(values())
+    measure._try(training)
+    training.gradients = lambda *_: Step(1.0, float("inf"), torch.zeros(0, 10))  # type: ignore[method-assign]
+    with pytest.raises(SnnrunError, match="gradient of the first batch is not finite"):
+        measure._try(training)
+
+
 def test_samples_are_repeated_where_a_corpus_has_too_few() -> None:
     settings = values()
     inputs = build.load(settings)

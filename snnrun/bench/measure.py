@@ -92,6 +92,8 @@ def run(
     if warm_up:
         note(f"training on {warm_up:,} samples ...")
         _warm_up(training, warm_up)
+    else:
+        _try(training)
     cut = _measured(values, inputs, batch * max(BATCHES, math.ceil(SAMPLES / batch)))
     state = {name: value.detach().cpu() for name, value in network.state_dict().items()}
     entries = {}
@@ -144,6 +146,15 @@ def _warm_up(training: Training, samples: int) -> None:
                 raise SnnrunError(f"The training before the measurement diverged. Lower train.lr (now {options.lr:g}).")
             training.update(options.lr)
         left, epoch = left - size, epoch + 1
+
+
+def _try(training: Training) -> None:
+    """Refuse a network whose first gradient is not finite: at any learning rate, its weights would be no numbers."""
+    if not training.gradients(*next(training.batches(np.arange(training.options.batch_size), EPOCH)), EPOCH).finite:
+        raise SnnrunError(
+            "The gradient of the first batch is not finite, so no training could be measured. Errors grow too much "
+            "from step to step or from layer to layer: change model.network, or the scale of the initial weights."
+        )
 
 
 def _measured(values: Mapping[str, Any], inputs: build.Inputs, size: int) -> build.Inputs:
