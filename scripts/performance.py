@@ -390,7 +390,7 @@ def main(arguments: list[str]) -> None:
             parser.error(f"--only: {name} is none of {', '.join(groups)}")
     results = {}
     for name, run in runs.items():
-        wanted = name.partition("_")[0] in only
+        wanted = name in only or name.partition("_")[0] in only
         if wanted or not only or (KEPT / f"{name}.json").exists():
             results[name] = measured(name, run, options.overrides, fresh=wanted or options.fresh)
     if not results:
