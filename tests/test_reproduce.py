@@ -329,7 +329,7 @@ def test_each_form_holds_the_same_figures() -> None:
     assert r"90.33 $\pm$ 1.53" in latex
     assert r"\toprule" in latex
     assert latex.count("{") == latex.count("}")
-    assert all(line.count("&") - line.count(r"\&") == 17 for line in latex.splitlines() if line.endswith(r"\\"))
+    assert all(line.count("&") - line.count(r"\&") == 18 for line in latex.splitlines() if line.endswith(r"\\"))
     assert "<title>toy/t: A &amp; B</title>" in html
     assert not [part for part in ("http://", "https://", "src=", "@import") if part in html], "it needs no other file"
     ElementTree.fromstring(html.partition('<div class="wide">')[2].partition("</div>")[0])
