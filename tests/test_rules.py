@@ -433,6 +433,15 @@ def test_initial_weights():
     torch.testing.assert_close(stbp.weight.norm(dim=1), torch.ones(10))
 
 
+def test_the_error_of_stbp_survives_many_steps_of_loops():
+    """In float32 it was infinite where loops began with norm 1."""
+    layers = network(StbpRule(v_th=(0.5,), decay=0.9), "9-R40", seed=0)
+    spikes = pack((torch.rand(2, 800, 9, generator=torch.Generator().manual_seed(0)) < 0.3).to(torch.uint8))
+    norms = [gradient.norm() for gradient in gradients(layers, spikes, torch.tensor([0, 1]))]
+    assert max(norms) < 1e3
+    assert min(norms) > 0
+
+
 def test_regulariser_by_hand():
     """L b (w / W) exp(b (q - 1)) with q the mean square of w / W."""
     rule = StRsbp(v_th=[1.0], regulariser=10.0, regulariser_beta=0.04, weight_limit=8.0)

@@ -139,7 +139,11 @@ class StbpRule(Delaying, TrainedConstants):
         return Alif(decay, adaptation, strength)
 
     def initialise(self, kind: LayerKind, inputs: int, neurons: int, generator: Generator) -> LayerWeights:
-        """Uniform on [-1, 1], then scaled to norm 1 for each neuron or kernel (eq. 29-30); or PyTorch's default."""
+        """Uniform on [-1, 1], then scaled to norm 1 for each neuron or kernel (eq. 29-30); or PyTorch's default.
+
+        Recurrent weights, which the paper has not, get the share of it that the membrane loses in a step: what goes
+        back from step to step over membrane and loops then does not grow at first, however many steps there are.
+        """
         weight = torch.rand(neurons, inputs, generator=generator) * 2 - 1
         norm = math.sqrt(inputs) if self.init == "torch" else weight.norm(dim=1, keepdim=True)
         weights = LayerWeights(weight=weight / norm)
@@ -150,7 +154,7 @@ class StbpRule(Delaying, TrainedConstants):
             mask, _ = connect(neurons, self.connectivity, generator)
             values = torch.where(mask, torch.rand(neurons, neurons, generator=generator) * 2 - 1, 0.0)
             norm = math.sqrt(neurons) if self.init == "torch" else values.norm(dim=1, keepdim=True).clamp(min=1e-12)
-            weights.recurrent_weight = values / norm
+            weights.recurrent_weight = values / norm * (1.0 - self.decay)
             weights.recurrent_mask = mask
         weights = self.with_constants(weights)
         if kind.output:
