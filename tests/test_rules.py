@@ -434,9 +434,9 @@ def test_initial_weights():
 
 
 def test_the_error_of_stbp_survives_many_steps_of_loops():
-    """In float32 it was infinite where loops began with norm 1."""
-    layers = network(StbpRule(v_th=(0.5,), decay=0.9), "9-R40", seed=0)
-    spikes = pack((torch.rand(2, 800, 9, generator=torch.Generator().manual_seed(0)) < 0.3).to(torch.uint8))
+    """Where loops began with norm 1 it was 4e10 here, and infinite over the steps of speech."""
+    layers = network(StbpRule(v_th=(0.5,), decay=0.9), "9-R100", seed=0)
+    spikes = pack((torch.rand(2, 400, 9, generator=torch.Generator().manual_seed(0)) < 0.1).to(torch.uint8))
     norms = [gradient.norm() for gradient in gradients(layers, spikes, torch.tensor([0, 1]))]
     assert max(norms) < 1e3
     assert min(norms) > 0

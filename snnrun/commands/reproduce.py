@@ -288,7 +288,7 @@ def _draw(table: Table, entries: Sequence[Entry], page: Path) -> list[str]:
     from snnrun.paper.figures import curves
     from snnrun.runs.collect import history
 
-    names = []
+    names: list[str] = []
     for part in compare.build([run for entry in entries for run in entry.runs.values()], history):
         drawn = curves(part)
         if drawn is not None:
