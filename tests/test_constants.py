@@ -301,7 +301,7 @@ def test_a_membrane_keeps_something_and_forgets_something(decay):
         with torch.no_grad():
             net.layers[0].tau_m.fill_(value)
         net.constrain()
-        found.append(rule.neuron(net.layers[0].kind, net.layers[0].weights()).decay)
+        found.append(rule.decays(net.layers[0].weights()).item())
     assert found == pytest.approx([min(decay, 0.01), max(decay, 0.99)], abs=1e-6)
 
 
@@ -350,12 +350,12 @@ def test_a_run_with_constants_is_evaluated_and_gives_its_weights_to_another(rule
 
 
 @pytest.mark.parametrize("rule", [StRsbp(v_th=[1.0]), StbpRule(v_th=[0.5])])
-def test_pytorch_exports_trained_thresholds_and_refuses_time_constants(rule):
+def test_pytorch_exports_trained_constants_but_the_time_constants_of_a_spike_train_rule(rule):
     spikes, _ = batch()
     for which in ("thresholds", "time_constants"):
         net = Network(dataclasses.replace(rule, train_constants=which), inputs=INPUTS, topology="9", outputs=CLASSES)
         net.requires_grad_(False)
-        if which == "thresholds":
+        if which == "thresholds" or isinstance(rule, StbpRule):
             exported = torch.export.export(net, (pack(spikes),))
             assert torch.equal(exported.module()(pack(spikes)).output.counts, net(spikes).output.counts)
         else:

@@ -73,11 +73,6 @@ class Stbp(NamedTuple):
         """f(1): the share of the membrane that survives a spike."""
         return self.decay * math.exp(-1.0 / self.decay) if self.exponential_reset else 0.0
 
-    @property
-    def slope_after_spike(self) -> float:
-        """The derivative of `decay_after_spike` by `decay`."""
-        return math.exp(-1.0 / self.decay) * (1.0 + 1.0 / self.decay) if self.exponential_reset else 0.0
-
 
 class Alif(NamedTuple):
     """What each neuron of an adaptive layer of STBP has of its own, and how much it adapts; see `reference.alif`.

@@ -90,7 +90,7 @@ def _part(network: Network, name: str, size: int, kind: LayerKind, weights: Laye
         weights = rule.at_thresholds(weights)
         alif = rule.alif(kind, weights)
         if alif is None:
-            neuron = rule.neuron(kind, weights)
+            neuron = rule.neuron(kind)
         else:
             kept, rise = reference.keeps(alif, rule.neuron(kind)), alif.strength * rule.threshold(kind)
             neuron = AdaptiveStbp(kept.f, kept.f_after, alif.adaptation_decay, rise, rule.strict_threshold)

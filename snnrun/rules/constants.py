@@ -16,7 +16,7 @@ STBP's surrogate derivative is as wide, in thresholds, as it was. The fixed inhi
 spike-train rules is in thresholds too: it stays what it is at v_th.
 
 **Time constants** are those of a whole layer, or in STBP of each neuron. `passes.Pass.tau_gradients` has their
-derivative for the spike-train rules, `stbp` and `kernels.reference.alif` that of its decay.
+derivative for the spike-train rules, `kernels.reference.alif` that of STBP.
 
 A pool's constants stay as they are.
 """

@@ -11,8 +11,9 @@ A convolution has one bias for each kernel. Pools average the spikes and have no
 after it, which sees the mean of each square. If that layer is dense, it runs on the spikes themselves, and its weights
 are spread over the squares (`spread`).
 
-A trained time constant of a layer (`constants`) is tau_m = 1 / (1 - decay) steps, as in PLIF (Fang et al. 2021). With
-u^t = u^{t-1} f(o^{t-1}) + ... and the dL/du^t of the recursion, which has the paths through later steps,
+A trained time constant (`constants`) is tau_m = 1 / (1 - decay) steps, as in PLIF (Fang et al. 2021), of a layer or of
+each neuron (`time_constants_by`). With u^t = u^{t-1} f(o^{t-1}) + ... and the dL/du^t of the recursion, which has the
+paths through later steps,
 
     dL/d(decay) = sum_t dL/du^t u^{t-1} df(o^{t-1})/d(decay),    dL/dtau_m = dL/d(decay) / tau_m^2,
 
@@ -23,7 +24,7 @@ raises its own threshold, which falls back over `tau_adaptation` = 1 / (1 - rho)
 
     threshold^t = v_th (1 + adaptation_strength a^t),    a^t = rho a^{t-1} + (1 - rho) o^{t-1}
 
-`kernels.reference.alif` has the recursions, also those of time constants of each neuron (`time_constants_by=neuron`).
+`kernels.reference.alif` has the recursions of such neurons, and of all whose time constants are trained.
 
 Differs from the papers: PLIF trains the w of 1 / tau_m = sigmoid(w) and divides its input by tau_m, too. The strength
 of the adaptation is in thresholds. A neuron that has fired is reset as STBP resets it and not by a subtraction. All
@@ -45,13 +46,13 @@ import torch
 from torch import Generator, Tensor
 
 from snnrun.declared import Range
-from snnrun.kernels import Alif, Stbp, Window, unpack
+from snnrun.kernels import Alif, Stbp, Window
 from snnrun.kernels.ops import currents, images
 from snnrun.kernels.ops import stbp as dense
 from snnrun.rules.alif import adaptive_layer, near
 from snnrun.rules.base import Currents, LayerKind, LayerWeights, SpikeTrain, every_step, spread
 from snnrun.rules.connectivity import connect
-from snnrun.rules.constants import TrainedConstants, number
+from snnrun.rules.constants import TrainedConstants
 from snnrun.rules.delays import Delaying, delayed
 from snnrun.rules.views import Driven, view_of
 
@@ -103,12 +104,11 @@ class StbpRule(Delaying, TrainedConstants):
             found["tau_adaptation"] = ("steps", tau, min(tau, 1.0 / (1.0 - LEAST_DECAY)), max(tau, MOST_TAU_ADAPTATION))
         return found
 
-    def neuron(self, kind: LayerKind, weights: LayerWeights | None = None) -> Stbp:
-        """Neuron of a layer, with the time constant of now if the layer trains one."""
-        tau_m = None if weights is None or self.own_time_constants else weights.tau_m
+    def neuron(self, kind: LayerKind) -> Stbp:
+        """Neuron of a layer, with the initial time constant."""
         return Stbp(
             v_th=self.threshold(kind),
-            decay=self.decay if tau_m is None else number(self.trained_decay(tau_m)),
+            decay=self.decay,
             surrogate=self.surrogate,
             width=self.surrogate_width,
             strict=self.strict_threshold,
@@ -125,9 +125,9 @@ class StbpRule(Delaying, TrainedConstants):
         return 1.0 - (1.0 - self.decay) / ratio.double()
 
     def alif(self, kind: LayerKind, weights: LayerWeights) -> Alif | None:
-        """What each neuron of a layer has of its own; None in a layer of plain STBP. Differentiable."""
+        """The neurons of a layer that adapts or has trained time constants; None of a plain one. Differentiable."""
         strength = 0.0 if self.adaptation == "none" or kind.output else self.adaptation_strength
-        if not strength and (weights.tau_m is None or not self.own_time_constants):
+        if not strength and weights.tau_m is None:
             return None
         neurons = len(weights.weight) if kind.window is None else kind.window.neurons
         one = weights.weight.new_ones(1)
@@ -177,16 +177,14 @@ class StbpRule(Delaying, TrainedConstants):
         alif = self.alif(kind, weights)
         if alif is not None:
             return adaptive_layer(kind, replace(weights, weight=weight), inputs, alif, self.neuron(kind))
-        neuron, decay = self.neuron(kind, weights), None
-        if weights.tau_m is not None:
-            decay = self.trained_decay(weights.tau_m)
+        neuron = self.neuron(kind)
         recurrent = weights.recurrent_weight, weights.recurrent_mask
         if isinstance(inputs, Currents):
             view = view_of(kind, inputs.steps)
-            result = _DrivenLayer.apply(inputs.values, weight, weights.bias, *recurrent, decay, neuron, view)  # type: ignore[no-untyped-call]
+            result = _DrivenLayer.apply(inputs.values, weight, weights.bias, *recurrent, neuron, view)  # type: ignore[no-untyped-call]
         else:
             result = _Layer.apply(  # type: ignore[no-untyped-call]
-                inputs.spikes, inputs.link, inputs.near, weight, weights.bias, *recurrent, decay, neuron, kind.window,
+                inputs.spikes, inputs.link, inputs.near, weight, weights.bias, *recurrent, neuron, kind.window,
             )  # fmt: skip
         return SpikeTrain(*result)
 
@@ -207,18 +205,6 @@ def _over(ratio: Tensor | None, one: Tensor) -> Tensor:
     return one if ratio is None else ratio
 
 
-def _decay_gradient(
-    grad_spikes: Tensor, spikes: Tensor, membrane: Tensor, recurrent_weight: Tensor | None, neuron: Stbp
-) -> Tensor:
-    """dL/d(decay) of a layer, (1,) float64: the sum of dL/du^t u^{t-1} df(o^{t-1})/d(decay); see the module."""
-    steps, neurons = membrane.shape[1:]
-    grad_u, _ = currents.stbp_driven_backward(grad_spikes, spikes, membrane, recurrent_weight, neuron, steps)
-    by_decay = membrane[:, :-1] * (
-        1.0 + (neuron.slope_after_spike - 1.0) * unpack(spikes, neurons, membrane.dtype)[:, :-1]
-    )
-    return (grad_u[:, 1:] * by_decay).double().sum().reshape(1)
-
-
 class _Layer(torch.autograd.Function):
     """A layer as a node from (spikes, link, near) to (spikes, counts, link, near). Spikes and near are constants."""
 
@@ -232,11 +218,10 @@ class _Layer(torch.autograd.Function):
         bias: Tensor | None,
         recurrent_weight: Tensor | None,
         recurrent_mask: Tensor | None,
-        decay: Tensor | None,
         neuron: Stbp,
         window: Window | None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        del link_in, decay
+        del link_in
         if window is None:
             spikes, counts, membrane = dense.stbp_forward(spikes_in, weight, bias, recurrent_weight, neuron)
         else:
@@ -255,10 +240,7 @@ class _Layer(torch.autograd.Function):
     ) -> Sequence[Tensor | None]:
         spikes_in, near_in, weight, recurrent_weight, mask, spikes, membrane = ctx.saved_tensors
         grad_spikes = every_step(grad_counts, grad_link, membrane)
-        _, wants_input, _, wants_weight, wants_bias, _, _, wants_decay, *_ = ctx.needs_input_grad
-        grad_decay = None
-        if wants_decay:
-            grad_decay = _decay_gradient(grad_spikes, spikes, membrane, recurrent_weight, ctx.neuron)
+        _, wants_input, _, wants_weight, wants_bias, *_ = ctx.needs_input_grad
         arguments = (grad_spikes, spikes_in, spikes, membrane, weight)
         if ctx.window is None:
             grad_in, grad_weight, grad_bias, grad_recurrent = dense.stbp_backward(
@@ -276,7 +258,6 @@ class _Layer(torch.autograd.Function):
             grad_bias if wants_weight and wants_bias else None,
             grad_recurrent * mask if wants_weight and mask is not None else None,
             None,
-            grad_decay,
             None,
             None,
         )
@@ -293,11 +274,9 @@ class _DrivenLayer(torch.autograd.Function):
         bias: Tensor | None,
         recurrent_weight: Tensor | None,
         recurrent_mask: Tensor | None,
-        decay: Tensor | None,
         neuron: Stbp,
         view: Driven,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        del decay
         drive = view.driven(values, weight)
         if bias is not None:
             drive = drive + bias.repeat_interleave(drive.shape[2] // len(bias))
@@ -315,10 +294,11 @@ class _DrivenLayer(torch.autograd.Function):
         ctx: Any, _: None, grad_counts: Tensor | None, grad_link: Tensor | None, __: None
     ) -> Sequence[Tensor | None]:
         values, weight, bias, recurrent_weight, mask, spikes, membrane = ctx.saved_tensors
-        how = every_step(grad_counts, grad_link, membrane), spikes, membrane, recurrent_weight, ctx.neuron
-        grad_drive, grad_recurrent = currents.stbp_driven_backward(*how, values.shape[1])
-        grad_decay = _decay_gradient(*how) if ctx.needs_input_grad[5] else None
+        grad_drive, grad_recurrent = currents.stbp_driven_backward(
+            every_step(grad_counts, grad_link, membrane),
+            spikes, membrane, recurrent_weight, ctx.neuron, values.shape[1],
+        )  # fmt: skip
         grad_bias = None if bias is None else grad_drive.sum(dim=(0, 1)).reshape(len(bias), -1).sum(dim=1)
         grad_weight = ctx.view.gradient(values, grad_drive, weight)
         loop = None if mask is None else grad_recurrent * mask
-        return None, grad_weight, grad_bias, loop, None, grad_decay, None, None
+        return None, grad_weight, grad_bias, loop, None, None, None
