@@ -8,13 +8,15 @@ import importlib.metadata
 import json
 import os
 import sys
-from collections.abc import Collection, Iterable, Mapping
+import tempfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from snnrun.config.paths import expanded, folder
 from snnrun.errors import SnnrunError, UsageError, first_line
 from snnrun.record import names
+from snnrun.tracking import registry
 
 if TYPE_CHECKING:
     from snnrun.network import Network
@@ -31,22 +33,8 @@ FORMATS = {
     "safetensors": "network.safetensors",
 }
 READERS = {"nir": "SpikingJelly", "onnx": "onnxruntime", "pytorch": "plain PyTorch"}  # that --check runs a file in
-SCHEMA = "snnrun.network/1"
 STEP_S = 1e-3
 CHECKED = 100
-TENSORS = {
-    "weight": "(neurons, inputs), mV: weight[i, j] to neuron i from input neuron j",
-    "recurrent_weight": "(neurons, neurons), mV: to neuron i from neuron j of the same layer, one step later",
-    "recurrent_mask": "(neurons, neurons), bool: which recurrent synapses exist",
-    "weight_scale": "(neurons, 1), mV: what a row of weights, in int8, is multiplied by",
-    "recurrent_weight_scale": "(neurons, 1), mV: what a row of recurrent weights, in int8, is multiplied by",
-    "bias": "(neurons,), mV: added to the membrane in every step",
-    "delay": "(inputs,), steps, to be rounded: spikes of each input come so much later",
-    "threshold": "(neurons,), or (1,) for all: the trained threshold over v_th",
-    "tau_m": "(1,), or (neurons,): the trained time constant of the membrane over its initial value",
-    "tau_s": "(1,): the trained time constant of the synapse over its initial value",
-    "tau_adaptation": "(1,), or (neurons,): the trained time constant of the adaptation over its initial value",
-}
 
 
 def main(arguments: list[str]) -> int:
@@ -61,11 +49,20 @@ def main(arguments: list[str]) -> int:
     if options.root is not None:
         values["data"]["root"] = options.root
     own = trained.load(run.path, values, options.weights)
-    path = options.out or run.path / _usual_name(options)
+    if options.format is not None:
+        _export(own, options)
+    if options.register is not None:
+        _register(own, run.outputs or options.outputs, options)
+    return 0
+
+
+def _export(own: Trained, options: argparse.Namespace) -> None:
+    """Write the file that --format asks for, and say what is asked about it."""
+    path = options.out or own.folder / _usual_name(options)
     cost = None if options.quantise is None else _quantised(own, options)
     for warning in _written(own, path, options):
         print(f"warning: {warning}", file=sys.stderr)
-    print(f"{path}: the {own.weights} weights of {run.path.name} as {options.format}")
+    print(f"{path}: the {own.weights} weights of {own.folder.name} as {options.format}")
     if cost is not None:
         beside = path.with_name(f"{path.name}.json")
         facts = {"file": path.name, "format": options.format, "weights": own.weights, **cost.as_dict()}
@@ -73,7 +70,29 @@ def main(arguments: list[str]) -> int:
         print(f"{beside}: {cost}")
     if options.check is not None:
         print(f"in {READERS[options.format]}: {_checked(own, path, options)}")
-    return 0
+
+
+def _register(own: Trained, outputs: Path, options: argparse.Namespace) -> None:
+    """Make the model a version of a registered one, and say how it is served."""
+    from snnrun import kernels
+    from snnrun.run import served
+    from snnrun.train import hardware
+
+    wanted, device = own.values["tracking"], hardware.set_up()
+    kernels.use("auto", device.type)
+    model = served.Served(own, device)
+    example = model.example()
+    with tempfile.TemporaryDirectory() as temporary:
+        package = registry.Package(
+            loader=served.__name__, folder=Path(temporary) / "run", example=example, answer=model.predict(example),
+            params=model.params, requirements=[f"snnrun=={importlib.metadata.version('snnrun')}"],
+        )  # fmt: skip
+        served.save(own, package.folder)
+        place = outputs, options.uri or wanted["uri"], wanted["experiment"]
+        version, store = registry.register(place, own.folder, options.register, package)
+    uri = f"models:/{options.register}/{version}"
+    print(f"{uri}: the {own.weights} weights of {own.folder.name}, in {store}")
+    print(f"  serve it: MLFLOW_TRACKING_URI={store} mlflow models serve -m {uri} --env-manager local")
 
 
 def _usual_name(options: argparse.Namespace) -> str:
@@ -83,6 +102,17 @@ def _usual_name(options: argparse.Namespace) -> str:
 
 def _refuse(options: argparse.Namespace) -> None:
     """Raise UsageError if flags do not fit one another."""
+    if options.format is None and options.register is None:
+        raise UsageError(f"--format {'|'.join(FORMATS)} or --register NAME is needed.")
+    if options.register is not None:
+        registry.check_name(options.register)
+    for name, given in {"--out": options.out, "--quantise": options.quantise}.items():
+        if given is not None and options.format is None:
+            raise UsageError(f"{name}: it is for --format. A registered model is kept by MLflow, in float32.")
+    if options.quantise is not None and options.register is not None:
+        raise UsageError("--quantise: a registered model is in float32. Register it by a command of its own.")
+    if options.uri is not None and options.register is None:
+        raise UsageError("--uri: it is for --register.")
     for name, given in {"--allow": options.allow, "--dt": options.dt != STEP_S}.items():
         if given and options.format != "nir":
             raise UsageError(f"{name}: it is for --format nir.")
@@ -98,12 +128,16 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "snnrun export",
         description="Hand a trained model over: as an NIR graph that other simulators load, as an ONNX graph or a "
-        "PyTorch module that need no snnrun, or as safetensors.",
+        "PyTorch module that need no snnrun, as safetensors, or to MLflow's registry of models.",
         epilog="What NIR cannot express is refused by name, unless --allow KEY lets it be left out. docs/export.md in "
         "the repository says what becomes what.",
     )
     parser.add_argument("run", help="a run's folder, the beginning of its name or MLflow id, or `last`")
-    parser.add_argument("--format", choices=tuple(FORMATS), required=True)
+    parser.add_argument("--format", choices=tuple(FORMATS))
+    parser.add_argument(
+        "--register", metavar="NAME", help="make it the next version of this model in MLflow, which serves it"
+    )
+    parser.add_argument("--uri", help="the store of --register (default: that of the run's config)")
     parser.add_argument("--out", type=folder, metavar="FILE", help="default: network.nir, .py, ... in its folder")
     parser.add_argument("--weights", choices=("best", "last"), help="default: best, where the run has them")
     parser.add_argument("--allow", action="append", default=[], metavar="KEY", help="leave out: t_ref, reset")
@@ -231,44 +265,11 @@ def write_safetensors(own: Trained, path: Path, *, quantised: bool = False) -> N
     """
     from safetensors.torch import save_file
 
-    from snnrun.portable import quantise
+    from snnrun.portable import tensors
 
-    state = {key: value.contiguous() for key, value in own.network.state_dict().items()}
-    if quantised:
-        state = quantise.packed(state, quantise.weight_keys(own.network))
-    about = header(own.values, own, state)
+    _network_of(own)
+    state, about = tensors.state(own, quantised=quantised), tensors.header(own, quantised=quantised)
     _write(own, path, lambda temporary: save_file(state, temporary, about))
-
-
-def header(values: Mapping[str, Any], own: Trained, keys: Iterable[str]) -> dict[str, str]:
-    """The metadata of an exported file with tensors of these names. Every value except the first four is JSON."""
-    from snnrun.network import Layer
-
-    network, about = _network_of(own), own.about
-    meaning = {}
-    for key in keys:
-        _, number, kind = key.split(".", 2)
-        meaning[key] = f"layer {network.layer_names[int(number)]}: {TENSORS.get(kind, kind)}"
-    layers = {
-        name: {**entry, "v_th": network.rule.threshold(layer.kind)}
-        for (name, entry), layer in zip(about.layers.items(), network.layers, strict=True)
-        if isinstance(layer, Layer)
-    }
-    structured = {
-        "classes": about.classes,
-        "input": {"kind": about.kind, "shape": about.shape, "steps": about.steps, "data": about.data},
-        "layers": layers,
-        "tensors": meaning,
-        "units": {"weight": "mV", "v_th": "mV", "tau_m": "ms", "tau_s": "ms", "t_ref": "ms", "step": "1 ms"},
-        "config": {key: values[key] for key in ("model", "encoder", "seed")},
-    }
-    return {
-        "schema": SCHEMA,
-        "producer": f"snnrun {importlib.metadata.version('snnrun')}",
-        "run": own.folder.name,
-        "weights": own.weights,
-        **{key: json.dumps(value, ensure_ascii=False) for key, value in structured.items()},
-    }
 
 
 def _checked(own: Trained, path: Path, options: argparse.Namespace) -> object:

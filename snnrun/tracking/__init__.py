@@ -51,6 +51,7 @@ __all__ = [
     "serve",
     "store_file",
     "store_uri",
+    "usable",
     "usual_uri",
     "version",
 ]
@@ -177,7 +178,7 @@ def _open(
     if run is None:
         client, run = create_run(*place, run_name, tags)
     else:
-        with _usable(uri or store_uri(outputs), outputs):
+        with usable(uri or store_uri(outputs), outputs):
             client.update_run(run.info.run_id, status="RUNNING")
     RunFolder(folder).save_run_id(run.info.run_id)
     monitor = _system_monitor(run.info.run_id, uri or store_uri(outputs)) if system_metrics else None
@@ -249,7 +250,7 @@ def reopen(outputs: Path, uri: str | None, experiment: str, run_dir: Path, *, an
         SnnrunError: the store cannot be used; or, unless `anew`, it does not have the run that the folder had.
     """
     address = uri or store_uri(outputs)
-    with _usable(address, outputs), _alone(outputs):
+    with usable(address, outputs), _alone(outputs):
         _probe_sqlite(address)
         client = connect(address)
         run_id = RunFolder(run_dir).run_id
@@ -299,7 +300,7 @@ def create_run(
     Raises SnnrunError when the store cannot be used.
     """
     address = uri or store_uri(outputs)
-    with _usable(address, outputs), _alone(outputs):
+    with usable(address, outputs), _alone(outputs):
         _probe_sqlite(address)
         client = connect(address)
         run = client.create_run(_experiment_id(client, address, experiment, outputs), tags=tags, run_name=run_name)
@@ -307,7 +308,7 @@ def create_run(
 
 
 @contextlib.contextmanager
-def _usable(address: str, outputs: Path) -> Iterator[None]:
+def usable(address: str, outputs: Path) -> Iterator[None]:
     """Turn what a store raises into a message."""
     try:
         with quiet():
