@@ -122,7 +122,7 @@ def history_of(found: run_folder.RunFolder, uri: str) -> dict[str, list[tuple[in
 
 
 @pytest.mark.launches
-@pytest.mark.parametrize("wanted", [4, pytest.param(20, marks=pytest.mark.long)])
+@pytest.mark.parametrize("wanted", [2, pytest.param(20, marks=pytest.mark.long)])
 def test_kills_change_nothing(wanted: int, tmp_path: Path) -> None:
     calls = driven(tmp_path / "whole", [])["calls"]
     generator, kills, runs = random.Random(0), 0, 0
