@@ -268,14 +268,19 @@ def test_stbp_equals_automatic_differentiation_through_the_whole_network(topolog
 # ---- the recurrent system and the slopes ----------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("neurons", [6, INPUTS])
+@pytest.mark.parametrize("solve", ["paper", "authors"])
 @given(st.integers(0, 10_000), st.sampled_from(["none", "table", "counts"]), st.booleans())
-@settings(max_examples=15)
-def test_the_recurrent_error_is_that_of_the_inverted_system(seed, slope, self_coupling):
-    """delta^k = P^T delta^{k+1} with P = (Omega - Theta)^-1 Phi (eq. 13), by explicit loops and an inverse."""
+@settings(max_examples=8)
+def test_the_recurrent_error_is_that_of_the_inverted_system(solve, neurons, seed, slope, self_coupling):
+    """delta^k = P^T delta^{k+1} with P = (Omega - Theta)^-1 Phi (eq. 13), by explicit loops and an inverse.
+
+    The authors' P is reshape(reshape(Phi, (I, N)) (Omega - Theta)^-1, (N, I)).
+    """
     generator = torch.Generator().manual_seed(seed)
-    rule = StRsbp(v_th=[2.0], slope=slope, self_coupling=self_coupling, silent_ratio=0.3, **SMALL)
+    rule = StRsbp(v_th=[2.0], slope=slope, self_coupling=self_coupling, silent_ratio=0.3, solve=solve, **SMALL)
     kind = LayerKind(0, output=False, recurrent=True)
-    weights = rule.initialise(kind, INPUTS, 6, generator)
+    weights = rule.initialise(kind, INPUTS, neurons, generator)
     for name in ("weight", "recurrent_weight"):
         setattr(weights, name, getattr(weights, name).double())
     spikes, _ = batch(1, seed)
@@ -283,12 +288,12 @@ def test_the_recurrent_error_is_that_of_the_inverted_system(seed, slope, self_co
     counts.requires_grad_()
     weights.weight.requires_grad_()
     output = rule.layer(kind, weights, SpikeTrain(bits, counts), None)
-    error = torch.randn(1, 6, generator=generator, dtype=torch.float64)
+    error = torch.randn(1, neurons, generator=generator, dtype=torch.float64)
     output.counts.backward(error)
 
     v = rule.v_th[0]
     w, wr = weights.weight.detach(), weights.recurrent_weight
-    own = unpack(output.spikes, 6)
+    own = unpack(output.spikes, neurons)
     readout = kernels.strsbp_readout(own, rule.lif(kind), torch.float64)
     e, er = spsp(readout, spikes)[0], spsp(readout, own)[0]
     n_in, n = counts[0].detach(), output.counts[0].detach()
@@ -303,18 +308,20 @@ def test_the_recurrent_error_is_that_of_the_inverted_system(seed, slope, self_co
     def ratio(effect: float, pre: float, post: float) -> float:
         return rule.silent_ratio if pre == 0 or post == 0 else float(effect / pre)
 
-    system, phi = torch.zeros(6, 6, dtype=torch.float64), torch.zeros(6, INPUTS, dtype=torch.float64)
-    for i in range(6):
+    system, phi = (torch.zeros(neurons, size, dtype=torch.float64) for size in (neurons, INPUTS))
+    for i in range(neurons):
         slopes = sum(w[i, j] * derivative(n_in[j], n[i]) for j in range(INPUTS))
-        slopes += sum(wr[i, p] * derivative(n[p], n[i]) for p in range(6))
+        slopes += sum(wr[i, p] * derivative(n[p], n[i]) for p in range(neurons))
         total = (w[i] @ e[i] + wr[i] @ er[i]) / max(float(n[i]), 1.0)
         system[i, i] = {"none": 1.0, "table": 1 - float(slopes) / v, "counts": 1 / (1 + float(total) / v)}[slope]
-        for p in range(6):
+        for p in range(neurons):
             if i != p or self_coupling:
                 system[i, p] -= wr[i, p] * ratio(er[i, p], n[p], n[i]) / v
         for j in range(INPUTS):
             phi[i, j] = w[i, j] * ratio(e[i, j], n_in[j], n[i])
-    expected = (torch.linalg.inv(system) @ phi).T @ (error[0] / v)
+    inverse = torch.linalg.inv(system)
+    P = (phi.reshape(INPUTS, neurons) @ inverse).reshape(neurons, INPUTS) if solve == "authors" else inverse @ phi
+    expected = P.T @ (error[0] / v)
     torch.testing.assert_close(counts.grad[0], expected, rtol=1e-7, atol=1e-9)
 
 

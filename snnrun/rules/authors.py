@@ -73,9 +73,14 @@ class StRsbp(PaperStRsbp):
     def misread_error(self, p: Pass, loop: Loop) -> Tensor:
         """Error below as the authors' solver call returns it: P = reshape(reshape(Phi, (I, N)) A^-1, (N, I)).
 
-        This needs the dense matrices, so it always runs on the reference kernels.
+        A square layer reads Phi as it is. Its error is delta^T Phi A^-1: one system, for Phi^T delta. Others need the
+        dense matrices, on the reference kernels, and a system for each input.
         """
         batch, neurons = p.counts.shape
+        if p.counts_in.shape[1] == neurons:
+            below = p._replace(wants_weight=False, delays=None).gradients(p.delta, p.delta).counts_in
+            assert below is not None
+            return self.solved(p._replace(delta=below), self.diagonal(p))
         e = reference.spsp(p.spsp, p.lif, p.spikes_in, p.spikes, p.weight)
         misread = (p.weight * self.ratio(e, p.counts, p.counts_in)).reshape(batch, -1, neurons)
         theta = reference.coupling(loop.e, p.counts, loop.synapses, p.lif.v_th, self.silent_ratio)
