@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from snnrun import cli, data
 from snnrun.compiled import parallel
-from snnrun.data.augment import keyed
+from snnrun.compiled.splitmix_arrays import keyed
 from snnrun.data.augment_spikes import _SPIKES, AugmentSpikes, displacements
 from snnrun.data.corpus import pack
 from snnrun.errors import UsageError
@@ -46,7 +46,7 @@ def reference(augment: AugmentSpikes, samples: np.ndarray, index: np.ndarray, ep
     """What becomes of every spike, one by one: spikes (S, T, N)."""
     shown = np.zeros((len(samples), STEPS, NEURONS), bool)
     below, moves = displacements(augment.jitter), augment.moves(index, epoch)
-    for b, key in enumerate(keyed(augment.seed, index, epoch, _SPIKES).tolist()):
+    for b, key in enumerate(keyed(index, _SPIKES, augment.seed, epoch).tolist()):
         down, right = moves[b, 2:4]
         for t, n in np.argwhere(unpacked(samples[b])).tolist():
             word = drawn(key, t * 64 * samples.shape[2] + n)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from snnrun import tracking
 from snnrun.errors import UsageError
+from snnrun.tracking.address import usual_uri
 
 
 class Registered(NamedTuple):
@@ -92,9 +93,9 @@ def _at(address: str) -> Iterator[None]:
         warnings.simplefilter("ignore")
         import mlflow
 
-        before = mlflow.get_tracking_uri()
+        before = usual_uri()  # MLflow keeps its store of now there; one that was not named stays so
         mlflow.set_tracking_uri(address)
         try:
             yield
         finally:
-            mlflow.set_tracking_uri(before)
+            mlflow.set_tracking_uri(before)  # None: none is named
