@@ -268,7 +268,7 @@ def test_the_file_has_what_the_files_it_builds_on_have_and_keeps_their_comments(
 
 
 def test_the_pairs_that_build_on_a_file_are_known() -> None:
-    assert {"hm2bp_fsdd", "strsbp_fsdd", "hm2bp_ti46_digits"} <= set(file.building_on("strsbp_ti46_digits"))
+    assert {"strsbp_audio_folder", "hm2bp_audio_folder"} <= set(file.building_on("strsbp_ti46_digits"))
 
 
 def test_a_package_that_cannot_be_written_to_leaves_the_file_to_the_user(
