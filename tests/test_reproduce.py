@@ -95,6 +95,10 @@ def test_what_is_missing_is_trained_once_and_what_is_there_counts(reproduce: Any
     code, again, err = reproduce("toy/table1", "--epochs", "1", "--seeds", "2", "--format", "json")
     assert (code, len(trained()), json.loads(again)["rows"]) == (0, 3, json.loads(out)["rows"])
     assert cli.main(["runs", "keep", "--to", "results"]) == 0
+    for older in Path("results").glob("*_seed1.run.json"):  # of a version without the option
+        whole = older.read_text("utf-8")
+        older.write_text(whole.replace('  "model.adaptation": "none",\n', ""), "utf-8")
+        assert older.read_text("utf-8") != whole
     code, _, err = reproduce("--outputs", "results", "--epochs", "1", "--seeds", "2", "--out", "docs/results.md")
     page = Path("docs/results.md").read_text("utf-8")
     assert (code, err) == (0, "")

@@ -9,6 +9,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -284,12 +285,18 @@ def _page_of_all(options: argparse.Namespace, arguments: Sequence[str]) -> int:
 
 def _draw(table: Table, entries: Sequence[Entry], page: Path) -> list[str]:
     """Write the learning curves of a table's runs beside the page, a file for each corpus; returns their names."""
+    from snnrun import tracking
     from snnrun.paper import compare
     from snnrun.paper.figures import curves
     from snnrun.runs.collect import history
 
     names: list[str] = []
-    for part in compare.build([run for entry in entries for run in entry.runs.values()], history):
+    runs = [
+        replace(run, params=tracking.flatten(entry.values) | run.params)  # an older run lacks later options
+        for entry in entries
+        for run in entry.runs.values()
+    ]
+    for part in compare.build(runs, history):
         drawn = curves(part)
         if drawn is not None:
             number = f"_{len(names) + 1}" if names else ""
