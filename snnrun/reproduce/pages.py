@@ -35,10 +35,6 @@ def columns(lines: Sequence[Line]) -> list[Column]:
     shown = [
         Column("system", lambda line: line.title, 20, right=False),
         Column("network", lambda line: line.row.network, 19, right=False),
-        Column("parameters", lambda line: _count(line.row.parameters), 4),
-        Column("built", lambda line: _count(line.parameters), 5),
-        Column("epochs", lambda line: _count(line.row.epochs), 2),
-        Column("trained", lambda line: _count(line.epochs or None) if line.seeds else "", 6),
         Column("published mean", lambda line: _published_mean(line), 10),
         Column("published best", lambda line: _published_best(line), 11),
         Column("n", lambda line: str(len(line.seeds)) if line.seeds else "", 16),
@@ -49,12 +45,16 @@ def columns(lines: Sequence[Line]) -> list[Column]:
         Column("its best", lambda line: _best(line.maximum), 7),
         Column("its p", lambda line: p_value(line.maximum), 8),
         Column("test", lambda line: (line.test or "").partition(",")[0], 3, right=False),
+        Column("epochs", lambda line: _count(line.row.epochs), 2),
+        Column("trained", lambda line: _count(line.epochs or None) if line.seeds else "", 6),
+        Column("parameters", lambda line: _count(line.row.parameters), 4),
+        Column("built", lambda line: _count(line.parameters), 5),
         Column("core-hours", lambda line: _figure(line.hours), 1),
         Column("spikes", lambda line: _figure(line.spikes), -1),
         Column("nJ", lambda line: _figure(line.energy), 0),
     ]
     if any(line.chosen is None and line.seeds for line in lines):
-        shown.insert(12, Column("last epoch", lambda line: mean(line.last), 14))
+        shown.insert(8, Column("last epoch", lambda line: mean(line.last), 14))
     return shown
 
 
