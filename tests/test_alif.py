@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_constants import Step, varied
+from test_constants import varied
 from test_rules import CLASSES, INPUTS, batch, network
 from torch import Tensor
 from torch.nn import functional
@@ -32,6 +33,22 @@ ADAPTIVE: dict[str, Any] = {
 }
 
 
+class Step(torch.autograd.Function):
+    """The step function with a polynomial surrogate of width a."""
+
+    @staticmethod
+    def forward(ctx, u, v_th, a):
+        ctx.save_for_backward(u)
+        ctx.how = v_th, a
+        return (u >= v_th).to(u.dtype)
+
+    @staticmethod
+    def backward(ctx, grad):
+        [u] = ctx.saved_tensors
+        v_th, a = ctx.how
+        return grad * (math.sqrt(a) / 2 - a / 4 * (u - v_th).abs()).clamp(min=0.0), None, None
+
+
 def drive_of(layer: Any, x: Tensor) -> Tensor:
     """Weighted inputs (B, T, N) of a layer, its thresholds trained; biases included."""
     weight, bias = layer.weight / layer.threshold.reshape(-1, *[1] * (layer.weight.dim() - 1)), layer.bias
@@ -51,10 +68,9 @@ def by_autograd(rule: StbpRule, net: Network, x: Tensor) -> Tensor:
         drive = drive_of(layer, x)
         neurons = drive.shape[2]
         tau_m = layer.tau_m.repeat_interleave(neurons // len(layer.tau_m)) / (1.0 - rule.decay)
-        decay, strength = 1.0 - 1.0 / tau_m, 0.0 if layer.kind.output else rule.adaptation_strength
-        rho = torch.zeros(())
-        if not layer.kind.output:
-            tau = layer.tau_adaptation
+        decay, strength, rho = 1.0 - 1.0 / tau_m, 0.0, torch.zeros(())
+        if (tau := layer.tau_adaptation) is not None:
+            strength = rule.adaptation_strength
             rho = 1.0 - 1.0 / (tau.repeat_interleave(neurons // len(tau)) * rule.tau_adaptation)
         u = o = a = torch.zeros_like(drive[:, 0])
         out = []
@@ -69,6 +85,7 @@ def by_autograd(rule: StbpRule, net: Network, x: Tensor) -> Tensor:
     return x.sum(dim=1)
 
 
+@pytest.mark.parametrize("adaptation", ["threshold", "none"])
 @pytest.mark.parametrize(
     ("topology", "reset", "by", "by_currents"),
     [
@@ -79,8 +96,8 @@ def by_autograd(rule: StbpRule, net: Network, x: Tensor) -> Tensor:
         ("2C2-8", "hard", "layer", True),
     ],
 )
-def test_the_derivatives_are_those_of_autograd(topology, reset, by, by_currents):
-    rule = StbpRule(reset=reset, time_constants_by=by, **ADAPTIVE)
+def test_the_derivatives_are_those_of_autograd(topology, reset, by, by_currents, adaptation):
+    rule = StbpRule(reset=reset, time_constants_by=by, **ADAPTIVE | {"adaptation": adaptation})
     shape: dict[str, Any] = {"inputs": INPUTS, "topology": topology, "outputs": CLASSES, "image": (1, 3, 4)}
     net = varied(Network(rule, seed=3, **shape).double())
     with torch.no_grad():
@@ -95,7 +112,7 @@ def test_the_derivatives_are_those_of_autograd(topology, reset, by, by_currents)
     counts = by_autograd(rule, net, shown)
     assert torch.equal(counts, net(given).output.counts)
     rule.sample_loss(SpikeTrain(pack(torch.zeros(len(counts), spikes.shape[1], 1)), counts), labels).sum().backward()
-    assert "layers.0.tau_adaptation" in found
+    assert ("layers.0.tau_adaptation" in found) == (adaptation == "threshold")
     assert "layers.2.tau_adaptation" not in found, "outputs do not adapt"
     for name, parameter in net.named_parameters():
         torch.testing.assert_close(found[name], parameter.grad, rtol=1e-9, atol=1e-12, msg=name)

@@ -22,7 +22,7 @@ from snnrun.errors import UsageError
 from snnrun.kernels import Lif, pack, reference, unpack
 from snnrun.kernels.reference.time import hm2bp_kernel, hm2bp_kernel_slope
 from snnrun.network import Network
-from snnrun.rules import Currents, Hm2Bp, SpikeTrain, StbpRule, StRsbp
+from snnrun.rules import Hm2Bp, StbpRule, StRsbp
 from snnrun.run import experiment, pretrained
 from snnrun.train.optimiser import Optimiser
 
@@ -128,65 +128,6 @@ def test_the_derivatives_of_a_spike_train_rule_are_those_of_its_rate_equation(ru
         torch.testing.assert_close(found[alive], wanted[alive], rtol=1e-5, atol=1e-9)
         seen += int((gain != 0).sum())
     assert seen > 8
-
-
-class Step(torch.autograd.Function):
-    """The step function with a polynomial surrogate of width a."""
-
-    @staticmethod
-    def forward(ctx, u, v_th, a):
-        ctx.save_for_backward(u)
-        ctx.how = v_th, a
-        return (u >= v_th).to(u.dtype)
-
-    @staticmethod
-    def backward(ctx, grad):
-        [u] = ctx.saved_tensors
-        v_th, a = ctx.how
-        return grad * (math.sqrt(a) / 2 - a / 4 * (u - v_th).abs()).clamp(min=0.0), None, None
-
-
-def by_autograd(rule: StbpRule, net: Network, values: Tensor) -> Tensor:
-    """Counts of the output from inputs (B, T, I), in plain PyTorch."""
-    x = values
-    for layer in net.layers:
-        ratio, decay = layer.threshold[:, None], 1.0 - (1.0 - rule.decay) / layer.tau_m
-        drive = x @ (layer.weight / ratio).T + layer.bias / layer.threshold
-        u = o = torch.zeros_like(drive[:, 0])
-        out = []
-        for t in range(drive.shape[1]):
-            kept = decay * torch.exp(-o / decay) if rule.reset == "exponential" else decay * (1.0 - o)
-            u = u * kept + drive[:, t]
-            if layer.recurrent_weight is not None:
-                u = u + o @ (layer.recurrent_weight / ratio).T
-            o = Step.apply(u, rule.v_th[0], rule.surrogate_width)
-            out.append(o)
-        x = torch.stack(out, dim=1)
-    return x.sum(dim=1)
-
-
-@pytest.mark.parametrize("reset", ["hard", "exponential"])
-@pytest.mark.parametrize("currents", [False, True])
-def test_the_derivatives_of_stbp_are_those_of_autograd(reset, currents):
-    rule = StbpRule(
-        v_th=[0.5], decay=0.6, reset=reset, surrogate="polynomial", surrogate_width=0.5, train_constants="all"
-    )
-    net = varied(Network(rule, inputs=INPUTS, topology="9-R8", outputs=CLASSES, seed=3).double())
-    with torch.no_grad():
-        for layer in net.layers:
-            layer.bias.normal_(0.0, 0.1, generator=torch.Generator().manual_seed(1))
-    spikes, labels = batch()
-    given = Currents(spikes.double()[:, ::20].contiguous(), spikes.shape[1]) if currents else spikes
-    shown = given.values.repeat_interleave(20, dim=1) if isinstance(given, Currents) else spikes.double()
-    net.sample_loss(net(given, labels), labels).sum().backward()
-    found = {name: parameter.grad.clone() for name, parameter in net.named_parameters()}
-    net.zero_grad()
-    counts = by_autograd(rule, net, shown)
-    assert torch.equal(counts, net(given).output.counts)
-    rule.sample_loss(SpikeTrain(pack(torch.zeros(len(counts), spikes.shape[1], 1)), counts), labels).sum().backward()
-    for name, parameter in net.named_parameters():
-        torch.testing.assert_close(found[name], parameter.grad, rtol=1e-9, atol=1e-12, msg=name)
-        assert found[name].abs().max() > 0
 
 
 @pytest.mark.parametrize("name", ["strsbp-constants", "hm2bp-constants", "stbp-constants"])

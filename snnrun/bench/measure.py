@@ -11,7 +11,6 @@ each kernel for each of the positions that see it. Recurrent synapses and pools 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
@@ -22,7 +21,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,6 +29,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from snnrun import collector, data, kernels
+from snnrun.bench import peaks
 from snnrun.bench.phases import in_turn, phases, wait
 from snnrun.compiled import parallel
 from snnrun.errors import SnnrunError
@@ -211,7 +210,7 @@ def child() -> None:
     options, threads = pickle.load(sys.stdin.buffer)
     device = hardware.set_up(options["device"], threads)
     backend = kernels.use(options["kernels"], device.type)
-    imported = memory("VmRSS")
+    imported = peaks.memory("VmRSS")
     print(json.dumps(measure(pickle.load(sys.stdin.buffer), device, backend, imported)))
 
 
@@ -219,7 +218,7 @@ def measure(job: Job, device: torch.device, backend: str, imported: int | None) 
     """Measure in this process, which had `imported` bytes of resident memory when all was imported."""
     build.plug_in(job.values)
     _load_code(job, device)
-    loaded = memory("VmRSS")
+    loaded = peaks.memory("VmRSS")
     training = _training(job.values, job.inputs, device)
     training.network.load_state_dict(job.state)
     split = job.inputs.dataset.train
@@ -236,10 +235,10 @@ def measure(job: Job, device: torch.device, backend: str, imported: int | None) 
         for _, spikes, _ in batches(split, order, training.encoder, EPOCH, size, device):
             training.network(spikes.to(device)).scores.argmax(dim=1).cpu()
 
-    knows_peak = _reset_peak(device)
+    knows_peak = peaks.reset(device)
     train()
     trained = _timed(train, job.repeats, device, len(order))
-    peak = memory("VmHWM") if knows_peak else None
+    peak = peaks.memory("VmHWM") if knows_peak else None
     on_device = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
     speed_up = _speed_up(train, job.threads, job.repeats) if job.threads > 1 and backend == "cpu" else None
     infer()
@@ -278,26 +277,6 @@ def _load_code(job: Job, device: torch.device) -> None:
     silent = torch.zeros(1, 2, kernels.words(training.network.inputs), dtype=torch.int64)
     training.gradients(np.arange(1), silent, torch.zeros(1, dtype=torch.int64))
     training.update(0.0)
-
-
-def memory(key: str) -> int | None:
-    """Resident memory of this process in bytes: `VmRSS` now, `VmHWM` its peak. None where the system does not say."""
-    with contextlib.suppress(OSError), Path("/proc/self/status").open(encoding="ascii") as file:
-        for line in file:
-            if line.startswith(f"{key}:"):
-                return int(line.split()[1]) * 1024
-    return None
-
-
-def _reset_peak(device: torch.device) -> bool:
-    """Let the peaks begin anew; returns whether the system does that for the resident memory."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    try:
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    except OSError:
-        return False
-    return True
 
 
 def _timed(task: Callable[[], None], repeats: int, device: torch.device, samples: int) -> dict[str, float]:
