@@ -14,8 +14,9 @@ from snnrun import tracking
 from snnrun.config.compose import compose
 from snnrun.paper import compare, figures, pages
 from snnrun.paper.pages import Frame
-from snnrun.paper.published import Published, network_of, others_of, row_of, rule_of, tables
+from snnrun.paper.published import Published, network_of, others_of, row_of, rows, rule_of, tables
 from snnrun.paper.rows_others import LATER
+from snnrun.reproduce import plan
 from snnrun.runs.collect import Run
 
 EXPERIMENTS = Path(snnrun.__file__).parents[1] / "conf" / "experiment"
@@ -71,7 +72,7 @@ def test_rows_have_names_of_their_own_and_tables_too() -> None:
 def test_every_figure_of_the_tables_is_there() -> None:
     """Spot checks of what is easily mistyped: one row of each kind."""
     found = {(name, row.name): row for name, table in tables().items() for row in table.rows}
-    assert len(found) == 53
+    assert sum(not row.variant for row in found.values()) == 53
     assert found["strsbp/table2", "hm2bp_400-400"].figures == "90.60, best of 5 runs; mean 89.83 ± 0.71"
     assert found["strsbp/table5", "hm2bp"].figures == "88.99 (mean or best: not said)"
     assert found["strsbp/table4", "lstm"].figures == "no figure"
@@ -104,6 +105,14 @@ def test_later_work_stands_under_the_table_of_its_corpus() -> None:
         assert "TSSL-BP (2020), 400-400 89.92; mean 89.75 ± 0.03" in text
     for text in written(parts_of(fashion(origin="surrogate"))):
         assert "TSSL-BP" not in text
+
+
+def test_a_row_trained_otherwise_than_published_says_so_and_keeps_its_own_epochs() -> None:
+    [batches] = plan.rows_named(tables()["strsbp/table5"], ["batches"])
+    assert batches.title == "ST-RSBP, in batches"
+    assert batches not in rows()
+    entry = plan.entry_of(batches, plan.Request(seeds=1))
+    assert (entry.values["train"]["epochs"], entry.values["train"]["batch_size"]) == (22, 32)
 
 
 def test_rows_are_found_by_rule_corpus_and_network() -> None:

@@ -68,11 +68,12 @@ class Published(Figures):
 
     `name` is what the row is called in its table. `rule` and `network` are what `rule_of` and `network_of` make of a
     run's parameters. `experiment` is the published setting in `conf/experiment`, None where the corpus was never
-    published, and `settings` what the row changes in it. `parameters` and `epochs` are as printed (the epochs of
-    the ST-RSBP paper are those of the best, counted from 0). `best_epoch` and `log_epochs`, how long the run went on,
-    are those of the released log, counted from 1; `curve` is its test accuracy by epoch, and `seconds` are the least
-    and the median of its epochs, batch 1, on a Titan XP. The least counts for the hardware, since several jobs shared
-    it at times.
+    published, and `settings` what the row changes in it. `variant` is for a published network that is trained with
+    other settings than its authors', and says with which in words. `parameters` and `epochs` are as printed (the
+    epochs of the ST-RSBP paper are those of the best, counted from 0). `best_epoch` and `log_epochs`, how long the run
+    went on, are those of the released log, counted from 1; `curve` is its test accuracy by epoch, and `seconds` are the
+    least and the median of its epochs, batch 1, on a Titan XP. The least counts for the hardware, since several jobs
+    shared it at times.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Published(Figures):
     source: str
     experiment: str | None
     settings: tuple[str, ...] = ()
+    variant: str = ""
     system: str = ""
     parameters: int | None = None
     epochs: int | None = None
@@ -93,8 +95,9 @@ class Published(Figures):
 
     @property
     def title(self) -> str:
-        """The system as its paper names it."""
-        return self.system or NAMES[self.rule]
+        """The system as its paper names it, and how its training differs from the published one."""
+        name = self.system or NAMES[self.rule]
+        return f"{name}, {self.variant}" if self.variant else name
 
 
 @dataclass(frozen=True)
@@ -143,8 +146,8 @@ def tables() -> dict[str, Table]:
 
 
 def rows() -> list[Published]:
-    """Every row that stands for a rule, a corpus and a network; variants of one row in a study are left out."""
-    return [row for table in tables().values() for row in table.rows if not row.settings]
+    """Every row that stands for a rule, a corpus and a network; variants of one row are left out."""
+    return [row for table in tables().values() for row in table.rows if not (row.settings or row.variant)]
 
 
 def row_of(rule: str, data: str, network: str) -> Published | None:

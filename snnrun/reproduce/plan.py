@@ -138,7 +138,7 @@ def entry_of(row: Published, request: Request) -> Entry:
     epochs = request.epochs
     if not request.paper_settings:
         words += [] if any(word.startswith("data.validation=") for word in request.extra) else [VALIDATION]
-        epochs = epochs or row.epochs
+        epochs = epochs or (None if row.variant else row.epochs)
     words += [f"train.epochs={epochs}"] if epochs else []
     values = compose([*words, *(word for word in request.extra if not word.startswith(LAUNCHER))])
     here = _look(values["data"]["name"], data_root(values["data"].get("root")))
