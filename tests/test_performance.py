@@ -3,7 +3,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import subprocess
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,13 +13,13 @@ SCRIPTS = Path(__file__).parents[1] / "scripts"
 
 
 def script(name: str) -> ModuleType:
-    """A script as a module."""
+    """A script as a module, which finds its neighbours as Python finds them for a script."""
     spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, name, module)  # its dataclass looks itself up
+        patch.syspath_prepend(str(SCRIPTS))
         spec.loader.exec_module(module)
     return module
 
