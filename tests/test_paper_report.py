@@ -7,6 +7,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+import yaml
 from made_runs import invented
 
 import snnrun
@@ -88,6 +89,14 @@ def test_every_row_has_settings_that_name_its_figure_and_compose(row: Published)
     assert (rule_of(params), values["data"]["name"], network_of(params)) == (row.rule, row.data, row.network)
     if row.level is not None:
         assert f"{row.level:.2f} %" in (EXPERIMENTS / f"{row.experiment}.yaml").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", sorted({row.experiment for row in rows() if row.experiment}))
+def test_a_published_setting_takes_nothing_that_was_tuned_here(name: str) -> None:
+    """A tuning writes to the file of its pair, which would change what counts as published."""
+    defaults = yaml.safe_load((EXPERIMENTS / f"{name}.yaml").read_text(encoding="utf-8"))["defaults"]
+    bases = [entry for entry in defaults if isinstance(entry, str) and entry.endswith("_paper")]
+    assert {"override /tuned": "none"} in defaults or bases
 
 
 def test_sdbp_is_not_stbp() -> None:
