@@ -222,6 +222,19 @@ def test_the_seed_alone_draws_the_weights(name: str) -> None:
 # ---- what a model computes of a corpus ------------------------------------------------------------------------------
 
 
+def test_weights_of_lra_are_drawn_as_asked() -> None:
+    """As PyTorch draws a linear layer: error weights are those of a layer from the upper one to the lower."""
+    model = MODELS["lra"](network="300-200", init="torch").build(IMAGE, 3, seed=4)
+    sizes = {"hidden1": 12, "hidden2": 300, "output": 200}
+    for name, inputs in sizes.items():
+        assert model.layers[name].weight.detach().abs().max() == pytest.approx(inputs**-0.5, rel=0.05)
+    assert model.feedback["hidden2"].shape == (300, 200)
+    assert model.feedback["hidden2"].detach().abs().max() == pytest.approx(200**-0.5, rel=0.05)
+    normal = MODELS["lra"](network="300-200", init_scale=0.2, feedback_scale=0.4).build(IMAGE, 3, seed=4)
+    assert normal.layers["hidden2"].weight.detach().std() == pytest.approx(0.2, rel=0.05)
+    assert normal.feedback["hidden2"].detach().std() == pytest.approx(0.4, rel=0.05)
+
+
 @pytest.mark.parametrize("name", ["mlp", "gru"])
 def test_channels_are_scaled_by_the_training_samples(name: str) -> None:
     """Over the steps up to the end of each sample; the scale is part of the state."""

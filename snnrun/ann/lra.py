@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -40,8 +40,10 @@ class Lra(Design):
         network: Widths of the hidden layers.
         beta: How far a target is moved by the error of the layer above.
         gamma: How fast the error weights follow the weights.
-        init_scale: Standard deviation of the initial weights, which are normal; biases begin at 0.
-        feedback_scale: That of the error weights.
+        init: How initial weights are drawn. normal: with `init_scale` and `feedback_scale`; torch: weights and error
+            weights as PyTorch draws those of a linear layer, uniform within the root of 1 / fan-in. Biases begin at 0.
+        init_scale: Standard deviation of normal weights.
+        feedback_scale: That of normal error weights.
         bias: Whether neurons have biases.
         bin: Steps of a bin in which spikes are counted; None for all. The bins of a sample stand side by side.
     """
@@ -49,6 +51,7 @@ class Lra(Design):
     network: str = "256-256-256-256-256"
     beta: Annotated[float, Range(above=0)] = 0.1
     gamma: Annotated[float, Range(at_least=0)] = 1.0
+    init: Literal["normal", "torch"] = "normal"
     init_scale: Annotated[float, Range(above=0)] = 0.05
     feedback_scale: Annotated[float, Range(above=0)] = 1.0
     bias: bool = False
@@ -108,13 +111,12 @@ class LraModel(AnnModel):
         self.layers = nn.ModuleDict(linear_layers(self.layer_names, self.features, self.sizes, options.bias))
         for layer in self.layers.values():
             assert isinstance(layer, nn.Linear)
-            nn.init.normal_(layer.weight, std=options.init_scale)
+            if options.init == "normal":
+                nn.init.normal_(layer.weight, std=options.init_scale)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
         pairs = zip(self.layer_names[1:], self.sizes, self.sizes[1:], strict=False)
-        self.feedback = nn.ParameterDict(
-            {name: nn.Parameter(torch.randn(below, size) * options.feedback_scale) for name, below, size in pairs}
-        )
+        self.feedback = nn.ParameterDict({name: _error_weights(options, below, size) for name, below, size in pairs})
 
     @property
     def chain(self) -> str:
@@ -154,6 +156,13 @@ class LraModel(AnnModel):
     def connections(self) -> dict[str, Connection]:
         """The layers, without their error weights."""
         return dense_connections(self.layers, torch.tanh)
+
+
+def _error_weights(options: Lra, below: int, size: int) -> nn.Parameter:
+    """E_l (N_{l-1}, N_l) of a layer, as drawn."""
+    if options.init == "torch":
+        return nn.Parameter(nn.Linear(size, below, bias=False).weight.detach())
+    return nn.Parameter(torch.randn(below, size) * options.feedback_scale)
 
 
 class _Updates(torch.autograd.Function):
