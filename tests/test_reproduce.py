@@ -351,6 +351,20 @@ def test_without_validation_the_last_epoch_is_shown() -> None:
     assert "have no chosen epoch" in text
 
 
+def test_commits_are_those_of_the_program_and_not_of_the_folder() -> None:
+    wanted = entry()
+    wanted.row = TOY.rows[0]
+    wanted.runs = {seed: invented(f"run{seed}", seed=seed, test=0.9) for seed in range(3)}
+    wanted.runs[0].tags |= {"git.commit": "none", "snnrun.git.commit": "a" * 40}
+    wanted.runs[1].tags |= {"git.commit": "b" * 40, "snnrun.git.commit": "a" * 40}
+    wanted.runs[2].tags["git.commit"] = "none"
+    assert "commits" not in " ".join(outcome.outcome(TOY, [wanted], lambda _: None, []).notes)
+    wanted.runs[2].tags["git.commit"] = "c" * 40
+    assert (
+        "The runs come from 2 commits: aaaaaaaa, cccccccc." in outcome.outcome(TOY, [wanted], lambda _: None, []).notes
+    )
+
+
 def test_core_hours_are_those_of_processors_where_they_were_counted() -> None:
     run = invented()
     run.tags["device"] = "CPU, 2 threads"

@@ -192,7 +192,9 @@ def _notes(table: Table, lines: Sequence[Line], entries: Sequence[Entry]) -> lis
 
 
 def _commits(runs: Sequence[Run]) -> list[str]:
-    return sorted({run.tags["git.commit"][:8] for run in runs if "git.commit" in run.tags})
+    """Those of snnrun itself, wherever the commands were given; none of an installed one that has no commit."""
+    found = {run.tags.get("snnrun.git.commit", run.tags.get("git.commit", "none"))[:8] for run in runs}
+    return sorted(found - {"none"})
 
 
 def as_json(found: Outcome) -> Mapping[str, object]:
