@@ -119,6 +119,7 @@ def test_the_derivatives_are_those_of_autograd(topology, reset, by, by_currents,
         assert found[name].abs().max() > 0, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("topology", ["9-R70", "3C2-P2-R8"])
 @pytest.mark.parametrize("surrogate", ["rectangle", "gaussian"])
 def test_the_compiled_loops_give_the_same_by_any_number_of_threads(topology, surrogate):

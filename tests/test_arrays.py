@@ -527,6 +527,7 @@ CHOSEN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["strsbp", "stbp"])
 @pytest.mark.parametrize("name", ["image", "grey", "vector", "series", "ragged", "spikes"])
 def test_a_row_is_fed_as_the_corpus_feeds_it(tmp_path, name, model):
@@ -553,6 +554,7 @@ def corpus_row(root: Path, index: int) -> str:
     return load(root).names[index].split()[-1]
 
 
+@pytest.mark.slow
 def test_single_samples_and_rows_of_other_files(tmp_path, capsys):
     root = one_of_each(tmp_path)["series"]
     (tmp_path / "run").mkdir()

@@ -242,6 +242,7 @@ def test_a_loop_keeps_firing_after_the_input():
 # ---- sums over pairs ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @given(CASES, LIFS, st.sampled_from(["strsbp", "hm2bp"]))
 @settings(max_examples=100)
 def test_sums_over_pairs_are_the_references(layer, lif, rule):

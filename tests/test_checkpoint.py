@@ -75,6 +75,7 @@ def without_times(history: list[dict[str, float]]) -> list[dict[str, float]]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rule", "options"),
     [

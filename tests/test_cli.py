@@ -130,6 +130,7 @@ def test_config_list_and_show(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Did you mean model?" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_train_help_shows_groups_and_examples(train: Any) -> None:
     code, out, _ = train("--help")
     assert code == 0

@@ -57,6 +57,7 @@ def composed(*overrides: str) -> DictConfig:
 # ---- the files in conf/ ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("choice", COMPOSED)
 def test_every_option_composes_by_its_schema_with_a_value_for_each_key(choice: str) -> None:
     group, option = choice.split("=")
@@ -69,6 +70,7 @@ def test_every_option_composes_by_its_schema_with_a_value_for_each_key(choice: s
         check.check(cfg)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "corpus"), TUNED)
 def test_every_pair_passes_the_checks_with_its_tuned_settings(model: str, corpus: str) -> None:
     cfg = composed(f"model={model}", f"data={corpus}")

@@ -53,6 +53,7 @@ def test_every_option_and_status_is_told() -> None:
 
 
 # Options of a folder of one's own are for Hydra to read; see also the tests of plugins and of tutorials.
+@pytest.mark.slow
 @pytest.mark.parametrize("call", sorted(line for line, words in STARTED.items() if not set(words) & OF_HYDRA))
 def test_trainings_can_be_composed(call: str) -> None:
     words = ["hardware=cpu" if word == "hardware=gpu" else word for word in STARTED[call] if word != "-m"]

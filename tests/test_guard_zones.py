@@ -294,6 +294,7 @@ def try_response(spikes_in: Tensor, weight: Tensor, loop: Tensor, srm: Srm, wta:
     cpu.trace(spikes_in, inputs, wta)
 
 
+@pytest.mark.slow
 def test_dense_layers_of_every_size_keep_to_their_arrays(guards):
     torch.manual_seed(0)
     for neurons in range(1, MOST_NEURONS + 1):

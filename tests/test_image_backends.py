@@ -128,6 +128,7 @@ def test_spikes_long_after_the_input_are_the_references(layer, lif, silence):
         assert_same_spikes(spikes, counts, *expected, False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 28])
 @pytest.mark.parametrize("last", range(20))
 def test_the_last_input_spike_acts_at_whatever_step_it_comes(channels, last):
@@ -200,6 +201,7 @@ def test_a_pool_fires_at_a_threshold_where_float32_is_coarser_than_the_slack(v_t
 # ---- sums over pairs ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @given(CASES, LIFS, RULES)
 @settings(max_examples=60)
 def test_sums_over_windows_are_the_references(layer, lif, rule):

@@ -58,6 +58,7 @@ def in_a_run(values: dict[str, Any], part: str, number: int) -> np.ndarray:
 # ---- one sample -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["train", "validation", "test"])
 @pytest.mark.parametrize("name", ["digits", "audio_folder", "nmnist", "ntidigits", "image_folder"])
 def test_a_sample_is_what_a_run_gets(name: str, part: str, tmp_path: Path) -> None:

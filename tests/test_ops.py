@@ -165,6 +165,7 @@ CASES = operator_cases()
 CHECKS = ["test_schema", "test_faketensor", "test_aot_dispatch_dynamic"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(("name", "number"), [(name, k) for name in CASES for k in range(len(CASES[name]))])
 def test_an_operator_is_what_it_says(name, number, backend):

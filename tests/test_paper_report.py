@@ -82,6 +82,7 @@ def test_every_figure_of_the_tables_is_there() -> None:
     assert sum(row.parameters or 0 for row in tables()["strsbp/table2"].rows) == 1_509_593
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", [entry for entry in ROWS if entry.values[0].experiment])
 def test_every_row_has_settings_that_name_its_figure_and_compose(row: Published) -> None:
     values = compose([f"experiment={row.experiment}", *row.settings])

@@ -84,6 +84,7 @@ def test_a_folder_that_cannot_be_written_is_one_message(tmp_path: Path) -> None:
         records.keep(finished(), EPOCHS, 1, tmp_path / "file")
 
 
+@pytest.mark.slow
 def test_the_runs_of_a_folder_are_kept_and_read_like_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train(tmp_path / "outputs", "one", "stbp", 0)
     capsys.readouterr()
