@@ -232,6 +232,14 @@ def test_summary_labels_the_three_accuracies() -> None:
     assert all(word in shown for word in ("w.safetensors", "bold-fox", "snnrun ui", "done"))
 
 
+def test_summary_of_a_run_that_was_not_tested_names_its_best_epoch() -> None:
+    screen = pipe()
+    metrics = {"validation/accuracy_best": 0.9861, "best_epoch": 7.0}
+    console.summary(metrics, epochs=9, seconds=3.2, interrupted=True, console=screen)
+    assert re.search(r"best validation +98\.61 %  \(epoch 7\)", text(screen))
+    assert "test" not in text(screen)
+
+
 def test_summary_of_an_interrupted_run_without_an_epoch() -> None:
     screen = pipe()
     console.summary({}, epochs=0, seconds=3.2, interrupted=True, console=screen)

@@ -165,6 +165,32 @@ def test_an_interrupt_keeps_what_was_reached():
     assert set(result.last_state) == {"layers.0.weight", "layers.1.weight"}
 
 
+@pytest.mark.parametrize("average", ["none", "ema"])
+def test_tested_at_the_end_alone_a_training_is_the_same(average):
+    """With labels that mean nothing the best epoch is not the last, so that its weights are tested after that."""
+    dataset, rng = toy(), np.random.default_rng(0)
+    for split in (dataset.train, dataset.validation, dataset.test):
+        rng.shuffle(split.labels)
+    options = {"dataset": dataset, "epochs": 5, "topology": "R10", "average": average, "average_decay": 0.5}
+    every, notes = run(**options), Notes()
+    end = run(notes=notes, test="end", **options)
+    assert end.best_epoch == every.best_epoch == 3
+    assert all(torch.equal(end.last_state[name], every.last_state[name]) for name in every.last_state)
+    assert all(torch.equal(end.best_state[name], every.best_state[name]) for name in every.best_state)
+    assert ["test/accuracy" in metrics for metrics in end.history] == [False] * 4 + [True]
+    assert every.summary == end.summary | {"test/accuracy_max_over_epochs": every.history[2]["test/accuracy"]}
+    assert end.summary["test/accuracy_best_validation"] != end.summary["test/accuracy_last"]
+    assert np.array_equal(end.confusion, every.confusion)
+    assert notes.calls.count(("test", 21, 21)) == 2
+
+
+def test_tested_at_the_end_alone_an_interrupted_training_has_no_test_accuracy():
+    result = run(epochs=5, notes=Notes(interrupt_at(29)), test="end")
+    assert len(result.history) == 2
+    assert result.confusion is None
+    assert set(result.summary) == {"validation/accuracy_best", "best_epoch"}
+
+
 def test_an_interrupt_in_the_first_epoch_keeps_the_weights():
     result = run(notes=Notes(interrupt_at(1)))
     assert result.status == "interrupted"

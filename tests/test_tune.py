@@ -96,6 +96,7 @@ def test_the_best_of_the_search_is_confirmed_and_written_with_its_facts(tune: An
     assert all(run["train"]["epochs"] == 2 and run["data"]["limit"] == 200 for run in search)
     assert as_now(search[0]), "the settings of now come first"
     assert all(run["train"]["epochs"] == 20 and run["data"]["limit"] is None for run in confirmed)
+    assert all(run["train"]["test"] == "end" for run in runs.values)
     assert [runs.judge(run) for run in confirmed] == [0.8, 0.9]
     best = search[1]
     path = Path("mine/tuned/stbp_digits_tuned.yaml")
@@ -114,7 +115,7 @@ def test_the_best_of_the_search_is_confirmed_and_written_with_its_facts(tune: An
 
     values = compose(["model=stbp", "data=digits", "tuned=stbp_digits_tuned"], Path("mine"))
     assert values["model"] == best["model"]
-    assert values["train"] == best["train"] | {"epochs": 20}
+    assert values["train"] == best["train"] | {"epochs": 20, "test": "every_epoch"}
     assert values["tuned"]["about"].startswith("measured: validation ")
     assert "this run changes" not in values["tuned"]["about"]
 

@@ -264,10 +264,12 @@ def summary(
     ):
         if key in metrics:
             rows[title] = f"{100 * metrics[key]:.2f} %"
-    if best is not None and "test, best validation" in rows:
-        rows["test, best validation"] += (
-            f"  (epoch {best:.0f}, validation {_percent(metrics, 'validation/accuracy_best')})"
-        )
+    if best is not None:
+        validation = _percent(metrics, "validation/accuracy_best")
+        if "test, best validation" in rows:
+            rows["test, best validation"] += f"  (epoch {best:.0f}, validation {validation})"
+        else:
+            rows["best validation"] = f"{validation}  (epoch {best:.0f})"
     if "test, max over epochs" in rows:
         rows["test, max over epochs"] += "  (chosen on the test set, as the papers do)"
     if cost is not None:

@@ -21,7 +21,8 @@ from snnrun.record import atomic, names
 # The keys of an entry that are not metrics.
 OWN_KEYS = ("step", "time")
 
-SUMMARY = "test/accuracy_last"  # every training that came to its end has this figure
+# Every training that ended by itself or by Ctrl-C has the second of these figures; those of old runs, the first.
+FINAL = ("test/accuracy_last", "cost/samples")
 
 Warn = Callable[[str], None]
 
@@ -113,6 +114,11 @@ def figures(run_dir: Path, warn: Warn | None = None) -> tuple[list[dict[str, flo
         if "epoch" in values or "train/loss" in values:
             epochs[entry["step"]] = values
     return [epochs[step] for step in sorted(epochs)], latest
+
+
+def closed(figures: Mapping[str, Any]) -> bool:
+    """Whether final figures are among these."""
+    return any(key in figures for key in FINAL)
 
 
 def _entries(path: Path, warn: Warn | None = None) -> list[dict[str, Any]]:

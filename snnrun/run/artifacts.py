@@ -37,11 +37,11 @@ def write(
             tracker.artifact(path, "weights")
     drawings = [_raster(network, dataset, encoder, device, run_dir)] if network.spiking else []
     spent = None
-    if result.history and result.confusion is not None:
-        drawings += [
-            Drawing(console.plot_curves, (result.history,), run_dir / names.CURVES),
-            Drawing(console.plot_confusion, (result.confusion, dataset.classes), run_dir / names.CONFUSION),
-        ]
+    if result.history:
+        drawings.append(Drawing(console.plot_curves, (result.history,), run_dir / names.CURVES))
+        if result.confusion is not None:
+            matrix = Drawing(console.plot_confusion, (result.confusion, dataset.classes), run_dir / names.CONFUSION)
+            drawings.append(matrix)
         network.load_state_dict(result.best_state or result.last_state)
         drawings.append(_weights(build.network(parts.values, dataset), network, run_dir))
         fired = firing.record(network, dataset.test, encoder, device, positions=firing.spread(dataset.test, MEASURED))

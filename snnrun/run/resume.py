@@ -36,7 +36,7 @@ def prepare(found: run_folder.RunFolder, overrides: Sequence[str] = ()) -> dict[
     history = kept.snapshot.facts["history"] if kept else []
     check(before, values, len(history))
     done = len(history) >= values["train"]["epochs"]
-    if done and any(journal.SUMMARY in entry and entry["step"] >= len(history) for entry in journal.read(found.path)):
+    if done and any(journal.closed(entry) and entry["step"] >= len(history) for entry in journal.read(found.path)):
         raise UsageError(
             f"{found.path}: this run is finished, after {len(history)} epochs. To train it longer, give train.epochs=N "
             "(if train.schedule is neither cosine nor onecycle, and train.average not swa), or train a new run."

@@ -277,7 +277,7 @@ def _join(run: Run, found: RunFolder, warn: Warn) -> None:
 
 def _reached(metrics: Mapping[str, float]) -> tuple[float, bool]:
     """How far a run has come: epochs, and whether it has its final figures."""
-    return metrics.get("epoch", 0.0), journal.SUMMARY in metrics
+    return metrics.get("epoch", 0.0), journal.closed(metrics)
 
 
 def _go_by(run: Run, params: Mapping[str, str]) -> None:
@@ -310,7 +310,7 @@ def _status(folder: Path, run: Run, at_work: bool | None) -> str:
         return "running"
     if (folder / names.ERROR).exists():
         return "failed"
-    if journal.SUMMARY not in run.metrics:
+    if not journal.closed(run.metrics):
         return "unfinished" if at_work is None else "killed"
     wanted = float(run.params.get("train.epochs", "nan"))
     return "interrupted" if run.metrics.get("epoch", wanted) < wanted else "finished"

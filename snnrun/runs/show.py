@@ -125,6 +125,8 @@ def _figures(run: Run) -> list[tuple[str, str]]:
         "test, max over epochs": "  (chosen on the test set, as the papers do)",
     }
     rows = [(title, text + more.get(title, "")) for title, text in rows]
+    if VALIDATION in metrics and TEST not in metrics:
+        rows.append(("best validation", f"{validation} %  (epoch {metrics.get('best_epoch', 0):.0f})"))
     known = {*told.values(), *CURVES, VALIDATION, "best_epoch", "epoch"}
     rest = [f"{key} {value:.4g}" for key, value in sorted(metrics.items()) if key not in known]
     return rows + ([("last values", "  ".join(rest))] if rest else [])

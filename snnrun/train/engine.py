@@ -85,6 +85,9 @@ def train(
 ) -> Result:
     """Train a model and evaluate it after every epoch. In a group, each process trains its share of every batch.
 
+    With `options.test` "end" the test samples are evaluated after the last epoch alone, by its weights and by those
+    that validation chose; a training that is cut short has no test accuracy then.
+
     Ctrl-C and a divergence end the training early. The result says so and holds what was reached.
     Validation and test samples have the same spikes after every epoch. Spikes of training samples are drawn anew at
     each presentation, unless the encoder is frozen. From a snapshot (`start`) the training goes on bit for bit.
@@ -107,14 +110,16 @@ def train(
                     metrics["validation/accuracy"] = evaluation.accuracy(
                         loop.confusion("validation", dataset.validation)
                     )
-                result.confusion = loop.confusion("test", dataset.test)
-                metrics["test/accuracy"] = evaluation.accuracy(result.confusion)
+                if options.test == "every_epoch" or epoch + 1 == options.epochs:
+                    result.confusion = loop.confusion("test", dataset.test)
+                    metrics["test/accuracy"] = evaluation.accuracy(result.confusion)
                 metrics |= network.figures()
                 loop.warn_of_bounds()
                 progress.close_epoch(metrics)
                 observer.epoch_end(metrics)
                 if keeper is not None:
                     keeper.keep(progress.snapshot())
+            loop.test_chosen()
     except (KeyboardInterrupt, SystemExit) as end:
         result.status, result.message = "interrupted", f"interrupted in epoch {len(result.history) + 1}"
         if keeper is not None and progress.consistent:
@@ -183,6 +188,18 @@ class _Loop:
         self.progress.consistent = False
         self.training.average.after_epoch(epoch)
         self.progress.consistent = True
+
+    def test_chosen(self) -> None:
+        """Evaluate the test samples by the weights that validation chose, if their epoch was not tested."""
+        result, evaluated = self.progress.result, self.training.evaluated
+        if result.best_state is None or result.best_epoch is None or "test/accuracy" in result.best:
+            return
+        last = copy_state(evaluated)
+        evaluated.load_state_dict(result.best_state)
+        try:
+            result.chosen_test = evaluation.accuracy(self.confusion("test", self.training.dataset.test))
+        finally:
+            evaluated.load_state_dict(last)
 
     def _tally(self, epoch: int) -> Tally:
         """The means of the epoch under way. A new epoch begins with a new order of the samples."""

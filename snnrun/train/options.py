@@ -50,6 +50,7 @@ class Options:
     average_decay: Annotated[float, Range(at_least=0, below=1)] = 0.999
     swa_start: Annotated[float, Range(at_least=0, below=1)] = 0.75
     swa_lr: Annotated[float | None, Range(above=0)] = None
+    test: Literal["every_epoch", "end"] = "every_epoch"
 
     def __post_init__(self) -> None:
         declared.check("train", Options, vars(self))

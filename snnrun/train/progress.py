@@ -30,8 +30,8 @@ class Result:
     """The results of a training, even if it did not reach its end.
 
     `history` has the metrics of each finished epoch. `confusion` (classes, classes) is that of the test samples after
-    the last epoch, or None; its rows are the true classes. The states are copies of the weights, on the CPU; of their
-    average where there is one.
+    the last epoch, or None; its rows are the true classes. `chosen_test` is the test accuracy of the best epoch where
+    its metrics have none. The states are copies of the weights, on the CPU; of their average where there is one.
     """
 
     status: Literal["finished", "interrupted", "diverged"] = "finished"
@@ -39,20 +39,31 @@ class Result:
     history: list[dict[str, float]] = field(default_factory=list)
     confusion: NDArray[np.int64] | None = None
     best_epoch: int | None = None
+    chosen_test: float | None = None
     last_state: dict[str, Tensor] = field(default_factory=dict)
     best_state: dict[str, Tensor] | None = None
 
     @property
+    def best(self) -> dict[str, float]:
+        """The metrics of the best epoch; empty if there is none."""
+        return {} if self.best_epoch is None else self.history[self.best_epoch - 1]
+
+    @property
     def summary(self) -> dict[str, float]:
-        """Final figures. Accuracies are shares. The maximum over epochs is chosen on the test set, as in the papers."""
+        """Final figures. Accuracies are shares. The maximum over epochs is chosen on the test set, as in the papers.
+
+        What was not measured is left out: with `options.test` "end" the maximum, and all of a training cut short.
+        """
         if not self.history:
             return {}
-        test = [metrics["test/accuracy"] for metrics in self.history]
-        summary = {"test/accuracy_last": test[-1], "test/accuracy_max_over_epochs": max(test)}
+        test = [metrics["test/accuracy"] for metrics in self.history if "test/accuracy" in metrics]
+        summary = {} if "test/accuracy" not in self.history[-1] else {"test/accuracy_last": test[-1]}
+        if len(test) == len(self.history):
+            summary["test/accuracy_max_over_epochs"] = max(test)
         if self.best_epoch is not None:
-            best = self.history[self.best_epoch - 1]
-            summary["test/accuracy_best_validation"] = best["test/accuracy"]
-            summary["validation/accuracy_best"] = best["validation/accuracy"]
+            chosen = self.best.get("test/accuracy", self.chosen_test)
+            summary |= {} if chosen is None else {"test/accuracy_best_validation": chosen}
+            summary["validation/accuracy_best"] = self.best["validation/accuracy"]
             summary["best_epoch"] = float(self.best_epoch)
         return summary
 
@@ -88,7 +99,7 @@ class Progress:
             labels = training.dataset.train.labels
             boost_wrong(training.boost, labels, self.predictions != labels)
         self.tally = None
-        best = 0.0 if result.best_epoch is None else result.history[result.best_epoch - 1]["validation/accuracy"]
+        best = result.best.get("validation/accuracy", 0.0)
         result.history.append(metrics)
         if metrics.get("validation/accuracy", -1.0) >= best:  # if equal, the later one wins: it is trained longer
             result.best_epoch, result.best_state = len(result.history), copy_state(training.evaluated)

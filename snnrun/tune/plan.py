@@ -24,6 +24,7 @@ from snnrun.sweep.points import DONE, Point
 # to end those that do not learn.
 EPOCHS = 5
 SPACE = "tune"  # of conf/search/space
+UNTESTED = "train.test=end"  # test samples choose nothing here, and take their time
 # Overrides that say where a run reads and writes, and change none of its settings.
 PLACES = ("data.root", "data.download", "hardware", "tracking", "checkpoint", "plugin", "hydra.launcher.")
 # The overrides that a trial made; None: it had the settings of now.
@@ -112,7 +113,7 @@ class Plan:
         also = ["search.with_space=true", *request.also] if request.also else []
         return [
             *("search=optuna", f"search/space={SPACE}", "search.baseline=true", "search.retry=false"),
-            *("search.prune=true", "search.prune_after=1", *request.words, *limit),
+            *("search.prune=true", "search.prune_after=1", UNTESTED, *request.words, *limit),
             *also,
             *(f"train.epochs={request.epochs}", f"seed={request.seed}"),
         ]
@@ -128,7 +129,7 @@ class Plan:
         """The arguments of the sweep that compares the finalists with the settings of now, at full length."""
         seeds = f"seed=choice({','.join(map(str, range(self.request.confirm)))})"
         listed = [f"before: {seeds}", *(f"tuned: {' '.join(found)} {seeds}" for found in finalists if found)]
-        return ["search=list", f"search.points={json.dumps(listed)}", *self.request.words]
+        return ["search=list", f"search.points={json.dumps(listed)}", UNTESTED, *self.request.words]
 
 
 def plan(request: Request, outputs: Path) -> Plan:
