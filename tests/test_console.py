@@ -235,14 +235,16 @@ def test_summary_labels_the_three_accuracies() -> None:
 def test_summary_of_a_run_that_was_not_tested_names_its_best_epoch() -> None:
     screen = pipe()
     metrics = {"validation/accuracy_best": 0.9861, "best_epoch": 7.0}
-    console.summary(metrics, epochs=9, seconds=3.2, interrupted=True, console=screen)
+    console.summary(metrics, epochs=9, seconds=3.2, ended="pruned: it is behind", console=screen)
     assert re.search(r"best validation +98\.61 %  \(epoch 7\)", text(screen))
     assert "test" not in text(screen)
+    assert text(screen).strip().startswith("pruned")
+    assert "9 epochs in 3 s, then pruned: it is behind" in text(screen)
 
 
 def test_summary_of_an_interrupted_run_without_an_epoch() -> None:
     screen = pipe()
-    console.summary({}, epochs=0, seconds=3.2, interrupted=True, console=screen)
+    console.summary({}, epochs=0, seconds=3.2, ended="interrupted: what was reached is kept", console=screen)
     assert "0 epochs in 3 s, then interrupted: what was reached is kept" in text(screen)
     assert "test" not in text(screen)
 

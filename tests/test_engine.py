@@ -199,6 +199,17 @@ def test_an_interrupt_in_the_first_epoch_keeps_the_weights():
     assert result.last_state
 
 
+def test_an_observer_ends_a_training_for_its_reason():
+    class Impatient(Notes):
+        def epoch_end(self, metrics):
+            super().epoch_end(metrics)
+            if metrics["epoch"] == 2:
+                raise engine.Stop("late")
+
+    result = run(epochs=5, notes=Impatient())
+    assert (result.status, result.message, len(result.history)) == ("stopped", "late", 2)
+
+
 @pytest.mark.parametrize("what", ["loss", "gradient", "weights"])
 def test_a_divergence_ends_the_run_with_a_remedy(what, monkeypatch):
     """The update that would spoil the weights is not made."""

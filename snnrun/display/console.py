@@ -244,7 +244,7 @@ def summary(
     *,
     epochs: int,
     seconds: float,
-    interrupted: bool = False,
+    ended: str | None = None,
     go_on: str | None = None,
     cost: str | None = None,
     weights: Path | None = None,
@@ -253,10 +253,13 @@ def summary(
     ui_command: str | None = None,
     console: Console | None = None,
 ) -> None:
-    """Say what came out; ``metrics`` is the engine's ``Result.summary``, ``epochs`` those that were completed."""
+    """Say what came out; ``metrics`` is the engine's ``Result.summary``, ``epochs`` those that were completed.
+
+    ``ended`` says why the training did not come to its end, first in one word.
+    """
     done = f"{epochs} epoch{'s' if epochs != 1 else ''} in {_duration(seconds)}"
     best = metrics.get("best_epoch")
-    rows = {"time": done + (", then interrupted: what was reached is kept" if interrupted else "")}
+    rows = {"time": done + (f", then {ended}" if ended else "")}
     for title, key in (
         ("test, last epoch", "test/accuracy_last"),
         ("test, best validation", "test/accuracy_best_validation"),
@@ -276,7 +279,7 @@ def summary(
         rows["cost of an inference"] = cost
     places = {"go on": go_on, "weights": weights, "figures": figures, "MLflow": tracking, "compare runs": ui_command}
     rows |= {title: _short(place) for title, place in places.items() if place is not None}
-    _print_rows(console or Console(), "interrupted" if interrupted else "done", rows)
+    _print_rows(console or Console(), ended.partition(":")[0] if ended else "done", rows)
 
 
 def sweep_table(rows: Sequence[Mapping[str, str]], swept: Sequence[str], console: Console | None = None) -> None:

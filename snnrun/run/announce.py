@@ -76,7 +76,7 @@ def what_came_out(
         result.summary,
         epochs=len(result.history),
         seconds=seconds,
-        interrupted=result.status == "interrupted",
+        ended={"interrupted": "interrupted: what was reached is kept", "stopped": result.message}.get(result.status),
         go_on=f"snnrun resume {run_dir}" if result.status == "interrupted" else None,
         cost=None if spent is None else str(spent),
         weights=run_dir / (names.BEST if result.best_state else names.LAST),

@@ -207,7 +207,12 @@ def _cut_back(run_dir: Path, kept: engine.Snapshot | None) -> None:
         raise SnnrunError(f"{run_dir}: the run's journal cannot be written ({error}). Make room there.") from None
 
 
-_STATUS: dict[str, tracking.Status] = {"finished": "FINISHED", "interrupted": "KILLED", "diverged": "FAILED"}
+_STATUS: dict[str, tracking.Status] = {
+    "finished": "FINISHED",
+    "interrupted": "KILLED",
+    "stopped": "KILLED",
+    "diverged": "FAILED",
+}
 
 
 def objective(result: engine.Result) -> float | None:

@@ -42,10 +42,6 @@ class Train(Protocol):
         """Train. Returns the results, even after an interrupt or a divergence."""
 
 
-class Pruned(KeyboardInterrupt):
-    """Ends a training as Ctrl-C does: all its results so far are kept."""
-
-
 def settle(result: Result) -> None:
     """Raise the error of a training that ended early: KeyboardInterrupt, or SnnrunError if it diverged."""
     if result.status == "interrupted":
@@ -145,7 +141,7 @@ class _Watch:
             self.point, points.latest(points.attempts(self.sweep)), self.search["prune_after"]
         ):
             self.pruned = True
-            raise Pruned
+            raise engine.Stop("pruned: it is behind the median of the other points")
 
 
 def _fail(

@@ -22,6 +22,7 @@ from snnrun.train.options import Options as Options
 from snnrun.train.progress import Progress, copy_state
 from snnrun.train.progress import Result as Result
 from snnrun.train.progress import Snapshot as Snapshot
+from snnrun.train.progress import Stop as Stop
 from snnrun.train.training import Training
 
 # After so many batches of an epoch, layers that have not fired are reported already.
@@ -122,6 +123,8 @@ def train(
             loop.test_chosen()
     except (KeyboardInterrupt, SystemExit) as end:
         result.status, result.message = "interrupted", f"interrupted in epoch {len(result.history) + 1}"
+        if isinstance(end, Stop):
+            result.status, result.message = "stopped", str(end)
         if keeper is not None and progress.consistent:
             keeper.keep(progress.snapshot())
         if isinstance(end, SystemExit):  # from the signal handler of a scheduler, which starts the job again later

@@ -25,16 +25,21 @@ class Snapshot(NamedTuple):
     facts: dict[str, Any]
 
 
+class Stop(KeyboardInterrupt):
+    """An observer ends the training as Ctrl-C does, for the reason that it gives."""
+
+
 @dataclass
 class Result:
     """The results of a training, even if it did not reach its end.
 
+    `status` is "stopped" where an observer ended it by a `Stop`, and `message` has its reason then.
     `history` has the metrics of each finished epoch. `confusion` (classes, classes) is that of the test samples after
     the last epoch, or None; its rows are the true classes. `chosen_test` is the test accuracy of the best epoch where
     its metrics have none. The states are copies of the weights, on the CPU; of their average where there is one.
     """
 
-    status: Literal["finished", "interrupted", "diverged"] = "finished"
+    status: Literal["finished", "interrupted", "stopped", "diverged"] = "finished"
     message: str = ""
     history: list[dict[str, float]] = field(default_factory=list)
     confusion: NDArray[np.int64] | None = None
