@@ -32,7 +32,8 @@ class Column(NamedTuple):
 
 def columns(lines: Sequence[Line]) -> list[Column]:
     """Those of the table; the last epoch's accuracy only where an epoch could not be chosen."""
-    shown = [
+    unchosen = any(line.chosen is None and line.seeds for line in lines)
+    return [
         Column("system", lambda line: line.title, 20, right=False),
         Column("network", lambda line: line.row.network, 19, right=False),
         Column("published mean", lambda line: _published_mean(line), 10),
@@ -41,6 +42,7 @@ def columns(lines: Sequence[Line]) -> list[Column]:
         Column("by validation", lambda line: mean(line.chosen), 18),
         Column("its best", lambda line: _best(line.chosen), 8),
         Column("its p", lambda line: p_value(line.chosen), 9),
+        *([Column("last epoch", lambda line: mean(line.last), 14)] if unchosen else []),
         Column("papers' way", lambda line: mean(line.maximum), 15),
         Column("its best", lambda line: _best(line.maximum), 7),
         Column("its p", lambda line: p_value(line.maximum), 8),
@@ -53,9 +55,6 @@ def columns(lines: Sequence[Line]) -> list[Column]:
         Column("spikes", lambda line: _figure(line.spikes), -1),
         Column("nJ", lambda line: _figure(line.energy), 0),
     ]
-    if any(line.chosen is None and line.seeds for line in lines):
-        shown.insert(8, Column("last epoch", lambda line: mean(line.last), 14))
-    return shown
 
 
 def filled(found: Outcome) -> list[tables.Column]:
