@@ -33,6 +33,14 @@ def test_links_lead_somewhere() -> None:
             assert link.startswith("https://") or (page.parent / link).exists(), f"{page.name}: {link}"
 
 
+@pytest.mark.parametrize("page", TEXT)
+def test_every_table_has_its_head(page: str) -> None:
+    """A blank line inside a table makes bare text of the rows below it."""
+    for table in re.findall(r"(?:^\|.*\n)+", TEXT[page], re.M):
+        head, rule = (table.splitlines() + [""])[:2]
+        assert re.fullmatch(r"\|(?: ?:?-+:? ?\|)+", rule), head
+
+
 def test_every_page_is_listed() -> None:
     for page in (ROOT / "docs").glob("*.md"):
         assert page.name == "README.md" or f"({page.name})" in TEXT["docs/README.md"]
