@@ -37,8 +37,14 @@ def test_links_lead_somewhere() -> None:
 def test_every_table_has_its_head(page: str) -> None:
     """A blank line inside a table makes bare text of the rows below it."""
     for table in re.findall(r"(?:^\|.*\n)+", TEXT[page], re.M):
-        head, rule = (table.splitlines() + [""])[:2]
+        head, rule = ([*table.splitlines(), ""])[:2]
         assert re.fullmatch(r"\|(?: ?:?-+:? ?\|)+", rule), head
+
+
+@pytest.mark.parametrize("page", TEXT)
+def test_no_line_inside_a_paragraph_begins_a_list(page: str) -> None:
+    """A minus that is wrapped to the begin of a line makes a point of a list."""
+    assert re.findall(r"^(?![-| ]|\d+\. ).+\n(- .*)", re.sub(r"```.*?```", "", TEXT[page], flags=re.S), re.M) == []
 
 
 def test_every_page_is_listed() -> None:
