@@ -157,12 +157,14 @@ def test_a_sweep_that_was_stopped_is_not_concluded(
     assert "The best so far: validation 90.00 % with model.decay=0.5. Go on by: snnrun tune model=stbp\n" in out
 
 
-def test_settings_that_are_worse_at_full_length_are_not_written(
+def test_settings_that_are_better_at_full_length_stay_and_count_as_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     made = plan.plan(plan.Request(("model=stbp",), 3, None, 2, None, 2, 0), tmp_path)
     confirmation, swept = tmp_path / "a_confirm", ["train.lr=0.1"]
+    before = compose(["model=stbp"])
+    points.Point(0, "a", swept, swept, status="FINISHED", objective=0.9).save(tmp_path / "a")
     for number, (label, accuracy) in enumerate([("before", 0.9), ("before", 0.8), ("tuned", 0.7), ("tuned", 0.8)]):
         found = points.Point(number, str(number), swept, label=label, status="FINISHED")
         found.summary = {"validation/accuracy_best": accuracy}
@@ -174,7 +176,10 @@ def test_settings_that_are_worse_at_full_length_are_not_written(
         in out
     )
     assert "The settings of before are better, so they stay." in out
-    assert not Path("mine").exists()
+    assert "have changed too" not in out
+    values = compose(["model=stbp", "tuned=stbp_digits_tuned"], Path("mine"))
+    assert all(values[section] == before[section] for section in ("encoder", "model", "train"))
+    assert values["tuned"]["about"].startswith("measured: validation 85.00 ± 7.07 % (2 seeds)")
     found.status = "FAILED"
     found.save(confirmation)
     with pytest.raises(SnnrunError, match="the best settings of the search failed at full length"):

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 EPILOG = """\
 The search: Optuna proposes settings from the space of the model (conf/search/space/tune.yaml), the settings of now
 first. A trial trains for a few epochs, and ends early if its validation accuracy falls behind the median of the others.
-Then the best few and the settings of now are trained at full length over the same seeds. The file is written only if
-the best of them is not worse than the settings of now. Test samples choose nothing.
+Then the best few and the settings of now are trained at full length over the same seeds. The file gets the best of
+these, and what it rests on. Test samples choose nothing.
 
 Stopped in any way, the same command goes on with it, from the last checkpoint. What was tried is kept as a sweep.
 Overrides such as data.root=FOLDER or hardware.threads=1 are for all its runs."""
@@ -206,7 +206,7 @@ def _why_none(study: Path) -> str:
 
 
 def _conclude(made: Plan, study: Path, confirmation: Path, finalists: Sequence[Settings], out: Path | None) -> int:
-    """Compare, and write the file if the best is not worse. Returns the exit code."""
+    """Compare, and write the file of the best; the settings of before stay where they are better. Returns the code."""
     from snnrun.config.compose import compose
     from snnrun.tune import facts, file, plan
 
@@ -221,8 +221,8 @@ def _conclude(made: Plan, study: Path, confirmation: Path, finalists: Sequence[S
         )
     settings, new = max(complete, key=lambda entry: entry[1].mean)
     if old is not None and new.mean < old.mean:
-        print(f"The settings of before are better, so they stay. The study is kept: {study}", flush=True)
-        return 0
+        print("The settings of before are better, so they stay.", flush=True)
+        settings, new = None, old
     common = [word for word in made.request.words if not word.startswith("hydra.launcher.")]
     values = compose([*common, *(settings or ())])
     own, others = file.settings_of(made.pair)
@@ -233,7 +233,8 @@ def _conclude(made: Plan, study: Path, confirmation: Path, finalists: Sequence[S
     title = f"{made.values['model']['name']} on {made.values['data']['name']}"
     file.write(path, file.text(made.pair, title, own, others, told, made.command))
     print(f"{path}\n{use}{'' if path.stem == made.pair else f' {shlex.join(made.groups)}'}", flush=True)
-    _say_what_builds_on_it(made.pair, path)
+    if settings is not None:
+        _say_what_builds_on_it(made.pair, path)
     return 0
 
 
