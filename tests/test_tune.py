@@ -274,7 +274,7 @@ def test_the_file_has_what_the_files_it_builds_on_have_and_keeps_their_comments(
 
 
 def test_the_pairs_that_build_on_a_file_are_known() -> None:
-    assert {"strsbp_audio_folder", "hm2bp_audio_folder"} <= set(file.building_on("strsbp_ti46_digits"))
+    assert {"strsbp_cifar10", "hm2bp_cifar10"} <= set(file.building_on("strsbp_image_folder"))
 
 
 def test_a_package_that_cannot_be_written_to_leaves_the_file_to_the_user(
