@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +180,10 @@ def test_settings_that_are_better_at_full_length_stay_and_count_as_measured(
     values = compose(["model=stbp", "tuned=stbp_digits_tuned"], Path("mine"))
     assert all(values[section] == before[section] for section in ("encoder", "model", "train"))
     assert values["tuned"]["about"].startswith("measured: validation 85.00 ± 7.07 % (2 seeds)")
+    other = replace(made, values=made.values | {"model": made.values["model"] | {"decay": 0.3}})
+    with pytest.raises(SnnrunError, match="settings of stbp_digits have changed while it was tuned"):
+        command._conclude(other, tmp_path / "a", confirmation, [swept], Path("other"))
+    assert not Path("other").exists()
     found.status = "FAILED"
     found.save(confirmation)
     with pytest.raises(SnnrunError, match="the best settings of the search failed at full length"):

@@ -224,6 +224,13 @@ def _conclude(made: Plan, study: Path, confirmation: Path, finalists: Sequence[S
         print("The settings of before are better, so they stay.", flush=True)
         settings, new = None, old
     common = [word for word in made.request.words if not word.startswith("hydra.launcher.")]
+    now = compose(common)
+    if any(now[section] != made.values[section] for section in ("encoder", "model", "train")):
+        raise SnnrunError(
+            f"tune: the settings of {made.pair} have changed while it was tuned, perhaps since its file builds on that "
+            f"of another pair, so nothing is written. The study is kept: {study}. Bring back what they were, and give "
+            "the same command again; or tune anew by --new."
+        )
     values = compose([*common, *(settings or ())])
     own, others = file.settings_of(made.pair)
     own = file.changed(own, [*made.settings, *(settings or ())], values)
