@@ -16,6 +16,7 @@ from snnrun import cli, data, kernels
 from snnrun.bench import measure, phases
 from snnrun.commands import bench
 from snnrun.compiled import parallel
+from snnrun.config.compose import compose
 from snnrun.display import console
 from snnrun.errors import SnnrunError, UsageError
 from snnrun.run import build
@@ -349,11 +350,17 @@ def test_a_batch_for_other_libraries_is_what_is_measured() -> None:
 @pytest.mark.parametrize("workload", bench.WORKLOADS)
 def test_every_workload_composes(workload: str) -> None:
     settings = bench.compose(workload, [])
-    about, overrides = bench.WORKLOADS[workload]
-    assert settings["model"]["network"] in about
-    assert "tuned=none" in overrides, "measurements would change with a tuning"
-    keys = {"data", "model", "tuned", "model.network", "model.v_th", "model.tau_m", "encoder.steps"}
-    assert set(map(key_of, overrides)) <= keys | {"train.batch_size", "train.lr"}
+    made = bench.WORKLOADS[workload]
+    assert settings["model"]["network"] in made.about
+    assert settings["tuned"]["about"] is None, "measurements would change with a tuning"
+    keys = {"data", "model", "model.network", "model.v_th", "model.tau_m", "encoder.steps"}
+    assert set(map(key_of, [*made.words, *made.settings])) <= keys | {"train.batch_size", "train.lr"}
+
+
+def test_another_model_takes_the_settings_of_its_pair() -> None:
+    stbp = bench.compose("fashion", ["model=stbp"])
+    assert stbp["model"]["network"] == "400-R400"
+    assert stbp["model"]["v_th"] == compose(["model=stbp", "data=fashion_mnist"])["model"]["v_th"]
 
 
 def key_of(override: str) -> str:
@@ -406,7 +413,7 @@ def test_help_lists_the_workloads(capsys: pytest.CaptureFixture[str]) -> None:
         cli.main(["bench", "--help"])
     assert end.value.code == 0
     out = capsys.readouterr().out
-    for name, (about, _) in bench.WORKLOADS.items():
+    for name, (about, *_) in bench.WORKLOADS.items():
         assert f"  {name} " in out
         assert about in out
 

@@ -7,7 +7,7 @@ import json
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,50 +16,53 @@ from snnrun.config import compose as config
 from snnrun.errors import UsageError, did_you_mean
 
 DEFAULT = "fashion"
-# name: (what it is, overrides). They take nothing from tuned files, so that a tuning changes no workload.
-WORKLOADS: dict[str, tuple[str, list[str]]] = {
-    "fashion": (
+
+
+class Workload(NamedTuple):
+    """What it is, the overrides that make it, and the settings of its own model; another model takes its pair's."""
+
+    about: str
+    words: list[str]
+    settings: list[str]
+
+
+# Their settings do not come from tuned files, so that a tuning changes no workload.
+WORKLOADS = {
+    "fashion": Workload(
         "ST-RSBP on Fashion-MNIST, 784-400-R400-10, 400 steps",
-        [
-            *("data=fashion_mnist", "model=strsbp", "tuned=none", "model.network=400-R400", "model.v_th=[20,20,15]"),
-            *("model.tau_m=64", "encoder.steps=400", "train.batch_size=32", "train.lr=0.006"),
-        ],
+        ["data=fashion_mnist", "model=strsbp", "model.network=400-R400", "encoder.steps=400"],
+        ["model.v_th=[20,20,15]", "model.tau_m=64", "train.batch_size=32", "train.lr=0.006"],
     ),
-    "alpha": (
+    "alpha": Workload(
         "ST-RSBP on synthetic utterances as dense as TI46-Alpha's, 78-R800-26, 700 steps",
-        [
-            *("data=utterances", "model=strsbp", "tuned=none", "model.network=R800", "model.v_th=[8]"),
-            *("model.tau_m=128", "train.batch_size=16", "train.lr=0.01"),
-        ],
+        ["data=utterances", "model=strsbp", "model.network=R800"],
+        ["model.v_th=[8]", "model.tau_m=128", "train.batch_size=16", "train.lr=0.01"],
     ),
-    "alpha3": (
+    "alpha3": Workload(
         "the same with the paper's 78-400-R400-400-26",
-        [
-            *("data=utterances", "model=strsbp", "tuned=none", "model.network=400-R400-400", "model.v_th=[10,8,8,8]"),
-            *("model.tau_m=128", "train.batch_size=16", "train.lr=0.01"),
-        ],
+        ["data=utterances", "model=strsbp", "model.network=400-R400-400", "model.v_th=[10,8,8,8]"],
+        ["model.tau_m=128", "train.batch_size=16", "train.lr=0.01"],
     ),
-    "mnist": (
+    "mnist": Workload(
         "STBP on MNIST, 784-400-10, 20 steps",
-        [
-            *("data=mnist", "model=stbp", "tuned=none", "model.network=400", "model.v_th=[0.5]", "encoder.steps=20"),
-            *("train.batch_size=100", "train.lr=0.001"),
-        ],
+        ["data=mnist", "model=stbp", "model.network=400", "encoder.steps=20"],
+        ["model.v_th=[0.5]", "train.batch_size=100", "train.lr=0.001"],
     ),
-    "cnn": (
+    "cnn": Workload(
         "ST-RSBP on MNIST, the papers' CNN 15C5-P2-40C5-P2-300, 400 steps",
         [
-            *("data=mnist", "model=strsbp", "tuned=none", "model.network=15C5-P2-40C5-P2-300"),
-            *("model.v_th=[5,2,10,4,10,5]", "model.tau_m=64", "encoder.steps=400", "train.batch_size=16"),
-            "train.lr=0.001",
+            *("data=mnist", "model=strsbp", "model.network=15C5-P2-40C5-P2-300", "model.v_th=[5,2,10,4,10,5]"),
+            *("encoder.steps=400", "train.lr=0.001"),
         ],
+        ["model.tau_m=64", "train.batch_size=16"],
     ),
-    "stbp_cnn": (
+    "stbp_cnn": Workload(
         "STBP on MNIST, 15C5-P2-40C5-P2-300 with averages as pools, 20 steps",
         [
-            *("data=mnist", "model=stbp", "tuned=none", "model.network=15C5-P2-40C5-P2-300", "model.v_th=[0.5]"),
-            *("encoder.steps=20", "train.batch_size=20", "train.lr=0.002"),
+            *("data=mnist", "model=stbp", "model.network=15C5-P2-40C5-P2-300", "encoder.steps=20"),
+            *("train.batch_size=20", "train.lr=0.002"),
         ],
+        ["model.v_th=[0.5]"],
     ),
 }
 EPILOG = """\
@@ -112,11 +115,17 @@ def compose(workload: str, overrides: Sequence[str]) -> dict[str, Any]:
         raise UsageError(
             f"{workload}: no such workload. Allowed: {', '.join(WORKLOADS)}.{did_you_mean(workload, WORKLOADS)}"
         )
-    return config.compose([*WORKLOADS[workload][1], *overrides])
+    made = WORKLOADS[workload]
+    own = (
+        []
+        if any(word.startswith(("model=", "data=", "tuned=")) for word in overrides)
+        else ["tuned=none", *made.settings]
+    )
+    return config.compose([*made.words, *own, *overrides])
 
 
 def _parser() -> argparse.ArgumentParser:
-    listing = "\n".join(f"  {name:<8} {about}" for name, (about, _) in WORKLOADS.items())
+    listing = "\n".join(f"  {name:<8} {about}" for name, (about, *_) in WORKLOADS.items())
     parser = argparse.ArgumentParser(
         "snnrun bench",
         usage="snnrun bench [WORKLOAD] [override ...] [options]",
