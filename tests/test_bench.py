@@ -17,7 +17,7 @@ from snnrun.bench import measure, phases
 from snnrun.commands import bench
 from snnrun.compiled import parallel
 from snnrun.config.compose import compose
-from snnrun.display import console
+from snnrun.display import bench_tables
 from snnrun.errors import SnnrunError, UsageError
 from snnrun.run import build
 from snnrun.train.training import Step, Training
@@ -125,7 +125,7 @@ def test_peak_memory_is_that_of_the_measuring_process(result: dict[str, Any]) ->
 
 @pytest.mark.launches
 def test_the_tables_show_it(result: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
-    console.bench_tables(result)
+    bench_tables.show(result)
     out = capsys.readouterr().out
     for words in ("64-20-R10-10", "digits  (poisson, 20 steps, batches of 8)", "reference on CPU", "backward hidden2"):
         assert words in out
@@ -133,9 +133,9 @@ def test_the_tables_show_it(result: dict[str, Any], capsys: pytest.CaptureFixtur
     assert "times as fast" not in out
     assert max(map(len, out.splitlines()[8:])) <= 80
     unknown = {"peak_memory_mib": None, "row_additions": {"rate_gadd_s": 0.5, "bound_gadd_s": None, "share": None}}
-    console.bench_tables({**result, "by_threads": {"1": {**result["by_threads"]["1"], **unknown}}})
+    bench_tables.show({**result, "by_threads": {"1": {**result["by_threads"]["1"], **unknown}}})
     assert " -" in capsys.readouterr().out
-    console.bench_tables({**result, "threads": 2, "speed_up": 1.876})
+    bench_tables.show({**result, "threads": 2, "speed_up": 1.876})
     assert "2 threads train 1.88 times as fast as 1" in capsys.readouterr().out
 
 

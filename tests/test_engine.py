@@ -68,12 +68,16 @@ class Notes:
         self.warnings.append(message)
 
 
-def run(rule="strsbp", *, dataset=None, notes=None, seed=0, frozen=False, topology="10", **options) -> Result:
+def run(
+    rule="strsbp", *, dataset=None, notes=None, seed=0, frozen=False, topology="10", keeper=None, start=None, **options
+) -> Result:
     rule = RULES.get(rule, rule) if isinstance(rule, str) else rule
     network = Network(rule, inputs=6, topology=topology, outputs=3, seed=seed)
     encoder = encoders.build("bernoulli", seed=seed, steps=30, frozen=frozen)
     settings = Options(**{"epochs": 3, "batch_size": 5, "lr": 0.05} | options)
-    return engine.train(network, dataset or toy(), encoder, settings, seed=seed, device=CPU, observer=notes or Notes())
+    observer = notes or Notes()
+    where = {"seed": seed, "device": CPU, "observer": observer, "keeper": keeper, "start": start}
+    return engine.train(network, dataset or toy(), encoder, settings, **where)
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -165,13 +169,17 @@ def test_an_interrupt_keeps_what_was_reached():
     assert set(result.last_state) == {"layers.0.weight", "layers.1.weight"}
 
 
-@pytest.mark.parametrize("average", ["none", "ema"])
-def test_tested_at_the_end_alone_a_training_is_the_same(average):
-    """With labels that mean nothing the best epoch is not the last, so that its weights are tested after that."""
+def noise() -> Dataset:
+    """Labels that mean nothing: the best epoch is not the last, so that its weights are tested after that."""
     dataset, rng = toy(), np.random.default_rng(0)
     for split in (dataset.train, dataset.validation, dataset.test):
         rng.shuffle(split.labels)
-    options = {"dataset": dataset, "epochs": 5, "topology": "R10", "average": average, "average_decay": 0.5}
+    return dataset
+
+
+@pytest.mark.parametrize("average", ["none", "ema"])
+def test_tested_at_the_end_alone_a_training_is_the_same(average):
+    options = {"dataset": noise(), "epochs": 5, "topology": "R10", "average": average, "average_decay": 0.5}
     every, notes = run(**options), Notes()
     end = run(notes=notes, test="end", **options)
     assert end.best_epoch == every.best_epoch == 3
@@ -182,6 +190,30 @@ def test_tested_at_the_end_alone_a_training_is_the_same(average):
     assert end.summary["test/accuracy_best_validation"] != end.summary["test/accuracy_last"]
     assert np.array_equal(end.confusion, every.confusion)
     assert notes.calls.count(("test", 21, 21)) == 2
+
+
+def test_interrupted_in_its_last_evaluation_a_training_goes_on_to_the_same_end():
+    class Stopper(Notes):
+        def evaluating(self, split, done, total):
+            super().evaluating(split, done, total)
+            if self.calls.count(("test", 21, 21)) == 2:
+                raise KeyboardInterrupt
+
+    class Last:
+        def due(self):
+            return False
+
+        def keep(self, snapshot):
+            self.snapshot = snapshot
+
+    options, last = {"epochs": 5, "topology": "R10", "test": "end"}, Last()
+    cut = run(dataset=noise(), notes=Stopper(), keeper=last, **options)
+    assert (cut.status, len(cut.history)) == ("interrupted", 4)
+    whole, again = run(dataset=noise(), **options), run(dataset=noise(), start=last.snapshot, keeper=last, **options)
+    assert again.summary == whole.summary
+    assert "test/accuracy_best_validation" in whole.summary
+    ended = run(dataset=noise(), start=last.snapshot, **options)
+    assert ended.summary == whole.summary, "what was tested is in the last snapshot"
 
 
 def test_tested_at_the_end_alone_an_interrupted_training_has_no_test_accuracy():

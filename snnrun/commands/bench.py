@@ -80,7 +80,7 @@ def main(arguments: list[str]) -> int:
     workload = DEFAULT if not words or "=" in words[0] or words[0].startswith("~") else words.pop(0)
     values = compose(workload, words + ([f"train.batch_size={options.batch}"] if options.batch is not None else []))
     from snnrun.bench import measure
-    from snnrun.display import console
+    from snnrun.display import bench_tables
     from snnrun.train import hardware
 
     result = measure.run(
@@ -94,7 +94,7 @@ def main(arguments: list[str]) -> int:
     if options.json:
         print(json.dumps(result))
     else:
-        console.bench_tables(result)
+        bench_tables.show(result)
     return 0
 
 
@@ -116,11 +116,8 @@ def compose(workload: str, overrides: Sequence[str]) -> dict[str, Any]:
             f"{workload}: no such workload. Allowed: {', '.join(WORKLOADS)}.{did_you_mean(workload, WORKLOADS)}"
         )
     made = WORKLOADS[workload]
-    own = (
-        []
-        if any(word.startswith(("model=", "data=", "tuned=")) for word in overrides)
-        else ["tuned=none", *made.settings]
-    )
+    others = any(word.startswith(("model=", "data=", "tuned=")) for word in overrides)
+    own = [] if others else ["tuned=none", *made.settings]
     return config.compose([*made.words, *own, *overrides])
 
 

@@ -1,4 +1,4 @@
-"""What a user reads: the header, the progress of the training, the summary, the tables of sweeps and benchmarks.
+"""What a user reads: the header, the progress of the training, the summary, the table of a sweep.
 
 On a terminal two live lines show the running epoch, and every finished epoch leaves one line. Elsewhere there are plain
 lines without control codes: one for each epoch, and within an epoch at most one in thirty seconds. rich respects
@@ -10,10 +10,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from itertools import zip_longest
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -25,7 +23,7 @@ from rich.text import Text
 from snnrun.display.plots import plot_confusion, plot_cost, plot_curves, plot_raster, plot_rates, plot_weights
 from snnrun.display.verbosity import verbosity
 
-__all__ = ["Display", "bench_tables", "header", "summary", "sweep_table"]
+__all__ = ["Display", "header", "print_rows", "summary", "sweep_table"]
 __all__ += ["plot_confusion", "plot_cost", "plot_curves", "plot_raster", "plot_rates", "plot_weights"]
 
 PLAIN_SECONDS = 30.0
@@ -236,7 +234,7 @@ def header(
         "folder": _short(run_dir),
         "MLflow": tracking or "off",
     }
-    _print_rows(console or Console(), "snnrun train", {title: text for title, text in rows.items() if text})
+    print_rows(console or Console(), "snnrun train", {title: text for title, text in rows.items() if text})
 
 
 def summary(
@@ -279,7 +277,7 @@ def summary(
         rows["cost of an inference"] = cost
     places = {"go on": go_on, "weights": weights, "figures": figures, "MLflow": tracking, "compare runs": ui_command}
     rows |= {title: _short(place) for title, place in places.items() if place is not None}
-    _print_rows(console or Console(), ended.partition(":")[0] if ended else "done", rows)
+    print_rows(console or Console(), ended.partition(":")[0] if ended else "done", rows)
 
 
 def sweep_table(rows: Sequence[Mapping[str, str]], swept: Sequence[str], console: Console | None = None) -> None:
@@ -312,53 +310,8 @@ def sweep_table(rows: Sequence[Mapping[str, str]], swept: Sequence[str], console
     console.print(table)
 
 
-def bench_tables(result: Mapping[str, Any], console: Console | None = None) -> None:
-    """Print what ``measure.run`` returns, with its workload and command."""
-    console = console or Console()
-    machine = result["machine"]
-    memory = f", {machine['memory_gib']:g} GiB" if machine["memory_gib"] else ""
-    rows = {
-        "workload": result["workload"],
-        "model": f"{result['model']}  {result['network']}",
-        "input": f"{result['data']}  ({result['encoder']}, {result['steps']} steps, batches of {result['batch']})",
-        "weights": f"after {result['warm_up']:,} training samples",
-        "kernels": f"{result['kernels']} on {result['device']}",
-        "machine": f"{machine['cpu']}, {machine['cores']} core{'s' if machine['cores'] > 1 else ''}{memory}",
-    }
-    _print_rows(console, "snnrun bench", rows)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    titles = ("training\nms", "\nsamples/s", "inference\nms", "\nsamples/s", "peak\nMiB", "\nGadd/s", "\nshare")
-    for title in ("\nthreads", *titles):
-        table.add_column(title, justify="right", no_wrap=True)
-    for threads, entry in result["by_threads"].items():
-        additions = entry["row_additions"] or {"rate_gadd_s": None, "share": None}
-        times = [entry[task][key] for task in ("training", "inference") for key in ("ms_per_sample", "samples_per_s")]
-        table.add_row(
-            threads,
-            *(f"{value:,.0f}" if value >= 100 else f"{value:#.3g}" for value in times),
-            _or_dash(entry["peak_memory_mib"], ".0f"),
-            _or_dash(additions["rate_gadd_s"], ".2f"),
-            _or_dash(additions["share"], ".0%"),
-        )
-    console.print(table)
-    if result["speed_up"] is not None:
-        console.print(f" {result['threads']} threads train {result['speed_up']:.2f} times as fast as 1, run in turn.\n")
-    whole = sum(result["phases"].values())
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for title in (f"phase, {result['threads']} threads", "ms", "%", "  spikes of", "a sample"):
-        table.add_column(title, justify="left" if title[:3] in ("pha", "  s") else "right", no_wrap=True)
-    phases = [(name, f"{value:.3f}", f"{100 * value / whole:.0f}") for name, value in result["phases"].items()]
-    spikes = [(f"  {name}", f"{value:,.0f}") for name, value in result["spikes_per_sample"].items()]
-    for phase, layer in zip_longest(phases, spikes, fillvalue=("", "", "")):
-        table.add_row(*phase, *layer[:2])
-    console.print(table)
-
-
-def _or_dash(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
-
-
-def _print_rows(console: Console, title: str, rows: Mapping[str, str]) -> None:
+def print_rows(console: Console, title: str, rows: Mapping[str, str]) -> None:
+    """Print a title and named values below it."""
     if verbosity() == "quiet":
         return
     width = max(map(len, rows))

@@ -114,13 +114,13 @@ def train(
                 if options.test == "every_epoch" or epoch + 1 == options.epochs:
                     result.confusion = loop.confusion("test", dataset.test)
                     metrics["test/accuracy"] = evaluation.accuracy(result.confusion)
+                    loop.test_chosen(metrics)
                 metrics |= network.figures()
                 loop.warn_of_bounds()
                 progress.close_epoch(metrics)
                 observer.epoch_end(metrics)
                 if keeper is not None:
                     keeper.keep(progress.snapshot())
-            loop.test_chosen()
     except (KeyboardInterrupt, SystemExit) as end:
         result.status, result.message = "interrupted", f"interrupted in epoch {len(result.history) + 1}"
         if isinstance(end, Stop):
@@ -192,10 +192,10 @@ class _Loop:
         self.training.average.after_epoch(epoch)
         self.progress.consistent = True
 
-    def test_chosen(self) -> None:
-        """Evaluate the test samples by the weights that validation chose, if their epoch was not tested."""
+    def test_chosen(self, metrics: dict[str, float]) -> None:
+        """Evaluate the test samples by the weights that validation chose before this epoch, if it did not test them."""
         result, evaluated = self.progress.result, self.training.evaluated
-        if result.best_state is None or result.best_epoch is None or "test/accuracy" in result.best:
+        if result.best_state is None or "test/accuracy" in result.best or result.chosen_by(metrics):
             return
         last = copy_state(evaluated)
         evaluated.load_state_dict(result.best_state)

@@ -53,6 +53,10 @@ class Result:
         """The metrics of the best epoch; empty if there is none."""
         return {} if self.best_epoch is None else self.history[self.best_epoch - 1]
 
+    def chosen_by(self, metrics: dict[str, float]) -> bool:
+        """Whether validation prefers an epoch with these metrics. Of equal ones it takes the later: trained longer."""
+        return metrics.get("validation/accuracy", -1.0) >= self.best.get("validation/accuracy", 0.0)
+
     @property
     def summary(self) -> dict[str, float]:
         """Final figures. Accuracies are shares. The maximum over epochs is chosen on the test set, as in the papers.
@@ -104,10 +108,11 @@ class Progress:
             labels = training.dataset.train.labels
             boost_wrong(training.boost, labels, self.predictions != labels)
         self.tally = None
-        best = result.best.get("validation/accuracy", 0.0)
+        chosen = result.chosen_by(metrics)
         result.history.append(metrics)
-        if metrics.get("validation/accuracy", -1.0) >= best:  # if equal, the later one wins: it is trained longer
+        if chosen:
             result.best_epoch, result.best_state = len(result.history), copy_state(training.evaluated)
+            result.chosen_test = None
         self.consistent = True
 
     def snapshot(self) -> Snapshot:
@@ -126,6 +131,7 @@ class Progress:
         facts = {
             "history": result.history,
             "best_epoch": result.best_epoch,
+            "chosen_test": result.chosen_test,
             "tally": None if self.tally is None else self.tally.state(),
             "seconds": self.seconds,
             "cpu_seconds": self.cpu_seconds,
@@ -147,6 +153,7 @@ class Progress:
                 tensors[key].numpy().copy() for key in ("order", "boost", "predictions")
             )
             result.history, result.best_epoch = list(facts["history"]), facts["best_epoch"]
+            result.chosen_test = facts.get("chosen_test")
             result.confusion = tensors["confusion"].numpy() if "confusion" in tensors else None
             result.best_state = _below("best/", tensors) or None
             if facts["tally"] is not None:
