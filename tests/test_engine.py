@@ -18,6 +18,7 @@ from snnrun.rules import Hm2Bp, StbpRule, StRsbp
 from snnrun.train import boosting, engine, evaluation, hardware
 from snnrun.train.batches import shuffled
 from snnrun.train.engine import Options, Result
+from snnrun.train.patience import stalled
 from snnrun.train.training import Training
 
 CPU = torch.device("cpu")
@@ -66,6 +67,16 @@ class Notes:
 
     def warn(self, message):
         self.warnings.append(message)
+
+
+class Last:
+    """A keeper of the last snapshot."""
+
+    def due(self):
+        return False
+
+    def keep(self, snapshot):
+        self.snapshot = snapshot
 
 
 def run(
@@ -199,13 +210,6 @@ def test_interrupted_in_its_last_evaluation_a_training_goes_on_to_the_same_end()
             if self.calls.count(("test", 21, 21)) == 2:
                 raise KeyboardInterrupt
 
-    class Last:
-        def due(self):
-            return False
-
-        def keep(self, snapshot):
-            self.snapshot = snapshot
-
     options, last = {"epochs": 5, "topology": "R10", "test": "end"}, Last()
     cut = run(dataset=noise(), notes=Stopper(), keeper=last, **options)
     assert (cut.status, len(cut.history)) == ("interrupted", 4)
@@ -214,6 +218,43 @@ def test_interrupted_in_its_last_evaluation_a_training_goes_on_to_the_same_end()
     assert "test/accuracy_best_validation" in whole.summary
     ended = run(dataset=noise(), start=last.snapshot, **options)
     assert ended.summary == whole.summary, "what was tested is in the last snapshot"
+
+
+def rises(*accuracies: float) -> list[dict[str, float]]:
+    return [{"validation/accuracy": accuracy} for accuracy in accuracies]
+
+
+@pytest.mark.parametrize(
+    ("reached", "patience", "over"),
+    [
+        ((0.5, 0.6, 0.6, 0.5), 2, True),  # as high as before is no rise
+        ((0.5, 0.6, 0.6, 0.5), 3, False),
+        ((0.5, 0.6, 0.6, 0.7), 2, False),
+        ((0.5, 0.4), 1, True),
+        ((0.5,), 1, False),
+        ((), 1, False),
+        ((0.5, 0.4, 0.3, 0.2), None, False),
+    ],
+)
+def test_patience_ends_when_validation_has_not_risen(reached, patience, over):
+    assert stalled(rises(*reached), patience) is over
+
+
+@pytest.mark.parametrize("test", ["every_epoch", "end"])
+def test_a_training_without_patience_for_more_is_over_early(test):
+    options = {"dataset": noise(), "topology": "R10", "schedule": "constant", "test": test}
+    every, last = run(epochs=9, **options), Last()
+    reached = [metrics["validation/accuracy"] for metrics in every.history]
+    wanted = next(n for n in range(1, 10) if stalled(every.history[:n], 2))
+    assert wanted < 9, reached
+    short, early = run(epochs=wanted, **options), run(epochs=9, patience=2, keeper=last, **options)
+    assert (early.status, len(early.history)) == ("finished", wanted)
+    assert early.message == "ended early: validation has not risen for 2 epochs (train.patience)"
+    assert early.summary == short.summary
+    assert "test/accuracy_best_validation" in early.summary
+    assert all(torch.equal(early.last_state[name], short.last_state[name]) for name in short.last_state)
+    again = run(epochs=9, patience=2, start=last.snapshot, **options)
+    assert (again.message, again.summary) == (early.message, early.summary), "a run that is over trains no further"
 
 
 def test_tested_at_the_end_alone_an_interrupted_training_has_no_test_accuracy():
@@ -346,6 +387,8 @@ def test_a_warm_up_rises_to_the_schedule_whatever_the_number_of_epochs():
         ({"warmup_epochs": 1, "schedule": "onecycle"}, "train.warmup_epochs: train.schedule=onecycle begins with"),
         ({"warmup_epochs": 5}, "train.warmup_epochs: 5 is more than the 4 of train.epochs"),
         ({"warmup_epochs": -1}, "train.warmup_epochs: -1 is out of range"),
+        ({"patience": 0}, "train.patience: 0 is out of range"),
+        ({"patience": 3, "average": "swa"}, "train.patience: a training that it ends may end before train.average=swa"),
         ({"average": "mean"}, "train.average: 'mean' is not allowed"),
         ({"average_decay": 1.0}, "train.average_decay: 1 is out of range"),
         ({"swa_start": 1.0}, "train.swa_start: 1 is out of range"),

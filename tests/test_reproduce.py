@@ -187,7 +187,7 @@ def test_what_is_measured_beside_other_work_is_not_kept(reproduce: Any, monkeypa
 
 def entry(**more: Any) -> Entry:
     values = {"data": {"name": "fsdd", "validation": 0.1}, "model": {"name": "strsbp", "network": "400-R400"}}
-    values |= {"train": {"epochs": 20, "lr": 0.004}, "seed": 0, "outputs": "elsewhere"}
+    values |= {"train": {"epochs": 20, "lr": 0.004, "patience": None}, "seed": 0, "outputs": "elsewhere"}
     row = Published(name="ours", rule="strsbp", data="fsdd", network="400-R400", source="a test", experiment="none")
     return Entry(row, (), values, {"state": "found", "origin": "recorded"} | more, seeds=3)
 
@@ -312,6 +312,31 @@ def test_ours_is_tested_against_the_published_mean() -> None:
     assert line.test == "one-sample, 40.00"
     assert found(TOY.rows[2], *ours).lines[0].test is None, "a best alone is tested against nothing"
     assert (one_sample([1.0], 0.0), one_sample([1.0, 1.0], 0.0), welch_of([1.0], 0, 1, 5)) == (None, None, None)
+
+
+def test_a_run_counts_that_went_on_for_as_long_as_patience_asks() -> None:
+    wanted, rises = entry(), [{"validation/accuracy": value} for value in (0.7, 0.9, 0.8, 0.8, 0.9)]
+    for run_patience, patience, counts in (
+        ("2", 2, True),
+        ("3", 2, True),
+        ("3", 3, True),
+        ("9", 4, False),
+        ("3", None, False),
+    ):
+        early = run("early", 0, train_patience=run_patience)
+        early.epochs, early.metrics["epoch"] = rises, 5.0
+        wanted.runs, wanted.values["train"]["patience"] = {}, patience
+        plan.find_runs(wanted, [early], surrogate=False)
+        assert bool(wanted.runs) is counts, (run_patience, patience)
+        whole = run("whole", 1, train_patience=run_patience)
+        whole.metrics["epoch"] = 20.0
+        plan.find_runs(wanted, [whole], surrogate=False)
+        assert wanted.runs[1] is whole, "trained to its last epoch, whatever was asked for"
+    wanted.runs[0] = early
+    table = outcome.outcome(Table("toy/t", "A", (wanted.row,)), [wanted], lambda _: None, [])
+    assert table.lines[0].trained == [5, 20]
+    assert "| 5 to 20 |" in pages.markdown(table)
+    assert "at most 20 epochs; a run ended once validation had not risen for 3 of them." in " ".join(table.notes)
 
 
 def test_a_surrogate_stands_in_its_line_and_is_not_tested() -> None:

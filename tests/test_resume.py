@@ -28,6 +28,7 @@ from snnrun import cli, tracking
 from snnrun.errors import SnnrunError, UsageError
 from snnrun.record import atomic, journal, names, run_folder, run_lock
 from snnrun.run import build, checkpoint, experiment
+from snnrun.runs.collect import collect
 from snnrun.sweep import points
 from snnrun.tracking import mlflow_run
 
@@ -291,6 +292,31 @@ def test_a_finished_run_says_so_and_may_be_trained_longer(tmp_path: Path, capsys
     assert (folder / "last.safetensors").read_bytes() == (long / "last.safetensors").read_bytes()
     assert without_times(folder) == without_times(long)
     assert yaml.safe_load((folder / "config.yaml").read_text())["train"]["epochs"] == 3
+
+
+def test_a_run_that_ended_early_is_finished_and_may_be_trained_longer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = {"schedule": "constant", "lr": 1e-9, "epochs": 4}  # validation stays as it is
+    long = train(tmp_path / "long", "w", "stbp", 0, train=settings)
+    folder = train(tmp_path / "o", "w", "stbp", 0, train=settings | {"patience": 1})
+    assert "then ended early: validation has not risen for 1 epoch (train.patience)" in capsys.readouterr().out
+    [found] = collect(tmp_path / "o", None, pytest.fail)
+    assert (found.status, found.metrics["epoch"]) == ("finished", 2)
+    code, _, err = resume(capsys, str(folder))
+    assert code == 2
+    assert "finished, after 2 epochs. Validation had not risen for long. To train it longer, give a larger" in err
+    assert resume(capsys, str(folder), "train.patience=2")[0] == 0
+    assert resume(capsys, str(folder), "train.patience=null")[0] == 0
+    assert (folder / "last.safetensors").read_bytes() == (long / "last.safetensors").read_bytes()
+    assert without_times(folder) == without_times(long)
+
+
+def test_patience_without_validation_samples_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        UsageError, match=re.escape("there are no validation samples to go by. Set data.validation=0.1")
+    ):
+        train(tmp_path / "o", "w", "stbp", 0, train={"patience": 1}, data={"validation": 0.0})
 
 
 @pytest.mark.parametrize(

@@ -56,12 +56,12 @@ def _reproduce(arguments: list[str]) -> int:
     from snnrun.reproduce import plan
     from snnrun.reproduce.price import Prices
 
+    if options.patience is not None and options.paper_settings:
+        raise UsageError("--patience: goes by validation samples, and --paper-settings leaves none. Give one of them.")
     table = plan.table_named(options.table)
     plan.check_extra(options.overrides)
     launcher = flags.launcher(options.launcher, options.jobs)
-    request = plan.Request(
-        options.seeds, options.epochs, options.paper_settings, options.surrogate, tuple(options.overrides)
-    )
+    request = replace(_request(options), extra=tuple(options.overrides))
     entries = [plan.entry_of(row, request) for row in plan.rows_named(table, options.rows)]
     _count(entries, options)
     plan.check_corpora(entries, surrogate=options.surrogate)
@@ -95,6 +95,12 @@ def _parser() -> argparse.ArgumentParser:
         "--seeds", type=number("--seeds"), default=SEEDS, metavar="N", help="0 to N - 1 (default: 5, as the papers)"
     )
     parser.add_argument("--epochs", type=number("--epochs"), metavar="N", help="default: each row's own number")
+    parser.add_argument(
+        "--patience",
+        type=number("--patience"),
+        metavar="N",
+        help="end a run once validation has not risen for N epochs",
+    )
     parser.add_argument("--paper-settings", action="store_true", help="train on all samples; no epoch can be chosen")
     parser.add_argument(
         "--surrogate", action="store_true", help="allow data that a program made in the form of a corpus"
@@ -107,6 +113,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--outputs", type=folder, default=Path("outputs"), help="the folder that runs write to")
     return parser
+
+
+def _request(options: argparse.Namespace) -> Request:
+    from snnrun.reproduce import plan
+
+    return plan.Request(
+        options.seeds, options.epochs, options.paper_settings, options.surrogate, patience=options.patience
+    )
 
 
 def _words(text: str) -> list[str]:
@@ -166,7 +180,8 @@ def _tell_cost(table: Table, entries: Sequence[Entry], prices: Prices) -> None:
         total += len(entry.missing) * seconds
         mark = " (surrogate)" if entry.origin == "surrogate" else ""
         print(
-            f"{name}{mark}: {len(entry.missing)} of {entry.seeds} runs to train, about {spelt(seconds)} each "
+            f"{name}{mark}: {len(entry.missing)} of {entry.seeds} runs to train, "
+            f"{'about' if entry.patience is None else 'at most about'} {spelt(seconds)} each "
             f"({1e3 / speed.train_ms:,.0f} samples/s)",
             flush=True,
         )
@@ -261,7 +276,7 @@ def _page_of_all(options: argparse.Namespace, arguments: Sequence[str]) -> int:
 
     if options.format not in (None, "markdown"):
         raise UsageError("--format: a page of all tables is markdown. Name a TABLE for another format.")
-    request = plan.Request(options.seeds, options.epochs, options.paper_settings, options.surrogate)
+    request = _request(options)
     runs, prices, found = _runs(options.outputs), Prices(options.outputs), []
     figures: dict[str, list[str]] = {}
     for table in all_tables().values():
@@ -273,6 +288,7 @@ def _page_of_all(options: argparse.Namespace, arguments: Sequence[str]) -> int:
         if entries:
             again = ["snnrun", "reproduce", table.name, "--rows", ",".join(entry.row.name for entry in entries)]
             again += [] if options.seeds == SEEDS else ["--seeds", str(options.seeds)]
+            again += [] if options.patience is None else ["--patience", str(options.patience)]
             again += ["--surrogate"] if options.surrogate else []
             found.append(outcome(table, entries, lambda entry: parameters(entry, prices), [shlex.join(again)]))
             figures[table.name] = _draw(table, entries, options.out)
@@ -312,7 +328,7 @@ def _list(options: argparse.Namespace) -> int:
     from snnrun.reproduce.price import Prices, spelt
     from snnrun.runs import tables
 
-    request = plan.Request(options.seeds, options.epochs, options.paper_settings, options.surrogate)
+    request = _request(options)
     runs, prices, out = _runs(options.outputs), Prices(options.outputs), tables.console()
     heads = ("row", "system", "network", "published", "corpus", "runs", "a run takes")
     for table in all_tables().values():

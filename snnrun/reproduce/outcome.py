@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from snnrun.paper.published import Published, Table, of_corpus
 from snnrun.paper.rows_others import LATER
 from snnrun.reproduce.plan import Entry
-from snnrun.runs.collect import Run, history
+from snnrun.runs.collect import Run, history, patience_of
 from snnrun.runs.compare import LAST, TEST, VALIDATION
 from snnrun.runs.significance import mean_std, one_sample, welch_of
 
@@ -33,12 +33,12 @@ class Line:
 
     `chosen` is at the epoch that the validation samples chose, `last` at the last epoch, `maximum` over the epochs on
     the test set, as the papers have it. `parameters` are those of the network that was built, None where none was.
-    `hours` are the core-hours of a run's training, `spikes` those of an inference beyond the input, `energy` its
-    estimate in nJ: means over the runs.
+    `trained` has the epochs of each run. `hours` are the core-hours of a run's training, `spikes` those of an inference
+    beyond the input, `energy` its estimate in nJ: means over the runs.
     """
 
     row: Published
-    epochs: int
+    trained: list[int]
     parameters: int | None
     seeds: list[int]
     validation: Ours | None
@@ -103,7 +103,7 @@ def _line(row: Published, entry: Entry | None, parameters: int | None) -> Line:
         found[metric] = Ours(len(values), *mean_std(values), max(values), p) if values else None
     return Line(
         row=row,
-        epochs=0 if entry is None else entry.epochs,
+        trained=[] if entry is None else [_epochs(run, entry) for run in runs],
         parameters=parameters,
         seeds=[] if entry is None else sorted(entry.runs),
         validation=found[VALIDATION],
@@ -117,6 +117,10 @@ def _line(row: Published, entry: Entry | None, parameters: int | None) -> Line:
         spikes=_mean([run.metrics.get("cost/spikes") for run in runs]),
         energy=_mean([run.metrics.get("cost/energy_nj") for run in runs]),
     )
+
+
+def _epochs(run: Run, entry: Entry) -> int:
+    return int(run.metrics.get("epoch", entry.epochs))
 
 
 def core_hours(run: Run) -> float | None:
@@ -167,6 +171,13 @@ def _notes(table: Table, lines: Sequence[Line], entries: Sequence[Entry]) -> lis
         if own is not None and entry.runs and entry.epochs != own:
             notes.append(
                 f"{entry.row.title}, {entry.row.network}: {entry.epochs} epochs in place of the paper's {own}."
+            )
+        early = [run for run in entry.runs.values() if _epochs(run, entry) < entry.epochs]
+        if early:
+            bounds = sorted({bound for run in early if (bound := patience_of(run)) is not None})
+            notes.append(
+                f"{entry.row.title}, {entry.row.network}: at most {entry.epochs} epochs; a run ended once validation "
+                f"had not risen for {' or '.join(map(str, bounds))} of them."
             )
         if entry.missing:
             seeds = ", ".join(map(str, entry.missing))
@@ -220,7 +231,7 @@ def as_json(found: Outcome) -> Mapping[str, object]:
                 },
                 "ours": {
                     "parameters": line.parameters,
-                    "epochs": line.epochs or None,
+                    "epochs": line.trained,
                     "seeds": line.seeds,
                     "validation": ours(line.validation),
                     "chosen": ours(line.chosen),

@@ -48,7 +48,7 @@ def columns(lines: Sequence[Line]) -> list[Column]:
         Column("its p", lambda line: p_value(line.maximum), 8),
         Column("test", lambda line: (line.test or "").partition(",")[0], 3, right=False),
         Column("epochs", lambda line: _count(line.row.epochs), 2),
-        Column("trained", lambda line: _count(line.epochs or None) if line.seeds else "", 6),
+        Column("trained", lambda line: _range(line.trained), 6),
         Column("parameters", lambda line: _count(line.row.parameters), 4),
         Column("built", lambda line: _count(line.parameters), 5),
         Column("core-hours", lambda line: _figure(line.hours), 1),
@@ -89,6 +89,11 @@ def _best(measure: Ours | None) -> str:
 
 def _count(number: int | None) -> str:
     return "" if number is None else f"{number:,}"
+
+
+def _range(numbers: Sequence[int]) -> str:
+    ends = sorted({min(numbers), max(numbers)}) if numbers else []
+    return " to ".join(f"{end:,}" for end in ends)
 
 
 def _published_mean(line: Line) -> str:

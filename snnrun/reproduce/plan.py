@@ -1,7 +1,8 @@
 """What a table takes: the settings of its rows, the runs that are there already, and what is missing.
 
 A run counts for a row if it is finished and has the row's settings, whatever command made it. Where it was recorded, on
-which device it ran and by which commit do not matter. An option that is newer than the run counts as its default.
+which device it ran and by which commit do not matter. An option that is newer than the run counts as its default. With
+patience, a run counts that came to its last epoch or went on for as long after validation had ceased to rise.
 """
 
 from __future__ import annotations
@@ -20,12 +21,16 @@ from snnrun.config.overrides import SECTIONS
 from snnrun.data import catalogue, data_root
 from snnrun.errors import SnnrunError, UsageError, did_you_mean, unknown
 from snnrun.paper.published import Published, Table, network_of, rule_of, tables
-from snnrun.runs.collect import Run
+from snnrun.runs.collect import Run, history
 from snnrun.runs.compare import BOOKKEEPING
+from snnrun.train.patience import stalled
 
 VALIDATION = "data.validation=0.1"
 # What a row itself says, so that an argument must not.
-OWN = ("seed", "experiment", "data", "model", "encoder", "train.epochs", "outputs", "search", "sweep", "hydra")
+OWN = (
+    *("seed", "experiment", "data", "model", "encoder", "train.epochs", "train.patience"),
+    *("outputs", "search", "sweep", "hydra"),
+)
 LAUNCHER = "hydra.launcher."  # keys of the sweep alone
 SURROGATE = " scripts/make_{}_surrogate.py makes a stand-in, which --surrogate allows."
 SURROGATES = {"ti46_alpha": "ti46", "ti46_digits": "ti46", "ntidigits": "ntidigits"}
@@ -35,7 +40,8 @@ SURROGATES = {"ti46_alpha": "ti46", "ti46_digits": "ti46", "ntidigits": "ntidigi
 class Request:
     """What is asked for: how often and how long each row is trained, and how.
 
-    `epochs` None is the row's own number. `paper_settings` leaves the published settings as they are, which train on
+    `epochs` None is the row's own number. `patience` ends a run once validation has not risen for so many epochs, None:
+    never. `paper_settings` leaves the published settings as they are, which train on
     all samples. `extra` are overrides for all rows.
     """
 
@@ -44,6 +50,7 @@ class Request:
     paper_settings: bool = False
     surrogate: bool = False
     extra: tuple[str, ...] = ()
+    patience: int | None = None
 
 
 @dataclass
@@ -69,6 +76,12 @@ class Entry:
     def epochs(self) -> int:
         """How long each run takes."""
         return int(self.values["train"]["epochs"])
+
+    @property
+    def patience(self) -> int | None:
+        """After how many epochs without a rise of validation a run ends; None: never."""
+        chosen: int | None = self.values["train"]["patience"]
+        return chosen
 
     @property
     def origin(self) -> str | None:
@@ -128,8 +141,13 @@ def check_extra(extra: Sequence[str]) -> None:
             raise UsageError(f"{word}: no override. Write KEY=VALUE, such as train.batch_size=32.")
         own = key.lstrip("+~") in OWN or key.startswith(("hydra", "search.", "sweep."))
         if own and not key.startswith(LAUNCHER):
-            said = {"seed": " Say how many by --seeds.", "train.epochs": " Say it by --epochs."}.get(key, "")
-            raise UsageError(f"{key}: each row has its own.{said}")
+            said = {
+                "seed": "how many by --seeds",
+                "train.epochs": "it by --epochs",
+                "train.patience": "it by --patience",
+            }
+            hint = f" Say {said[key]}." if key in said else ""
+            raise UsageError(f"{key}: each row has its own.{hint}")
 
 
 def entry_of(row: Published, request: Request) -> Entry:
@@ -140,6 +158,7 @@ def entry_of(row: Published, request: Request) -> Entry:
         words += [] if any(word.startswith("data.validation=") for word in request.extra) else [VALIDATION]
         epochs = epochs or (None if row.variant else row.epochs)
     words += [f"train.epochs={epochs}"] if epochs else []
+    words += [f"train.patience={request.patience}"] if request.patience else []
     values = compose([*words, *(word for word in request.extra if not word.startswith(LAUNCHER))])
     here = _look(values["data"]["name"], data_root(values["data"].get("root")))
     return Entry(row, tuple(words), values, here, seeds=request.seeds)
@@ -174,7 +193,10 @@ def find_runs(entry: Entry, runs: Iterable[Run], *, surrogate: bool) -> None:
     fitting = [
         run
         for run in sorted(runs, key=lambda run: run.started)
-        if alike(run, entry.row) and run.origin == origin and equal(settings(run.params), wanted, defaults)
+        if alike(run, entry.row)
+        and run.origin == origin
+        and equal(settings(run.params), wanted, defaults)
+        and _trained_long(run, entry)
     ]
     digest = fitting[-1].tags.get("data.digest") if fitting else None
     for run in fitting:
@@ -183,12 +205,20 @@ def find_runs(entry: Entry, runs: Iterable[Run], *, surrogate: bool) -> None:
             entry.runs[int(seed)] = run
 
 
+def _trained_long(run: Run, entry: Entry) -> bool:
+    """Whether a run came to its last epoch, or has not risen for as long as the entry wants."""
+    if run.metrics.get("epoch", entry.epochs) >= entry.epochs:
+        return True
+    return entry.patience is not None and stalled(history(run), entry.patience)
+
+
 def settings(params: Mapping[str, str]) -> dict[str, str]:
-    """What decides what a run learns, but for its seed."""
+    """What decides what a run learns, but for its seed, and for the patience that may end it."""
+    apart = ("seed", "train.patience")
     return {
         key: value
         for key, value in params.items()
-        if key != "seed" and not key.startswith((*BOOKKEEPING, "search.", "hydra."))
+        if key not in apart and not key.startswith((*BOOKKEEPING, "search.", "hydra."))
     }
 
 

@@ -11,7 +11,7 @@ from snnrun.compiled import parallel
 from snnrun.display import console
 from snnrun.record import names
 from snnrun.run.build import Parts
-from snnrun.train import hardware
+from snnrun.train import hardware, patience
 from snnrun.train.cost import Spent
 from snnrun.train.progress import Result, Snapshot
 
@@ -21,7 +21,9 @@ def what_runs(
 ) -> None:
     """Before the first batch: print network, corpus, machine, places and notes."""
     values, dataset, network, device, options = parts.values, parts.dataset, parts.network, parts.device, parts.options
-    epochs = f"{options.epochs} epoch{'s' if options.epochs > 1 else ''}"
+    epochs = (
+        f"{'' if options.patience is None else 'at most '}{options.epochs} epoch{'s' if options.epochs > 1 else ''}"
+    )
     tuned = values.get("tuned") or {"about": None, "rate": None}  # a run of before may lack it
     scaled = f"; {tuned['rate']}" if tuned["rate"] else ""
     rate = f"learning rate {options.lr:g} ({options.schedule}{scaled})"
@@ -54,7 +56,7 @@ def what_runs(
     if kept is not None:
         tally, epoch = kept.facts["tally"], len(kept.facts["history"]) + 1
         inside = f" after {tally['samples']:,} of its samples" if tally else ""
-        ended = epoch > options.epochs
+        ended = patience.over(kept.facts["history"], options.epochs, options.patience)
         display.note("Trained to its end: its files follow." if ended else f"Going on in epoch {epoch}{inside}.")
     if device.type == "cuda" and parts.backend == "reference" and values["hardware"]["kernels"] == "auto":
         display.note("Triton is not installed: the reference kernels run on the GPU (pip install 'snnrun[gpu]').")
@@ -76,7 +78,7 @@ def what_came_out(
         result.summary,
         epochs=len(result.history),
         seconds=seconds,
-        ended={"interrupted": "interrupted: what was reached is kept", "stopped": result.message}.get(result.status),
+        ended="interrupted: what was reached is kept" if result.status == "interrupted" else result.message or None,
         go_on=f"snnrun resume {run_dir}" if result.status == "interrupted" else None,
         cost=None if spent is None else str(spent),
         weights=run_dir / (names.BEST if result.best_state else names.LAST),

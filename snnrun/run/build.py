@@ -71,6 +71,10 @@ def parts(values: Mapping[str, Any], group: Group) -> Parts:
         values = {**values, "encoder": encoders.settings(encoder)}
     if len(dataset.train) < group.size:
         raise UsageError(f"hardware.processes: {group.size} processes for {len(dataset.train)} training samples")
+    if options.patience is not None and not len(dataset.validation):
+        raise UsageError(
+            "train.patience: there are no validation samples to go by. Set data.validation=0.1, or train.patience=null."
+        )
     _check_memory(values, dataset, min(options.batch_size, len(dataset.train)) // group.size, device)
     with group.first():
         model, seen = learner(values, Inputs(dataset, encoder), device)

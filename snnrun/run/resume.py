@@ -12,9 +12,13 @@ from snnrun.config.overrides import overridden
 from snnrun.errors import UsageError
 from snnrun.record import journal, run_folder
 from snnrun.run import checkpoint
+from snnrun.train import patience
 
 # Another machine or store may need these changed. The numbers do not depend on them, except on device and kernels.
-MAY_CHANGE = ("hardware.", "tracking.", "checkpoint.", "data.root", "data.download", "outputs", "train.epochs")
+MAY_CHANGE = (
+    *("hardware.", "tracking.", "checkpoint.", "data.root", "data.download", "outputs"),
+    *("train.epochs", "train.patience"),
+)
 GROUPS = ("hardware", "tracking", "checkpoint", "data", "train", "encoder", "model")
 NUMBERS = ("hardware.device", "hardware.kernels")
 
@@ -35,14 +39,23 @@ def prepare(found: run_folder.RunFolder, overrides: Sequence[str] = ()) -> dict[
     before = kept.about.get("values", own) if kept else own
     history = kept.snapshot.facts["history"] if kept else []
     check(before, values, len(history))
-    done = len(history) >= values["train"]["epochs"]
+    wanted, bound = values["train"]["epochs"], values["train"].get("patience")
+    done = patience.over(history, wanted, bound)
     if done and any(journal.closed(entry) and entry["step"] >= len(history) for entry in journal.read(found.path)):
         raise UsageError(
-            f"{found.path}: this run is finished, after {len(history)} epochs. To train it longer, give train.epochs=N "
-            "(if train.schedule is neither cosine nor onecycle, and train.average not swa), or train a new run."
+            f"{found.path}: this run is finished, after {len(history)} epochs. {_longer(len(history) < wanted)}"
         )
     warn_of(kept)
     return values
+
+
+def _longer(early: bool) -> str:
+    if early:
+        return "Validation had not risen for long. To train it longer, give a larger train.patience, or null."
+    return (
+        "To train it longer, give train.epochs=N (if train.schedule is neither cosine nor onecycle, and train.average "
+        "not swa), or train a new run."
+    )
 
 
 def warn_of(kept: checkpoint.Kept | None) -> None:

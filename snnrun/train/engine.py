@@ -14,7 +14,7 @@ from snnrun.data import Dataset, Split
 from snnrun.encoders import Encoder
 from snnrun.errors import SnnrunError
 from snnrun.network.model import LocalModel, Model
-from snnrun.train import evaluation
+from snnrun.train import evaluation, patience
 from snnrun.train.batches import shuffled
 from snnrun.train.distributed import Group
 from snnrun.train.means import Tally
@@ -86,8 +86,9 @@ def train(
 ) -> Result:
     """Train a model and evaluate it after every epoch. In a group, each process trains its share of every batch.
 
-    With `options.test` "end" the test samples are evaluated after the last epoch alone, by its weights and by those
-    that validation chose; a training that is cut short has no test accuracy then.
+    With `options.patience` the training is over once validation has not risen for so many epochs; the result's message
+    says so. With `options.test` "end" the test samples are evaluated after the last epoch alone, by its weights and by
+    those that validation chose; a training that is cut short has no test accuracy then.
 
     Ctrl-C and a divergence end the training early. The result says so and holds what was reached.
     Validation and test samples have the same spikes after every epoch. Spikes of training samples are drawn anew at
@@ -104,14 +105,16 @@ def train(
         if start is not None:
             progress.restore(start)
         with training.group.together():
-            while (epoch := len(result.history)) < options.epochs:
+            while not patience.over(result.history, options.epochs, options.patience):
+                epoch = len(result.history)
                 metrics = loop.train_epoch(epoch)
                 loop.average(epoch)
                 if len(dataset.validation):
                     metrics["validation/accuracy"] = evaluation.accuracy(
                         loop.confusion("validation", dataset.validation)
                     )
-                if options.test == "every_epoch" or epoch + 1 == options.epochs:
+                last = patience.over([*result.history, metrics], options.epochs, options.patience)
+                if options.test == "every_epoch" or last:
                     result.confusion = loop.confusion("test", dataset.test)
                     metrics["test/accuracy"] = evaluation.accuracy(result.confusion)
                     loop.test_chosen(metrics)
@@ -121,6 +124,8 @@ def train(
                 observer.epoch_end(metrics)
                 if keeper is not None:
                     keeper.keep(progress.snapshot())
+        if len(result.history) < options.epochs:
+            result.message = patience.reason(options.patience)
     except (KeyboardInterrupt, SystemExit) as end:
         result.status, result.message = "interrupted", f"interrupted in epoch {len(result.history) + 1}"
         if isinstance(end, Stop):

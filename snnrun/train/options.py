@@ -51,6 +51,7 @@ class Options:
     swa_start: Annotated[float, Range(at_least=0, below=1)] = 0.75
     swa_lr: Annotated[float | None, Range(above=0)] = None
     test: Literal["every_epoch", "end"] = "every_epoch"
+    patience: Annotated[int | None, Range(at_least=1)] = None
 
     def __post_init__(self) -> None:
         declared.check("train", Options, vars(self))
@@ -63,6 +64,12 @@ class Options:
             raise UsageError(
                 f"train.warmup_epochs: {self.warmup_epochs:g} is more than the {self.epochs} of train.epochs, so the "
                 "learning rate would never reach train.lr."
+            )
+
+        if self.patience is not None and self.average == "swa":
+            raise UsageError(
+                "train.patience: a training that it ends may end before train.average=swa has begun. Set "
+                "train.patience=null, or train.average=ema."
             )
 
     @property
