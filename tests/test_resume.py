@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -28,6 +29,7 @@ from snnrun import cli, tracking
 from snnrun.errors import SnnrunError, UsageError
 from snnrun.record import atomic, journal, names, run_folder, run_lock
 from snnrun.run import build, checkpoint, experiment
+from snnrun.run.resume import check
 from snnrun.runs.collect import collect
 from snnrun.sweep import points
 from snnrun.tracking import mlflow_run
@@ -310,6 +312,15 @@ def test_a_run_that_ended_early_is_finished_and_may_be_trained_longer(
     assert resume(capsys, str(folder), "train.patience=null")[0] == 0
     assert (folder / "last.safetensors").read_bytes() == (long / "last.safetensors").read_bytes()
     assert without_times(folder) == without_times(long)
+
+
+def test_patience_that_would_have_ended_a_run_earlier_is_refused(tmp_path: Path) -> None:
+    history = [{"validation/accuracy": value} for value in (0.5, 0.7, 0.7, 0.6)]
+    before = values(tmp_path, "stbp", 0, train={"epochs": 9, "patience": None})
+    for wanted, refused in ((1, True), (2, True), (3, False), (None, False)):
+        now = before | {"train": before["train"] | {"patience": wanted}}
+        with pytest.raises(UsageError, match="risen for 2 epochs already") if refused else contextlib.nullcontext():
+            check(before, now, history)
 
 
 def test_patience_without_validation_samples_is_refused(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def prepare(found: run_folder.RunFolder, overrides: Sequence[str] = ()) -> dict[
     kept = checkpoint.load(found.path)
     before = kept.about.get("values", own) if kept else own
     history = kept.snapshot.facts["history"] if kept else []
-    check(before, values, len(history))
+    check(before, values, history)
     wanted, bound = values["train"]["epochs"], values["train"].get("patience")
     done = patience.over(history, wanted, bound)
     if done and any(journal.closed(entry) and entry["step"] >= len(history) for entry in journal.read(found.path)):
@@ -58,6 +58,14 @@ def _longer(early: bool) -> str:
     )
 
 
+def _check_patience(before: Mapping[str, Any], wanted: int | None, history: Sequence[Mapping[str, float]]) -> None:
+    """Raise UsageError if an unfinished run would have ended earlier than it did: it may lack its last evaluation."""
+    if not patience.stalled(history, wanted) or patience.over(history, before["epochs"], before.get("patience")):
+        return
+    since = next(n for n in range(len(history), 0, -1) if patience.stalled(history, n))
+    raise UsageError(f"train.patience: {wanted}: validation has not risen for {since} epochs already. Give more.")
+
+
 def warn_of(kept: checkpoint.Kept | None) -> None:
     """Warn if the checkpoint is not the last one, or if another version of snnrun wrote it."""
     if kept and kept.fault:
@@ -70,8 +78,8 @@ def warn_of(kept: checkpoint.Kept | None) -> None:
         )
 
 
-def check(before: Mapping[str, Any], now: Mapping[str, Any], epochs: int) -> None:
-    """Raise UsageError for a change that would make it another run. `epochs` is the number of finished epochs."""
+def check(before: Mapping[str, Any], now: Mapping[str, Any], history: Sequence[Mapping[str, float]]) -> None:
+    """Raise UsageError for a change that would make it another run. `history` has the finished epochs."""
     old, new = tracking.flatten(before), tracking.flatten(now)
     differing = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
     refused = [key for key in differing if not key.startswith(MAY_CHANGE)]
@@ -92,8 +100,10 @@ def check(before: Mapping[str, Any], now: Mapping[str, Any], epochs: int) -> Non
                 f"train.epochs: {old['train.epochs']} -> {wanted}: {what} the epochs, so with another number of them "
                 "it would have been another run."
             )
-        if wanted < epochs:
-            raise UsageError(f"train.epochs: {wanted} is less than the {epochs} epochs that are trained already.")
+        if wanted < len(history):
+            raise UsageError(f"train.epochs: {wanted} is less than the {len(history)} epochs that are trained already.")
+    if "train.patience" in differing:
+        _check_patience(before["train"], now["train"]["patience"], history)
     for key in NUMBERS:
         if key in differing:
             print(
