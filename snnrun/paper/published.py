@@ -2,7 +2,7 @@
 
 Accuracies are in percent. "Best" is what the papers call so: the maximum over the epochs on the TEST set, of several
 runs where the paper has several. Means are of such maxima. A row with a single figure that does not say which of the
-two it is has it as `single`. The rows themselves are in `rows_strsbp`, `rows_others` and `later`.
+two it is has it as `single`. The rows themselves are in `rows_strsbp` and `rows_others`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,10 @@ from dataclasses import dataclass, field
 STRSBP = "Zhang and Li 2019 (ST-RSBP)"
 HM2BP = "Jin, Zhang and Li 2018 (HM2-BP)"
 STBP = "Wu et al. 2018 (STBP)"
+
+# What a published network is trained with, as `Published.variant` says it, beside its authors' settings.
+BATCHES = "in batches"  # theirs take one sample at a time: days, for some
+DISTORTED = "in batches of distorted images, weights averaged"
 
 # The names that the papers use, by what a run is known by, see `rule_of`.
 NAMES = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from snnrun.paper.published import STBP, Published, Record, Table
+from snnrun.paper.published import DISTORTED, STBP, Published, Record, Table
 
 _MNIST = partial(Published, data="mnist")
 _CIFAR10 = partial(Published, data="cifar10", network="20C5-P2-30C5-P2-256", epochs=100, source=f"{STBP}, section 4")
@@ -18,6 +18,10 @@ MNIST = (
     _MNIST(
         name="800", rule="stbp", network="800", experiment="mnist_stbp_800_paper", single=98.89,
         source=f"{STBP}, section 3.2.1", note="The text names the figure; the network is remembered, not at hand.",
+    ),
+    _MNIST(
+        name="distorted_800", rule="stbp", network="800", variant=DISTORTED, experiment="mnist_stbp_800", single=98.89,
+        source=f"{STBP}, section 3.2.1",
     ),
     _MNIST(
         name="400", rule="stbp", network="400", experiment="mnist_stbp_paper", epochs=200, single=98.48,
