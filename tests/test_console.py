@@ -240,6 +240,8 @@ def test_summary_of_a_run_that_was_not_tested_names_its_best_epoch() -> None:
     assert "test" not in text(screen)
     assert text(screen).strip().startswith("pruned")
     assert "9 epochs in 3 s, then pruned: it is behind" in text(screen)
+    console.summary(metrics, epochs=9, before=7, seconds=3.2, console=screen)
+    assert "9 epochs, the last 2 in 3 s" in text(screen)
 
 
 def test_summary_of_an_interrupted_run_without_an_epoch() -> None:

@@ -241,6 +241,7 @@ def summary(
     metrics: Mapping[str, float],
     *,
     epochs: int,
+    before: int = 0,
     seconds: float,
     ended: str | None = None,
     go_on: str | None = None,
@@ -251,11 +252,13 @@ def summary(
     ui_command: str | None = None,
     console: Console | None = None,
 ) -> None:
-    """Say what came out; ``metrics`` is the engine's ``Result.summary``, ``epochs`` those that were completed.
+    """Say what came out; ``metrics`` is the engine's ``Result.summary``, ``epochs`` those that were completed,
+    ``before`` of them before the run went on, and ``seconds`` what the others took.
 
     ``ended`` says why the training did not come to its end, first in one word.
     """
-    done = f"{epochs} epoch{'s' if epochs != 1 else ''} in {_duration(seconds)}"
+    done = f"{epochs} epoch{'s' if epochs != 1 else ''}{f', the last {epochs - before}' if before else ''}"
+    done += f" in {_duration(seconds)}"
     best = metrics.get("best_epoch")
     rows = {"time": done + (f", then {ended}" if ended else "")}
     for title, key in (

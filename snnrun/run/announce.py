@@ -67,16 +67,21 @@ def what_runs(
 def what_came_out(
     result: Result,
     values: Mapping[str, Any],
+    before: int,
     seconds: float,
     spent: Spent | None,
     run_dir: Path,
     tracker: tracking.Tracker,
 ) -> None:
-    """At the end: print accuracies, time, the cost of an inference, and where the files are."""
+    """At the end: print accuracies, time, the cost of an inference, and where the files are.
+
+    A run that went on had `before` epochs then; `seconds` is the time of the others.
+    """
     outputs = values["outputs"]
     console.summary(
         result.summary,
         epochs=len(result.history),
+        before=before,
         seconds=seconds,
         ended="interrupted: what was reached is kept" if result.status == "interrupted" else result.message or None,
         go_on=f"snnrun resume {run_dir}" if result.status == "interrupted" else None,

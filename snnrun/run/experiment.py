@@ -146,7 +146,8 @@ def _train(
         with _writing(run_dir):
             spent, drawings = artifacts.write(result, parts, run_dir, tracker)
     finally:  # the accuracies are printed even if the disk is full
-        announce.what_came_out(result, values, time.monotonic() - started, spent, run_dir, tracker)
+        before = len(kept.facts["history"]) if kept is not None else 0
+        announce.what_came_out(result, values, before, time.monotonic() - started, spent, run_dir, tracker)
     with _writing(run_dir):
         artifacts.draw(drawings, tracker)
     return result
