@@ -228,3 +228,18 @@ def test_labels_are_text_and_no_formulas() -> None:
     """Dollar signs are matplotlib's own notation."""
     [part] = parts_of(fashion(model_network="$x^$"))
     assert "$x^$" in (figures.curves(part) or b"").decode()
+
+
+@pytest.mark.parametrize(
+    ("label", "shown"),
+    [
+        ("seed=1, model.v_th=[1.0, 2.0]", "seed=1, model.v_th=[1.0, 2.0]"),
+        (
+            ", ".join(f"train.key{n}=[{n}, 1]" for n in range(9)),
+            ", ".join(f"train.key{n}=[{n}, 1]" for n in range(3)) + " and 6 more",
+        ),
+        ("a.b=" + "x" * 99 + ", c.d=1", "a.b=" + "x" * 99 + " and 1 more"),
+    ],
+)
+def test_a_legend_leaves_room_for_the_curves(label: str, shown: str) -> None:
+    assert figures._shortened(label) == shown

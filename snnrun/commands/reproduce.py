@@ -92,7 +92,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("overrides", nargs="*", metavar="override", help="see below")
     parser.add_argument("--rows", type=_words, metavar="ROW,...", help="these alone; `ours` means all that begin so")
     parser.add_argument(
-        "--seeds", type=number("--seeds"), default=SEEDS, metavar="N", help="0 to N - 1 (default: 5, as the papers)"
+        "--seeds",
+        type=number("--seeds"),
+        metavar="N",
+        help="0 to N - 1 (default: 5, as the papers; of all tables: those that there are)",
     )
     parser.add_argument("--epochs", type=number("--epochs"), metavar="N", help="default: each row's own number")
     parser.add_argument(
@@ -119,7 +122,7 @@ def _request(options: argparse.Namespace) -> Request:
     from snnrun.reproduce import plan
 
     return plan.Request(
-        options.seeds, options.epochs, options.paper_settings, options.surrogate, patience=options.patience
+        options.seeds or SEEDS, options.epochs, options.paper_settings, options.surrogate, patience=options.patience
     )
 
 
@@ -283,11 +286,14 @@ def _page_of_all(options: argparse.Namespace, arguments: Sequence[str]) -> int:
         rows = [row for row in table.rows if plan.trainable(row) and any(plan.alike(run, row) for run in runs)]
         entries = [plan.entry_of(row, request) for row in rows]
         for entry in entries:
+            entry.seeds = options.seeds or sys.maxsize
             plan.find_runs(entry, runs, surrogate=options.surrogate)
+            entry.seeds = options.seeds or max(entry.runs, default=-1) + 1
         entries = [entry for entry in entries if entry.runs]
         if entries:
+            seeds = max(entry.seeds for entry in entries)
             again = ["snnrun", "reproduce", table.name, "--rows", ",".join(entry.row.name for entry in entries)]
-            again += [] if options.seeds == SEEDS else ["--seeds", str(options.seeds)]
+            again += [] if seeds == SEEDS else ["--seeds", str(seeds)]
             again += [] if options.patience is None else ["--patience", str(options.patience)]
             again += ["--surrogate"] if options.surrogate else []
             found.append(outcome(table, entries, lambda entry: parameters(entry, prices), [shlex.join(again)]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from typing import TYPE_CHECKING, Any
 
 from snnrun.paper.compare import Part
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 GREY = "#808080"  # of text and axes: to be read on white and on black
+LEGEND = 72  # characters of settings: a longer legend leaves no room for the curves
 COLOURS = ("#1f77b4", "#d95f02", "#2ca02c", "#9467bd", "#c0392b", "#17a2b8", "#b8860b", "#e377c2")
 
 
@@ -57,7 +59,7 @@ def _draw(axes: Axes, part: Part) -> None:
     for colour, (place, entry, ours) in zip(COLOURS, turns, strict=False):
         epochs = range(1, len(ours.curve) + 1)
         mean, low, high = zip(*ours.curve, strict=True)
-        label = f"{entry.name}{f': {ours.label}' if ours.label else ''} (n {len(ours.group.runs)})"
+        label = f"{entry.name}{f': {_shortened(ours.label)}' if ours.label else ''} (n {len(ours.group.runs)})"
         axes.plot(epochs, mean, color=colour, label=label, marker="o" if len(epochs) <= 30 else "", markersize=3.5)
         axes.fill_between(epochs, low, high, color=colour, alpha=0.18, linewidth=0)
         if place == 0:
@@ -74,6 +76,14 @@ def _draw(axes: Axes, part: Part) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(GREY)
     axes.legend(frameon=False, labelcolor=GREY, fontsize=8, loc="lower right")
+
+
+def _shortened(label: str) -> str:
+    """The first settings of a label, as many as have room in the legend, and how many follow."""
+    settings = re.split(r", (?=[\w.]+=)", label)
+    room = [len(", ".join(settings[:n])) <= LEGEND for n in range(1, len(settings) + 1)].count(True)
+    shown = ", ".join(settings[: max(1, room)])
+    return shown if len(settings) <= max(1, room) else f"{shown} and {len(settings) - max(1, room)} more"
 
 
 def _authors(axes: Axes, name: str, row: Published, colour: str, longest: int) -> None:
