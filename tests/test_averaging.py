@@ -154,7 +154,7 @@ def test_a_model_that_learns_by_itself_has_no_average(tmp_path: Path, capsys: py
 def test_a_run_whose_rate_or_average_follows_its_length_is_not_trained_longer(train, says):
     before, now = {"train": train | {"epochs": 3}}, {"train": train | {"epochs": 5}}
     if says is None:
-        resume.check(before, now, 3)
+        resume.check(before, now, [{}] * 3)
         return
     with pytest.raises(UsageError, match=re.escape(f"train.epochs: 3 -> 5: {says}")):
-        resume.check(before, now, 3)
+        resume.check(before, now, [{}] * 3)

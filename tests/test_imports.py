@@ -23,10 +23,10 @@ ROOMS = {
     },
     "plugins": {"config"},  # the names that plugins of users import
     "tune": {"config", "record", "runs", "sweep"},
-    "reproduce": {"bench", "config", "data", "paper", "record", "run", "runs", "tracking"},
+    "reproduce": {"bench", "config", "data", "paper", "record", "run", "runs", "tracking", "train"},
     "paper": {"runs"},
     "sweep": {"beside", "config", "display", "locks", "record", "run", "tracking", "train"},
-    "runs": {"record", "run", "tracking"},
+    "runs": {"record", "run", "tracking", "train"},
     "bench": {"collector", "compiled", "data", "kernels", "network", "record", "rules", "run", "train"},
     "nir": {"kernels", "network", "record", "rules"},
     "portable": {"ann", "data", "encoders", "kernels", "models", "network", "rules", "run", "train"},
