@@ -136,6 +136,16 @@ def test_compare_over_seeds(run: Any, outputs: Path) -> None:
     assert sum(group["best"] for group in section["groups"]) == 1
 
 
+def test_an_option_that_is_newer_than_a_run_counts_as_its_default(run: Any, tmp_path: Path) -> None:
+    assert run("runs", "keep", "status=finished", "model=stbp", "--to", str(tmp_path / "kept"))[0] == 0
+    [newer] = (tmp_path / "kept").glob("*stbp*seed1.run.json")
+    whole = newer.read_text("utf-8")
+    for patience, mixed in (("null", False), ("9", True)):
+        newer.write_text(whole.replace('"train.lr"', f'"train.patience": "{patience}", "train.lr"'), "utf-8")
+        code, out, _ = run("runs", "compare", "--by", "model", "seed<2", place=tmp_path / "kept")
+        assert (code, "settings are mixed (train.patience 9, null)" in out) == (0, mixed)
+
+
 def test_best_is_by_validation(run: Any, outputs: Path) -> None:
     _, out, _ = run("runs", "best", "--json", "--by", "model")
     entries = strict(out)["best"]

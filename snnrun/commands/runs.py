@@ -8,12 +8,16 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from snnrun.commands import flags
 from snnrun.config.paths import folder
 from snnrun.errors import SnnrunError
+
+if TYPE_CHECKING:
+    from snnrun.runs.collect import Run
 
 FILTERS = (
     "A filter is KEY=VALUE, with = != > >= < <= or ~ (contains): model=strsbp,hm2bp status=finished 'train.lr>0.001' "
@@ -189,7 +193,7 @@ def _compare(options: argparse.Namespace) -> int:
     known, found, notes = chosen(options)
     by = None if options.by is None else [filters.key_named(word, known) for word in options.by]
     metrics = options.metric and [_metric(word, known) for word in options.metric]
-    sections = compare.compare(found, by, metrics, options.against)
+    sections = compare.compare([_completed(run) for run in found], by, metrics, options.against)
     if options.json:
         _print_json({"sections": [_section(section) for section in sections], "notes": notes})
         return 0
@@ -201,6 +205,16 @@ def _compare(options: argparse.Namespace) -> int:
         tables.say(out, note)
     tables.comparison(sections, out)
     return 0
+
+
+def _completed(run: Run) -> Run:
+    """A run with the declared defaults of options that are newer than it, so that it does not differ by their names."""
+    from snnrun import tracking
+    from snnrun.config.defaults import declared
+
+    names = {part: name for part in ("data", "encoder", "model") if (name := run.params.get(f"{part}.name"))}
+    names |= {"train": "train"} if "train.epochs" in run.params else {}
+    return replace(run, params=tracking.flatten(declared(names)) | run.params)
 
 
 def _made(arguments: Sequence[str]) -> list[str]:

@@ -9,7 +9,7 @@ from snnrun.paper.published import Published, Table, of_corpus
 from snnrun.paper.rows_others import LATER
 from snnrun.reproduce.plan import Entry
 from snnrun.runs.collect import Run, history, patience_of
-from snnrun.runs.compare import LAST, TEST, VALIDATION
+from snnrun.runs.compare import LAST, TEST, VALIDATION, commits_of
 from snnrun.runs.significance import mean_std, one_sample, welch_of
 
 MAXIMUM = "test/accuracy_max_over_epochs"
@@ -184,7 +184,7 @@ def _notes(table: Table, lines: Sequence[Line], entries: Sequence[Entry]) -> lis
             notes.append(f"{entry.row.title}, {entry.row.network}: not finished: seeds {seeds}.")
     if any(line.chosen is None and line.seeds for line in lines):
         notes.append("Runs without validation samples have no chosen epoch; the last one is shown.")
-    commits = _commits([run for entry in entries for run in entry.runs.values()])
+    commits = commits_of([run for entry in entries for run in entry.runs.values()])
     if len(commits) > 1:
         named = ", ".join(commits[:NAMED]) + (", ..." if len(commits) > NAMED else "")
         notes.append(f"The runs come from {len(commits)} commits: {named}.")
@@ -200,12 +200,6 @@ def _notes(table: Table, lines: Sequence[Line], entries: Sequence[Entry]) -> lis
             said = "; ".join(f"{record.system}, {record.network}: {record.figures}" for record in later)
             notes.append(f"Later work on this corpus, with other networks: {said}.")
     return notes
-
-
-def _commits(runs: Sequence[Run]) -> list[str]:
-    """Those of snnrun itself, wherever the commands were given; none of an installed one that has no commit."""
-    found = {run.tags.get("snnrun.git.commit", run.tags.get("git.commit", "none"))[:8] for run in runs}
-    return sorted(found - {"none"})
 
 
 def as_json(found: Outcome) -> Mapping[str, object]:

@@ -7,7 +7,6 @@ patience, a run counts that came to its last epoch or went on for as long after 
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -17,7 +16,7 @@ from typing import Any
 from snnrun import tracking
 from snnrun.config import options
 from snnrun.config.compose import compose
-from snnrun.config.overrides import SECTIONS
+from snnrun.config.defaults import declared
 from snnrun.data import catalogue, data_root
 from snnrun.errors import SnnrunError, UsageError, did_you_mean, unknown
 from snnrun.paper.published import Published, Table, network_of, rule_of, tables
@@ -231,14 +230,8 @@ def equal(theirs: Mapping[str, str], wanted: Mapping[str, str], defaults: Mappin
 
 def _defaults(values: Mapping[str, Any]) -> dict[str, str]:
     """The defaults of the options that a config has, as they are declared."""
-    found: dict[str, Any] = {}
-    for section, kinds in SECTIONS.items():
-        chosen = values.get(section, {})
-        schema = kinds.get(chosen.get("name", section)) if isinstance(chosen, Mapping) else None
-        for entry in dataclasses.fields(schema) if schema is not None else ():
-            made: Any = entry.default_factory  # after a sweep by joblib it may be a copy of `dataclasses.MISSING`
-            found[f"{section}.{entry.name}"] = made() if callable(made) else entry.default
-    return tracking.flatten(found)
+    sections = {key: section for key, section in values.items() if isinstance(section, Mapping)}
+    return tracking.flatten(declared({key: str(section.get("name", key)) for key, section in sections.items()}))
 
 
 def check_corpora(entries: Sequence[Entry], *, surrogate: bool) -> None:

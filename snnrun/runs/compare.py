@@ -112,6 +112,12 @@ def settings_of(run: Run) -> dict[str, str]:
     }
 
 
+def commits_of(runs: Sequence[Run]) -> list[str]:
+    """Those of snnrun itself, wherever the commands were given; none of an installed one that has no commit."""
+    found = {run.tags.get("snnrun.git.commit", run.tags.get("git.commit", "none"))[:8] for run in runs}
+    return sorted(found - {"none"})
+
+
 def by_corpus(runs: Sequence[Run]) -> list[tuple[str, dict[str, str], list[Run]]]:
     """Title, identity and runs of each corpus, in the order of their names. No two titles are the same."""
     parts: dict[tuple[tuple[str, str], ...], list[Run]] = {}
@@ -303,9 +309,9 @@ def _notes(groups: Sequence[Group]) -> list[str]:
             more = ", ..." if len(group.mixed) > 3 else ""
             notes.append(f"{' '.join(group.settings.values())}: settings are mixed ({told}{more}), not seeds alone")
     notes += changes([run for group in groups for run in group.runs])
-    commits = {run.tags["git.commit"][:8] for group in groups for run in group.runs if "git.commit" in run.tags}
+    commits = commits_of([run for group in groups for run in group.runs])
     if len(commits) > 1:
-        notes.append(f"the runs come from {len(commits)} commits: {', '.join(sorted(commits)[:4])}")
+        notes.append(f"the runs come from {len(commits)} commits: {', '.join(commits[:4])}")
     return notes
 
 
