@@ -23,7 +23,7 @@ ROOMS = {
     },
     "plugins": {"config"},  # the names that plugins of users import
     "tune": {"config", "record", "runs", "sweep"},
-    "reproduce": {"bench", "config", "data", "paper", "record", "run", "runs", "tracking", "train"},
+    "reproduce": {"bench", "config", "data", "paper", "record", "run", "runs", "tracking"},
     "paper": {"runs"},
     "sweep": {"beside", "config", "display", "locks", "record", "run", "tracking", "train"},
     "runs": {"record", "run", "tracking", "train"},

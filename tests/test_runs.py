@@ -46,12 +46,14 @@ def test_a_folder_tells_what_became_of_its_run(tmp_path: Path, caplog: pytest.Lo
     folder(tmp_path, "b", epoch(1), {"step": 1, "time": 2.0} | SUMMARY)
     folder(tmp_path, "c", epoch(1))
     (folder(tmp_path, "d") / "error.txt").write_text("seed=0\n\nTraceback")
+    folder(tmp_path, "e", epoch(1), {"step": 1, "time": 2.0} | SUMMARY, train={"lr": 0.1})  # how long, nobody knows
     found = {run.name: run for run in collect(tmp_path, None, pytest.fail)}
     assert {name: run.status for name, run in found.items()} == {
         "a": "finished",
         "b": "interrupted",
         "c": "killed",
         "d": "failed",
+        "e": "finished",
     }
     assert found["a"].params == {"seed": "0", "data.name": "digits", "model.name": "stbp", "train.epochs": "2"}
     assert found["a"].metrics["test/accuracy_last"] == 0.9

@@ -144,6 +144,10 @@ def test_an_option_that_is_newer_than_a_run_counts_as_its_default(run: Any, tmp_
         newer.write_text(whole.replace('"train.lr"', f'"train.patience": "{patience}", "train.lr"'), "utf-8")
         code, out, _ = run("runs", "compare", "--by", "model", "seed<2", place=tmp_path / "kept")
         assert (code, "settings are mixed (train.patience 9, null)" in out) == (0, mixed)
+        assert (
+            run("report", "seed<2", "--format", "md", "--out", str(tmp_path / "page"), place=tmp_path / "kept")[0] == 0
+        )
+        assert ("train.patience" in (tmp_path / "page" / "report.md").read_text("utf-8")) is mixed
 
 
 def test_best_is_by_validation(run: Any, outputs: Path) -> None:

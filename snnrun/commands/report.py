@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from snnrun.commands.runs import FILTERS, add_source, chosen, page
+from snnrun.commands.runs import FILTERS, add_source, chosen, completed, page
 from snnrun.config.paths import folder
 from snnrun.errors import SnnrunError, UsageError
 
@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> int:
     from snnrun.paper import compare
     from snnrun.runs import collect
 
-    parts = compare.build(found, collect.history)
+    parts = compare.build([completed(run) for run in found], collect.history)
     try:
         out.mkdir(parents=True, exist_ok=True)
         written = _write(out, options, parts, _facts(arguments, found), notes)

@@ -193,7 +193,7 @@ def _compare(options: argparse.Namespace) -> int:
     known, found, notes = chosen(options)
     by = None if options.by is None else [filters.key_named(word, known) for word in options.by]
     metrics = options.metric and [_metric(word, known) for word in options.metric]
-    sections = compare.compare([_completed(run) for run in found], by, metrics, options.against)
+    sections = compare.compare([completed(run) for run in found], by, metrics, options.against)
     if options.json:
         _print_json({"sections": [_section(section) for section in sections], "notes": notes})
         return 0
@@ -207,7 +207,7 @@ def _compare(options: argparse.Namespace) -> int:
     return 0
 
 
-def _completed(run: Run) -> Run:
+def completed(run: Run) -> Run:
     """A run with the declared defaults of options that are newer than it, so that it does not differ by their names."""
     from snnrun import tracking
     from snnrun.config.defaults import declared
@@ -229,7 +229,7 @@ def _best(options: argparse.Namespace) -> int:
     from snnrun.runs import compare, filters, tables
 
     known, found, notes = chosen(options)
-    entries = compare.best(found, [filters.key_named(word, known) for word in options.by])
+    entries = compare.best([completed(run) for run in found], [filters.key_named(word, known) for word in options.by])
     if options.json:
         _print_json({"best": [_best_json(entry) for entry in entries], "notes": notes})
     else:

@@ -80,10 +80,10 @@ def _draw(axes: Axes, part: Part) -> None:
 
 def _shortened(label: str) -> str:
     """The first settings of a label, as many as have room in the legend, and how many follow."""
-    settings = re.split(r", (?=[\w.]+=)", label)
-    room = [len(", ".join(settings[:n])) <= LEGEND for n in range(1, len(settings) + 1)].count(True)
-    shown = ", ".join(settings[: max(1, room)])
-    return shown if len(settings) <= max(1, room) else f"{shown} and {len(settings) - max(1, room)} more"
+    first, *others = re.split(r", (?=[\w.]+=)", label)
+    while others and len(f"{first}, {others[0]}") <= LEGEND:
+        first += f", {others.pop(0)}"
+    return f"{first} and {len(others)} more" if others else first
 
 
 def _authors(axes: Axes, name: str, row: Published, colour: str, longest: int) -> None:

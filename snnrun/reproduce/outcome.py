@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from snnrun.paper.published import Published, Table, of_corpus
 from snnrun.paper.rows_others import LATER
 from snnrun.reproduce.plan import Entry
-from snnrun.runs.collect import Run, history, patience_of
+from snnrun.runs.collect import Run, history
 from snnrun.runs.compare import LAST, TEST, VALIDATION, commits_of
+from snnrun.runs.ends import patience_of
 from snnrun.runs.significance import mean_std, one_sample, welch_of
 
 MAXIMUM = "test/accuracy_max_over_epochs"

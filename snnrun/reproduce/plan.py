@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from snnrun.errors import SnnrunError, UsageError, did_you_mean, unknown
 from snnrun.paper.published import Published, Table, network_of, rule_of, tables
 from snnrun.runs.collect import Run, history
 from snnrun.runs.compare import BOOKKEEPING
-from snnrun.train.patience import stalled
+from snnrun.runs.ends import trained_long
 
 VALIDATION = "data.validation=0.1"
 # What a row itself says, so that an argument must not.
@@ -195,20 +195,13 @@ def find_runs(entry: Entry, runs: Iterable[Run], *, surrogate: bool) -> None:
         if alike(run, entry.row)
         and run.origin == origin
         and equal(settings(run.params), wanted, defaults)
-        and _trained_long(run, entry)
+        and trained_long(run, entry.epochs, entry.patience, partial(history, run))
     ]
     digest = fitting[-1].tags.get("data.digest") if fitting else None
     for run in fitting:
         seed = run.params.get("seed", "")
         if run.tags.get("data.digest") == digest and seed.isdigit() and int(seed) < entry.seeds:
             entry.runs[int(seed)] = run
-
-
-def _trained_long(run: Run, entry: Entry) -> bool:
-    """Whether a run came to its last epoch, or has not risen for as long as the entry wants."""
-    if run.metrics.get("epoch", entry.epochs) >= entry.epochs:
-        return True
-    return entry.patience is not None and stalled(history(run), entry.patience)
 
 
 def settings(params: Mapping[str, str]) -> dict[str, str]:

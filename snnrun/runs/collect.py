@@ -21,9 +21,8 @@ from snnrun import tracking
 from snnrun.errors import SnnrunError, UsageError
 from snnrun.record import journal, names, run_lock
 from snnrun.record.run_folder import NAMED, RunFolder, folders, matching
-from snnrun.runs import records
+from snnrun.runs import ends, records
 from snnrun.tracking.sweep_run import LABEL_TAG
-from snnrun.train import patience
 
 Warn = Callable[[str], None]
 
@@ -314,15 +313,8 @@ def _status(folder: Path, run: Run, at_work: bool | None) -> str:
     if not journal.closed(run.metrics):
         return "unfinished" if at_work is None else "killed"
     wanted = float(run.params.get("train.epochs", "nan"))
-    if run.metrics.get("epoch", wanted) >= wanted or patience.stalled(journal.figures(folder)[0], patience_of(run)):
-        return "finished"
-    return "interrupted"
-
-
-def patience_of(run: Run) -> int | None:
-    """After how many epochs without a rise of validation it ends, `train.patience`; None: never."""
-    given = run.params.get("train.patience", "")
-    return int(given) if given.isdigit() else None
+    ended = ends.trained_long(run, wanted, ends.patience_of(run), lambda: journal.figures(folder)[0])
+    return "finished" if ended else "interrupted"
 
 
 # ---- the store ------------------------------------------------------------------------------------------------------
