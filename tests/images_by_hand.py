@@ -113,7 +113,7 @@ def hm2bp_convolution(
     window: Window,
     lif: Lif,
     *,
-    silent_ratio: float = 1.0,
+    silent_ratio: float,
     with_sigma: bool = True,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Gradient of the weights and error below of one sample; `error` (kernels, rows, columns) is dE/dn."""
@@ -135,7 +135,7 @@ def hm2bp_convolution(
 
 
 def hm2bp_pool(
-    spikes_in: np.ndarray, spikes: np.ndarray, error: np.ndarray, window: Window, lif: Lif, silent_ratio: float = 1.0
+    spikes_in: np.ndarray, spikes: np.ndarray, error: np.ndarray, window: Window, lif: Lif, silent_ratio: float
 ) -> np.ndarray:
     """Error below of one sample: a share of the error, by e/n, without weight and threshold."""
     below = np.zeros(spikes_in.shape[1:])

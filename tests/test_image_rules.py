@@ -60,15 +60,21 @@ thresholds = st.sampled_from([0.1, 0.5, 1e6])  # at the last all are silent
 @settings(max_examples=40)
 @given(windows(), thresholds, seeds)
 def test_hm2bp_convolution_by_hand(window, v_th, seed):
-    run = Run(Hm2Bp(v_th=[v_th], **SMALL), window, seed)
-    run.check(lambda *sample: hm2bp_convolution(*sample, window, run.lif))
+    for silent_ratio in (0.0, 1.0):
+        run = Run(Hm2Bp(v_th=[v_th], silent_ratio=silent_ratio, **SMALL), window, seed)
+        run.check(
+            lambda *sample, run=run: hm2bp_convolution(*sample, window, run.lif, silent_ratio=run.rule.silent_ratio)
+        )
 
 
 @settings(max_examples=40)
 @given(windows(pool=True), thresholds, seeds)
 def test_hm2bp_pool_by_hand(window, v_th, seed):
-    run = Run(Hm2Bp(v_th=[v_th], **SMALL), window, seed, pool=True)
-    run.check(lambda sin, s, _, error: (None, hm2bp_pool(sin, s, error, window, run.lif)))
+    for silent_ratio in (0.0, 1.0):
+        run = Run(Hm2Bp(v_th=[v_th], silent_ratio=silent_ratio, **SMALL), window, seed, pool=True)
+        run.check(
+            lambda sin, s, _, error, run=run: (None, hm2bp_pool(sin, s, error, window, run.lif, run.rule.silent_ratio))
+        )
 
 
 @settings(max_examples=20)

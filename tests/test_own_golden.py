@@ -51,7 +51,7 @@ def test_hm2bp_one_step_of_gradient_descent(name, dtype):
     case = load(GOLDEN / f"{name}.npz")
     rule = Hm2Bp(
         v_th=case["v_th"].tolist(), tau_m=float(case["tau_m"]), lateral=float(case["lateral"]),
-        effect_ratio=bool(case["effect_ratio"]), **REGULARISER,
+        effect_ratio=bool(case["effect_ratio"]), silent_ratio=1.0, **REGULARISER,
     )  # fmt: skip
     net = Network(rule, inputs=10, topology="7", outputs=5).to(dtype)
     with torch.no_grad():
@@ -133,7 +133,9 @@ IMAGE_RULES = {"hm2bp": Hm2Bp, "strsbp": StRsbp, "authors": StRsbp}
 def test_convolution_and_pool(name, dtype):
     """ST-RSBP's own convolution and pool, and the authors' pool, which keeps HM2-BP's closed form."""
     case = load(GOLDEN / "images.npz")
-    options = {"hm2bp": {}, "strsbp": {"silent_ratio": 0.5}, "authors": {"convolution": "authors"}}[name]
+    options = {"hm2bp": {"silent_ratio": 1.0}, "strsbp": {"silent_ratio": 0.5}, "authors": {"convolution": "authors"}}[
+        name
+    ]
     rule = IMAGE_RULES[name](v_th=[float(case["v_conv"]), float(case["v_pool"])], tau_m=float(case["tau_m"]), **options)
     s_in, s_conv = train_of(case["s_in"], dtype), train_of(case["s_conv"], dtype)
     conv, below, grad, _ = run(

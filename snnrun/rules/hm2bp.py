@@ -15,9 +15,12 @@ w_lp (e_lp / n_p) / v_th the exact adjoint of the loop is (1 - Theta^T)^-1 delta
 one turn of credit around the loop. sigma_i sums over the recurrent synapses too. Their gradient is
 delta_i e_ip (1 + sigma_i), as for the other synapses.
 
-The paper leaves some cases open; the defaults are those of the authors' code. e = `silent_effect` (0.1) if the
-post-neuron is silent and the pre-neuron is not. e_ij / n_j = `silent_ratio` (1) if either is silent. In sigma,
-e_ij / n_i = 0.5 if the post-neuron is silent. `effect_ratio=false` passes the error down by the weights alone.
+The paper leaves some cases open; the defaults are those of the authors' code, but for one. e = `silent_effect` (0.1)
+if the post-neuron is silent and the pre-neuron is not. In sigma, e_ij / n_i = 0.5 if the post-neuron is silent.
+`effect_ratio=false` passes the error down by the weights alone. e_ij / n_j = `silent_ratio` if either neuron is silent:
+1 in the authors' code, 0 here. With 1 a silent neuron, which its inputs hardly affect, passes down more of the error
+than one that fires. Where most of a layer is silent, as in sparse networks for speech, the layer below then learns from
+little else: see docs/rules/hm2bp.md.
 
 Two differences from the authors' code have no option, because their code breaks down there. The denominator of the
 lateral factor stays 1e-4 away from 0. `revive` leaves `t_ref` steps between the spikes that it imposes, even if a run
@@ -47,11 +50,10 @@ SILENT_SIGMA_RATIO = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class Hm2Bp(SpikeTrainRule):
-    """HM2-BP with the authors' constants for silent neurons."""
+    """HM2-BP with the authors' constants, except that silent neurons pass no error down."""
 
     spsp: ClassVar[str] = "hm2bp"
 
-    silent_ratio: Annotated[float, Range(at_least=0)] = 1.0
     conv_init_scale: Annotated[float, Range(above=0)] = 0.5
     effect_ratio: bool = True
     silent_effect: Annotated[float, Range(at_least=0)] = 0.1
