@@ -26,7 +26,7 @@ ROOMS = {
     "reproduce": {"bench", "config", "data", "paper", "record", "run", "runs", "tracking"},
     "paper": {"runs"},
     "sweep": {"beside", "config", "display", "locks", "record", "run", "tracking", "train"},
-    "runs": {"record", "run", "tracking", "train"},
+    "runs": {"config", "record", "run", "tracking", "train"},
     "bench": {"collector", "compiled", "data", "kernels", "network", "record", "rules", "run", "train"},
     "nir": {"kernels", "network", "record", "rules"},
     "portable": {"ann", "data", "encoders", "kernels", "models", "network", "rules", "run", "train"},

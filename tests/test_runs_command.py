@@ -148,6 +148,10 @@ def test_an_option_that_is_newer_than_a_run_counts_as_its_default(run: Any, tmp_
             run("report", "seed<2", "--format", "md", "--out", str(tmp_path / "page"), place=tmp_path / "kept")[0] == 0
         )
         assert ("train.patience" in (tmp_path / "page" / "report.md").read_text("utf-8")) is mixed
+        counts = []
+        for filters in ((), ("train.patience=null",)):
+            counts.append(len(strict(run("runs", "list", *filters, "--json", place=tmp_path / "kept")[1])))
+        assert counts[0] - counts[1] == mixed
 
 
 def test_best_is_by_validation(run: Any, outputs: Path) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from snnrun.commands.runs import FILTERS, add_source, chosen, completed, page
+from snnrun.commands.runs import FILTERS, add_source, chosen, page
 from snnrun.config.paths import folder
 from snnrun.errors import SnnrunError, UsageError
 
@@ -28,6 +28,7 @@ def main(arguments: list[str]) -> int:
     _, found, notes = chosen(options)
     from snnrun.paper import compare
     from snnrun.runs import collect
+    from snnrun.runs.defaults import completed
 
     parts = compare.build([completed(run) for run in found], collect.history)
     try:

@@ -8,16 +8,12 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from snnrun.commands import flags
 from snnrun.config.paths import folder
 from snnrun.errors import SnnrunError
-
-if TYPE_CHECKING:
-    from snnrun.runs.collect import Run
 
 FILTERS = (
     "A filter is KEY=VALUE, with = != > >= < <= or ~ (contains): model=strsbp,hm2bp status=finished 'train.lr>0.001' "
@@ -189,6 +185,7 @@ def _show(options: argparse.Namespace) -> int:
 
 def _compare(options: argparse.Namespace) -> int:
     from snnrun.runs import compare, filters, tables
+    from snnrun.runs.defaults import completed
 
     known, found, notes = chosen(options)
     by = None if options.by is None else [filters.key_named(word, known) for word in options.by]
@@ -207,16 +204,6 @@ def _compare(options: argparse.Namespace) -> int:
     return 0
 
 
-def completed(run: Run) -> Run:
-    """A run with the declared defaults of options that are newer than it, so that it does not differ by their names."""
-    from snnrun import tracking
-    from snnrun.config.defaults import declared
-
-    names = {part: name for part in ("data", "encoder", "model") if (name := run.params.get(f"{part}.name"))}
-    names |= {"train": "train"} if "train.epochs" in run.params else {}
-    return replace(run, params=tracking.flatten(declared(names)) | run.params)
-
-
 def _made(arguments: Sequence[str]) -> list[str]:
     """When, by what and by which command a page was made."""
     from snnrun.record import provenance
@@ -227,6 +214,7 @@ def _made(arguments: Sequence[str]) -> list[str]:
 
 def _best(options: argparse.Namespace) -> int:
     from snnrun.runs import compare, filters, tables
+    from snnrun.runs.defaults import completed
 
     known, found, notes = chosen(options)
     entries = compare.best([completed(run) for run in found], [filters.key_named(word, known) for word in options.by])

@@ -2,8 +2,8 @@
 
 A key is a parameter (`train.lr`), a metric (`test/accuracy_last`), a group (`model`, for `model.name`) or a fact of the
 run (`status`, `origin`, `started`, `name`, `id`, `folder`, `commit`, `dirty`, `device`, `sweep`, `label`). Operators
-are `= != > >= < <=`, and `~` for a text that holds another. `key=a,b` means one of the two. A run without the key fails
-every filter on it but `!=`.
+are `= != > >= < <=`, and `~` for a text that holds another. `key=a,b` means one of the two. An option that is newer
+than the run counts as its default. A run without the key fails every filter on it but `!=`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 
 from snnrun.errors import UsageError
 from snnrun.runs.collect import STATUSES, Run, keys_of
+from snnrun.runs.defaults import completed
 
 FACTS = tuple(Run("", "", 0.0).facts())
 PATTERN = re.compile(r"\s*(?P<key>[\w./: -]+?)\s*(?P<operator>!=|>=|<=|==|=|>|<|~)(?P<value>.*)", re.DOTALL)
@@ -57,8 +58,10 @@ def select(runs: Sequence[Run], texts: Sequence[str]) -> tuple[list[Run], list[F
     Raises:
         UsageError: a filter has no operator, or a key or a value that no run has.
     """
-    filters = [_parse(text, runs) for text in texts]
-    return [run for run in runs if all(entry.fits(run) for entry in filters)], filters
+    whole = [completed(run) for run in runs] if texts else runs
+    filters = [_parse(text, whole) for text in texts]
+    fits = [all(entry.fits(run) for entry in filters) for run in whole]
+    return [run for run, fit in zip(runs, fits, strict=True) if fit], filters
 
 
 def keys(runs: Sequence[Run]) -> list[str]:
