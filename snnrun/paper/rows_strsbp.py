@@ -18,8 +18,8 @@ _CNN_NOTE = (
 # HM2-BP with two hidden layers on speech, where the authors' ratio of 1 for silent neurons costs most.
 _SILENT = ("model.silent_ratio=0",)
 _SILENT_NOTE = (
-    "In HM2-BP's code a silent neuron passes its error down whole, as if e/n were 1. Where most of the second hidden "
-    "layer is silent, the first learns more from such errors than from those of neurons that fire."
+    "In HM2-BP's code a silent neuron passes its error down as if e/n were 1. Where most of the second hidden layer is "
+    "silent, as here, the first learns much from neurons that do not act on the error."
 )
 
 
