@@ -30,6 +30,7 @@ these, and what it rests on. Test samples choose nothing.
 Stopped in any way, the same command goes on with it, from the last checkpoint. What was tried is kept as a sweep.
 Overrides such as data.root=FOLDER or hardware.threads=1 are for all its runs."""
 INTERRUPTED = 130
+ROUNDING = 1e-9  # of a mean accuracy: settings this near are as good
 
 
 def main(arguments: list[str]) -> int:
@@ -206,7 +207,7 @@ def _why_none(study: Path) -> str:
 
 
 def _conclude(made: Plan, study: Path, confirmation: Path, finalists: Sequence[Settings], out: Path | None) -> int:
-    """Compare, and write the file of the best; the settings of before stay where they are better. Returns the code."""
+    """Compare, and write the file of the best; the settings of before stay where none is better. Returns the code."""
     from snnrun.config.compose import compose
     from snnrun.tune import facts, file, plan
 
@@ -220,8 +221,8 @@ def _conclude(made: Plan, study: Path, confirmation: Path, finalists: Sequence[S
             "the reasons."
         )
     settings, new = max(complete, key=lambda entry: entry[1].mean)
-    if old is not None and new.mean < old.mean:
-        print("The settings of before are better, so they stay.", flush=True)
+    if old is not None and new.mean <= old.mean + ROUNDING:
+        print("The settings of before are as good or better, so they stay.", flush=True)
         settings, new = None, old
     common = [word for word in made.request.words if not word.startswith("hydra.launcher.")]
     now = compose(common)
