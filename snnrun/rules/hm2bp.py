@@ -18,9 +18,9 @@ delta_i e_ip (1 + sigma_i), as for the other synapses.
 The paper leaves some cases open; the defaults are those of the authors' code, but for one. e = `silent_effect` (0.1)
 if the post-neuron is silent and the pre-neuron is not. In sigma, e_ij / n_i = 0.5 if the post-neuron is silent.
 `effect_ratio=false` passes the error down by the weights alone. e_ij / n_j = `silent_ratio` if either neuron is silent:
-1 in the authors' code, 0 here. With 1 a silent neuron, which does not act on the error, passes it down with its whole
-weights. Where most of a layer is silent, as in networks for speech, the layer below learns much from what cannot help:
-see docs/rules/hm2bp.md.
+1 in the authors' code, 0.1 here. With 1 a silent neuron, which does not act on the error, passes it down with its whole
+weights. Where most of a layer is silent, as in networks for speech, the layer below learns much from what cannot help.
+With 0 a network whose deep layers are silent at first, such as the papers' CNN, never learns: see docs/rules/hm2bp.md.
 
 Two differences from the authors' code have no option, because their code breaks down there. The denominator of the
 lateral factor stays 1e-4 away from 0. `revive` leaves `t_ref` steps between the spikes that it imposes, even if a run
@@ -50,10 +50,11 @@ SILENT_SIGMA_RATIO = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class Hm2Bp(SpikeTrainRule):
-    """HM2-BP with the authors' constants, except that silent neurons pass no error down."""
+    """HM2-BP with the authors' constants, except that silent neurons pass less error down."""
 
     spsp: ClassVar[str] = "hm2bp"
 
+    silent_ratio: Annotated[float, Range(at_least=0)] = 0.1
     conv_init_scale: Annotated[float, Range(above=0)] = 0.5
     effect_ratio: bool = True
     silent_effect: Annotated[float, Range(at_least=0)] = 0.1
