@@ -18,6 +18,7 @@ STBP = "Wu et al. 2018 (STBP)"
 # What a published network is trained with, as `Published.variant` says it, beside its authors' settings.
 BATCHES = "in batches"  # theirs take one sample at a time: days, for some
 DISTORTED = "in batches of distorted images, weights averaged"
+MIRRORED = "in batches of mirrored images, weights averaged"
 SILENT = "silent neurons pass no error down"
 
 # The names that the papers use, by what a run is known by, see `rule_of`.

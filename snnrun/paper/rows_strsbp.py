@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from snnrun.paper.published import BATCHES, DISTORTED, HM2BP, SILENT, STRSBP, Published, Table
+from snnrun.paper.published import BATCHES, DISTORTED, HM2BP, MIRRORED, SILENT, STRSBP, Published, Table
 
 # The spiking CNNs in batches: long enough for the rate to fall, and each image distorted by a map of its own.
 _CNN = ("train.epochs=20", "data.elastic=3.4", "data.rotation=12", "data.scale=0.12")
@@ -148,6 +148,10 @@ FASHION = (
     _FASHION(
         name="hm2bp", rule="hm2bp", network="400-400", experiment="fashion_mnist_hm2bp_400-400_paper",
         parameters=477_600, epochs=15, single=88.99,
+    ),
+    _FASHION(
+        name="mirrored_hm2bp", rule="hm2bp", network="400-400", experiment="fashion_mnist_hm2bp_400-400",
+        variant=MIRRORED, single=88.99,
     ),
     _FASHION(
         name="mlp_5x256", rule="mlp", network="256-256-256-256-256", experiment="fashion_mnist_mlp_5x256_paper",
