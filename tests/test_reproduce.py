@@ -14,6 +14,7 @@ from scipy import stats
 
 from snnrun import cli, tracking
 from snnrun.bench import short
+from snnrun.config.defaults import declared
 from snnrun.errors import SnnrunError
 from snnrun.paper import rows_others, rows_strsbp
 from snnrun.paper.published import Published, Table
@@ -186,8 +187,13 @@ def test_what_is_measured_beside_other_work_is_not_kept(reproduce: Any, monkeypa
 
 
 def entry(**more: Any) -> Entry:
-    values = {"data": {"name": "fsdd", "validation": 0.1}, "model": {"name": "strsbp", "network": "400-R400"}}
-    values |= {"train": {"epochs": 20, "lr": 0.004, "patience": None}, "seed": 0, "outputs": "elsewhere"}
+    values: dict[str, Any] = {"data": {}, "model": {}, "train": {}, "seed": 0, "outputs": "elsewhere"}
+    for key, value in declared({"data": "fsdd", "model": "strsbp", "train": "train"}).items():
+        section, _, option = key.partition(".")
+        values[section][option] = value
+    values["data"] |= {"name": "fsdd", "validation": 0.1}
+    values["model"] |= {"name": "strsbp", "network": "400-R400"}
+    values["train"] |= {"epochs": 20, "lr": 0.004}
     row = Published(name="ours", rule="strsbp", data="fsdd", network="400-R400", source="a test", experiment="none")
     return Entry(row, (), values, {"state": "found", "origin": "recorded"} | more, seeds=3)
 

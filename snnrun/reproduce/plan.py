@@ -16,12 +16,12 @@ from typing import Any
 from snnrun import tracking
 from snnrun.config import options
 from snnrun.config.compose import compose
-from snnrun.config.defaults import declared
 from snnrun.data import catalogue, data_root
 from snnrun.errors import SnnrunError, UsageError, did_you_mean, unknown
 from snnrun.paper.published import Published, Table, network_of, rule_of, tables
 from snnrun.runs.collect import Run, history
 from snnrun.runs.compare import BOOKKEEPING
+from snnrun.runs.defaults import completed
 from snnrun.runs.ends import trained_long
 
 VALIDATION = "data.validation=0.1"
@@ -188,13 +188,12 @@ def find_runs(entry: Entry, runs: Iterable[Run], *, surrogate: bool) -> None:
     """
     wanted = settings(tracking.flatten(entry.values))
     origin = "surrogate" if surrogate and entry.origin in (None, "surrogate") else "recorded"
-    defaults = _defaults(entry.values)
     fitting = [
         run
         for run in sorted(runs, key=lambda run: run.started)
         if alike(run, entry.row)
         and run.origin == origin
-        and equal(settings(run.params), wanted, defaults)
+        and settings(completed(run).params) == wanted
         and trained_long(run, entry.epochs, entry.patience, partial(history, run))
     ]
     digest = fitting[-1].tags.get("data.digest") if fitting else None
@@ -212,19 +211,6 @@ def settings(params: Mapping[str, str]) -> dict[str, str]:
         for key, value in params.items()
         if key not in apart and not key.startswith((*BOOKKEEPING, "search.", "hydra."))
     }
-
-
-def equal(theirs: Mapping[str, str], wanted: Mapping[str, str], defaults: Mapping[str, str]) -> bool:
-    """Whether a run has the settings that are wanted; a key that it lacks has the default."""
-    if theirs.keys() - wanted.keys():
-        return False
-    return all(theirs.get(key, defaults.get(key)) == value for key, value in wanted.items())
-
-
-def _defaults(values: Mapping[str, Any]) -> dict[str, str]:
-    """The defaults of the options that a config has, as they are declared."""
-    sections = {key: section for key, section in values.items() if isinstance(section, Mapping)}
-    return tracking.flatten(declared({key: str(section.get("name", key)) for key, section in sections.items()}))
 
 
 def check_corpora(entries: Sequence[Entry], *, surrogate: bool) -> None:
