@@ -246,8 +246,9 @@ def test_a_loop_keeps_firing_after_the_input():
 @given(CASES, LIFS, st.sampled_from(["strsbp", "hm2bp"]))
 @settings(max_examples=100)
 def test_sums_over_pairs_are_the_references(layer, lif, rule):
-    for credit in (layer.credit, None):
-        arguments = (layer.spikes_in, layer.spikes, layer.gain, credit, layer.weight)
+    for credit, slope in itertools.product((layer.credit, None), (None, layer.gain)):
+        weight = layer.weight if slope is None else layer.weight.abs()  # so that gain and slope do not cancel
+        arguments = (layer.spikes_in, layer.spikes, layer.gain, credit, weight, slope)
         results = cpu.spsp_backward(rule, lif, *single(*arguments))
         for actual, expected in zip(results, reference.spsp_backward(rule, lif, *arguments), strict=True):
             assert_close(actual, expected)
@@ -260,7 +261,7 @@ def test_s_psps_are_the_references(layer, lif, rule):
     spikes_in, spikes = layer.spikes_in[:1], layer.spikes[:1]
     ones = torch.ones_like(layer.weight)
     e = reference.spsp_backward(rule, lif, spikes_in, spikes, ones[:1, :1].expand(1, len(ones)), None, ones)[0]
-    actual, _ = cpu.spsp_backward(rule, lif, spikes_in, spikes, torch.ones(1, len(ones)), None, ones.float())
+    actual, _, _ = cpu.spsp_backward(rule, lif, spikes_in, spikes, torch.ones(1, len(ones)), None, ones.float())
     assert_close(actual, e)
     assert_close(cpu.spsp_activation(rule, lif, spikes_in, spikes, ones.float()), e.sum(1)[None])
 
@@ -278,7 +279,7 @@ def test_activations_are_the_references(layer, lif, rule):
 def test_a_batch_without_errors_has_no_gradient(layer, lif, rule):
     nothing = torch.zeros_like(layer.gain)
     arguments = single(layer.spikes_in, layer.spikes, nothing, nothing, layer.weight)
-    gradient, error = cpu.spsp_backward(rule, lif, *arguments)
+    gradient, error, _ = cpu.spsp_backward(rule, lif, *arguments)
     assert gradient.shape == layer.weight.shape
     assert error.shape == (len(layer.gain), layer.weight.shape[1])
     assert not gradient.any()
@@ -546,10 +547,13 @@ def test_a_large_batch_has_the_references_gradient(rule):
         assert a.any()
 
 
-@given(st.lists(st.booleans(), min_size=1, max_size=300), st.integers(1, 20), st.sampled_from([1, 2, 3, 8]))
-def test_the_pieces_of_a_gradient_cover_each_sample_and_word_once(wanted, words, threads):
+@given(
+    st.lists(st.booleans(), min_size=1, max_size=300), st.integers(1, 20), st.sampled_from([1, 2, 3, 8]), st.booleans()
+)
+def test_the_pieces_of_a_gradient_cover_each_sample_and_word_once(wanted, words, threads, whole):
     parallel.set_threads(threads)
-    pieces, parts = pieces_of(np.array(wanted), words)
+    pieces, parts = pieces_of(np.array(wanted), words, whole)
+    assert not whole or {*map(tuple, pieces[:, 1:3].tolist())} == {(0, words)}
     covered = np.zeros((len(wanted), words), int)
     for _, low, high, start, stop in pieces:
         covered[start:stop, low:high] += 1

@@ -109,9 +109,9 @@ def tensors(window: Window, batch: int = 3, steps: int = 20):
 def test_silent_samples_add_exactly_nothing(rule):
     window = Window(2, 4, 4, 3, 2, 2, 1, 1)
     spikes_in, spikes, gain, credit, weight = tensors(window)
-    gradient, error = gpu.conv_backward(rule, LIF, spikes_in, spikes, gain, credit, weight, window)
+    gradient, error, _ = gpu.conv_backward(rule, LIF, spikes_in, spikes, gain, credit, weight, window)
     assert not error[1:].any()
-    alone, first = gpu.conv_backward(rule, LIF, spikes_in[:1], spikes[:1], gain[:1], credit[:1], weight, window)
+    alone, first, _ = gpu.conv_backward(rule, LIF, spikes_in[:1], spikes[:1], gain[:1], credit[:1], weight, window)
     assert alone.any()
     torch.testing.assert_close(gradient, alone)
     torch.testing.assert_close(error[:1], first)
@@ -166,7 +166,7 @@ def test_thresholds_of_convolution_and_pool():
 def test_gradients_are_stored_tap_by_tap():
     window = Window(2, 4, 4, 3, 2, 2)
     spikes_in, spikes, gain, _, weight = tensors(window)
-    gradient, nothing = gpu.conv_backward("strsbp", LIF, spikes_in, spikes, gain, None, weight, window)
+    gradient, nothing, _ = gpu.conv_backward("strsbp", LIF, spikes_in, spikes, gain, None, weight, window)
     assert gradient.permute(1, 2, 3, 0).is_contiguous()
     assert nothing.shape == (3, 0)
     u = torch.zeros(3, 20, window.neurons, device=DEVICE)
@@ -183,7 +183,7 @@ def test_no_samples():
     )
     assert gpu.conv_forward(spikes_in, weight, window, LIF)[1].shape == (0, window.neurons)
     assert gpu.conv_activation("strsbp", LIF, spikes_in, spikes, weight, window).shape == (0, window.neurons)
-    gradient, error = gpu.conv_backward("strsbp", LIF, spikes_in, spikes, gain, credit, weight, window)
+    gradient, error, _ = gpu.conv_backward("strsbp", LIF, spikes_in, spikes, gain, credit, weight, window)
     assert gradient.shape == weight.shape
     assert not gradient.any()
     assert error.shape == (0, window.inputs)

@@ -232,8 +232,13 @@ def try_dense(neurons: int) -> None:
     counts = cpu.count_spikes(spikes, neurons)
     for rule in RULES:
         cpu.spsp_activation(rule, lif, spikes_in, spikes, weight)
-        for taken, sent in ((gain, credit), (gain, None), (None, credit)):
-            cpu.spsp_backward(rule, lif, spikes_in, spikes, taken, sent, weight)
+        for taken, sent, slope in (
+            (gain, credit, None),
+            (gain, None, None),
+            (None, credit, None),
+            (gain, credit, credit),
+        ):
+            cpu.spsp_backward(rule, lif, spikes_in, spikes, taken, sent, weight, slope)
         e = cpu.recurrent_spsp(rule, lif, spikes, recurrent, neurons)
     for rule in SLOPES:
         cpu.spsp_activation(rule, lif, spikes_in, spikes, weight)
@@ -349,6 +354,7 @@ def try_convolution(number: int, window: Window) -> None:
         cpu.conv_activation(readout, lif, spikes_in, spikes, weight, whole)
     taken, sent = (gain if number % 4 else None), (gain if number % 3 or not number % 4 else None)
     cpu.conv_backward(rule, lif, spikes_in, spikes, taken, sent, weight, whole)
+    cpu.conv_backward(rule, lif, spikes_in, spikes, gain, sent, weight, whole, gain)
     spikes_in, bias = trains((batch, steps, window.inputs), density), torch.rand(window.kernels) if number % 2 else None
     own, _, membrane = cpu.stbp_conv_forward(spikes_in, weight, bias, window, stbp)
     above = torch.randn_like(membrane)

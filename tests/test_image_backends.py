@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import NamedTuple
 
@@ -205,10 +206,11 @@ def test_a_pool_fires_at_a_threshold_where_float32_is_coarser_than_the_slack(v_t
 @given(CASES, LIFS, RULES)
 @settings(max_examples=60)
 def test_sums_over_windows_are_the_references(layer, lif, rule):
-    for credit in (layer.credit, None):
-        arguments = (layer.spikes_in, layer.spikes, layer.gain, credit, layer.weight)
-        results = cpu.conv_backward(rule, lif, *single(*arguments), layer.window)
-        expected = reference.conv_backward(rule, lif, *arguments, layer.window)
+    for credit, slope in itertools.product((layer.credit, None), (None, layer.gain)):
+        weight = layer.weight if slope is None else layer.weight.abs()  # so that gain and slope do not cancel
+        arguments = (layer.spikes_in, layer.spikes, layer.gain, credit, weight)
+        results = cpu.conv_backward(rule, lif, *single(*arguments), layer.window, *single(slope))
+        expected = reference.conv_backward(rule, lif, *arguments, layer.window, slope)
         for actual, wanted in zip(results, expected, strict=True):
             assert_close(actual, wanted)
         assert results[0].permute(1, 2, 3, 0).is_contiguous(), "stored as the weights are"
@@ -235,7 +237,7 @@ def test_a_silent_layer_has_no_gradient(rule):
     layer, lif = case(Window(2, 6, 7, 20, 3, 3), 3, 20, 0.3, 0), Lif(20.0, 8.0, 2, 1.0)
     silent = torch.zeros_like(layer.spikes)
     arguments = single(layer.spikes_in, silent, layer.gain, layer.credit, layer.weight)
-    gradient, error = cpu.conv_backward(rule, lif, *arguments, layer.window)
+    gradient, error, _ = cpu.conv_backward(rule, lif, *arguments, layer.window)
     assert gradient.shape == layer.weight.shape
     assert not gradient.any()
     assert not error.any()
@@ -308,9 +310,10 @@ def everything(layer: Case) -> list[Tensor]:
     pooled[:] = layer.spikes[:, :, : pooled.shape[2]]
     pooled = pack(unpack(pooled, pool.neurons))
     weight = layer.weight.float()
+    gain, credit = single(layer.gain, layer.credit)
     sums = [
-        cpu.conv_backward(rule, lif, layer.spikes_in, layer.spikes, *single(layer.gain, layer.credit), weight, LARGE)
-        for rule in ("strsbp", "hm2bp")
+        cpu.conv_backward(rule, lif, layer.spikes_in, layer.spikes, gain, credit, weight, LARGE, slope)
+        for rule, slope in (("strsbp", None), ("hm2bp", None), ("hm2bp", credit))
     ]
     spikes, counts, membrane = cpu.stbp_conv_forward(layer.spikes_in, weight, weight[:, 0, 0, 0], LARGE, neuron)
     by_step = membrane.detach() * layer.gain.float()[:, None]
@@ -319,12 +322,12 @@ def everything(layer: Case) -> list[Tensor]:
         *cpu.conv_forward(layer.spikes_in, weight, LARGE, lif), *cpu.pool_forward(layer.spikes, pool, lif),
         cpu.conv_activation("hm2bp", lif, layer.spikes_in, layer.spikes, weight, LARGE),
         cpu.pool_backward("strsbp", lif, layer.spikes, pooled, layer.gain[:, : pool.neurons].float(), pool),
-        spikes, counts, membrane, grads[0], *(error for _, error in sums),
-        *(gradient for gradient, _ in sums), *grads[1:],
+        spikes, counts, membrane, grads[0], *(error for _, error, _ in sums), sums[2][2],
+        *(gradient for gradient, *_ in sums), *grads[1:],
     ]  # fmt: skip
 
 
-PER_SAMPLE = 12
+PER_SAMPLE = 14
 
 
 def test_the_bits_do_not_depend_on_the_threads():
@@ -373,5 +376,5 @@ def test_more_neurons_than_16_bits_count():
     weight = torch.tensor([[1.0, 2.0], [0.0, 2.0]])[:, :, None, None]
     spikes, counts = cpu.conv_forward(pack(spikes_in), weight, window, lif)
     assert counts.nonzero()[:, 1].tolist() == [35998, 35999, 71998, 71999]
-    _, error = cpu.conv_backward("strsbp", lif, pack(spikes_in), spikes, counts, counts, weight, window)
+    _, error, _ = cpu.conv_backward("strsbp", lif, pack(spikes_in), spikes, counts, counts, weight, window)
     assert error.nonzero()[:, 1].tolist() == [71998, 71999]

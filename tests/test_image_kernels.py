@@ -136,9 +136,14 @@ def test_sums_over_a_convolution_are_sums_over_pairs(window, lif, seed, rule):
     backward = reference.conv_backward(rule, lif, *bits, layer.gain, layer.credit, layer.weight, window)
     assert_close(backward[0], gradient)
     assert_close(backward[1], error)
-    alone, nothing = reference.conv_backward(rule, lif, *bits, layer.gain, None, layer.weight, window)
+    alone, *nothing = reference.conv_backward(rule, lif, *bits, layer.gain, None, layer.weight, window)
     assert_close(alone, gradient)
-    assert nothing.shape == (2, 0)
+    assert [each.shape for each in nothing] == [(2, 0)] * 2
+    sloped = reference.conv_backward(rule, lif, *bits, layer.gain, layer.credit, layer.weight, window, layer.credit)
+    whole = layer.gain + layer.credit * activation
+    by_whole, *_ = reference.conv_backward(rule, lif, *bits, whole, None, layer.weight, window)
+    for actual, expected in zip(sloped, (by_whole, error, whole), strict=True):
+        assert_close(actual, expected)
     assert backward[0].permute(1, 2, 3, 0).is_contiguous()
 
 
@@ -178,7 +183,7 @@ def test_a_kernel_that_covers_the_image_is_a_dense_layer(rule, shape):
         reference.conv_activation(rule, lif, bits, own, layer.weight, window),
         reference.spsp_activation(rule, lif, bits, own, dense),
     )
-    gradient, error = reference.conv_backward(rule, lif, bits, own, layer.gain, layer.credit, layer.weight, window)
+    gradient, error, _ = reference.conv_backward(rule, lif, bits, own, layer.gain, layer.credit, layer.weight, window)
     expected = reference.spsp_backward(rule, lif, bits, own, layer.gain, layer.credit, dense)
     assert_close(gradient.flatten(1), expected[0])
     assert_close(error, expected[1])
@@ -207,7 +212,7 @@ def test_a_pool_is_a_convolution_with_ones_on_its_channel():
         reference.pool_forward(bits, window, lif, torch.float64)[0], reference.conv_forward(bits, ones, window, lif)[0]
     )
     own = pack(layer.spikes)
-    _, error = reference.conv_backward("strsbp", lif, bits, own, layer.gain, layer.credit, ones, window)
+    _, error, _ = reference.conv_backward("strsbp", lif, bits, own, layer.gain, layer.credit, ones, window)
     assert_close(reference.pool_backward("strsbp", lif, bits, own, layer.credit, window), error)
 
 

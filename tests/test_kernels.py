@@ -204,13 +204,18 @@ def test_sums_over_pairs(pre, post, lif, rule, seed):
     weight = torch.randn(3, inputs, generator=generator, dtype=torch.float64)
     e = spsp(kernels.readout(rule, pack(post), 3, lif, torch.float64), pre)
     arguments = (rule, lif, pack(pre), pack(post))
-    gradient, error = kernels.spsp_backward(*arguments, gain, credit, weight)
-    alone, nothing = kernels.spsp_backward(*arguments, gain, None, weight)
+    gradient, error, no_gain = kernels.spsp_backward(*arguments, gain, credit, weight)
+    alone, nothing, _ = kernels.spsp_backward(*arguments, gain, None, weight)
     torch.testing.assert_close(gradient, sum(gain[b][:, None] * e[b] for b in range(batch)))
     torch.testing.assert_close(error, torch.stack([credit[b] @ (weight * e[b]) for b in range(batch)]))
     torch.testing.assert_close(alone, gradient)
-    assert nothing.shape == (batch, 0)
-    torch.testing.assert_close(kernels.spsp_activation(*arguments, weight), torch.einsum("ij,bij->bi", weight, e))
+    assert nothing.shape == no_gain.shape == (batch, 0)
+    activation = torch.einsum("ij,bij->bi", weight, e)
+    torch.testing.assert_close(kernels.spsp_activation(*arguments, weight), activation)
+    whole = gain + credit * activation
+    by_slope = kernels.spsp_backward(*arguments, gain, credit, weight, credit)
+    torch.testing.assert_close(by_slope[0], sum(whole[b][:, None] * e[b] for b in range(batch)))
+    torch.testing.assert_close(by_slope[1:], (error, whole))
     assert torch.equal(kernels.spsp(rule, lif, pack(pre), pack(post), e[0]), e)
 
 

@@ -69,8 +69,8 @@ class Hm2Bp(SpikeTrainRule):
             return self.handed_back(p, p.delta, p.averaged_delta(p.view))
         if not p.wants_weight:
             return self.handed_back(p, p.delta, self.credit(p))
-        gain = p.delta * (1.0 + self.sigma(p)) * p.factor
-        result = self.handed_back(p, gain, self.credit(p) if p.wants_credit else p.delta)
+        gain, slope = self.gain(p)
+        result = self.handed_back(p, gain, self.credit(p) if p.wants_credit else p.delta, slope)
         assert result.weight is not None
         result = result._replace(weight=result.weight + p.silent_gradient(self.silent_effect * gain))
         if p.loop is not None and result.recurrent is not None:
@@ -79,13 +79,19 @@ class Hm2Bp(SpikeTrainRule):
             result = result._replace(recurrent=result.recurrent + self.silent_effect * silent.sum(dim=0))
         return result
 
-    def sigma(self, p: Pass) -> Tensor:
-        """(1 / v_th) sum_j w_ij e_ij / n_i over all synapses of each neuron, (B, N)."""
+    def gain(self, p: Pass) -> tuple[Tensor, Tensor]:
+        """delta_i (1 + sigma_i) as g_i + s_i a_i, where a_i = sum_j w_ij e_ij over the inputs; g and s, (B, N).
+
+        sigma_i of a silent neuron is the sum of its weights, and s_i is 0.
+        """
         silent = p.view.drive(torch.ones_like(p.counts_in[:1]), p.weight)
+        loop = torch.zeros_like(p.counts)
         if p.loop is not None:
-            silent = silent.index_add(1, p.loop.synapses.post, p.loop.synapses.weight[None])
-        ratio = torch.where(p.counts > 0, p.activation() / p.counts.clamp(min=1.0), SILENT_SIGMA_RATIO * silent)
-        return ratio / p.lif.v_th
+            post, weight = p.loop.synapses.post, p.loop.synapses.weight
+            silent, loop = silent.index_add(1, post, weight[None]), loop.index_add(1, post, p.loop.e * weight)
+        slope = (p.counts > 0) / (p.lif.v_th * p.counts.clamp(min=1.0))
+        sigma = torch.where(p.counts > 0, slope * loop, SILENT_SIGMA_RATIO / p.lif.v_th * silent)
+        return p.delta * (1.0 + sigma) * p.factor, p.delta * slope * p.factor
 
     def credit(self, p: Pass) -> Tensor:
         """lambda = delta + Theta^T delta in a recurrent layer, delta in any other, (B, N)."""
@@ -94,8 +100,9 @@ class Hm2Bp(SpikeTrainRule):
         pre, post = p.loop.synapses.pre, p.loop.synapses.post
         return p.delta.index_add(1, pre, p.theta(p.loop) * p.delta[:, post])
 
-    def handed_back(self, p: Pass, gain: Tensor, credit: Tensor) -> Gradients:
+    def handed_back(self, p: Pass, gain: Tensor, credit: Tensor, gain_slope: Tensor | None = None) -> Gradients:
         """Gradients whose error reaches the layer below through w_ij e_ij / n_j, or through w_ij alone."""
         if self.effect_ratio or not p.wants_error:
-            return p.gradients(gain, credit)
-        return p._replace(wants_error=False).gradients(gain, credit)._replace(counts_in=p.view.down(credit, p.weight))
+            return p.gradients(gain, credit, gain_slope)
+        gradients = p._replace(wants_error=False).gradients(gain, credit, gain_slope)
+        return gradients._replace(counts_in=p.view.down(credit, p.weight))

@@ -87,10 +87,11 @@ class Pass(NamedTuple):
         """Theta_lp = w_lp (1 / v_th) e_lp / n_p by recurrent synapse (ST-RSBP eq. 11), (B, S)."""
         return ops.coupling(loop.e, self.counts, loop.synapses, self.lif.v_th, self.silent_ratio)
 
-    def gradients(self, gain: Tensor, credit: Tensor | None) -> Gradients:
+    def gradients(self, gain: Tensor, credit: Tensor | None, gain_slope: Tensor | None = None) -> Gradients:
         """The gradients that a gain and a credit (B, N) of the neurons give.
 
         The sum over b of gain_i e_ij for each weight and each recurrent synapse, None in a layer that is not trained.
+        With `gain_slope` (B, N) the gain is gain_i + gain_slope_i sum_j w_ij e_ij over the inputs j.
         With a credit, where it is wanted, also Phi^T credit, which is sum_i credit_i w_ij e_ij / n_j for each input;
         and the gradient of the delays.
         """
@@ -100,7 +101,9 @@ class Pass(NamedTuple):
         if not self.wants_weight:
             below = None if credit is None else self._by_count(self.view.backward(self, None, credit)[1], credit)
             return Gradients(None, None, below, delay)
-        weight, weighted = self.view.backward(self, gain, credit)
+        weight, weighted, whole = self.view.backward(self, gain, credit, gain_slope)
+        if gain_slope is not None:
+            gain = whole
         recurrent = None if self.loop is None else ops.recurrent_gradient(self.loop.e, gain, self.loop.synapses)
         below = None if credit is None else self._by_count(weighted, credit)
         return Gradients(weight, recurrent, below, delay, self.tau_gradients(gain) if self.wants_taus else (None, None))

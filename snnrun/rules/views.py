@@ -34,12 +34,15 @@ class Dense:
         """a_i = sum_j w_ij e_ij (ST-RSBP eq. 1), (B, N)."""
         return ops.spsp_activation(p.spsp, p.lif, p.spikes_in, p.spikes, p.weight)
 
-    def backward(self, p: Pass, gain: Tensor | None, credit: Tensor | None) -> tuple[Tensor | None, Tensor]:
+    def backward(
+        self, p: Pass, gain: Tensor | None, credit: Tensor | None, gain_slope: Tensor | None = None
+    ) -> tuple[Tensor | None, Tensor, Tensor]:
         """Sums of gain_i e_ij for each weight (None in a pool) and of credit_i w_ij e_ij for each input.
 
-        Without gain the first has no entries. The second has the shape (B, I), or (B, 0) without credit.
+        Without gain the first has no entries. The second has the shape (B, I), or (B, 0) without credit. With
+        `gain_slope` (B, N) the gain is gain + gain_slope a, which is the third, or (B, 0).
         """
-        return ops.spsp_backward(p.spsp, p.lif, p.spikes_in, p.spikes, gain, credit, p.weight)
+        return ops.spsp_backward(p.spsp, p.lif, p.spikes_in, p.spikes, gain, credit, p.weight, gain_slope)
 
     def drive(self, x: Tensor, weight: Tensor) -> Tensor:
         """sum_j w_ij x_j, (B, N)."""
@@ -70,9 +73,13 @@ class Convolution:
         """See `Dense`."""
         return images.conv_activation(p.spsp, p.lif, p.spikes_in, p.spikes, p.weight, self.window)
 
-    def backward(self, p: Pass, gain: Tensor | None, credit: Tensor | None) -> tuple[Tensor | None, Tensor]:
+    def backward(
+        self, p: Pass, gain: Tensor | None, credit: Tensor | None, gain_slope: Tensor | None = None
+    ) -> tuple[Tensor | None, Tensor, Tensor]:
         """See `Dense`."""
-        return images.conv_backward(p.spsp, p.lif, p.spikes_in, p.spikes, gain, credit, p.weight, self.window)
+        return images.conv_backward(
+            p.spsp, p.lif, p.spikes_in, p.spikes, gain, credit, p.weight, self.window, gain_slope
+        )
 
     def drive(self, x: Tensor, weight: Tensor) -> Tensor:
         """See `Dense`."""
@@ -100,12 +107,15 @@ class Pool(Convolution):
         """See `Dense`. The reference computes it, since no backend does."""
         return reference.conv_activation(p.spsp, p.lif, p.spikes_in, p.spikes, p.weight, self.window)
 
-    def backward(self, p: Pass, gain: Tensor | None, credit: Tensor | None) -> tuple[Tensor | None, Tensor]:
+    def backward(
+        self, p: Pass, gain: Tensor | None, credit: Tensor | None, gain_slope: Tensor | None = None
+    ) -> tuple[Tensor | None, Tensor, Tensor]:
         """See `Dense`."""
-        del gain
+        del gain, gain_slope
+        nothing = p.counts.new_zeros(len(p.counts), 0)
         if credit is None:
-            return None, p.counts.new_zeros(len(p.counts), 0)
-        return None, images.pool_backward(p.spsp, p.lif, p.spikes_in, p.spikes, credit, self.window)
+            return None, nothing, nothing
+        return None, images.pool_backward(p.spsp, p.lif, p.spikes_in, p.spikes, credit, self.window), nothing
 
 
 @dataclass(frozen=True)
@@ -128,11 +138,17 @@ class Driven:
         """See `Dense`."""
         return (self.driven(p.spikes_in, p.weight) * self._readout_sums(p)).sum(dim=1)
 
-    def backward(self, p: Pass, gain: Tensor | None, credit: Tensor | None) -> tuple[Tensor | None, Tensor]:
+    def backward(
+        self, p: Pass, gain: Tensor | None, credit: Tensor | None, gain_slope: Tensor | None = None
+    ) -> tuple[Tensor | None, Tensor, Tensor]:
         """See `Dense`."""
         assert gain is not None
         assert credit is None
-        return self.gradient(p.spikes_in, self._readout_sums(p) * gain[:, None], p.weight), gain.new_zeros(len(gain), 0)
+        sums, nothing = self._readout_sums(p), gain.new_zeros(len(gain), 0)
+        whole = nothing
+        if gain_slope is not None:
+            gain = whole = gain + gain_slope * (self.driven(p.spikes_in, p.weight) * sums).sum(dim=1)
+        return self.gradient(p.spikes_in, sums * gain[:, None], p.weight), nothing, whole
 
     def slack(self) -> bool:
         """Whether the threshold has the slack of dense layers and pools."""

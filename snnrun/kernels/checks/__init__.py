@@ -169,11 +169,11 @@ def check_spsp_activation(backend: Any, device: str, case: Case, rule: str) -> C
 
 
 def check_spsp_backward(backend: Any, device: str, case: Case, rule: str) -> CheckResult:
-    """Weight gradient and the error of the layer below; then the gradient alone."""
+    """Weight gradient and the error of the layer below; then the gradient alone; then both with a slope of the gain."""
     data = Data.of(case)
     pairs: list[tuple[Tensor, Tensor]] = []
-    for credit in (data.credit, None):
-        arguments = (data.spikes_in, data.spikes, data.gain, credit, data.weight)
+    for credit, slope in ((data.credit, None), (None, None), (data.credit, 0.1 * data.gain.flip(1))):
+        arguments = (data.spikes_in, data.spikes, data.gain, credit, data.weight, slope)
         actual = backend.spsp_backward(rule, case.lif, *to_device(device, *arguments))
         pairs += zip(actual, reference.spsp_backward(rule, case.lif, *arguments), strict=True)
     return compare(f"spsp_backward {rule}", *pairs)

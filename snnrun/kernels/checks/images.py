@@ -110,11 +110,11 @@ def check_conv_activation(backend: Any, device: str, case: Case, rule: str) -> C
 
 
 def check_conv_backward(backend: Any, device: str, case: Case, rule: str) -> CheckResult:
-    """Weight gradient and the error of the layer below; then the gradient alone."""
+    """Weight gradient and the error of the layer below; then the gradient alone; then both with a slope of the gain."""
     data = Data(case, case.window)
     pairs: list[tuple[Tensor, Tensor]] = []
-    for credit in (data.credit, None):
-        arguments = (data.spikes_in, data.spikes, data.gain, credit, data.weight, data.window)
+    for credit, slope in ((data.credit, None), (None, None), (data.credit, 0.1 * data.gain.flip(1))):
+        arguments = (data.spikes_in, data.spikes, data.gain, credit, data.weight, data.window, slope)
         actual = backend.conv_backward(rule, case.lif, *to_device(device, *arguments))
         pairs += zip(actual, reference.conv_backward(rule, case.lif, *arguments), strict=True)
     return compare(f"conv_backward {rule}", *pairs)

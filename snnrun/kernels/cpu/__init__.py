@@ -198,28 +198,41 @@ def spsp_activation(rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, weig
 
 
 def spsp_backward(
-    rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, gain: Tensor | None, credit: Tensor | None, weight: Tensor
-) -> tuple[Tensor, Tensor]:
+    rule: str,
+    lif: Lif,
+    spikes_in: Tensor,
+    spikes: Tensor,
+    gain: Tensor | None,
+    credit: Tensor | None,
+    weight: Tensor,
+    gain_slope: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
     """See `reference.spsp_backward`."""
     batch, steps, _ = spikes_in.shape
     neurons, inputs = weight.shape
     padded, trains, own = padded_size(neurons), as_words(spikes_in), as_words(spikes)
-    gains, credits = (np.zeros((batch, 0), np.float32) if each is None else pad(each) for each in (gain, credit))
-    rows = NO_FLOATS if credit is None else as_rows(weight)
+    gains, credits, slopes = (
+        np.zeros((batch, 0), np.float32) if each is None else pad(each) for each in (gain, credit, gain_slope)
+    )
+    if gain_slope is not None:
+        gains = gains.copy()  # to be added to
+    rows = NO_FLOATS if credit is None and gain_slope is None else as_rows(weight)
     constants = rule_constants(rule, lif, steps)
-    pieces, parts = pieces_of(np.logical_or(gains.any(axis=1), credits.any(axis=1)), trains.shape[2])
+    wanted = np.any([each.any(axis=1) for each in (gains, credits, slopes)], axis=0)
+    pieces, parts = pieces_of(wanted, trains.shape[2], whole=gain_slope is not None)
     places = inputs * padded if gain is not None else 0
     gradient, others = torch.empty(places), np.empty((parts - 1, places), np.float32)
     below = torch.zeros(batch, 0 if credit is None else inputs)
-    total, errors = gradient.numpy(), pair_loops.Errors(gains, credits, below.numpy())
+    total, errors = gradient.numpy(), pair_loops.Errors(gains, slopes, credits, below.numpy())
 
     def some(turn: Turn) -> None:
-        room = pair_loops.room_for_backward(constants, steps, own.shape[2], inputs)
+        room = pair_loops.room_for_backward(constants, steps, own.shape[2], inputs, gain_slope is not None)
         pair_loops.spsp_backward(trains, own, errors, rows, padded, room, pieces, total, others, turn)
 
     threads.share(len(pieces), some)
     threads.share(-(-total.size // pair_loops.STRIP), lambda turn: pair_loops.add_parts(total, others, turn))
-    return unpadded(gradient.view(-1, padded), neurons if gain is not None else 0), below
+    gained = torch.from_numpy(gains[:, : neurons if gain_slope is not None else 0])
+    return unpadded(gradient.view(-1, padded), neurons if gain is not None else 0), below, gained.contiguous()
 
 
 def recurrent_spsp(

@@ -191,17 +191,19 @@ def in_fours(recurrent: Synapses, neurons: int) -> Fours:
     return Fours(groups.first_of_fours, groups.post_of_fours, weights)
 
 
-def pieces_of(wanted: Flags, words: int) -> tuple[Indices, int]:
+def pieces_of(wanted: Flags, words: int, whole: bool = False) -> tuple[Indices, int]:
     """The pieces of a batch's gradient, see `pair_loops.spsp_backward`, (K, 5), and the number of its parts.
 
     Each part has consecutive samples, with its share of those that are `wanted` (B,). Large parts come first; the small
-    ones are left for threads that finish early. If there are many threads, several share a part's `words` of inputs.
+    ones are left for threads that finish early. If there are many threads, several share a part's `words` of inputs,
+    unless a thread needs the `whole` of a sample.
     """
     shares = SHARES if len(wanted) < LARGE else SHARES_OF_LARGE
     done = wanted.cumsum()
     ends = done.searchsorted([done[-1] * share / sum(shares) for share in itertools.accumulate(shares[:-1])]) + 1
     bounds = [0, *sorted({*ends.tolist()} - {len(wanted)}), len(wanted)]
-    slices = parallel.slices(words, -(-max(shares) * parallel.threads() // sum(shares)))
+    sharing = 1 if whole else -(-max(shares) * parallel.threads() // sum(shares))
+    slices = parallel.slices(words, sharing)
     pieces = [(part, *slice_, *samples) for part, samples in enumerate(itertools.pairwise(bounds)) for slice_ in slices]
     return np.array(pieces, np.int32), len(bounds) - 1
 

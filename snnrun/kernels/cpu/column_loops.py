@@ -64,12 +64,13 @@ def make_columns(words: Words, channels: int, plane: int, columns: Times, room: 
 
 
 @part
-def take_group(columns: Times, b: int, row: int, group: Words) -> bool:
-    """Write a row of columns to `group` (1, T, 1); returns whether it has a spike."""
-    fired = np.uint64(0)
-    for t in range(group.shape[1]):
+def take_group(columns: Times, b: int, row: int, groups: Words, number: int) -> bool:
+    """Write a row of columns to `groups` (1, T, 1) as group `number`, after those before it; has it a spike?"""
+    fired, place = np.uint64(0), np.uint64(GROUP * number)
+    others = (np.uint64(1) << place) - np.uint64(1)
+    for t in range(groups.shape[1]):
         bits = np.uint64(columns[b, row, t])
-        group[0, t, 0] = bits
+        groups[0, t, 0] = (groups[0, t, 0] & others) | (bits << place)
         fired |= bits
     return bool(fired != np.uint64(0))
 

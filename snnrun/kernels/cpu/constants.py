@@ -35,7 +35,7 @@ class Hm2BpConstants(NamedTuple):
 
     `window` in whole steps; the decays of x_m and x_s; the values of h, x_m and x_s one step before a spike; the gain
     of h from x_s; x_m at the end of the window; `kernel` (2 T + 1,), h by the distance to the next spike. A derivative
-    has that of h there; by tau_s, `aged` has h itself.
+    has that of h there; by tau_s, `aged` has h itself. `falls` (T,) are the powers of `decay_s`.
     """
 
     window: int
@@ -48,6 +48,7 @@ class Hm2BpConstants(NamedTuple):
     end: np.float32
     kernel: Floats
     aged: Floats
+    falls: Floats
 
 
 class RuleConstants(NamedTuple):
@@ -108,7 +109,7 @@ def rule_constants(rule: str, lif: Lif, steps: int) -> RuleConstants:
     """The constants of a readout over so many steps."""
     number, (name, _, by) = READOUTS.index(rule), rule.partition("_by_")
     if name == "strsbp":
-        nothing = Hm2BpConstants._make([0, *_singles(*[0.0] * 7), NO_FLOATS, NO_FLOATS])
+        nothing = Hm2BpConstants._make([0, *_singles(*[0.0] * 7), *[NO_FLOATS] * 3])
         return RuleConstants(number, lif_constants(lif), nothing)
     kernel, window, decay_s = reference.hm2bp_kernel(steps, lif)
     reach, decay_m = math.ceil(window), math.exp(-1.0 / lif.tau_m)
@@ -119,7 +120,9 @@ def rule_constants(rule: str, lif: Lif, steps: int) -> RuleConstants:
     )
     own = reference.hm2bp_kernel_slope(steps, lif, by) if by else kernel
     aged = kernel.float().numpy() if by == "tau_s" else NO_FLOATS
-    return RuleConstants(number, lif_constants(lif), Hm2BpConstants._make([reach, *values, own.float().numpy(), aged]))
+    falls = np.power(decay_s, np.arange(steps)).astype(np.float32)
+    arrays = own.float().numpy(), aged, falls
+    return RuleConstants(number, lif_constants(lif), Hm2BpConstants._make([reach, *values, *arrays]))
 
 
 @lru_cache

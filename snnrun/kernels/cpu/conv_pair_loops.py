@@ -1,7 +1,6 @@
 """The loops of `conv_backward` and `conv_activation`: sums over pairs of an output neuron and an input in its window.
 
-They take a group of 16 lanes at a time, see `conv_layout`: its readout stays in the nearest cache, and a group that is
-silent or has no error is skipped.
+They take a group of 16 lanes at a time, see `conv_layout`; a group that is silent or has no error is skipped.
 """
 
 from __future__ import annotations
@@ -17,24 +16,29 @@ from snnrun.kernels.cpu.column_loops import take_group
 from snnrun.kernels.cpu.conv_layout import ConvLayer
 from snnrun.kernels.cpu.image_layout import Layout
 from snnrun.kernels.cpu.pair_loops import Errors
-from snnrun.kernels.cpu.readout_loops import Readout, read
+from snnrun.kernels.cpu.readout_loops import SIDE_BY_SIDE, Readout, read_groups
 from snnrun.kernels.cpu.spike_loops import Trains
 
 
 class Pairs(NamedTuple):
     """Room for a sample of a layer.
 
-    `group` (1, T, 1) has the spikes of a group of the layer. The inputs that fire, pixel by pixel: pixel p's are
+    `bits` (1, T, 1) has the spikes of the groups of the layer whose readouts are computed together, and `groups`
+    (SIDE_BY_SIDE,) has their numbers. The inputs that fire, pixel by pixel: pixel p's are
     inputs[first[p]:first[p + 1]], and the taps of lane 0 of output row 0 would be at `start`, were the runs endless.
-    `gain` and `credit` (16,) are of a group.
+    `gain`, `slope` and `credit` (16 SIDE_BY_SIDE,) are of these groups. `e` has the S-PSPs of a group and all inputs in
+    its field that fire, where gains have a slope.
     """
 
-    group: Words
+    bits: Words
+    groups: Indices
     first: Indices
     inputs: Indices
     start: Indices
     gain: Floats
+    slope: Floats
     credit: Floats
+    e: Floats
 
 
 @part
@@ -53,15 +57,23 @@ def find_inputs(layer: ConvLayer, first: Indices, b: int, room: Pairs) -> None:
 
 
 @part
-def gather_lanes(values: Floats, b: int, lane: int, place: Indices, shift: int, out: Floats) -> bool:
-    """Write the values of the neurons of 16 lanes to `out`, 0 for a lane without one; returns whether any is not 0."""
+def gather_lanes(values: Floats, b: int, lane: int, place: Indices, shift: int, out: Floats, at: int) -> bool:
+    """Write the values of the neurons of 16 lanes from out[at] on, 0 for a lane without one; is any not 0?"""
     found = False
     for i in range(GROUP):
-        out[i] = np.float32(0)
+        out[at + i] = np.float32(0)
         if values.shape[1] and place[lane + i] >= 0:
-            out[i] = values[b, place[lane + i] + shift]
-            found |= out[i] != np.float32(0)
+            out[at + i] = values[b, place[lane + i] + shift]
+            found |= out[at + i] != np.float32(0)
     return found
+
+
+@part
+def write_lanes(values: Floats, at: int, b: int, lane: int, place: Indices, shift: int, out: Floats) -> None:
+    """Write the values of 16 lanes, from values[at] on, to their neurons."""
+    for i in range(GROUP):
+        if place[lane + i] >= 0:
+            out[b, place[lane + i] + shift] = values[at + i]
 
 
 @part
@@ -76,16 +88,17 @@ def field(layout: Layout, row: int, group: int) -> tuple[int, int, int, int]:
 
 
 @part
-def spsp(like: Any, values: Floats, steps: int, trains: Trains, begin: int, end: int) -> Any:
+def spsp(like: Any, values: Floats, at: int, width: int, steps: int, trains: Trains, begin: int, end: int) -> Any:
     """e_.j of a group of lanes for the input whose spikes are trains.times[begin:end].
 
-    Two sums, since one would wait for its last addition. Nothing follows a spike at the last step, so its row is 0.
+    The group's readout is at values[at + t * width]. Two sums, since one would wait for its last addition. Nothing
+    follows a spike at the last step, so its row is 0.
     """
     a, b, k, none = like, like, np.uint64(begin), np.int64(steps - 1)
     while k < np.uint64(end):
         second = np.int64(trains.times[k + np.uint64(1)]) if k + np.uint64(1) < np.uint64(end) else none
-        a = a + load(values, GROUP * np.int64(trains.times[k]), like)
-        b = b + load(values, GROUP * second, like)
+        a = a + load(values, at + width * np.int64(trains.times[k]), like)
+        b = b + load(values, at + width * second, like)
         k += np.uint64(2)
     return a + b
 
@@ -94,7 +107,8 @@ def spsp(like: Any, values: Floats, steps: int, trains: Trains, begin: int, end:
 def add_pairs(
     b: int,
     row: int,
-    group: int,
+    number: int,
+    width: int,
     layer: ConvLayer,
     trains: Trains,
     values: Floats,
@@ -102,23 +116,70 @@ def add_pairs(
     gradient: Floats,
     error: Floats,
 ) -> None:
-    """Compute e_.j of a group of lanes for each input j in its field that fires, and add its share.
+    """Compute e_.j of group `number` of `room` for each input j in its field that fires, and add its share.
 
-    There is no credit if `error` is (B, 0), and no gain if `gradient` is empty.
+    There is no credit if `error` is (B, 0), and no gain if `gradient` is empty. Gains with a slope are known once all
+    inputs have been seen, so e_.j is kept until then, and `room.gain` gets the gains.
     """
     like, layout, taps = zeros16(), layer.layout, layer.taps
-    has_gain, has_credit = gradient.shape[0] > 0, error.shape[1] > 0
-    gain, credit = load(room.gain, 0, like), load(room.credit, 0, like)
+    has_slope, has_credit = room.e.shape[0] > 0, error.shape[1] > 0
+    has_gain = gradient.shape[0] > 0 and not has_slope
+    own, group, steps = GROUP * number, room.groups[number], room.bits.shape[1]
+    gain, credit, a, at = load(room.gain, own, like), load(room.credit, own, like), like, 0
     shift = GROUP * group - row * layout.stride * layout.stride * layout.run
     y0, y1, x0, x1 = field(layout, row, group)
     for y in range(y0, y1):
         for k in range(room.first[y * layout.columns + x0], room.first[y * layout.columns + x1]):
             n, place = room.inputs[k], np.int64(room.start[k]) + shift
-            e = spsp(like, values, room.group.shape[1], trains, trains.first[b, n], trains.first[b, n + 1])
+            e = spsp(like, values, own, width, steps, trains, trains.first[b, n], trains.first[b, n + 1])
             if has_gain:
                 store(gradient, place, load(gradient, place, like) + gain * e)
+            if has_slope:
+                a = a + load(taps, place, like) * e
+                store(room.e, at, e)
+                at += GROUP
             if has_credit:
                 error[b, n] += total(credit * load(taps, place, like) * e)
+    if not has_slope:
+        return
+    gain, at = gain + load(room.slope, own, like) * a, 0
+    store(room.gain, own, gain)
+    for y in range(y0, y1):
+        for k in range(room.first[y * layout.columns + x0], room.first[y * layout.columns + x1]):
+            place = np.int64(room.start[k]) + shift
+            store(gradient, place, load(gradient, place, like) + gain * load(room.e, at, like))
+            at += GROUP
+
+
+@part
+def has_error(errors: Errors, b: int, lane: int, place: Indices, shift: int, room: Pairs, number: int) -> bool:
+    """Write gain, slope and credit of 16 lanes to `room`, as those of group `number`; returns whether any is not 0."""
+    at = GROUP * number
+    gains = gather_lanes(errors.gain, b, lane, place, shift, room.gain, at)
+    slopes = gather_lanes(errors.slope, b, lane, place, shift, room.slope, at)
+    credits = gather_lanes(errors.credit, b, lane, place, shift, room.credit, at)
+    return bool(gains or slopes or credits)
+
+
+@part
+def add_groups(
+    b: int,
+    row: int,
+    count: int,
+    layer: ConvLayer,
+    trains: Trains,
+    errors: Errors,
+    readout: Readout,
+    room: Pairs,
+    gradient: Floats,
+) -> None:
+    """Compute the readouts of the first `count` groups of `room`, and add their shares."""
+    width = read_groups(readout, room.bits, count)
+    for n in range(count):
+        add_pairs(b, row, n, width, layer, trains, readout.values, room, gradient, errors.below)
+        if errors.slope.shape[1]:
+            lane, shift = GROUP * room.groups[n], row * layer.layout.out_columns
+            write_lanes(room.gain, GROUP * n, b, lane, layer.tables.place, shift, errors.gain)
 
 
 @jit
@@ -136,9 +197,9 @@ def conv_backward(
     """The parts of a turn of `reference.images.conv_backward`: samples parts[k, 0] ... parts[k, 1] in their order.
 
     The loop adds to `gradients`, which has those of the parts in runs; between the runs may be any values. If nobody
-    trains the weights, `gain` is (B, 0) and each gradient is empty. `readout` is of 16 neurons.
+    trains the weights, `gain` is (B, 0) and each gradient is empty. `readout` is of 16 SIDE_BY_SIDE neurons.
     """
-    layout, place = layer.layout, layer.tables.place
+    layout = layer.layout
     groups = layout.lanes // GROUP
     while True:
         k = take(turn)
@@ -147,13 +208,15 @@ def conv_backward(
         for b in range(parts[k, 0], parts[k, 1]):
             find_inputs(layer, trains.first, b, room)
             for row in range(layout.out_rows):
-                shift = row * layout.out_columns
+                count = 0
                 for group in range(groups):
-                    gains = gather_lanes(errors.gain, b, GROUP * group, place, shift, room.gain)
-                    credits = gather_lanes(errors.credit, b, GROUP * group, place, shift, room.credit)
-                    if (gains or credits) and take_group(columns, b, row * groups + group, room.group):
-                        read(zeros16(), readout, room.group, 0, 0, 0, GROUP)
-                        add_pairs(b, row, group, layer, trains, readout.values, room, gradients[k], errors.below)
+                    lane, shift = GROUP * group, row * layout.out_columns
+                    if has_error(errors, b, lane, layer.tables.place, shift, room, count):
+                        room.groups[count] = group
+                        count += take_group(columns, b, row * groups + group, room.bits, count)
+                    if count == SIDE_BY_SIDE or (count and group == groups - 1):
+                        add_groups(b, row, count, layer, trains, errors, readout, room, gradients[k])
+                        count = 0
 
 
 @jit
@@ -170,18 +233,16 @@ def conv_activation(
         find_inputs(layer, trains.first, b, room)
         for row in range(layout.out_rows):
             for group in range(groups):
-                if not take_group(columns, b, row * groups + group, room.group):
+                if not take_group(columns, b, row * groups + group, room.bits, 0):
                     continue
-                read(like, readout, room.group, 0, 0, 0, GROUP)
+                read_groups(readout, room.bits, 1)
                 y0, y1, x0, x1 = field(layout, row, group)
                 sum_, shift = like, GROUP * group - row * layout.stride * layout.stride * layout.run
                 for y in range(y0, y1):
                     for k in range(room.first[y * layout.columns + x0], room.first[y * layout.columns + x1]):
                         n = room.inputs[k]
                         begin, end = trains.first[b, n], trains.first[b, n + 1]
-                        e = spsp(like, readout.values, room.group.shape[1], trains, begin, end)
+                        e = spsp(like, readout.values, 0, GROUP, room.bits.shape[1], trains, begin, end)
                         sum_ = sum_ + e * load(layer.taps, np.int64(room.start[k]) + shift, like)
                 store(room.gain, 0, sum_)
-                for i in range(GROUP):
-                    if place[GROUP * group + i] >= 0:
-                        activation[b, place[GROUP * group + i] + row * layout.out_columns] = room.gain[i]
+                write_lanes(room.gain, 0, b, GROUP * group, place, row * layout.out_columns, activation)

@@ -18,6 +18,7 @@ from snnrun.compiled.vector import GROUP
 from snnrun.kernels.cpu import conv_loops, conv_pair_loops, pool_loops
 from snnrun.kernels.cpu.arrays import (
     MOST_OF_IMAGES,
+    aligned,
     aligned_zeros,
     as_floats,
     as_words,
@@ -36,7 +37,7 @@ from snnrun.kernels.cpu.image_layout import Convolution, Layout, pool_sources, r
 from snnrun.kernels.cpu.image_loops import Events
 from snnrun.kernels.cpu.pair_loops import Errors
 from snnrun.kernels.cpu.pool_loops import TOGETHER, Pool
-from snnrun.kernels.cpu.readout_loops import room_for_readout
+from snnrun.kernels.cpu.readout_loops import SIDE_BY_SIDE, room_for_readout
 from snnrun.kernels.cpu.spike_loops import ROOM, room_to_list
 from snnrun.kernels.neuron import Lif, Window
 from snnrun.kernels.packed import words
@@ -97,27 +98,32 @@ def conv_backward(
     credit: Tensor | None,
     weight: Tensor,
     window: Window,
-) -> tuple[Tensor, Tensor]:
+    gain_slope: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
     """See `reference.images.conv_backward`."""
     batch, steps, _ = spikes_in.shape
     own, trains = columns_of(spikes, neurons_of(window)), sort_by_neuron(spikes_in, window.inputs)
     layer, constants = conv_layer(weight, window), rule_constants(rule, lif, steps)
     layout = layer.layout
     nothing = np.zeros((batch, 0), np.float32)
-    gains, credits = (nothing if each is None else as_floats(each) for each in (gain, credit))
+    gains, slopes, credits = (nothing if each is None else as_floats(each) for each in (gain, gain_slope, credit))
+    if gain_slope is not None:
+        gains = gains.copy()  # to be added to
     parts = parts_of_gradient(batch, layout)
     below = torch.zeros(batch, 0 if credit is None else window.inputs)
     gradients = aligned_zeros(len(parts), 0 if gain is None else run_floats(layout))
-    errors = Errors(gains, credits, below.numpy())
+    errors = Errors(gains, slopes, credits, below.numpy())
 
     def some(turn: Turn) -> None:
-        readout, room = room_for_readout(constants, steps, GROUP), _room_for_pairs(steps, layout)
+        readout = room_for_readout(constants, steps, GROUP * SIDE_BY_SIDE)
+        room = _room_for_pairs(steps, layout, gain_slope is not None)
         conv_pair_loops.conv_backward(own, trains, errors, layer, readout, room, parts, gradients, turn)
 
     threads.share(len(parts), some)
     if gain is None:
-        return weight.new_zeros(0, 0, 0, 0), below
-    return taps_of(torch.from_numpy(gradients.sum(axis=0)), layout), below
+        return weight.new_zeros(0, 0, 0, 0), below, torch.from_numpy(nothing)
+    gained = torch.from_numpy(nothing if gain_slope is None else gains)
+    return taps_of(torch.from_numpy(gradients.sum(axis=0)), layout), below, gained
 
 
 def pool_forward(
@@ -146,9 +152,13 @@ def pool_backward(rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, credit
     error = below.numpy()
 
     def some(turn: Turn) -> None:
-        readout, lanes = room_for_readout(constants, steps, GROUP), aligned_zeros(2 * GROUP)
-        rows, group = np.empty(pool.sources.shape[1], np.int64), np.empty((1, steps, 1), np.uint64)
-        pool_loops.pool_backward(inputs, own, pool, credits, readout, rows, group, lanes, error, turn)
+        readout, lanes = (
+            room_for_readout(constants, steps, GROUP * SIDE_BY_SIDE),
+            aligned_zeros((SIDE_BY_SIDE + 1) * GROUP),
+        )
+        rows, bits = np.empty(pool.sources.shape[1], np.int64), np.empty((1, steps, 1), np.uint64)
+        read = np.empty(SIDE_BY_SIDE, np.int32)
+        pool_loops.pool_backward(inputs, own, pool, credits, readout, rows, read, bits, lanes, error, turn)
 
     threads.share(batch, some)
     return below
@@ -223,9 +233,11 @@ def _room_for_seen(inputs: Words, spikes: int, layout: Layout) -> Seen:
     return Seen(room_to_list(inputs.shape[2], spikes), *(np.empty(size, np.int32) for size in sizes))
 
 
-def _room_for_pairs(steps: int, layout: Layout) -> Pairs:
-    """Room for a sample of so many steps."""
+def _room_for_pairs(steps: int, layout: Layout, slope: bool = False) -> Pairs:
+    """Room for a sample of so many steps, and for gains with or without a slope."""
     inputs = layout.channels * layout.plane
     first, firing, start = (np.empty(size, np.int32) for size in (layout.plane + 1, inputs + 1, inputs + 1))
-    gain, credit = aligned_zeros(2, GROUP)
-    return Pairs(np.empty((1, steps, 1), np.uint64), first, firing, start, gain, credit)
+    gain, slopes, credit = aligned_zeros(3, GROUP * SIDE_BY_SIDE)
+    e = aligned(GROUP * inputs if slope else 0)
+    bits, groups = np.empty((1, steps, 1), np.uint64), np.empty(SIDE_BY_SIDE, np.int32)
+    return Pairs(bits, groups, first, firing, start, gain, slopes, credit, e)

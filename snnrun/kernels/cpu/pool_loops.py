@@ -18,7 +18,7 @@ from snnrun.kernels.cpu.column_loops import active_lanes, place_of, silence, tak
 from snnrun.kernels.cpu.constants import LifConstants
 from snnrun.kernels.cpu.forward_loops import LOOK
 from snnrun.kernels.cpu.lane_steps import advance, advance_any, at_rest, may_fire
-from snnrun.kernels.cpu.readout_loops import Readout, read
+from snnrun.kernels.cpu.readout_loops import SIDE_BY_SIDE, Readout, read_groups
 
 # The loops take so many inputs of a window at once.
 TOGETHER = 4
@@ -167,21 +167,23 @@ def pool_forward(
 
 
 @part
-def gather_channels(values: Floats, b: int, first: int, apart: int, count: int, out: Floats) -> bool:
-    """Write values[b, first], [b, first + apart] ... of `count` channels to `out` (16,), 0 beyond; is any not 0?"""
+def gather_channels(values: Floats, b: int, first: int, apart: int, count: int, out: Floats, at: int) -> bool:
+    """Write values[b, first], [b, first + apart] ... of `count` channels from out[at] on, 0 beyond 16; any not 0?"""
     found = False
     for i in range(GROUP):
-        out[i] = values[b, first + i * apart] if i < count else np.float32(0)
-        found |= out[i] != np.float32(0)
+        out[at + i] = values[b, first + i * apart] if i < count else np.float32(0)
+        found |= out[at + i] != np.float32(0)
     return found
 
 
 @part
-def sum_four(like: Any, values: Floats, columns: Times, rows: tuple[int, int, int, int], steps: int) -> Any:
-    """e_.j of a group of channels for four inputs of its window. The last step's readout is 0."""
+def sum_four(
+    like: Any, values: Floats, at: int, width: int, columns: Times, rows: tuple[int, int, int, int], steps: int
+) -> Any:
+    """e_.j of a group of channels for four inputs of its window; values[at + t * width] has its readout, at last 0."""
     a, b, c, d = like, like, like, like
     for t in range(steps - 1):
-        x = load(values, GROUP * t, like)
+        x = load(values, at + t * width, like)
         a = a + keep(load_masks(columns, (rows[0],), t, like), x)
         b = b + keep(load_masks(columns, (rows[1],), t, like), x)
         c = c + keep(load_masks(columns, (rows[2],), t, like), x)
@@ -190,13 +192,41 @@ def sum_four(like: Any, values: Floats, columns: Times, rows: tuple[int, int, in
 
 
 @part
-def send(e: Any, b: int, source: int, channel: int, pool: Pool, lanes: Floats, error: Floats) -> None:
-    """Send e_.j times the credits, which lanes 0 ... 15 have, to the channels from `channel` on of an input."""
+def send(e: Any, b: int, source: int, channel: int, pool: Pool, lanes: Floats, at: int, error: Floats) -> None:
+    """Send e_.j times the credits, from lanes[at] on, to the channels from `channel` on of an input."""
     if source < 0:
         return
-    store(lanes, GROUP, load(lanes, 0, e) * e)
+    product = GROUP * SIDE_BY_SIDE
+    store(lanes, product, load(lanes, at, e) * e)
     for i in range(min(GROUP, pool.channels - channel)):
-        error[b, (channel + i) * pool.plane_in + source] += lanes[GROUP + i]
+        error[b, (channel + i) * pool.plane_in + source] += lanes[product + i]
+
+
+@part
+def send_groups(
+    b: int,
+    count: int,
+    columns_in: Times,
+    pool: Pool,
+    readout: Readout,
+    bits: Words,
+    read: Indices,
+    rows: Counts,
+    lanes: Floats,
+    error: Floats,
+) -> None:
+    """Compute the readouts of `count` groups, those of the rows `read` of the columns, and send their errors."""
+    like, steps, groups = zeros16(), bits.shape[1], (pool.channels + GROUP - 1) // GROUP
+    width = read_groups(readout, bits, count)
+    for n in range(count):
+        position, group, at = read[n] // groups, read[n] % groups, GROUP * n
+        find_rows(pool, columns_in, b, position, group, rows)
+        for k in range(0, rows.shape[0], TOGETHER):
+            e0, e1, e2, e3 = sum_four(like, readout.values, at, width, columns_in, four(rows, k), steps)
+            send(e0, b, pool.sources[position, k], GROUP * group, pool, lanes, at, error)
+            send(e1, b, pool.sources[position, k + 1], GROUP * group, pool, lanes, at, error)
+            send(e2, b, pool.sources[position, k + 2], GROUP * group, pool, lanes, at, error)
+            send(e3, b, pool.sources[position, k + 3], GROUP * group, pool, lanes, at, error)
 
 
 @jit
@@ -207,35 +237,29 @@ def pool_backward(
     credit: Floats,
     readout: Readout,
     rows: Counts,
-    group_bits: Words,
+    read: Indices,
+    bits: Words,
     lanes: Floats,
     error: Floats,
     turn: Turn,
 ) -> None:
     """The samples of a turn of `reference.images.pool_backward`.
 
-    `credit` (B, N); `readout` of 16 neurons; `error` (B, I) must be 0. Scratch: `rows` (M,), `group_bits` (1, T, 1),
-    `lanes` (32,).
+    `credit` (B, N); `readout` of 16 SIDE_BY_SIDE neurons; `error` (B, I) must be 0. Scratch: `rows` (M,), `read`
+    (SIDE_BY_SIDE,), `bits` (1, T, 1), `lanes` (16 (SIDE_BY_SIDE + 1),).
     """
-    like, steps, sources = zeros16(), group_bits.shape[1], pool.sources
     groups = (pool.channels + GROUP - 1) // GROUP
     while True:
         b = take(turn)
         if b == NONE:
             return
-        for position in range(pool.plane):
-            for group in range(groups):
-                channel = GROUP * group
-                count, first = min(GROUP, pool.channels - channel), channel * pool.plane + position
-                if not gather_channels(credit, b, first, pool.plane, count, lanes):
-                    continue
-                if not take_group(columns, b, position * groups + group, group_bits):
-                    continue
-                read(like, readout, group_bits, 0, 0, 0, GROUP)
-                find_rows(pool, columns_in, b, position, group, rows)
-                for k in range(0, rows.shape[0], TOGETHER):
-                    e0, e1, e2, e3 = sum_four(like, readout.values, columns_in, four(rows, k), steps)
-                    send(e0, b, sources[position, k], channel, pool, lanes, error)
-                    send(e1, b, sources[position, k + 1], channel, pool, lanes, error)
-                    send(e2, b, sources[position, k + 2], channel, pool, lanes, error)
-                    send(e3, b, sources[position, k + 3], channel, pool, lanes, error)
+        count = 0
+        for row in range(pool.plane * groups):
+            position, channel = row // groups, row % groups * GROUP
+            channels, first = min(GROUP, pool.channels - channel), channel * pool.plane + position
+            if gather_channels(credit, b, first, pool.plane, channels, lanes, GROUP * count):
+                read[count] = row
+                count += take_group(columns, b, row, bits, count)
+            if count == SIDE_BY_SIDE or (count and row == pool.plane * groups - 1):
+                send_groups(b, count, columns_in, pool, readout, bits, read, rows, lanes, error)
+                count = 0

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from snnrun.compiled.jit import Floats, Indices, Words, in_64_32_or_16, in_64_or_32, part
-from snnrun.compiled.vector import above, choose, load, lowest_bit, splat, store
+from snnrun.compiled.vector import GROUP, above, choose, load, lowest_bit, splat, store
 from snnrun.kernels.cpu.constants import (
     HM2BP,
     HM2BP_BY_TAU_M,
@@ -27,6 +27,8 @@ from snnrun.kernels.cpu.spike_loops import held_bits
 TINY = np.float32(1e-30)
 # It is looked for after so many steps: a filter that decays to denormal numbers in fewer is soon 0.
 PASSES = 16
+# A step of a readout waits for the step before. So those of so many groups of 16 lanes are computed side by side.
+SIDE_BY_SIDE = 4
 
 
 class Readout(NamedTuple):
@@ -96,8 +98,7 @@ def hm2bp_readout(like: Any, readout: Readout, words: Words, b: int, w: int, bas
                 word &= word - np.uint64(1)
                 first = previous[i]
                 if begin > 0 and first >= begin:
-                    decay = constants.decay_s ** np.float32(first - begin)
-                    values[base + begin * stride + i] = kernel[last - first] * decay
+                    values[base + begin * stride + i] = kernel[last - first] * constants.falls[first - begin]
                 previous[i] = last
     h, x_m, x_s, tail = like, like, like, like
     for t in range(steps - 1, 0, -1):
@@ -107,10 +108,11 @@ def hm2bp_readout(like: Any, readout: Readout, words: Words, b: int, w: int, bas
         store(values, place, h + tail)
         fired = words[b, t, w]
         tail = (tail + choose(fired, h, like) - cut) * decay_s
-        tail = choose(above(tail, tiny), tail, like)
         h = choose(fired, start, h * decay_m + x_s * gain)
         x_m, x_s = choose(fired, start_m, x_m * decay_m), choose(fired, start_s, x_s * decay_s)
-        x_m, x_s = choose(above(x_m, tiny), x_m, like), choose(above(x_s, tiny), x_s, like)
+        if t % PASSES == 0:
+            tail = choose(above(tail, tiny), tail, like)
+            x_m, x_s = choose(above(x_m, tiny), x_m, like), choose(above(x_s, tiny), x_s, like)
 
 
 @part
@@ -168,7 +170,7 @@ def hm2bp_slope(like: Any, readout: Readout, words: Words, b: int, w: int, base:
             if first > begin:
                 height, age = constants.kernel[last - first], np.float32(first - begin)
                 other = constants.aged[last - first] if by_s else np.float32(0)
-                left = decay**age
+                left = constants.falls[first - begin]
                 changes[64 * first + i] += height
                 changes[64 * begin + i] -= (height + other * age * rate) * left
                 changes[64 * (steps + first) + i] += other
@@ -210,3 +212,11 @@ def read(like: Any, readout: Readout, words: Words, b: int, w: int, base: int, s
 
 read_block = in_64_32_or_16(read)
 read_wide_block = in_64_or_32(read)
+
+
+@part
+def read_groups(readout: Readout, bits: Words, count: int) -> int:
+    """Readouts of the first `count` groups of 16 lanes of `bits` (1, T, 1); returns the lanes of a row of values."""
+    width = GROUP if count == 1 else (2 * GROUP if count == 2 else 4 * GROUP)
+    read_block(width, readout, bits, 0, 0, 0, width)
+    return width

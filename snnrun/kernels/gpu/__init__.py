@@ -142,26 +142,36 @@ def spsp_activation(rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, weig
 
 
 def spsp_backward(
-    rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, gain: Tensor | None, credit: Tensor | None, weight: Tensor
-) -> tuple[Tensor, Tensor]:
+    rule: str,
+    lif: Lif,
+    spikes_in: Tensor,
+    spikes: Tensor,
+    gain: Tensor | None,
+    credit: Tensor | None,
+    weight: Tensor,
+    gain_slope: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
     """See `reference.spsp_backward`."""
     check_float32(weight.dtype)
     batch, steps, width = spikes_in.shape
     neurons, inputs = weight.shape
     traces = readout(rule, spikes, neurons, lif)
     trains = unpack(spikes_in, inputs, weight.dtype)
-    gradient = weight.new_zeros(0, 0)
+    gradient, whole = weight.new_zeros(0, 0), weight.new_zeros(batch, 0)
+    if gain_slope is not None:
+        assert gain is not None, "a slope of no gain"
+        gain = whole = gain + gain_slope * (trains @ weight.T).mul_(traces).sum(dim=1)
     if gain is not None:
         gradient = (trains.flatten(0, 1).T @ (traces * gain[:, None]).flatten(0, 1)).T
     if credit is None:
-        return gradient, weight.new_zeros(batch, 0)
+        return gradient, weight.new_zeros(batch, 0), whole
     # sum_i credit_i w_ij e_ij. The sum over the steps at which j fired comes last, so e is not needed.
     sent_back = traces.mul_(credit[:, None]) @ weight
     error = weight.new_empty(batch, inputs)
     launch(
         loops.sum_at_spikes, (batch, width), sent_back, spikes_in.contiguous(), error, steps, inputs, width, num_warps=1
     )
-    return gradient, error
+    return gradient, error, whole
 
 
 # ---- recurrent layers: one value per synapse, (B, S) ----------------------------------------------------------------

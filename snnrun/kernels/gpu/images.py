@@ -87,9 +87,14 @@ def conv_backward(
     credit: Tensor | None,
     weight: Tensor,
     window: Window,
-) -> tuple[Tensor, Tensor]:
+    gain_slope: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
     """See `reference.images.conv_backward`."""
     check_float32(weight.dtype)
+    whole = weight.new_zeros(len(spikes), 0)
+    if gain_slope is not None:
+        assert gain is not None, "a slope of no gain"
+        gain = whole = gain + gain_slope * conv_activation(rule, lif, spikes_in, spikes, weight, window)
     by_tap = _by_tap(weight)
     gradient = torch.zeros_like(by_tap)
     error = weight.new_empty(len(spikes), 0 if credit is None else window.inputs)
@@ -100,7 +105,7 @@ def conv_backward(
             gradient += _by_weight(traces, gain[some].contiguous(), bits, window)
         if credit is not None:
             error[some] = _at_spikes(traces, credit[some].contiguous(), bits, by_tap, window)
-    return weight.new_zeros(0, 0, 0, 0) if gain is None else _by_kernel(gradient, window), error
+    return weight.new_zeros(0, 0, 0, 0) if gain is None else _by_kernel(gradient, window), error, whole
 
 
 def pool_backward(rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, credit: Tensor, window: Window) -> Tensor:

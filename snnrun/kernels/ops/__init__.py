@@ -127,30 +127,49 @@ def _spsp_backward(
     gain: Tensor | None,
     credit: Tensor | None,
     weight: Tensor,
+    gain_slope: Tensor | None,
     tau_m: float,
     tau_s: float,
     t_ref: int,
     v_th: float,
-) -> tuple[Tensor, Tensor]:
-    result: tuple[Tensor, Tensor] = backend.spsp_backward(
-        rule, Lif(tau_m, tau_s, t_ref, v_th), spikes_in, spikes, gain, credit, weight
+) -> tuple[Tensor, Tensor, Tensor]:
+    result: tuple[Tensor, Tensor, Tensor] = backend.spsp_backward(
+        rule, Lif(tau_m, tau_s, t_ref, v_th), spikes_in, spikes, gain, credit, weight, gain_slope
     )
     return result
 
 
 @fake("spsp_backward")
 def _(
-    _rule: str, spikes_in: Tensor, _spikes: Tensor, gain: Tensor | None, credit: Tensor | None, weight: Tensor, *_: Any
-) -> tuple[Tensor, Tensor]:
+    _rule: str,
+    spikes_in: Tensor,
+    _spikes: Tensor,
+    gain: Tensor | None,
+    credit: Tensor | None,
+    weight: Tensor,
+    gain_slope: Tensor | None,
+    *_: Any,
+) -> tuple[Tensor, Tensor, Tensor]:
+    batch, (neurons, inputs) = spikes_in.shape[0], weight.shape
     gradient = weight.new_empty(0, 0) if gain is None else by_input(weight)
-    return gradient, weight.new_empty(spikes_in.shape[0], 0 if credit is None else weight.shape[1])
+    below = weight.new_empty(batch, 0 if credit is None else inputs)
+    return gradient, below, weight.new_empty(batch, 0 if gain_slope is None else neurons)
 
 
 def spsp_backward(
-    rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, gain: Tensor | None, credit: Tensor | None, weight: Tensor
-) -> tuple[Tensor, Tensor]:
+    rule: str,
+    lif: Lif,
+    spikes_in: Tensor,
+    spikes: Tensor,
+    gain: Tensor | None,
+    credit: Tensor | None,
+    weight: Tensor,
+    gain_slope: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
     """See `reference.spsp_backward`."""
-    result: tuple[Tensor, Tensor] = _spsp_backward(rule, spikes_in, spikes, gain, credit, weight, *lif)
+    result: tuple[Tensor, Tensor, Tensor] = _spsp_backward(
+        rule, spikes_in, spikes, gain, credit, weight, gain_slope, *lif
+    )
     return result
 
 

@@ -124,13 +124,14 @@ def _conv_backward(
     credit: Tensor | None,
     weight: Tensor,
     window: Sequence[int],
+    gain_slope: Tensor | None,
     tau_m: float,
     tau_s: float,
     t_ref: int,
     v_th: float,
-) -> tuple[Tensor, Tensor]:
-    result: tuple[Tensor, Tensor] = ops.backend.conv_backward(
-        rule, Lif(tau_m, tau_s, t_ref, v_th), spikes_in, spikes, gain, credit, weight, Window(*window)
+) -> tuple[Tensor, Tensor, Tensor]:
+    result: tuple[Tensor, Tensor, Tensor] = ops.backend.conv_backward(
+        rule, Lif(tau_m, tau_s, t_ref, v_th), spikes_in, spikes, gain, credit, weight, Window(*window), gain_slope
     )
     return result
 
@@ -144,10 +145,13 @@ def _(
     credit: Tensor | None,
     weight: Tensor,
     window: Sequence[int],
+    gain_slope: Tensor | None,
     *_: Any,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
+    batch, seen = spikes.shape[0], Window(*window)
     gradient = weight.new_empty(0, 0, 0, 0) if gain is None else tap_by_tap(weight)
-    return gradient, weight.new_empty(spikes.shape[0], 0 if credit is None else Window(*window).inputs)
+    below = weight.new_empty(batch, 0 if credit is None else seen.inputs)
+    return gradient, below, weight.new_empty(batch, 0 if gain_slope is None else seen.neurons)
 
 
 def conv_backward(
@@ -159,9 +163,12 @@ def conv_backward(
     credit: Tensor | None,
     weight: Tensor,
     window: Window,
-) -> tuple[Tensor, Tensor]:
+    gain_slope: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
     """See `reference.images.conv_backward`."""
-    result: tuple[Tensor, Tensor] = _conv_backward(rule, spikes_in, spikes, gain, credit, weight, list(window), *lif)
+    result: tuple[Tensor, Tensor, Tensor] = _conv_backward(
+        rule, spikes_in, spikes, gain, credit, weight, list(window), gain_slope, *lif
+    )
     return result
 
 

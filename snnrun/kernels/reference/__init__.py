@@ -178,8 +178,15 @@ def spsp_activation(rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, weig
 
 
 def spsp_backward(
-    rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, gain: Tensor | None, credit: Tensor | None, weight: Tensor
-) -> tuple[Tensor, Tensor]:
+    rule: str,
+    lif: Lif,
+    spikes_in: Tensor,
+    spikes: Tensor,
+    gain: Tensor | None,
+    credit: Tensor | None,
+    weight: Tensor,
+    gain_slope: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
     """The two sums over pairs that a spike-train-level backward pass needs.
 
     Args:
@@ -190,22 +197,28 @@ def spsp_backward(
         gain: (B, N), multiplies e_ij in the weight gradient; None if nobody trains the weights.
         credit: (B, N), multiplies w_ij e_ij in the error of the layer below; None if no error goes below.
         weight: (N, I), mV.
+        gain_slope: (B, N); with it the gain is gain + gain_slope a, where a_i = sum_j w_ij e_ij. It needs a gain.
 
     Returns:
         sum over b of gain_bi e_bij, (N, I), stored input by input as layers store their weights, or (0, 0) without
-        gain; sum over i of credit_bi w_ij e_bij, (B, I), or (B, 0) without credit.
+        gain; sum over i of credit_bi w_ij e_bij, (B, I), or (B, 0) without credit; gain + gain_slope a, (B, N), or
+        (B, 0) without slope.
     """
+    whole = spikes.new_zeros(len(spikes), 0, dtype=weight.dtype)
+    if gain_slope is not None:
+        assert gain is not None, "a slope of no gain"
+        gain = whole = gain + gain_slope * spsp_activation(rule, lif, spikes_in, spikes, weight)
     trains = unpack(spikes_in, weight.shape[1])
     traces = readout(rule, spikes, len(weight), lif, weight.dtype)
     if credit is None:
         assert gain is not None, "nothing is asked for"
         gradient = trains.to(weight.dtype).flatten(0, 1).T @ (traces * gain[:, None]).flatten(0, 1)
-        return gradient.T, gain.new_zeros(len(gain), 0)
+        return gradient.T, gain.new_zeros(len(gain), 0), whole
     e = _spsp(traces, trains)
     error = torch.stack([credit[b] @ (weight * e[b]) for b in range(len(e))])
     if gain is None:
-        return weight.new_zeros(0, 0), error
-    return torch.einsum("bi,bij->ij", gain, e).T.contiguous().T, error
+        return weight.new_zeros(0, 0), error, whole
+    return torch.einsum("bi,bij->ij", gain, e).T.contiguous().T, error, whole
 
 
 # ---- recurrent layers: one value per synapse, (B, S) ----------------------------------------------------------------

@@ -131,7 +131,8 @@ def conv_backward(
     credit: Tensor | None,
     weight: Tensor,
     window: Window,
-) -> tuple[Tensor, Tensor]:
+    gain_slope: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
     """The two sums that a spike-train-level backward pass of a convolution needs.
 
     Args:
@@ -142,11 +143,17 @@ def conv_backward(
         credit: (B, N), multiplies w_ij e_ij in the error of the layer below; None if no error goes below.
         weight: (K, C, height, width), mV.
         window: where each neuron looks.
+        gain_slope: (B, N); with it the gain is gain + gain_slope a, a as from `conv_activation`. It needs a gain.
 
     Returns:
         sum over samples and positions of gain_i e_ij, (K, C, height, width), stored as layers store their weights, or
-        (0, 0, 0, 0) without gain; sum over i of credit_i w_ij e_ij, (B, inputs), or (B, 0) without credit.
+        (0, 0, 0, 0) without gain; sum over i of credit_i w_ij e_ij, (B, inputs), or (B, 0) without credit; gain +
+        gain_slope a, (B, N), or (B, 0) without slope.
     """
+    whole = spikes.new_zeros(len(spikes), 0, dtype=weight.dtype)
+    if gain_slope is not None:
+        assert gain is not None, "a slope of no gain"
+        gain = whole = gain + gain_slope * conv_activation(rule, lif, spikes_in, spikes, weight, window)
     gradient, errors = torch.zeros_like(weight) if gain is not None else weight.new_zeros(0, 0, 0, 0), []
     for b in range(len(spikes)):
         trains = unpack(spikes_in[b : b + 1], window.inputs, weight.dtype)
@@ -155,7 +162,8 @@ def conv_backward(
             gradient += drive_by_weight(trains, traces * gain[b], weight, window)
         if credit is not None:
             errors.append((trains * drive_by_input(traces * credit[b], weight, window)).sum(dim=1))
-    return tap_by_tap(gradient), torch.cat(errors) if errors else weight.new_zeros(len(spikes), 0)
+    error = torch.cat(errors) if errors else weight.new_zeros(len(spikes), 0)
+    return tap_by_tap(gradient), error, whole
 
 
 def pool_backward(rule: str, lif: Lif, spikes_in: Tensor, spikes: Tensor, credit: Tensor, window: Window) -> Tensor:
