@@ -92,13 +92,10 @@ class Layer(nn.Module):
 
     def weights(self) -> LayerWeights:
         """The tensors in the form that the rule takes."""
-        index = None
-        if self.recurrent_pre is not None and self.recurrent_post is not None:
-            index = self.recurrent_pre, self.recurrent_post
-        return LayerWeights(
-            *(self.weight, self.recurrent_weight, self.recurrent_mask, self.bias, index),
-            *(self.delay, self.threshold, self.tau_m, self.tau_s, self.tau_adaptation),
-        )
+        tensors = {**self._buffers, **self._parameters}  # PyTorch is slow to find them as attributes, ten at each step
+        pre, post, weight = tensors.pop("recurrent_pre"), tensors.pop("recurrent_post"), tensors.pop("weight")
+        assert weight is not None
+        return LayerWeights(weight, recurrent_index=None if pre is None or post is None else (pre, post), **tensors)
 
 
 def _listed(weights: LayerWeights) -> tuple[Tensor | None, Tensor | None]:

@@ -218,6 +218,8 @@ class SpikeTrainRule(Delaying, TrainedConstants):
         if steps < 2 or (steps - 1) // interval * interval < self.first_read():
             return spikes, counts
         silent = counts.gather(1, labels[:, None]) == 0  # (B, 1)
+        if silent.device.type == "cpu" and not silent.any():  # the host would have to wait for another device
+            return spikes, counts
         bit = torch.where(silent, torch.bitwise_left_shift(1, labels[:, None] % BITS), 0)  # (B, 1)
         neurons = spikes.new_zeros(len(spikes), spikes.shape[2]).scatter_(1, labels[:, None] // BITS, bit)  # (B, W)
         times = spikes.new_zeros(steps)
@@ -243,6 +245,8 @@ class SpikeTrainRule(Delaying, TrainedConstants):
 
     def ratio(self, e: Tensor, counts: Tensor, counts_in: Tensor) -> Tensor:
         """e_ij / n_j, the estimate of de_ij / dn_j, (B, N, I); `silent_ratio` if either neuron is silent."""
+        if not self.silent_ratio:  # e_ij is 0 then
+            return e / counts_in.clamp(min=1.0)[:, None, :]
         both = (counts > 0)[:, :, None] & (counts_in > 0)[:, None, :]
         return torch.where(both, e / counts_in.clamp(min=1.0)[:, None, :], self.silent_ratio)
 
@@ -276,8 +280,7 @@ class SpikeTrainRule(Delaying, TrainedConstants):
 
 def away_from_zero(x: Tensor) -> Tensor:
     """A denominator, at least 1e-4 away from 0."""
-    guard = torch.full_like(x, SMALLEST_DENOMINATOR)  # two Python numbers in `where` make float32
-    return torch.where(x.abs() < SMALLEST_DENOMINATOR, torch.where(x < 0, -guard, guard), x)
+    return torch.where(x < 0, x.clamp(max=-SMALLEST_DENOMINATOR), x.clamp(min=SMALLEST_DENOMINATOR))
 
 
 def _detach(tensor: Tensor | None) -> Tensor | None:

@@ -139,15 +139,18 @@ def _moved(tensor: Tensor, parameter: Tensor, place: Tensor | None) -> Tensor:
 
 def _kept(tensors: list[Tensor], states: list[State], name: str) -> list[Tensor]:
     """The state of this name of each tensor, zeros at first."""
-    return [state.setdefault(name, torch.zeros_like(tensor)) for tensor, state in zip(tensors, states, strict=True)]
+    for tensor, state in zip(tensors, states, strict=True):
+        if name not in state:
+            state[name] = torch.zeros_like(tensor)
+    return [state[name] for state in states]
 
 
 def _steps(tensors: list[Tensor], states: list[State], *, with_tensor: bool) -> list[Tensor]:
     """How often each tensor was moved; beside the tensor in memory, or on the CPU."""
-    return [
-        state.setdefault("step", torch.zeros((), device=tensor.device if with_tensor else None))
-        for tensor, state in zip(tensors, states, strict=True)
-    ]
+    for tensor, state in zip(tensors, states, strict=True):
+        if "step" not in state:
+            state["step"] = torch.zeros((), device=tensor.device if with_tensor else None)
+    return [state["step"] for state in states]
 
 
 def _adam(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -198,12 +199,17 @@ def pieces_of(wanted: Flags, words: int, whole: bool = False) -> tuple[Indices, 
     ones are left for threads that finish early. If there are many threads, several share a part's `words` of inputs,
     unless a thread needs the `whole` of a sample.
     """
+    return _pieces_of(wanted.tobytes(), words, 1 if whole else parallel.threads())
+
+
+@lru_cache
+def _pieces_of(flags: bytes, words: int, threads: int) -> tuple[Indices, int]:
+    wanted = np.frombuffer(flags, bool)
     shares = SHARES if len(wanted) < LARGE else SHARES_OF_LARGE
     done = wanted.cumsum()
     ends = done.searchsorted([done[-1] * share / sum(shares) for share in itertools.accumulate(shares[:-1])]) + 1
     bounds = [0, *sorted({*ends.tolist()} - {len(wanted)}), len(wanted)]
-    sharing = 1 if whole else -(-max(shares) * parallel.threads() // sum(shares))
-    slices = parallel.slices(words, sharing)
+    slices = parallel.slices(words, -(-max(shares) * threads // sum(shares)))
     pieces = [(part, *slice_, *samples) for part, samples in enumerate(itertools.pairwise(bounds)) for slice_ in slices]
     return np.array(pieces, np.int32), len(bounds) - 1
 
