@@ -197,7 +197,8 @@ def conv_backward(
     """The parts of a turn of `reference.images.conv_backward`: samples parts[k, 0] ... parts[k, 1] in their order.
 
     The loop adds to `gradients`, which has those of the parts in runs; between the runs may be any values. If nobody
-    trains the weights, `gain` is (B, 0) and each gradient is empty. `readout` is of 16 SIDE_BY_SIDE neurons.
+    trains the weights, `gain` is (B, 0) and each gradient is empty. Gains with a slope are written to `errors`.
+    `readout` is of 16 SIDE_BY_SIDE neurons.
     """
     layout = layer.layout
     groups = layout.lanes // GROUP

@@ -38,8 +38,8 @@ class Backward(NamedTuple):
     """Room for the backward pass of a sample, with a block of neurons at a time and all inputs.
 
     `readout` is that of a block, and so is `e`, for one input at a time (64,), or for all (64 I,) where gains have a
-    slope; then `activation` (P,) is 0 between blocks. `active` has the neurons that fire.
-    `times` and `first` (I + 1,) have the inputs' spikes from `sort_sample`; `turned` is its scratch.
+    slope; then `activation` (P,) is 0 between blocks. `active` has the neurons that fire. `times` and `first` (I + 1,)
+    have the inputs' spikes from `sort_sample`; `turned` is its scratch.
     """
 
     readout: Readout
@@ -159,9 +159,9 @@ def spsp_backward(
     """The pieces of a turn of `reference.spsp_backward`.
 
     A piece of `pieces` (K, 5) has the number of its part, the first word of inputs and the one after its last, and the
-    first sample and the one after its last, all words where gains have a slope. Samples are added in order. `errors`
-    are of P neurons. The gradients of the
-    parts are written to `first` (I * P,) and `others` (parts - 1, I * P); these are empty if there is no gain.
+    first sample and the one after its last. It has all words where gains have a slope. Samples are added in order.
+    `errors` are of P neurons; gains with a slope are written there. The gradients of the parts are written to `first`
+    (I * P,) and `others` (parts - 1, I * P); these are empty if there is no gain.
     """
     while True:
         k = take(turn)
