@@ -58,8 +58,9 @@ class StRsbp(PaperStRsbp):
         if self.convolution == "authors" and not isinstance(p.view, Dense):
             return closed_form_layer(p)
         if self.solve == "authors" and p.loop is not None and p.wants_error:
-            own = super().gradients(p._replace(wants_error=False))
-            return own._replace(counts_in=self.misread_error(p, p.loop))
+            D = self.diagonal(p)
+            own = self.gradients_with(p._replace(wants_error=False), D)
+            return own._replace(counts_in=self.misread_error(p, p.loop, D))
         return super().gradients(p)
 
     def solved(self, p: Pass, D: Tensor) -> Tensor:
@@ -70,7 +71,7 @@ class StRsbp(PaperStRsbp):
             return super().solved(p, D)
         return ops.coupling_solve(p.theta(p.loop), p.loop.synapses, D, p.delta, self_coupling=False)
 
-    def misread_error(self, p: Pass, loop: Loop) -> Tensor:
+    def misread_error(self, p: Pass, loop: Loop, D: Tensor) -> Tensor:
         """Error below as the authors' solver call returns it: P = reshape(reshape(Phi, (I, N)) A^-1, (N, I)).
 
         A square layer reads Phi as it is. Its error is delta^T Phi A^-1: one system, for Phi^T delta. Others need the
@@ -80,11 +81,11 @@ class StRsbp(PaperStRsbp):
         if p.counts_in.shape[1] == neurons:
             below = p._replace(wants_weight=False, delays=None).gradients(p.delta, p.delta).counts_in
             assert below is not None
-            return self.solved(p._replace(delta=below), self.diagonal(p))
+            return self.solved(p._replace(delta=below), D)
         e = reference.spsp(p.spsp, p.lif, p.spikes_in, p.spikes, p.weight)
         misread = (p.weight * self.ratio(e, p.counts, p.counts_in)).reshape(batch, -1, neurons)
         theta = reference.coupling(loop.e, p.counts, loop.synapses, p.lif.v_th, self.silent_ratio)
-        system = reference.system(theta, loop.synapses, self.diagonal(p), self.self_coupling)
+        system = reference.system(theta, loop.synapses, D, self.self_coupling)
         # X A^-1, row by row of X: each row is a right-hand side of the transposed system.
         solved = reference.solve(system.transpose(1, 2), misread.transpose(1, 2))
         return torch.einsum("bi,bij->bj", p.delta, solved.transpose(1, 2).reshape(batch, neurons, -1))

@@ -265,10 +265,10 @@ class SpikeTrainRule(Delaying, TrainedConstants):
         if not self.regulariser or kind.pool:
             return None
         weight, recurrent = weights.weight.detach().flatten(1), _detach(weights.recurrent_weight)
-        q = (weight / self.weight_limit).square().sum(dim=1)
+        q = self._squares(weight)
         size = torch.full_like(q, weight.shape[1])
         if recurrent is not None and weights.recurrent_mask is not None:
-            q = q + (recurrent / self.weight_limit).square().sum(dim=1)
+            q = q + self._squares(recurrent)
             size = size + weights.recurrent_mask.sum(dim=1)
         if self.regulariser_fan_in == "authors":
             size = torch.full_like(q, weight.shape[1] if kind.window else self.authors_fan_in(weights))
@@ -276,6 +276,10 @@ class SpikeTrainRule(Delaying, TrainedConstants):
         scale = self.regulariser * beta / self.weight_limit * torch.exp(beta * (q / size - 1.0))[:, None]
         penalty = (scale * weight).reshape(weights.weight.shape)
         return penalty, None if recurrent is None else scale * recurrent
+
+    def _squares(self, weight: Tensor) -> Tensor:
+        """sum_j (w_ij / W)^2, (N,)."""
+        return weight.square().sum(dim=1) / self.weight_limit**2
 
 
 def away_from_zero(x: Tensor) -> Tensor:

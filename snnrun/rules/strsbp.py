@@ -70,7 +70,10 @@ class PaperStRsbp(SpikeTrainRule):
 
     def gradients(self, p: Pass) -> Gradients:
         """Eq. 4 to 13 for one layer. `p` has delta (eq. 5), and its `gradients` multiply with Phi (eq. 13)."""
-        D = self.diagonal(p)
+        return self.gradients_with(p, self.diagonal(p))
+
+    def gradients_with(self, p: Pass, D: Tensor) -> Gradients:
+        """The gradients for a diagonal D (B, N)."""
         lambda_ = self.solved(p, D) if p.wants_credit else None
         return p.gradients(p.delta / D * p.factor, lambda_)
 
