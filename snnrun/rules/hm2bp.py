@@ -80,9 +80,9 @@ class Hm2Bp(SpikeTrainRule):
         return result
 
     def gain(self, p: Pass) -> tuple[Tensor, Tensor]:
-        """delta_i (1 + sigma_i) as g_i + s_i a_i, where a_i = sum_j w_ij e_ij over the inputs; g and s, (B, N).
+        """delta_i (1 + sigma_i), times `factor`, as g_i + s_i a_i, with a_i = sum_j w_ij e_ij over the inputs.
 
-        sigma_i of a silent neuron is the sum of its weights, and s_i is 0.
+        So the kernels need not compute a_i beforehand. Returns g and s, (B, N). A silent neuron has s_i = 0.
         """
         silent = p.view.drive(torch.ones_like(p.counts_in[:1]), p.weight)
         loop = torch.zeros_like(p.counts)
@@ -91,7 +91,8 @@ class Hm2Bp(SpikeTrainRule):
             silent, loop = silent.index_add(1, post, weight[None]), loop.index_add(1, post, p.loop.e * weight)
         slope = (p.counts > 0) / (p.lif.v_th * p.counts.clamp(min=1.0))
         sigma = torch.where(p.counts > 0, slope * loop, SILENT_SIGMA_RATIO / p.lif.v_th * silent)
-        return p.delta * (1.0 + sigma) * p.factor, p.delta * slope * p.factor
+        delta = p.delta * p.factor
+        return delta * (1.0 + sigma), delta * slope
 
     def credit(self, p: Pass) -> Tensor:
         """lambda = delta + Theta^T delta in a recurrent layer, delta in any other, (B, N)."""

@@ -218,8 +218,8 @@ class SpikeTrainRule(Delaying, TrainedConstants):
         if steps < 2 or (steps - 1) // interval * interval < self.first_read():
             return spikes, counts
         silent = counts.gather(1, labels[:, None]) == 0  # (B, 1)
-        here = silent.device.type == "cpu" and not torch.compiler.is_compiling()  # else the answer would have to wait
-        if here and not silent.any():
+        # A compiled graph has no branches, and the host would have to wait for another device.
+        if silent.device.type == "cpu" and not torch.compiler.is_compiling() and not silent.any():
             return spikes, counts
         bit = torch.where(silent, torch.bitwise_left_shift(1, labels[:, None] % BITS), 0)  # (B, 1)
         neurons = spikes.new_zeros(len(spikes), spikes.shape[2]).scatter_(1, labels[:, None] // BITS, bit)  # (B, W)

@@ -214,24 +214,25 @@ def spsp_backward(
     gains, credits, slopes = (
         np.zeros((batch, 0), np.float32) if each is None else pad(each) for each in (gain, credit, gain_slope)
     )
-    if gain_slope is not None:
+    sloped = gain_slope is not None
+    if sloped:
         gains = gains.copy()  # to be added to
-    rows = NO_FLOATS if credit is None and gain_slope is None else as_rows(weight)
+    rows = NO_FLOATS if credit is None and not sloped else as_rows(weight)
     constants = rule_constants(rule, lif, steps)
     wanted = np.any([each.any(axis=1) for each in (gains, credits, slopes)], axis=0)
-    pieces, parts = pieces_of(wanted, trains.shape[2], whole=gain_slope is not None)
+    pieces, parts = pieces_of(wanted, trains.shape[2], whole=sloped)
     places = inputs * padded if gain is not None else 0
     gradient, others = torch.empty(places), np.empty((parts - 1, places), np.float32)
     below = torch.zeros(batch, 0 if credit is None else inputs)
     total, errors = gradient.numpy(), pair_loops.Errors(gains, slopes, credits, below.numpy())
 
     def some(turn: Turn) -> None:
-        room = pair_loops.room_for_backward(constants, steps, own.shape[2], inputs, gain_slope is not None)
+        room = pair_loops.room_for_backward(constants, steps, own.shape[2], inputs, sloped)
         pair_loops.spsp_backward(trains, own, errors, rows, padded, room, pieces, total, others, turn)
 
     threads.share(len(pieces), some)
     threads.share(-(-total.size // pair_loops.STRIP), lambda turn: pair_loops.add_parts(total, others, turn))
-    gained = torch.from_numpy(gains[:, : neurons if gain_slope is not None else 0])
+    gained = torch.from_numpy(gains[:, : neurons if sloped else 0])
     return unpadded(gradient.view(-1, padded), neurons if gain is not None else 0), below, gained.contiguous()
 
 

@@ -168,7 +168,7 @@ def pool_forward(
 
 @part
 def gather_channels(values: Floats, b: int, first: int, apart: int, count: int, out: Floats, at: int) -> bool:
-    """Write values[b, first], [b, first + apart] ... of `count` channels from out[at] on, 0 beyond 16; any not 0?"""
+    """Write values[b, first], [b, first + apart] ... of `count` channels, then 0, to 16 from out[at] on; any not 0?"""
     found = False
     for i in range(GROUP):
         out[at + i] = values[b, first + i * apart] if i < count else np.float32(0)
