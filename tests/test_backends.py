@@ -308,6 +308,19 @@ def test_couplings_are_the_references(layer, lif, silent_ratio):
     assert_close(gradient, reference.recurrent_gradient(e, layer.gain, layer.recurrent))
 
 
+@given(CASES, st.booleans(), st.integers(1, 9))
+@settings(max_examples=60)
+def test_sums_of_slopes_are_the_references(layer, looped, rows):
+    """Exactly in float64, but for the order of sums: the weights are float32 in both."""
+    table = torch.randn(rows, 5, generator=torch.Generator().manual_seed(rows), dtype=torch.float64)
+    counts_in = kernels.count_spikes(layer.spikes_in, layer.weight.shape[1])
+    arguments = single(counts_in, layer.weight, layer.recurrent if looped else None, layer.counts)
+    slopes = cpu.slope_sum(table, *arguments)
+    assert slopes.dtype == torch.float64
+    expected = reference.slope_sum(table, *arguments)
+    torch.testing.assert_close(slopes, expected, rtol=1e-11, atol=1e-11 * max(1.0, float(expected.abs().max())))
+
+
 @given(CASES, st.booleans(), st.sampled_from([0.3, 3.0]))
 @settings(max_examples=80)
 def test_recurrent_systems_are_solved(layer, self_coupling, radius):

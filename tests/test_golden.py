@@ -60,10 +60,11 @@ def run(rule, kind, weights, train, error, labels=None):
     counts_in = train.counts.clone().requires_grad_()
     output = rule.layer(kind, weights, SpikeTrain(train.spikes, counts_in), labels)
     output.counts.backward(error)
-    penalty = rule.weight_penalty(kind, weights)
-    grads = [weights.weight.grad, None if weights.recurrent_weight is None else weights.recurrent_weight.grad]
-    if penalty is not None:
-        grads = [g if g is None or add is None else g + add for g, add in zip(grads, penalty, strict=True)]
+    factor = rule.weight_penalty(kind, weights)
+    tensors = (weights.weight, weights.recurrent_weight)
+    grads = [None if tensor is None else tensor.grad for tensor in tensors]
+    if factor is not None:
+        grads = [g if g is None else g + factor[:, None] * w.detach() for g, w in zip(grads, tensors, strict=True)]
     return output, counts_in.grad, *grads
 
 

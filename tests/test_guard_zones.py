@@ -43,6 +43,7 @@ from snnrun.kernels.cpu import (
     plastic_loops,
     pool_loops,
     recurrent_loops,
+    slope_loops,
     spike_loops,
     srm_loops,
     stbp_backward_loops,
@@ -59,6 +60,7 @@ from snnrun.kernels.plastic import Liquids, Stdp
 DENSE = (
     *(alif_loops, current_loops, delay_loops, forward_loops, pair_loops, plastic_loops, recurrent_loops),
     *(
+        slope_loops,
         spike_loops,
         srm_loops,
         stbp_backward_loops,
@@ -246,6 +248,9 @@ def try_dense(neurons: int) -> None:
     theta = cpu.coupling(e, counts, recurrent, lif.v_th, 0.5)
     cpu.coupling_solve(theta / 1000, recurrent, torch.ones_like(gain), credit)
     cpu.recurrent_gradient(e, gain, recurrent)
+    table, counts_in = torch.randn(6, 5, dtype=torch.float64), cpu.count_spikes(spikes_in, inputs)
+    for synapses in (None, recurrent):
+        cpu.slope_sum(table, counts_in, weight, synapses, counts)
     for bias, loop in ((None, None), (credit[0], recurrent.dense(neurons))):
         own, _, membrane = cpu.stbp_forward(spikes_in, weight, bias, loop, stbp)
         near_in = None if bias is None else spikes_in

@@ -239,10 +239,10 @@ def test_regulariser_of_a_kernel_by_hand():
     window = Window(2, 4, 4, 3, 2, 2)
     weight = torch.randn(3, 2, 2, 2, generator=torch.Generator().manual_seed(0))
     kind = LayerKind(0, output=False, recurrent=False, window=window)
-    penalty, _ = rule.weight_penalty(kind, LayerWeights(weight))
+    factor = rule.weight_penalty(kind, LayerWeights(weight))
     for k in range(3):
         q = (weight[k] / 8).square().sum() / 8
-        torch.testing.assert_close(penalty[k], 10 * 0.4 * weight[k] / 8 * torch.exp(0.4 * (q - 1)))
+        torch.testing.assert_close(factor[k], 10 * 0.4 / 8 * torch.exp(0.4 * (q - 1)))
     assert rule.weight_penalty(kind._replace(pool=True), LayerWeights(weight)) is None
     net = Network(rule, inputs=84, topology="3C3-P2", outputs=3, image=IMAGE)
     net.rule.sample_loss(net(*batch()).output, batch()[1]).sum().backward()

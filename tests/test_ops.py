@@ -52,6 +52,7 @@ def operator_cases() -> dict[str, list[tuple]]:
     by_input = by_neuron.T.contiguous().T  # as layers store it
     pre, post = synapse_index(torch.rand(5, 5, generator=generator) < 0.5)
     synapses, e, loop = Synapses(normal(len(pre)), pre, post), normal(3, len(pre)), normal(5, 5)
+    table = normal(4, 5).double()
     above, membrane = normal(3, 20, 5), normal(3, 20, 5)
     lif, stbp, srm, wta = Lif(20.0, 8.0, 2, 1.0), Stbp(0.5, 0.2), Srm(1.0, 4.0, 1.0), Wta(20.0, 1.0, 0.3)
     own_decays = torch.full((5,), 0.2), torch.full((5,), 0.9)
@@ -144,6 +145,10 @@ def operator_cases() -> dict[str, list[tuple]]:
             ("hm2bp", spikes_in, spikes, None, credit, by_neuron, None, *lif),
         ],
         "recurrent_spsp": [(rule, spikes, *synapses, 5, *lif) for rule in ("strsbp", "hm2bp")],
+        "slope_sum": [
+            (table, trains(9).sum(1).float(), by_neuron, None, None, None, counts),
+            (table, trains(9).sum(1).float(), by_input, *synapses, counts),
+        ],
         "coupling": [(e, counts, *synapses, 1.0, 0.5)],
         "coupling_solve": [(0.1 * e, *synapses, 1 + 0.1 * credit, gain, own) for own in (True, False)],
         "recurrent_gradient": [(e, gain, *synapses)],

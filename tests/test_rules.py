@@ -13,9 +13,9 @@ from snnrun.kernels import Lif, pack, unpack
 from snnrun.kernels import reference as kernels
 from snnrun.network import Network
 from snnrun.rules import RULES, Hm2Bp, LayerKind, LayerWeights, LeeRule, SlayerRule, SpikeTrain, StbpRule, StRsbp
+from snnrun.rules.base import synapse_index
 from snnrun.rules.connectivity import connect, grid
 from snnrun.rules.slope_table import random_trains, slope_table
-from snnrun.rules.strsbp import slope_sum
 
 INPUTS, CLASSES, STEPS = 12, 4, 60
 SMALL = {"desired": 8.0, "undesired": 1.0, "margin": 1.0, "tau_m": 20.0}
@@ -375,12 +375,13 @@ def test_slope_sum_equals_the_sum_over_pairs():
     weight = torch.randn(3, 4, generator=generator, dtype=torch.float64)
     n_in = torch.tensor([[0.0, 1.0, 10.0, 25.0]], dtype=torch.float64)
     n = torch.tensor([[0.0, 3.0, 12.0]], dtype=torch.float64)
+    slopes = kernels.slope_sum(table, n_in, weight, None, n)
     for i in range(3):
         total = 0.0
         for j, row in enumerate((0, 0, 9, 9)):
             c = table[row]
             total += weight[i, j] * (4 * c[0] * n[0, i] ** 3 + 3 * c[1] * n[0, i] ** 2 + 2 * c[2] * n[0, i] + c[3])
-        assert slope_sum(table, lambda x: x @ weight.T, n_in, n)[0, i].item() == pytest.approx(float(total))
+        assert slopes[0, i].item() == pytest.approx(float(total))
 
 
 @pytest.mark.slow
@@ -466,8 +467,28 @@ def test_regulariser_by_hand():
     """L b (w / W) exp(b (q - 1)) with q the mean square of w / W."""
     rule = StRsbp(v_th=[1.0], regulariser=10.0, regulariser_beta=0.04, weight_limit=8.0)
     kind = LayerKind(0, output=False, recurrent=False)
-    weight, none = rule.weight_penalty(kind, LayerWeights(torch.tensor([[8.0, -16.0]])))
-    assert none is None
-    factor = 10 * 0.04 * torch.tensor(0.04 * (2.5 - 1)).exp()
-    torch.testing.assert_close(weight, factor * torch.tensor([[1.0, -2.0]]))
+    factor = rule.weight_penalty(kind, LayerWeights(torch.tensor([[8.0, -16.0]])))
+    torch.testing.assert_close(factor, 10 * 0.04 / 8 * torch.tensor([0.04 * (2.5 - 1)]).exp())
     assert StRsbp(v_th=[1.0]).weight_penalty(kind, LayerWeights(torch.ones(1, 2))) is None
+
+
+@pytest.mark.parametrize(("fan_in", "sizes"), [("own", [5, 4, 3]), ("authors", [10, 10, 10])])
+def test_the_regulariser_counts_the_synapses_that_exist(fan_in, sizes):
+    """Three inputs and 2, 1 or 0 recurrent synapses; in the authors' code I + 1 and all six of the layer's."""
+    rule = StRsbp(v_th=[1.0], regulariser=10.0, regulariser_beta=0.4, regulariser_fan_in=fan_in)
+    net = Network(rule, inputs=3, topology="R3", outputs=2)
+    layer = net.layers[0]
+    mask = torch.tensor([[True, True, False], [False, False, True], [False, False, False]])
+    if fan_in == "authors":
+        mask = ~torch.eye(3, dtype=torch.bool)
+    generator = torch.Generator().manual_seed(0)
+    layer.recurrent_mask.copy_(mask)
+    layer.recurrent_pre, layer.recurrent_post = synapse_index(mask)
+    layer.recurrent_weight.data.copy_(torch.where(mask, torch.randn(3, 3, generator=generator), 0.0))
+    weight, recurrent = layer.weight.detach(), layer.recurrent_weight.detach()
+    q = ((weight / 8).square().sum(1) + (recurrent / 8).square().sum(1)) / torch.tensor(sizes)
+    expected = 10 * 0.4 / 8 * torch.exp(0.4 * (q - 1))
+    layer.weight.grad, layer.recurrent_weight.grad = torch.ones(3, 3), torch.ones(3, 3)
+    net.add_weight_penalty()
+    torch.testing.assert_close(layer.weight.grad, 1 + expected[:, None] * weight)
+    torch.testing.assert_close(layer.recurrent_weight.grad, 1 + expected[:, None] * recurrent)

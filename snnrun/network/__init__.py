@@ -231,18 +231,19 @@ class Network(Model):
         """The rule's loss of each sample, (B,)."""
         return self.rule.sample_loss(outcome.output, labels)
 
+    @torch.no_grad()
     def add_weight_penalty(self) -> None:
         """Add the rule's regulariser to the gradients of a backward pass."""
         for layer in self.layers:
             assert isinstance(layer, Layer)
             if layer.frozen:
                 continue
-            penalty = self.rule.weight_penalty(layer.kind, layer.weights())
-            if penalty is None:
+            factor = self.rule.weight_penalty(layer.kind, layer.weights())
+            if factor is None:
                 continue
-            for parameter, extra in zip((layer.weight, layer.recurrent_weight), penalty, strict=True):
-                if parameter is not None and parameter.grad is not None and extra is not None:
-                    parameter.grad += extra
+            for parameter in (layer.weight, layer.recurrent_weight):
+                if parameter is not None and parameter.grad is not None:
+                    parameter.grad.addcmul_(parameter, factor.reshape(-1, *[1] * (parameter.dim() - 1)))
 
     @torch.no_grad()
     def constrain(self) -> None:

@@ -104,8 +104,8 @@ class StRsbp(PaperStRsbp):
 
     def authors_fan_in(self, weights: LayerWeights) -> int:
         """Inputs + 1, plus, in a recurrent layer, the synapses of the whole layer."""
-        total = 0 if weights.recurrent_mask is None else int(weights.recurrent_mask.sum())
-        return weights.weight.shape[1] + 1 + total
+        recurrent = weights.recurrent()
+        return weights.weight.shape[1] + 1 + (0 if recurrent is None else len(recurrent.post))
 
 
 def closed_form_layer(p: Pass) -> Gradients:

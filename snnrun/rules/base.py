@@ -198,8 +198,11 @@ class Rule(ABC):
         del kind, inputs, generator
         return None
 
-    def weight_penalty(self, kind: LayerKind, weights: LayerWeights) -> tuple[Tensor, Tensor | None] | None:
-        """What the rule's regulariser adds to the gradients of weight and recurrent weight; None if it has none."""
+    def weight_penalty(self, kind: LayerKind, weights: LayerWeights) -> Tensor | None:
+        """What the regulariser multiplies the weights of each neuron or kernel with, (N,); None if there is none.
+
+        The products are added to the gradients of its weights, recurrent ones included.
+        """
         del kind, weights
         return None
 

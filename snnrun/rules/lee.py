@@ -112,15 +112,13 @@ class LeeRule(Rule):
             loss = 0.5 * error.square().sum(dim=1) + (error * (counts - counts.detach())).sum(dim=1)
         return loss if output.link is None else loss + output.link.flatten(1).sum(dim=1)
 
-    def weight_penalty(self, kind: LayerKind, weights: LayerWeights) -> tuple[Tensor, Tensor | None] | None:
-        """Gradient of the exponential regulariser, eq. 16."""
+    def weight_penalty(self, kind: LayerKind, weights: LayerWeights) -> Tensor | None:
+        """The exponential regulariser, eq. 16: its derivative over the weight, (N,)."""
         del kind
         if not self.regulariser:
             return None
-        weight = weights.weight.detach()
-        square = weight.flatten(1).square().sum(dim=1)
-        strength = self.regulariser * self.regulariser_beta * torch.exp(self.regulariser_beta * (square - 1.0))
-        return weight * strength.reshape(-1, *[1] * (weight.dim() - 1)), None
+        square = weights.weight.detach().flatten(1).square().sum(dim=1)
+        return self.regulariser * self.regulariser_beta * torch.exp(self.regulariser_beta * (square - 1.0))
 
     def constrain(self, kind: LayerKind, weights: LayerWeights) -> None:
         """Keep thresholds above their bound."""

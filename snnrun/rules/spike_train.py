@@ -257,39 +257,31 @@ class SpikeTrainRule(Delaying, TrainedConstants):
         """The normaliser Z of a dense layer's regulariser in the code of the rule's authors: its inputs."""
         return weights.weight.shape[1]
 
-    def weight_penalty(self, kind: LayerKind, weights: LayerWeights) -> tuple[Tensor, Tensor | None] | None:
+    def weight_penalty(self, kind: LayerKind, weights: LayerWeights) -> Tensor | None:
         """Exponential regulariser: G_ij += L b (w_ij / W) exp(b (q_i - 1)), q_i = (1/Z) sum_j (w_ij / W)^2.
 
         L is `regulariser`, b `regulariser_beta`, W `weight_limit`. Z is the number of the neuron's synapses, or that of
-        the authors' code (`regulariser_fan_in=authors`). In a convolution i is a kernel and j a weight of it.
+        the authors' code (`regulariser_fan_in=authors`). In a convolution i is a kernel and j a weight of it. Returns
+        the factor of w_ij, (N,).
         """
         if not self.regulariser or kind.pool:
             return None
-        weight, recurrent = weights.weight.detach().flatten(1), _detach(weights.recurrent_weight)
-        q = self._squares(weight)
-        size = torch.full_like(q, weight.shape[1])
-        if recurrent is not None and weights.recurrent_mask is not None:
-            q = q + self._squares(recurrent)
-            size = size + weights.recurrent_mask.sum(dim=1)
+        weight, recurrent = weights.weight.detach().flatten(1), weights.recurrent()
+        squares = torch.linalg.vecdot(weight, weight)
+        size = torch.full_like(squares, weight.shape[1])
+        if recurrent is not None and weights.recurrent_weight is not None:
+            own = weights.recurrent_weight.detach()
+            squares = squares + torch.linalg.vecdot(own, own)
+            size = size + torch.bincount(recurrent.post, minlength=len(own))
         if self.regulariser_fan_in == "authors":
-            size = torch.full_like(q, weight.shape[1] if kind.window else self.authors_fan_in(weights))
-        beta = self.regulariser_beta
-        scale = self.regulariser * beta / self.weight_limit * torch.exp(beta * (q / size - 1.0))[:, None]
-        penalty = (scale * weight).reshape(weights.weight.shape)
-        return penalty, None if recurrent is None else scale * recurrent
-
-    def _squares(self, weight: Tensor) -> Tensor:
-        """sum_j (w_ij / W)^2, (N,)."""
-        return weight.square().sum(dim=1) / self.weight_limit**2
+            size = torch.full_like(squares, weight.shape[1] if kind.window else self.authors_fan_in(weights))
+        beta, q = self.regulariser_beta, squares / (size * self.weight_limit**2)
+        return self.regulariser * beta / self.weight_limit * torch.exp(beta * (q - 1.0))
 
 
 def away_from_zero(x: Tensor) -> Tensor:
     """A denominator, at least 1e-4 away from 0."""
     return torch.where(x < 0, x.clamp(max=-SMALLEST_DENOMINATOR), x.clamp(min=SMALLEST_DENOMINATOR))
-
-
-def _detach(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else tensor.detach()
 
 
 class _Layer(torch.autograd.Function):

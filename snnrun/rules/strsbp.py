@@ -26,7 +26,6 @@ layer with the fixed weights 1.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
@@ -84,14 +83,10 @@ class PaperStRsbp(SpikeTrainRule):
         if self.slope == "counts":
             inverse = 1.0 + p.activation() / (p.lif.v_th * p.counts.clamp(min=1.0))
             return 1.0 / away_from_zero(inverse)
-        table = self.table(p)
-        n, weight = self.read_at(p, len(table)), p.weight.double()
-        slopes = slope_sum(table, lambda x: p.view.drive(x, weight), p.counts_in, n)
+        table = self.table(p).to(p.counts.device)
+        slopes = p.view.slope_sum(p, table, self.read_at(p, len(table)))
         if p.loop is None:
             slopes = slopes * (p.counts > 0)
-        else:
-            own = p.loop.synapses.dense(p.counts.shape[1]).double()
-            slopes = slopes + slope_sum(table, lambda x: x @ own.T, p.counts, n)
         return away_from_zero(1.0 - slopes / p.lif.v_th).to(p.counts.dtype)
 
     def solved(self, p: Pass, D: Tensor) -> Tensor:
@@ -107,18 +102,3 @@ class PaperStRsbp(SpikeTrainRule):
     def read_at(self, p: Pass, rows: int) -> Tensor:
         """The counts n_i at which the table's polynomials are read, (B, N)."""
         return p.counts.clamp(1.0, float(rows))
-
-
-def slope_sum(table: Tensor, drive: Callable[[Tensor], Tensor], counts_in: Tensor, counts: Tensor) -> Tensor:
-    """sum_j w_ij de_ij/dn_i, (B, N) float64, by the derivatives of the table's polynomials.
-
-    `drive` gives sum_j w_ij x_j, (B, N), of x (B, I). Both are float64, because terms of either sign may cancel to a
-    small D_i, which then divides. Counts of the inputs are clamped to the table's rows 1 ... R. The coefficients of the
-    polynomial in n_i depend on n_j alone, so the sum over inputs is one product for each power.
-    """
-    table, counts = table.to(counts.device), counts.double()
-    derivative = table[:, :4] * torch.tensor([4.0, 3.0, 2.0, 1.0], dtype=table.dtype, device=table.device)
-    rows = counts_in.clamp(1, len(table)).long() - 1
-    coefficients = derivative[rows].permute(2, 0, 1)  # (4, B, I): one product, rounded alike in every batch
-    c3, c2, c1, c0 = drive(coefficients.flatten(0, 1)).view(4, *counts.shape).unbind()
-    return ((c3 * counts + c2) * counts + c1) * counts + c0

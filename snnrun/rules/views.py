@@ -1,6 +1,6 @@
 """What each neuron of a layer sees of the layer below: all of it, or a window of an image.
 
-These classes have the same methods. Three run the kernels of a layer; two of them take its backward pass. Three are
+These classes have the same methods. Four run the kernels of a layer; three of them take its backward pass. Three are
 products of its weights with values of the inputs (B, I) or of the neurons (B, N). `weight` is (N, I) in a dense layer
 and (K, C, height, width) in a convolution.
 
@@ -44,6 +44,10 @@ class Dense:
         """
         return ops.spsp_backward(p.spsp, p.lif, p.spikes_in, p.spikes, gain, credit, p.weight, gain_slope)
 
+    def slope_sum(self, p: Pass, table: Tensor, n: Tensor) -> Tensor:
+        """sum_j w_ij de_ij/dn_i by a table at the counts n (B, N), recurrent synapses included, (B, N) float64."""
+        return ops.slope_sum(table, p.counts_in, p.weight, None if p.loop is None else p.loop.synapses, n)
+
     def drive(self, x: Tensor, weight: Tensor) -> Tensor:
         """sum_j w_ij x_j, (B, N)."""
         return x.to(weight.dtype) @ weight.T
@@ -80,6 +84,11 @@ class Convolution:
         return images.conv_backward(
             p.spsp, p.lif, p.spikes_in, p.spikes, gain, credit, p.weight, self.window, gain_slope
         )
+
+    def slope_sum(self, p: Pass, table: Tensor, n: Tensor) -> Tensor:
+        """See `Dense`. The reference computes it, since no backend does."""
+        weight = p.weight.double()
+        return reference.slope_sum_by(table, p.counts_in, lambda x: self.drive(x, weight), n)
 
     def drive(self, x: Tensor, weight: Tensor) -> Tensor:
         """See `Dense`."""

@@ -201,6 +201,20 @@ def check_coupling(backend: Any, device: str, case: Case) -> CheckResult:
     return compare("coupling", *pairs)
 
 
+def check_slope_sum(backend: Any, device: str, case: Case) -> CheckResult:
+    """The sums of a table's slopes, with and without recurrent synapses, at counts within the table and beyond it."""
+    data = Data.of(case)
+    counts_in = reference.count_spikes(data.spikes_in, case.inputs, torch.float64)
+    generator = torch.Generator().manual_seed(case.seed)
+    table = torch.randn(8, 5, generator=generator, dtype=torch.float64)
+    pairs = []
+    for recurrent, counts in ((None, data.counts + 20.5), (data.recurrent, data.counts)):
+        arguments = (counts_in, data.weight, recurrent, counts)
+        actual = backend.slope_sum(table.to(device), *to_device(device, *arguments))
+        pairs.append((actual, reference.slope_sum(table, *arguments)))
+    return compare("slope_sum", *pairs)
+
+
 def check_coupling_solve(
     backend: Any, device: str, case: Case, self_coupling: bool, radius: float, name: str = "coupling_solve"
 ) -> CheckResult:
@@ -291,6 +305,7 @@ CHECKS: list[tuple[Callable[..., CheckResult], list[dict[str, Any]]]] = [
     (check_spsp_backward, _RULES),
     (check_recurrent_spsp, _READOUTS),
     (check_coupling, [{}]),
+    (check_slope_sum, [{}]),
     (check_coupling_solve, _SYSTEMS),
     (check_stbp_forward, _STBP),
     (check_stbp_backward, _STBP),

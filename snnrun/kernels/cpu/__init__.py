@@ -57,6 +57,7 @@ from snnrun.kernels.cpu.delays import advanced, delay_errors, delayed
 from snnrun.kernels.cpu.images import conv_activation, conv_backward, conv_forward, pool_backward, pool_forward
 from snnrun.kernels.cpu.plastic import liquid_learn, liquid_respond
 from snnrun.kernels.cpu.readout_loops import room_for_readout
+from snnrun.kernels.cpu.slopes import slope_sum
 from snnrun.kernels.cpu.spike_loops import ROOM
 from snnrun.kernels.cpu.srm import (
     srm_backward,
@@ -96,6 +97,7 @@ __all__ = [
     "readout_sums",
     "recurrent_gradient",
     "recurrent_spsp",
+    "slope_sum",
     "spsp_activation",
     "spsp_backward",
     "srm_backward",

@@ -25,6 +25,11 @@ backend: Any = reference
 
 _NO_SYNAPSES = (None, None, None)
 
+
+def _synapses(weight: Tensor | None, pre: Tensor | None, post: Tensor | None) -> Synapses | None:
+    return None if weight is None or pre is None or post is None else Synapses(weight, pre, post)
+
+
 # torch.library.custom_op would do all this too, but each call would cost three times as much.
 _library = torch.library.Library("snnrun", "DEF")  # type: ignore[no-untyped-call]
 
@@ -81,9 +86,7 @@ def _lif_forward(
     t_ref: int,
     v_th: float,
 ) -> tuple[Tensor, Tensor]:
-    recurrent = None
-    if recurrent_weight is not None and pre is not None and post is not None:
-        recurrent = Synapses(recurrent_weight, pre, post)
+    recurrent = _synapses(recurrent_weight, pre, post)
     result: tuple[Tensor, Tensor] = backend.lif_forward(spikes_in, weight, recurrent, Lif(tau_m, tau_s, t_ref, v_th))
     return result
 
@@ -268,6 +271,31 @@ def recurrent_gradient(e: Tensor, gain: Tensor, recurrent: Synapses) -> Tensor:
     """See `reference.recurrent_gradient`."""
     result: Tensor = _recurrent_gradient(e, gain, *recurrent)
     return result
+
+
+@operator
+def _slope_sum(
+    table: Tensor,
+    counts_in: Tensor,
+    weight: Tensor,
+    recurrent_weight: Tensor | None,
+    pre: Tensor | None,
+    post: Tensor | None,
+    counts: Tensor,
+) -> Tensor:
+    slopes: Tensor = backend.slope_sum(table, counts_in, weight, _synapses(recurrent_weight, pre, post), counts)
+    return slopes
+
+
+@fake("slope_sum")
+def _(table: Tensor, *others: Any) -> Tensor:
+    return table.new_empty(others[-1].shape)
+
+
+def slope_sum(table: Tensor, counts_in: Tensor, weight: Tensor, recurrent: Synapses | None, counts: Tensor) -> Tensor:
+    """See `reference.slope_sum`."""
+    slopes: Tensor = _slope_sum(table, counts_in, weight, *(recurrent or _NO_SYNAPSES), counts)
+    return slopes
 
 
 # ---- liquids whose input synapses learn; no operators, since nothing differentiates or compiles them ----------------

@@ -48,6 +48,7 @@ from snnrun.kernels.reference.images import (
     tap_by_tap,
 )
 from snnrun.kernels.reference.plastic import liquid_learn, liquid_respond
+from snnrun.kernels.reference.slopes import slope_sum, slope_sum_by
 from snnrun.kernels.reference.srm import (
     srm_backward,
     srm_conv_backward,
@@ -109,6 +110,8 @@ __all__ = [
     "readout_sums",
     "recurrent_gradient",
     "recurrent_spsp",
+    "slope_sum",
+    "slope_sum_by",
     "spsp_activation",
     "spsp_backward",
     "srm_backward",
