@@ -87,6 +87,13 @@ def test_groups_are_tested_against_a_base_in_the_order_in_which_they_were_run() 
     assert "against base; t-test paired by seed" in page
 
 
+def test_another_model_leads_and_only_what_both_have_is_named_beside_it() -> None:
+    runs = seeds("hm2bp", {0: 0.8}, model_network="9", model_effect_ratio="0.1")
+    runs += seeds("strsbp", {0: 0.9}, model_network="R9", model_slope="none")
+    [section] = compare(runs, ["model.name"], None, "hm2bp")
+    assert [*section.groups[1].changes.items()] == [("model.name", "strsbp"), ("model.network", "R9")]
+
+
 @pytest.mark.parametrize("against", ["basis", "0"])
 def test_a_base_that_is_not_one_group_is_one_message(against: str) -> None:
     with pytest.raises(UsageError, match=rf"--against {against}: (none|3) of the rows of fsdd has it.*base") as told:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -198,6 +199,17 @@ def test_the_ablations_change_one_thing_a_point(corpus: str) -> None:
     made = [compose([*words, *setting.split()]) for setting in settings[1:]]
     assert all(values != base for values in made)
     assert len({str(values) for values in made}) == len(made) == len(set(labels[1:]))
+
+
+def test_each_rung_of_the_ladder_adds_to_the_last() -> None:
+    points = yaml.safe_load(options.text("search/ladder") or "")["points"]
+    settings = [point.split(": ", 1)[1].split() for point in points]
+    made = [compose([*setting, "data=ntidigits"]) for setting in settings]
+    assert [values["model"]["name"] for values in made] == ["hm2bp", "strsbp", "strsbp", "strsbp"]
+    assert all(after[: len(before)] == before for before, after in itertools.pairwise(settings[1:]))
+    assert [(each["model"]["train_constants"], each["model"]["delays"]) for each in made] == [
+        *(("none", "none"), ("none", "none"), ("all", "none"), ("all", "trained"))
+    ]
 
 
 def test_fail_fast_begins_no_more_points(train: Any, runs: Runs) -> None:

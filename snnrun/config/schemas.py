@@ -215,7 +215,7 @@ SCHEMAS: dict[str, dict[str, type]] = {
     "hardware": dict.fromkeys(("auto", "cpu", "gpu"), Hardware),
     "tracking": dict.fromkeys(("mlflow", "none"), Tracking),
     "search": dict.fromkeys(
-        ("grid", "random", "optuna", "list", "stbp_curves", "ablation_fsdd", "ablation_fashion_mnist"), Search
+        ("grid", "random", "optuna", "list", "stbp_curves", "ablation_fsdd", "ablation_fashion_mnist", "ladder"), Search
     ),
 }
 # By their names here a launcher's processes find them. Otherwise they would get copies, which are others than those of

@@ -268,9 +268,15 @@ def _put_first(groups: list[Group], against: str, title: str) -> None:
     groups.sort(key=lambda group: (not group.base, min(run.started for run in group.runs)))
     before = settings_of(groups[0].runs[0])
     for group in groups[1:]:
-        now = settings_of(group.runs[0])
-        names = sorted(before.keys() | now.keys())
-        group.changes = {name: now.get(name, "-") for name in names if now.get(name) != before.get(name)}
+        group.changes = _changed(before, settings_of(group.runs[0]))
+
+
+def _changed(before: dict[str, str], now: dict[str, str]) -> dict[str, str]:
+    """What settings have in place of others. Keys that only one of two models has follow from its name, which leads."""
+    another = now.get("model.name") != before.get("model.name")
+    names = before.keys() & now.keys() if another else before.keys() | now.keys()
+    in_order = sorted(names, key=lambda name: (name != "model.name", name))
+    return {name: now.get(name, "-") for name in in_order if now.get(name) != before.get(name)}
 
 
 def _test(groups: Sequence[Group], metrics: Sequence[str]) -> None:
