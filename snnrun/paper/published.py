@@ -20,6 +20,7 @@ BATCHES = "in batches"  # theirs take one sample at a time: days, for some
 DISTORTED = "in batches of distorted images, weights averaged"
 MIRRORED = "in batches of mirrored images, weights averaged"
 SILENT = "silent neurons pass no error down"
+UNREGULARISED = "without its regulariser"
 
 # The names that the papers use, by what a run is known by, see `rule_of`.
 NAMES = {
