@@ -87,6 +87,14 @@ def test_groups_are_tested_against_a_base_in_the_order_in_which_they_were_run() 
     assert "against base; t-test paired by seed" in page
 
 
+def test_the_name_of_a_point_is_never_cut() -> None:
+    runs = ablation()
+    for run in runs[-2:]:
+        run.tags["snnrun.label"] = "silent neurons pass error down to the layer below"
+    page = comparison_page(compare(runs, ["label"], None, "base"), "Parts", ["made by me"])
+    assert "| silent neurons pass error down to the layer below |" in page
+
+
 def test_another_model_leads_and_only_what_both_have_is_named_beside_it() -> None:
     runs = seeds("hm2bp", {0: 0.8}, model_network="9", model_effect_ratio="0.1")
     runs += seeds("strsbp", {0: 0.9}, model_network="R9", model_slope="none")

@@ -111,8 +111,9 @@ def when(seconds: float) -> str:
 
 
 def _short(key: str, value: str | float | None) -> str:
+    """A value that fits its cell. The name that a point was given stays whole, since it tells a row from the others."""
     text = value if isinstance(value, str) else number(key, value)
-    return text if len(text) <= CELL else f"{text[: CELL - 1]}…"
+    return text if len(text) <= CELL or key == "label" else f"{text[: CELL - 1]}…"
 
 
 def _all_numbers(cells: Iterable[str]) -> bool:
