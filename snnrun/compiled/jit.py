@@ -23,6 +23,7 @@ from snnrun.compiled.vector import FAST, zeros16, zeros32, zeros64
 
 Counts = NDArray[np.int64]
 Flags = NDArray[np.bool_]
+Doubles = NDArray[np.float64]
 Floats = NDArray[np.float32]
 Times = NDArray[np.uint16]
 Indices = NDArray[np.int32]

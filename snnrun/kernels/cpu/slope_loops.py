@@ -9,12 +9,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from snnrun.compiled.jit import Floats, Indices, jit, part
+from snnrun.compiled.jit import Doubles, Floats, Indices, jit, part
 from snnrun.compiled.turns import NONE, Turn, take
-
-Doubles = NDArray[np.float64]
 
 # So many rows of weights are added to the sums at once, which are then read and written once for all of them.
 TOGETHER = 4
