@@ -104,8 +104,8 @@ class StRsbp(PaperStRsbp):
 
     def authors_fan_in(self, weights: LayerWeights) -> int:
         """Inputs + 1, plus, in a recurrent layer, the synapses of the whole layer."""
-        recurrent = weights.recurrent()
-        return weights.weight.shape[1] + 1 + (0 if recurrent is None else len(recurrent.post))
+        index = weights.trained_index()
+        return weights.weight.shape[1] + 1 + (0 if index is None else len(index[1]))
 
 
 def closed_form_layer(p: Pass) -> Gradients:

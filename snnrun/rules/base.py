@@ -101,14 +101,21 @@ class LayerWeights:
     tau_s: Tensor | None = None
     tau_adaptation: Tensor | None = None
 
-    def recurrent(self) -> Synapses | None:
-        """The recurrent synapses, their weights without gradient."""
+    def trained_index(self) -> tuple[Tensor, Tensor] | None:
+        """Pre- and post-neurons, (S,) each, of the recurrent synapses that have weights; None if there are none."""
         if self.recurrent_weight is None:
             return None
         if self.recurrent_index is None:
             assert self.recurrent_mask is not None
             self.recurrent_index = synapse_index(self.recurrent_mask)
-        pre, post = self.recurrent_index
+        return self.recurrent_index
+
+    def recurrent(self) -> Synapses | None:
+        """The recurrent synapses, their weights without gradient."""
+        index = self.trained_index()
+        if index is None or self.recurrent_weight is None:
+            return None
+        pre, post = index
         # By numbers of entries: with two indices PyTorch takes four times as long.
         entries, neurons = self.recurrent_weight.detach().reshape(-1), len(self.recurrent_weight)
         return Synapses(entries.index_select(0, post * neurons + pre), pre, post)

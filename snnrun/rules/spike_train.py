@@ -266,15 +266,15 @@ class SpikeTrainRule(Delaying, TrainedConstants):
         """
         if not self.regulariser or kind.pool:
             return None
-        weight, recurrent = weights.weight.detach().flatten(1), weights.recurrent()
+        weight, index = weights.weight.detach().flatten(1), weights.trained_index()
         squares = torch.linalg.vecdot(weight, weight)
-        size = torch.full_like(squares, weight.shape[1])
-        if recurrent is not None and weights.recurrent_weight is not None:
+        if weights.recurrent_weight is not None:
             own = weights.recurrent_weight.detach()
             squares = squares + torch.linalg.vecdot(own, own)
-            size = size + torch.bincount(recurrent.post, minlength=len(own))
-        if self.regulariser_fan_in == "authors":
-            size = torch.full_like(squares, weight.shape[1] if kind.window else self.authors_fan_in(weights))
+        authors = self.regulariser_fan_in == "authors" and not kind.window
+        size = torch.full_like(squares, self.authors_fan_in(weights) if authors else weight.shape[1])
+        if index is not None and not authors:
+            size = size + torch.bincount(index[1], minlength=len(weight))
         beta, q = self.regulariser_beta, squares / (size * self.weight_limit**2)
         return self.regulariser * beta / self.weight_limit * torch.exp(beta * (q - 1.0))
 

@@ -112,16 +112,18 @@ def slope_sum(
 ) -> None:
     """The samples of a turn; `slopes` (B, N) is written. `rows` (I, P) has the weights."""
     inputs, own, sums = room.inputs, room.own, room.sums
+    recurrent = loops.post.shape[0] > 0
     while True:
         b = take(turn)
         if b == NONE:
             return
         sort_by_row(counts_in, b, table.shape[0], inputs)
-        sort_by_row(counts, b, table.shape[0], own)
+        if recurrent:
+            sort_by_row(counts, b, table.shape[0], own)
         for i in range(counts.shape[1]):
             slopes[b, i] = 0.0
         for r in range(table.shape[0]):
-            looped = loops.post.shape[0] > 0 and own.first[r] < own.first[r + 1]
+            looped = recurrent and own.first[r] < own.first[r + 1]
             if inputs.first[r] == inputs.first[r + 1] and not looped:
                 continue
             for i in range(rows.shape[1]):

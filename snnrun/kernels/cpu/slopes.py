@@ -19,7 +19,7 @@ def slope_sum(table: Tensor, counts_in: Tensor, weight: Tensor, recurrent: Synap
     neurons, inputs = weight.shape
     padded, n_in, n = padded_size(neurons), as_floats(counts_in), as_floats(counts)
     rows = as_rows(weight).reshape(-1, padded)
-    loops = slope_loops.Loops(np.zeros(neurons + 1, np.int32), np.empty(0, np.int32), NO_FLOATS)
+    loops = slope_loops.Loops(np.empty(0, np.int32), np.empty(0, np.int32), NO_FLOATS)
     if recurrent is not None:
         groups = groups_of(recurrent, neurons)
         loops = slope_loops.Loops(groups.first, groups.post, as_floats(recurrent.weight))
