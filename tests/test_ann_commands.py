@@ -161,6 +161,15 @@ def test_what_needs_spikes_is_refused_in_one_line(
         (["model=gru", "model.layers=[0]"], "model.layers: 0 is out of range"),
         (["model=mlp", "model.dropout=1"], "model.dropout: 1 is out of range"),
         (["model=mlp", "model.components=65"], "model.components: 65 of 64 inputs"),
+        (
+            ["model=mlp", "model.components=64", "encoder=poisson", "encoder.steps=200", "model.bin=1"],
+            "model.components: the components of 12,800 inputs take too much memory. Allowed: up to 10,000 inputs. "
+            "Choose null, or wider bins",
+        ),
+        (
+            ["model=mlp", "model.components=64", "data.limit=50"],
+            "model.components: 50 training samples do not have 64 components. Choose fewer.",
+        ),
         (["model=mlp", "model.network=999999-999999"], "Lower the layers of model=mlp"),
         (["model=strsbp", "encoder=none", "tuned=none"], "encoder: none hands on values"),
         (["model=mlp", "train.momentum=0.5"], "train.momentum: train.optimizer=adam has none"),

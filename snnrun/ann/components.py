@@ -8,7 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from snnrun.errors import UsageError
+
 AT_ONCE = 1024  # samples
+MOST_INPUTS = 10_000  # of components: each pair of inputs has an entry of a matrix, 0.8 GB
 LEAST = 1e-6  # standard deviation of what changes
 
 
@@ -55,6 +58,17 @@ def _factor(variance: Tensor) -> Tensor:
     return torch.where(deviation > LEAST, 1.0 / deviation.clamp(min=LEAST), 1.0)
 
 
+def check_components(number: int, inputs: int) -> None:
+    """Raises UsageError if so many inputs do not have so many components, or are too many for any."""
+    if number > inputs:
+        raise UsageError(f"model.components: {number:,} of {inputs:,} inputs. Choose fewer, or null.")
+    if inputs > MOST_INPUTS:
+        raise UsageError(
+            f"model.components: the components of {inputs:,} inputs take too much memory. "
+            f"Allowed: up to {MOST_INPUTS:,} inputs. Choose null, or wider bins by model.bin."
+        )
+
+
 class Components(nn.Module):
     """The first principal components of inputs that are scaled to mean 0 and variance 1, each, over training samples.
 
@@ -80,7 +94,10 @@ class Components(nn.Module):
 
     @torch.no_grad()
     def fit(self, batches: Iterable[Tensor]) -> None:
-        """Find mean, scale and axes of these values, (B, inputs) each. The largest entry of an axis is positive."""
+        """Find mean, scale and axes of these values, (B, inputs) each. The largest entry of an axis is positive.
+
+        Raises UsageError if there are fewer values than components.
+        """
         inputs = self.mean.numel()
         count, total, products = 0, torch.zeros(inputs).double(), torch.zeros(inputs, inputs).double()
         for batch in batches:
@@ -88,6 +105,10 @@ class Components(nn.Module):
             count += len(values)
             total += values.sum(dim=0)
             products += values.T @ values
+        if count < len(self.axes):
+            raise UsageError(
+                f"model.components: {count:,} training samples do not have {len(self.axes):,} components. Choose fewer."
+            )
         mean = total / count
         covariance = products / count - torch.outer(mean, mean)
         scale = _factor(covariance.diagonal())

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from snnrun import declared
-from snnrun.ann.components import Components, Scale, inputs_of
+from snnrun.ann.components import Components, Scale, check_components, inputs_of
 from snnrun.ann.inputs import Bins
 from snnrun.ann.module import AnnModel, Dropout, seeded
 from snnrun.declared import Range
@@ -52,10 +52,9 @@ class Mlp(Design):
         widths(self.network, "mlp")
 
     def build(self, signal: Signal, outputs: int, seed: int) -> MlpModel:
-        """Make the model. Raises UsageError if there are fewer inputs than components."""
-        features = Bins(signal, self.bin).number * signal.channels
-        if self.components is not None and self.components > features:
-            raise UsageError(f"model.components: {self.components:,} of {features:,} inputs. Choose fewer, or null.")
+        """Make the model. Raises UsageError where `check_components` does."""
+        if self.components is not None:
+            check_components(self.components, Bins(signal, self.bin).number * signal.channels)
         with seeded(seed):
             return MlpModel(self, signal, outputs)
 
