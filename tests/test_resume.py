@@ -531,6 +531,23 @@ def test_a_deleted_run_is_brought_back_by_an_import(outputs: Path, monkeypatch: 
     assert in_store(outputs).info.status == "FINISHED"
 
 
+def test_an_imported_run_began_and_ended_when_it_was_trained(tmp_path: Path, capsys: Any) -> None:
+    outputs = tmp_path / "outputs"
+    for name in ("older", "newer"):
+        train(outputs, name, "stbp", 1, tracking={"kind": "none"})
+    folder = outputs / "runs" / "older"
+    before = [run["started"] for run in listed(outputs, capsys)]
+    assert cli.main(["runs", "import", str(folder), "--outputs", str(outputs)]) == 0
+    after = listed(outputs, capsys)
+    assert [Path(run["folder"]).name for run in after] == ["newer", "older"]
+    assert [run["started"] for run in after] == before
+    run_id = run_folder.RunFolder(folder).run_id
+    info = MlflowClient(tracking.store_uri(outputs)).get_run(str(run_id)).info
+    assert (info.start_time, info.end_time) == tuple(
+        int(1000 * moment) for moment in (journal.began(folder) or 0, journal.ended(folder) or 0)
+    )
+
+
 # ---- what a run was last trained with counts ------------------------------------------------------------------------
 
 

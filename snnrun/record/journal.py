@@ -97,6 +97,12 @@ def began(run_dir: Path) -> float | None:
     return None
 
 
+def ended(run_dir: Path) -> float | None:
+    """The time of the last entry, in seconds since 1970. None if there is no entry."""
+    times = [entry["time"] for entry in read(run_dir) if "time" in entry]
+    return float(times[-1]) if times else None
+
+
 def figures(run_dir: Path, warn: Warn | None = None) -> tuple[list[dict[str, float]], dict[str, float]]:
     """The metrics of a run: the epochs in their order, and the last value of each metric.
 

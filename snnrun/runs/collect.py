@@ -260,6 +260,7 @@ def _folder_elsewhere(run: Run) -> RunFolder | None:
 def _join(run: Run, found: RunFolder, warn: Warn) -> None:
     """Complete what the store knows, which may have failed in the middle of the run, or have been left out of it."""
     run.folder = found.path.resolve()
+    run.started = min(run.started, found.started)  # the store's is later if the run came into it later
     if not run.params:
         run.params = tracking.flatten(found.values())
     if "data.origin" not in run.tags:

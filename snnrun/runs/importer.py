@@ -49,7 +49,7 @@ def import_run(found: run_folder.RunFolder, outputs: Path, uri: str | None) -> s
     for path in sorted(found.path.iterdir()):
         if path.is_file() and path.name not in LEFT_OUT and not path.name.startswith("."):
             tracker.artifact(path, PLACES.get(path.suffix, ""))
-    tracker.finish(STATUS.get(collect.status_of(found), "KILLED"))
+    tracker.finish(STATUS.get(collect.status_of(found), "KILLED"), journal.ended(found.path))
     if problems:
         raise SnnrunError(f"{found.path}: {problems[0]}")
     assert tracker.run_id is not None

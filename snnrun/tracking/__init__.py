@@ -28,7 +28,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from snnrun import beside, locks
 from snnrun.errors import SnnrunError, UsageError
-from snnrun.record.journal import Journal
+from snnrun.record.journal import Journal, began
 from snnrun.record.provenance import provenance, version
 from snnrun.record.run_folder import RunFolder
 from snnrun.tracking.address import file_of, place_of, store_file, store_uri, usual_uri
@@ -97,8 +97,11 @@ class Tracker(Protocol):
     def artifact(self, path: Path, folder: str = "") -> None:
         """Keep a copy of a file of the run's folder, under ``folder``."""
 
-    def finish(self, status: Status) -> None:
-        """Write out what is buffered and close the run; a second call does nothing."""
+    def finish(self, status: Status, ended: float | None = None) -> None:
+        """Write out what is buffered and close the run; a second call does nothing.
+
+        `ended` is in seconds since 1970; None is now.
+        """
 
 
 def to_stderr(message: str) -> None:
@@ -176,7 +179,7 @@ def _open(
     Journal(folder, warn)
     outputs, uri = place[:2]
     if run is None:
-        client, run = create_run(*place, run_name, tags)
+        client, run = create_run(*place, run_name, tags, began(folder))
     else:
         with usable(uri or store_uri(outputs), outputs):
             client.update_run(run.info.run_id, status="RUNNING")
@@ -293,17 +296,24 @@ def _existing(client: Any, run_id: str) -> Any:
 
 
 def create_run(
-    outputs: Path, uri: str | None, experiment: str, run_name: str | None, tags: dict[str, str]
+    outputs: Path,
+    uri: str | None,
+    experiment: str,
+    run_name: str | None,
+    tags: dict[str, str],
+    started: float | None = None,
 ) -> tuple[Any, Any]:
     """Open the store, make what is missing (file, experiment), start a run: the MlflowClient and the run.
 
-    Raises SnnrunError when the store cannot be used.
+    `started` is in seconds since 1970; None is now. Raises SnnrunError when the store cannot be used.
     """
     address = uri or store_uri(outputs)
     with usable(address, outputs), _alone(outputs):
         _probe_sqlite(address)
         client = connect(address)
-        run = client.create_run(_experiment_id(client, address, experiment, outputs), tags=tags, run_name=run_name)
+        number = _experiment_id(client, address, experiment, outputs)
+        moment = None if started is None else int(started * 1000)
+        run = client.create_run(number, start_time=moment, tags=tags, run_name=run_name)
     return client, run
 
 

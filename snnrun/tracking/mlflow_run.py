@@ -147,7 +147,7 @@ class Mlflow:
         """See `tracking.Tracker`."""
         self._do(self._client.log_artifact, self.run_id, str(path), folder or None)
 
-    def finish(self, status: Status) -> None:
+    def finish(self, status: Status, ended: float | None = None) -> None:
         """See `tracking.Tracker`."""
         if self._finished:
             return
@@ -155,7 +155,8 @@ class Mlflow:
         if self._monitor is not None:
             with contextlib.suppress(Exception):
                 self._monitor.finish()
-        self._waiting.insert(0, partial(self._client.set_terminated, self.run_id, status))
+        moment = None if ended is None else int(ended * 1000)
+        self._waiting.insert(0, partial(self._client.set_terminated, self.run_id, status, moment))
         for _ in range(LAST_CHANCES):
             self._pause = 0.0
             self._flush()

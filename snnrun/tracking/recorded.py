@@ -57,10 +57,10 @@ class Recorded:
         if self._store is not None:
             self._store.artifact(path, folder)
 
-    def finish(self, status: Status) -> None:
+    def finish(self, status: Status, ended: float | None = None) -> None:
         """See `tracking.Tracker`."""
         if self._store is not None:
-            self._store.finish(status)
+            self._store.finish(status, ended)
 
 
 class Elsewhere:
@@ -97,11 +97,11 @@ class Elsewhere:
         """See `tracking.Tracker`."""
         self._post("artifact", path.absolute(), folder)
 
-    def finish(self, status: Status) -> None:
+    def finish(self, status: Status, ended: float | None = None) -> None:
         """See `tracking.Tracker`."""
         if not self._finished:
             self._finished = True
-            self._post("finish", status)
+            self._post("finish", status, ended)
             self._hear(wait=True)
 
     def _post(self, method: str, *arguments: object) -> None:
