@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -220,6 +221,18 @@ def test_the_seed_alone_draws_the_weights(name: str) -> None:
 
 
 # ---- what a model computes of a corpus ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn"])
+def test_glorots_weights_are_drawn_where_there_are_weights(name: str) -> None:
+    model = build(name, IMAGE, init="glorot")
+    for key, value in model.named_parameters():
+        if key.endswith("bias"):
+            assert not value.any()
+        else:
+            ins, outs = value[0].numel(), value.shape[0] * value[0, 0].numel()
+            bound = math.sqrt(6 / (ins + outs))
+            assert 0.8 * bound < value.abs().max() <= bound, key
 
 
 def test_weights_of_lra_are_drawn_as_asked() -> None:

@@ -153,7 +153,8 @@ def dense_connections(layers: nn.ModuleDict, activity: Callable[[Tensor], Tensor
 def glorot(layers: nn.ModuleDict) -> None:
     """Draw the weights of dense and convolutional layers as Glorot and Bengio (2010); set the biases to 0."""
     for layer in layers.values():
-        assert isinstance(layer, nn.Linear | nn.Conv2d)
+        if not isinstance(layer, nn.Linear | nn.Conv2d):  # a pool
+            continue
         nn.init.xavier_uniform_(layer.weight)
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)
