@@ -298,6 +298,16 @@ def test_a_run_is_evaluated_and_predicts_as_it_recorded(name, tmp_path, capsys):
     assert {path.name for path in folder.glob("*.png")} >= {"raster.png", "rates.png", "cost.png", "curves.png"}
     [prediction] = predict.predict(str(folder), ["test:3"], outputs=tmp_path, weights="last")
     assert sum(share for *_, share in prediction.ranking()) == pytest.approx(1.0)
+    assert {count for _, count, _ in prediction.ranking()} == {None}, "votes and probabilities are no spikes"
+    assert {"scores", "spikes"} < prediction.as_dict().keys()
+    assert {*prediction.as_dict()["scores"][0]} == {"class", "probability"}
+    for format_, said in (
+        ("nir", "No other format takes it; last.safetensors has"),
+        ("onnx", "is for the networks of"),
+    ):
+        words = ("export", str(folder), "--format", format_, "--weights", "last", "--outputs", str(tmp_path))
+        assert cli.main([*words]) == 2
+        assert said in capsys.readouterr().err
     assert set(prediction.layers) == {"input", "liquid"} if name == "lsm" else {"input", "liquid1", "liquid2"}
     state = load_file(folder / "last.safetensors")
     assert state.keys() == build.network(config, build.load(config).dataset).state_dict().keys()

@@ -191,13 +191,15 @@ def _refuse_format(own: Trained, options: argparse.Namespace) -> None:
 
 def _network_of(own: Trained) -> Network:
     """The network. Raises UsageError if the run trained another model."""
+    from snnrun.ann.module import AnnModel
     from snnrun.network import Network
 
     if isinstance(own.network, Network):
         return own.network
+    others = "Use --format pytorch or onnx; " if isinstance(own.network, AnnModel) else "No other format takes it; "
     raise UsageError(
         f"{own.folder}: model={own.values['model']['name']} is no network of a learning rule, as this format wants. "
-        f"Use --format pytorch or onnx; {own.weights}.safetensors has its weights under PyTorch's names."
+        f"{others}{own.weights}.safetensors has its weights under PyTorch's names."
     )
 
 

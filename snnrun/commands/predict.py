@@ -28,7 +28,8 @@ class Prediction:
     Attributes:
         source: The file, or `test:17`.
         classes: Names of the classes, (C,).
-        scores: Spikes of the output neurons, int64 (C,), or without spikes the probabilities of the classes.
+        scores: Spikes of the output neurons, int64 (C,), or, of a model without such, the shares of the classes in
+            its answer, float (C,): probabilities, or votes.
         layers: Spikes (T, N) of the input and every layer; empty of a model without spikes.
         label: The true class, where it is known.
         notes: What the user should know.
@@ -42,14 +43,19 @@ class Prediction:
     notes: tuple[str, ...]
 
     @property
+    def counts(self) -> bool:
+        """Whether the scores are counts of spikes."""
+        return self.scores.dtype.kind == "i"
+
+    @property
     def predicted(self) -> str:
         """The class with the largest score, such as the neuron that fires most. Of several such, the first."""
         return self.classes[int(self.scores.argmax())]
 
     def ranking(self) -> list[tuple[str, int | None, float]]:
-        """Class, spikes and share of all output spikes, the largest first. Without spikes: class, None, probability."""
+        """Class, count (None if scores are no counts) and share of all scores, the largest first."""
         order = np.argsort(-self.scores, kind="stable")
-        if not self.layers:
+        if not self.counts:
             return [(self.classes[k], None, float(self.scores[k])) for k in order]
         total = max(int(self.scores.sum()), 1)
         return [(self.classes[k], int(self.scores[k]), float(self.scores[k] / total)) for k in order]
@@ -61,11 +67,12 @@ class Prediction:
             "predicted": self.predicted,
             "label": None if self.label is None else self.classes[self.label],
         }
-        if self.layers:
+        if self.counts:
             entry["scores"] = [{"class": name, "count": count, "share": part} for name, count, part in self.ranking()]
-            entry["spikes"] = {name: int(spikes.sum()) for name, spikes in self.layers.items()}
         else:
             entry["scores"] = [{"class": name, "probability": part} for name, _, part in self.ranking()]
+        if self.layers:
+            entry["spikes"] = {name: int(spikes.sum()) for name, spikes in self.layers.items()}
         return {**entry, "notes": list(self.notes)}
 
 
