@@ -134,13 +134,28 @@ def test_a_run_says_that_it_averages_and_its_evaluation_is_of_the_average(
     assert "best weights" in said.out
 
 
-def test_a_model_that_learns_by_itself_has_no_average(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("given", "usual"),
+    [
+        ("average=swa", "average=none"),
+        ("optimizer=adamw", "optimizer=adam"),
+        ("weight_decay=0.1", "weight_decay=0.0"),
+        ("clip_norm=1.0", "clip_norm=null"),
+        ("boosting=true", "boosting=false"),
+    ],
+)
+def test_what_is_done_to_updates_is_refused_of_a_model_that_learns_by_itself(
+    given: str, usual: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     arguments = [
-        *("train", "model=spilinc", "data.limit=20", "train.average=swa", "tracking=none", f"outputs={tmp_path}"),
+        *("train", "model=spilinc", "data.limit=20", f"train.{given}", "tracking=none", f"outputs={tmp_path}"),
         *("hardware.kernels=reference", "encoder.steps=10"),
     ]
     assert cli.main(arguments) == 2
-    assert "train.average: model=spilinc learns by itself" in capsys.readouterr().err
+    key = given.partition("=")[0]
+    assert f"train.{key}: model=spilinc learns by itself, without an optimiser. Set train.{usual}." in (
+        capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,9 @@ from snnrun.train import hardware, memory
 from snnrun.train.distributed import Group
 from snnrun.train.options import Options
 
+# Options of what is done to gradients and updates.
+OF_UPDATES = ("optimizer", "momentum", "weight_decay", "decoupled_decay", "clip_norm", "boosting", "average")
+
 
 class Inputs(NamedTuple):
     """A corpus, split into its parts, and the encoder that makes inputs of its samples, batch by batch."""
@@ -83,12 +86,20 @@ def parts(values: Mapping[str, Any], group: Group) -> Parts:
             f"hardware.processes: model={values['model']['name']} learns from one sample after another, which no other "
             "process can share. Set hardware.processes=1."
         )
-    if isinstance(model, LocalModel) and options.average != "none":
-        raise UsageError(
-            f"train.average: model={values['model']['name']} learns by itself, without updates to average. Set "
-            "train.average=none."
-        )
+    if isinstance(model, LocalModel):
+        _check_local(values["model"]["name"], options)
     return Parts(values, group, dataset, encoder, model, seen, options, device, backend)
+
+
+def _check_local(name: str, options: Options) -> None:
+    """Refuse what is done to gradients and updates, which a model that learns by itself has not."""
+    without = Options(epochs=options.epochs)
+    for key in OF_UPDATES:
+        if getattr(options, key) != getattr(without, key):
+            usual = str(getattr(without, key)).lower() if getattr(without, key) is not None else "null"
+            raise UsageError(
+                f"train.{key}: model={name} learns by itself, without an optimiser. Set train.{key}={usual}."
+            )
 
 
 def _check_memory(values: Mapping[str, Any], dataset: data.Dataset, batch: int, device: torch.device) -> None:
