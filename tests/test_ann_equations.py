@@ -176,6 +176,13 @@ def phased() -> Model:
     return model.double()
 
 
+def test_time_gates_do_not_decay_as_weights_do() -> None:
+    model = phased()
+    names = {name for name, parameter in model.named_parameters() if parameter in set(model.apart())}
+    assert {name.rpartition(".")[2] for name in names} == {"log_period", "shift", "open"}
+    assert len(names) == 3 * sum(name.endswith("log_period") for name, _ in model.named_parameters())
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_phased_lstm_computes_its_equations(training: bool) -> None:
     model, (values, labels) = phased(), series()

@@ -182,6 +182,11 @@ def test_what_a_threshold_would_fall_below_its_bound_is_added_to_the_weights():
     assert net.synapses() == 12 * 3 + 3
 
 
+def test_thresholds_do_not_decay_as_weights_do():
+    net = Network(LeeRule(v_th=[4.0]), inputs=12, topology="5", outputs=3)
+    assert net.apart() == {layer.threshold: 1.0 for layer in net.layers}
+
+
 def test_thresholds_are_balanced_in_proportion_to_a_samples_weight():
     """Two samples of weight 1/2 move them as the mean of both."""
     net = Network(LeeRule(v_th=[1.0], balance=0.1), inputs=6, topology="5", outputs=2).double()

@@ -77,6 +77,11 @@ class PhasedLstmModel(RecurrentModel):
         """A layer. The time of an input is that of the beginning of its bin; rows of an image are a step apart."""
         return PhasedLayer(options, inputs, size, float(self.bins.size) if self.bins.spikes else 1.0)
 
+    def apart(self) -> dict[nn.Parameter, float]:
+        """Periods, shifts and open shares of the time gates, which are no weights."""
+        layers = [layer for layer in self.layers.values() if isinstance(layer, PhasedLayer)]
+        return {gate: 1.0 for layer in layers for gate in (layer.log_period, layer.shift, layer.open)}
+
     def run(self, layer: nn.Module, values: Tensor, training: bool) -> Tensor:
         """Outputs (B, T, H)."""
         outputs: Tensor = layer(values, training)

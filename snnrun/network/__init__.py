@@ -261,9 +261,9 @@ class Network(Model):
                 yield parameter, layer.recurrent_mask if name == "recurrent_weight" else None
 
     def apart(self) -> dict[nn.Parameter, float]:
-        """Trained delays and constants of neurons, with the factor of their learning rate."""
-        found: dict[nn.Parameter, float] = {}
+        """Trained delays, thresholds and other constants of neurons, with the factor of their learning rate."""
         layers = [layer for layer in self.layers if isinstance(layer, Layer) and not layer.frozen]
+        found = {layer.threshold: 1.0 for layer in layers if isinstance(layer.threshold, nn.Parameter)}
         if isinstance(self.rule, Delaying):
             delays = (layer.delay for layer in layers)
             found |= {delay: self.rule.delays_lr for delay in delays if isinstance(delay, nn.Parameter)}
