@@ -176,6 +176,10 @@ def test_what_needs_spikes_is_refused_in_one_line(
         (["model=mlp", "train.optimizer=rmsprob"], "Did you mean rmsprop?"),
         (["model=mlq"], "Did you mean mlp?"),
         (
+            ["model=stbp", "model.decay=0", "model.reset=exponential"],
+            "model.reset=exponential: eq. 6 of the paper divides",
+        ),
+        (
             ["model=mlp", "data=fsdd", "encoder=none", "tuned=none"],
             "none takes image or vector",
         ),

@@ -46,6 +46,7 @@ import torch
 from torch import Generator, Tensor
 
 from snnrun.declared import Range
+from snnrun.errors import UsageError
 from snnrun.kernels import Alif, Stbp, Window
 from snnrun.kernels.ops import currents, images
 from snnrun.kernels.ops import stbp as dense
@@ -82,6 +83,13 @@ class StbpRule(Delaying, TrainedConstants):
     adaptation: Literal["none", "threshold"] = "none"
     tau_adaptation: Annotated[float, Range(above=1)] = 100.0
     adaptation_strength: Annotated[float, Range(above=0)] = 1.8
+
+    def __post_init__(self) -> None:
+        if self.reset == "exponential" and not self.decay:
+            raise UsageError(
+                "model.reset=exponential: eq. 6 of the paper divides by model.decay, which is 0. Raise it, or choose "
+                "model.reset=hard."
+            )
 
     def state_variables(self, kind: LayerKind) -> int:
         """The membrane, and in hidden layers the adaptation."""
