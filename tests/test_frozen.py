@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import trained_runs
@@ -17,7 +18,7 @@ from snnrun.errors import SnnrunError, UsageError
 from snnrun.kernels import ops
 from snnrun.network import Network
 from snnrun.rules import RULES, StRsbp
-from snnrun.run import experiment, pretrained
+from snnrun.run import artifacts, experiment, pretrained
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "strsbp": {"v_th": [0.5], "margin": 0.0, "slope": "table"},
@@ -148,6 +149,19 @@ def test_a_run_leaves_frozen_weights_as_they_were_loaded(tmp_path, capsys):
     assert torch.equal(load_file(first / "best.safetensors")["layers.0.weight"], after["layers.0.weight"])
     assert before["layers.1.weight"].shape == (8, 12)
     assert "the weights of hidden1. Those of hidden2, output are drawn." in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_figure_of_weights_begins_with_those_that_the_training_began_with(tmp_path, monkeypatch):
+    drawn: list[dict[str, Any]] = []
+    monkeypatch.setattr(
+        artifacts, "draw", lambda drawings, _: drawn.append({d.path.name: d.arguments for d in drawings})
+    )
+    first = train(tmp_path / "first", 0, network="12-R8")
+    train(tmp_path / "second", 1, network="12-R9", frozen=["hidden1"], weights=str(first))
+    panels = [figures["weights.png"][0] for figures in drawn]
+    same = [{name: np.array_equal(*pair) for name, pair in layers.items()} for layers in panels]
+    assert [name for layers in same for name, equal in layers.items() if equal] == ["hidden1 weight"]
+    assert np.array_equal(panels[1]["hidden1 weight"][0], panels[0]["hidden1 weight"][1])
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ def test_weights(panels: int, tmp_path: Path) -> None:
 
 def test_weights_that_are_no_numbers_or_all_the_same(tmp_path: Path) -> None:
     nothing, same = np.full(4, np.nan), np.zeros(4)
+    plots.plot_weights({"what it began with is not known": [same]}, tmp_path / "one.png")
     plots.plot_weights({"a": [same, nothing], "b": [same, same]}, tmp_path / "w.png")
     assert (tmp_path / "w.png").stat().st_size > 0
 

@@ -133,14 +133,16 @@ def plot_raster(layers: Mapping[str, npt.NDArray[np.uint8]], title: str, path: P
 
 
 def plot_weights(layers: Mapping[str, Sequence[npt.NDArray[np.floating[Any]]]], path: Path) -> None:
-    """Histograms of the weights, a panel for each tensor; of each the initial and the trained values, both (S,)."""
+    """Histograms of weights, a panel for each tensor: its initial values (S,), if they are known, and the trained."""
     figure, panels = _panels(len(layers), 3, 2.9, 1.7)
-    for axes, (name, (initial, trained)) in zip(panels, layers.items(), strict=False):
+    for axes, (name, (*initial, trained)) in zip(panels, layers.items(), strict=False):
         finite = trained[np.isfinite(trained)].astype(np.float64)  # a training that diverges fills float32
-        edges = np.linspace(*_range(np.concatenate([initial, finite])), 61)
-        counts = [np.histogram(values, edges)[0] for values in (initial, finite)]
-        axes.stairs(counts[0], edges, label="initial", fill=True, color=COLOURS["train"], alpha=0.55)
-        axes.stairs(counts[1], edges, label="trained", color=COLOURS["validation"], linewidth=1.2)
+        edges = np.linspace(*_range(np.concatenate([*initial, finite])), 61)
+        for values in initial:
+            counts = np.histogram(values, edges)[0]
+            axes.stairs(counts, edges, label="initial", fill=True, color=COLOURS["train"], alpha=0.55)
+        counts = np.histogram(finite, edges)[0]
+        axes.stairs(counts, edges, label="trained", color=COLOURS["validation"], linewidth=1.2)
         facts = f"mean {finite.mean():.3g}, sd {finite.std():.3g}" if finite.size else "no finite value"
         axes.set_title(f"{name}, {trained.size:,}\n{facts}", fontsize=9, y=TOP)
         axes.set_xlabel("weight", fontsize=8)

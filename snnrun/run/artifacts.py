@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from safetensors.torch import save
+from torch import Tensor
 
 from snnrun import beside, data, encoders, tracking
 from snnrun.display import console, plots
@@ -22,12 +23,17 @@ MEASURED = 1000
 
 
 def write(
-    result: engine.Result, parts: build.Parts, run_dir: Path, tracker: tracking.Tracker
+    result: engine.Result,
+    parts: build.Parts,
+    initial: Mapping[str, Tensor] | None,
+    run_dir: Path,
+    tracker: tracking.Tracker,
 ) -> tuple[cost.Spent | None, list[Drawing]]:
     """Write weights and costs to the run's folder and the record, also after a training that was cut short.
 
     If the training finished an epoch, this returns the cost of an inference, and the network then has the chosen
     weights (those of the best epoch, if there are any). Otherwise it returns None. The figures are still to be drawn.
+    `initial` are the parameters that the training began with, by name; None if they are not known.
     """
     network, dataset, encoder, device = parts.network, parts.dataset, parts.encoder, parts.device
     for name, state in ((names.LAST, result.last_state), (names.BEST, result.best_state)):
@@ -43,7 +49,7 @@ def write(
             matrix = Drawing(console.plot_confusion, (result.confusion, dataset.classes), run_dir / names.CONFUSION)
             drawings.append(matrix)
         network.load_state_dict(result.best_state or result.last_state)
-        drawings.append(_weights(build.network(parts.values, dataset), network, run_dir))
+        drawings.append(_weights(initial, network, run_dir))
         fired = firing.record(network, dataset.test, encoder, device, positions=firing.spread(dataset.test, MEASURED))
         spent = cost.spent(network, fired)
         drawings += activity(fired, spent, dataset.label, run_dir)
@@ -95,12 +101,11 @@ def _raster(
     return Drawing(console.plot_raster, (layers, title), run_dir / names.RASTER)
 
 
-def _weights(initial: Model, trained: Model, run_dir: Path) -> Drawing:
-    """Histograms of all weights that exist, before and after the training."""
-    before, panels = dict(initial.named_parameters()), {}
-    masks = dict(trained.named_buffers())
+def _weights(initial: Mapping[str, Tensor] | None, trained: Model, run_dir: Path) -> Drawing:
+    """Histograms of all weights that exist, before (where that is known) and after the training."""
+    masks, panels = dict(trained.named_buffers()), {}
     for key, value in trained.named_parameters():
-        pair = [before[key].detach(), value.detach().cpu()]
+        pair = [value.detach().cpu()] if initial is None else [initial[key], value.detach().cpu()]
         mask = masks.get(key.replace("recurrent_weight", "recurrent_mask"))
         if mask is not None:
             pair = [tensor[mask.cpu()] for tensor in pair]

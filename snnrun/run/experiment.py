@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
+from torch import Tensor
 
 from snnrun import beside, data, tracking
 from snnrun.compiled import jit
@@ -128,7 +129,7 @@ def _train(
     values, digest = parts.values, parts.dataset.digest
     about = {"values": dict(values), "digest": digest, "run_id": tracker.run_id, "version": tracking.version()}
     keeper = checkpoint.Keeper(run_dir, values["checkpoint"]["every_minutes"], about, display.warn)
-    started = time.monotonic()
+    initial, started = _initial(parts, kept), time.monotonic()
     with display, jit.compiling(display.compiling):
         result = engine.train(
             parts.network,
@@ -144,13 +145,24 @@ def _train(
     spent, drawings = None, list[plots.Drawing]()
     try:
         with _writing(run_dir):
-            spent, drawings = artifacts.write(result, parts, run_dir, tracker)
+            spent, drawings = artifacts.write(result, parts, initial, run_dir, tracker)
     finally:  # the accuracies are printed even if the disk is full
         before = len(kept.facts["history"]) if kept is not None else 0
         announce.what_came_out(result, values, before, time.monotonic() - started, spent, run_dir, tracker)
     with _writing(run_dir):
         artifacts.draw(drawings, tracker)
     return result
+
+
+def _initial(parts: Parts, kept: engine.Snapshot | None) -> dict[str, Tensor] | None:
+    """The parameters that a training begins with, or began with if it goes on.
+
+    None if these were those of another run: they may have changed since.
+    """
+    if kept is not None and parts.values["model"].get("weights"):
+        return None
+    model = parts.network if kept is None else build.network(parts.values, parts.dataset)
+    return {name: parameter.detach().clone().cpu() for name, parameter in model.named_parameters()}
 
 
 @contextmanager
