@@ -105,6 +105,25 @@ def test_show_says_all_of_a_run(run: Any, outputs: Path) -> None:
     assert (shown["origin"], shown["tags"]["data.train_samples"]) == ("recorded", "64")
 
 
+@pytest.mark.parametrize(
+    ("tags", "said"),
+    [
+        ({}, "not known"),
+        ({"git.commit": "none"}, "none: started in no repository"),
+        ({"git.commit": "aa", "git.dirty": "true"}, "aa with changes that are in no commit (dirty)"),
+        ({"git.commit": "none", "snnrun.git.commit": "bb"}, "bb of snnrun; none of the folder it was started in"),
+        (
+            {"git.commit": "aa", "snnrun.git.commit": "bb", "snnrun.git.dirty": "true"},
+            "bb with changes that are in no commit (dirty) of snnrun; aa of the folder it was started in",
+        ),
+    ],
+)
+def test_the_commits_of_a_run_are_said(tags: dict[str, str], said: str) -> None:
+    made = invented()
+    made.tags = tags
+    assert show._commit(made) == said
+
+
 def test_a_folder_and_a_store_alone_tell_the_same_figures(run: Any, outputs: Path, tmp_path: Path) -> None:
     _, joined, _ = run("runs", "show", "stbp_digits_0", "--json")
     uri = f"sqlite:///{outputs.resolve() / 'mlflow.db'}"

@@ -143,11 +143,17 @@ def _curves(epochs: Sequence[dict[str, float]], out: Console) -> list[tuple[str,
 
 
 def _commit(run: Run) -> str:
-    commit = run.tags.get("git.commit")
-    if commit is None:
-        return "not known"
-    dirty = run.tags.get("git.dirty") == "true"
-    return commit + (" with changes that are in no commit (dirty)" if dirty else "")
+    """That of the folder in which the run was started, and snnrun's own, if it is another."""
+    commits = [_named(run, ""), _named(run, "snnrun.")]
+    if commits[1] is None:
+        return {None: "not known", "none": "none: started in no repository"}.get(commits[0], str(commits[0]))
+    return f"{commits[1]} of snnrun; {'none' if commits[0] is None else commits[0]} of the folder it was started in"
+
+
+def _named(run: Run, whose: str) -> str | None:
+    commit = run.tags.get(f"{whose}git.commit")
+    dirty = commit is not None and run.tags.get(f"{whose}git.dirty") == "true"
+    return f"{commit} with changes that are in no commit (dirty)" if dirty else commit
 
 
 def _files(folder: Path) -> list[str]:
