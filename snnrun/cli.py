@@ -68,7 +68,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "tune": (_of("tune"), "search the settings of a pair of model and corpus, and write its tuned file"),
     "evaluate": (_of("evaluate"), "evaluate a trained network: accuracy, classes, cost of an inference"),
     "predict": (_of("predict"), "class scores of files: recordings, images, spikes"),
-    "export": (_of("export"), "hand a trained network over: NIR or safetensors"),
+    "export": (_of("export"), "hand a trained network over: PyTorch, ONNX, NIR, safetensors, MLflow's registry"),
     "ui": (_of("ui"), "open MLflow's pages: the newest sweep, its charts, a comparison"),
     "data": (_of("data"), "list the corpora, verify the files of one, or encode one ahead"),
     "bench": (_of("bench"), "measure time, memory and spikes of training and inference"),

@@ -10,6 +10,7 @@ import pytest
 import soundfile
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep
+from made_runs import train
 
 from snnrun import cli
 from snnrun.cli import COMMANDS
@@ -95,10 +96,13 @@ def test_other_commands_can_be_read(call: str) -> None:
 
 
 @pytest.mark.slow  # kernels are read or compiled
-def test_the_example_in_python_runs() -> None:
+def test_the_examples_in_python_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(tmp_path / "outputs", "run", "strsbp", 0, tracking={"kind": "none"})
+    monkeypatch.chdir(tmp_path)
     blocks, names = re.findall(r"^```python\n(.*?)^```", TEXT["docs/python.md"], re.M | re.S), dict[str, Any]()
     code = "".join(block for block in blocks if "torch.export" not in block)  # which test_ops runs
     exec(compile(code, "docs/python.md", "exec"), names)
+    assert names["hidden1"].shape == (8, 12, 8)
     assert names["activity"].output.counts.shape == (32, 10)
 
 

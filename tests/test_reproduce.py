@@ -350,7 +350,7 @@ def test_a_surrogate_stands_in_its_line_and_is_not_tested() -> None:
     assert table.lines[0].chosen is not None
     assert (table.lines[0].chosen.p, table.lines[0].test) == (None, None)
     for text in (pages.markdown(table), pages.latex(table), pages.page(table)):
-        assert "STBP (surrogate)" in text
+        assert "STBP (surrogate corpus)" in text
         assert "comparable with no published figure" in text
 
 

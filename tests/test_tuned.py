@@ -99,7 +99,7 @@ def test_a_measurement_names_its_figures_and_what_a_run_changes() -> None:
     values["model"]["v_th"] = [7.0]
     assert tuned.about(FACTS, values) == f"{told}; with model.v_th=[5], train.batch_size=64, which this run changes"
     by_hand = {"pair": "lsm_fsdd", "accuracy": 0.973, "origin": "surrogate"}
-    assert tuned.measured(by_hand) == "measured on the surrogate: validation 97.30 %, chosen by hand"
+    assert tuned.measured(by_hand) == "measured on the surrogate corpus: validation 97.30 %, chosen by hand"
 
 
 def test_what_settings_rest_on_makes_no_other_point_and_no_other_group() -> None:

@@ -181,7 +181,7 @@ def _tell_cost(table: Table, entries: Sequence[Entry], prices: Prices) -> None:
         speed = prices.measured(entry, lambda text: print(f"  {text}", file=sys.stderr, flush=True))
         seconds = speed.seconds(entry.epochs)
         total += len(entry.missing) * seconds
-        mark = " (surrogate)" if entry.origin == "surrogate" else ""
+        mark = " (surrogate corpus)" if entry.origin == "surrogate" else ""
         print(
             f"{name}{mark}: {len(entry.missing)} of {entry.seeds} runs to train, "
             f"{'about' if entry.patience is None else 'at most about'} {spelt(seconds)} each "

@@ -23,7 +23,8 @@ def _resume(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         "snnrun resume",
         description="Go on with a run that was killed, interrupted or failed, bit for bit, from its last checkpoint.",
-        epilog="What may change: hardware.*, tracking.*, checkpoint.*, data.root, data.download, and train.epochs "
+        epilog="What may change: hardware.*, tracking.*, checkpoint.*, outputs, data.root, data.download, "
+        "train.patience, and train.epochs "
         "where the learning rate does not follow it (train.schedule other than cosine and onecycle, train.average "
         "other than swa).",
     )

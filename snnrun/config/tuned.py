@@ -90,7 +90,7 @@ def not_measured(model: str, data: str) -> str:
 def measured(facts: Mapping[str, Any]) -> str:
     """One line on the measurement of a pair."""
     spread = "" if facts.get("deviation") is None else f" ± {100 * facts['deviation']:.2f}"
-    place = " on the surrogate" if facts.get("origin") == "surrogate" else ""
+    place = " on the surrogate corpus" if facts.get("origin") == "surrogate" else ""
     text = f"measured{place}: validation {100 * facts['accuracy']:.2f}{spread} %"
     seeds = facts.get("seeds")
     if facts.get("trials") is None:

@@ -36,7 +36,7 @@ class Mel:
         hold: Steps of a frame.
         range_db: See above.
         coding: "rate" or "delta".
-        attenuation: coding=rate: a value of 1 fires in every so manieth step.
+        attenuation: coding=rate: a value of 1 fires once in so many steps.
         threshold: coding=delta: the change that is sent, as a share of the range.
 
     Raises:

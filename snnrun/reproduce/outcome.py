@@ -56,7 +56,7 @@ class Line:
     @property
     def title(self) -> str:
         """The system, never without the word where its data are a surrogate."""
-        return f"{self.row.title} (surrogate)" if self.surrogate else self.row.title
+        return f"{self.row.title} (surrogate corpus)" if self.surrogate else self.row.title
 
 
 @dataclass(frozen=True)
@@ -162,8 +162,8 @@ def _notes(table: Table, lines: Sequence[Line], entries: Sequence[Entry]) -> lis
     notes += [f"{line.row.title}, {line.row.network}: {line.row.note}" for line in lines if line.row.note]
     if any(line.surrogate for line in lines):
         notes.append(
-            "Surrogate data, made by a program in the form of the corpus: comparable with no published figure, so "
-            "nothing is tested."
+            "A surrogate corpus is made by a program in the form of the real one (surrogate gradients are something "
+            "else): comparable with no published figure, so nothing is tested."
         )
     limits = {entry.values["data"].get("limit") for entry in entries} - {None}
     notes += [f"Trained on {limit:,} samples only: nothing is tested." for limit in sorted(limits)]
