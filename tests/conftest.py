@@ -54,7 +54,7 @@ def launches_are_marked(request: pytest.FixtureRequest, monkeypatch: pytest.Monk
 def figures_are_empty_files(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes longer than the tiny trainings do. A test that looks at figures is marked `figures`."""
     if not request.node.get_closest_marker("figures"):
-        monkeypatch.setattr(plots, "_save", lambda _figure, path: path.write_bytes(b""))
+        monkeypatch.setattr(plots, "save", lambda _figure, path: path.write_bytes(b""))
 
 
 @pytest.fixture(scope="session")

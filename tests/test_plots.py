@@ -33,6 +33,14 @@ def test_weights_that_are_no_numbers_or_all_the_same(tmp_path: Path) -> None:
     assert (tmp_path / "w.png").stat().st_size > 0
 
 
+@pytest.mark.parametrize(
+    ("ending", "first"), [(".png", b"\x89PNG"), (".svg", b"<?xml"), (".pdf", b"%PDF"), (".PNG", b"\x89PNG")]
+)
+def test_a_figure_is_what_its_name_says(ending: str, first: bytes, tmp_path: Path) -> None:
+    plots.plot_rates({"hidden1": np.arange(5.0)}, "title", tmp_path / f"rates{ending}")
+    assert (tmp_path / f"rates{ending}").read_bytes().startswith(first)
+
+
 def test_rates_and_silence(tmp_path: Path) -> None:
     plots.plot_rates({"hidden1": np.arange(50.0), "output": np.zeros(10)}, "title", tmp_path / "r.png")
     assert coloured(tmp_path / "r.png", BLUE) > 500

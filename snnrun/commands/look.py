@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from snnrun.config.paths import expanded, folder
+from snnrun.display.plots import FORMATS
 from snnrun.errors import SnnrunError, UsageError
 
 if TYPE_CHECKING:
     from snnrun.run.census import Census
     from snnrun.run.look import Look
 
-FIGURES = (".png", ".svg", ".pdf")
 PARTS = ("train", "validation", "test")
 LOOKED_AT = 5000  # samples, unless --all
 _ARRAYS = (".npz", ".npy", ".h5", ".hdf5", ".mat")
@@ -67,8 +67,8 @@ def _show(options: argparse.Namespace) -> int:
     for flag, value, least in (("sample", options.sample, 0), ("grid", options.grid, 1), ("epoch", options.epoch, 0)):
         if value < least:
             raise UsageError(f"--{flag} {value}: a number from {least} up is needed.")
-    if options.out is not None and options.out.suffix.lower() not in FIGURES:
-        raise UsageError(f"--out {options.out}: a file ending in {', '.join(FIGURES)}.")
+    if options.out is not None and options.out.suffix.lower() not in FORMATS:
+        raise UsageError(f"--out {options.out}: a file ending in {', '.join(FORMATS)}.")
     looks = _looks(options)
     if options.json:
         print(json.dumps([look.facts() for look in looks], indent=2, ensure_ascii=False))

@@ -13,12 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snnrun.config.paths import expanded, folder
+from snnrun.display.plots import FORMATS
 from snnrun.errors import SnnrunError, UsageError
 
 if TYPE_CHECKING:
     from snnrun.run.samples import Sample
-
-FIGURES = (".png", ".svg", ".pdf")
 
 
 @dataclass(frozen=True)
@@ -79,8 +78,8 @@ class Prediction:
 def main(arguments: list[str]) -> int:
     """Run the command; returns the exit code."""
     options = _parser().parse_intermixed_args(arguments)
-    if options.raster is not None and (len(options.sources) > 1 or options.raster.suffix.lower() not in FIGURES):
-        raise UsageError(f"--raster {options.raster}: one file ending in {', '.join(FIGURES)}, for one sample.")
+    if options.raster is not None and (len(options.sources) > 1 or options.raster.suffix.lower() not in FORMATS):
+        raise UsageError(f"--raster {options.raster}: one file ending in {', '.join(FORMATS)}, for one sample.")
     if options.layers and options.raster is None:
         raise UsageError("--layers: it is about the figure of --raster FILE.")
     if options.top < 1:

@@ -1,4 +1,4 @@
-"""Figures of a run as PNG, by matplotlib's Figure objects: no window, no global state."""
+"""Figures of a run, by matplotlib's Figure objects: no window, no global state."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+FORMATS = (".png", ".svg", ".pdf")
 DPI = 120
 LETTER = 0.0085  # inches that a letter takes for each point of its font
 COUNTED_CLASSES = 30  # beyond, the counts in a confusion matrix cannot be read
@@ -43,7 +44,7 @@ def draw(drawings: Sequence[Drawing]) -> list[OSError | None]:
 
 def get_ready() -> None:
     """Do what the first figure of a process takes: import matplotlib, find its fonts."""
-    figure = _figure(1.0, 1.0)
+    figure = blank(1.0, 1.0)
     _axes(figure, 0.2, 0.2, 0.6, 0.6).set_title("a", y=TOP)
     figure.canvas.draw()
 
@@ -70,7 +71,7 @@ def plot_curves(history: Sequence[Mapping[str, float]], path: Path) -> None:
             axes.set_xlim(0.5, 2.0)  # room for the legend
             axes.set_xticks([1])
         axes.legend(frameon=False)
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_confusion(
@@ -85,7 +86,7 @@ def plot_confusion(
     font = 8 if size <= COUNTED_CLASSES else 5
     room = longest * font * LETTER
     below = 0.5 + (0.1 if rotation == 0 else 0.75 * room if rotation == 45 else room)
-    figure = _figure(0.5 + room + side + 1.1, below + side + 0.4)
+    figure = blank(0.5 + room + side + 1.1, below + side + 0.4)
     axes = _axes(figure, 0.5 + room, below, side, side)
     image = axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0)
     if size <= COUNTED_CLASSES:
@@ -101,7 +102,7 @@ def plot_confusion(
     axes.set_title(f"{what}, {int(matrix.sum()):,} samples, {100 * accuracy:.2f} % right", fontsize=10, y=TOP)
     bar = _axes(figure, 0.5 + room + side + 0.2, below + 0.1 * side, 0.16, 0.8 * side)
     figure.colorbar(image, cax=bar, label="share of the row")
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_raster(layers: Mapping[str, npt.NDArray[np.uint8]], title: str, path: Path) -> None:
@@ -110,7 +111,7 @@ def plot_raster(layers: Mapping[str, npt.NDArray[np.uint8]], title: str, path: P
 
     steps = max(spikes.shape[0] for spikes in layers.values())
     heights = [float(np.clip(spikes.shape[1] / 200, 0.7, 2.0)) for spikes in layers.values()]
-    figure = _figure(9.0, 0.9 + sum(heights) + 0.35 * len(heights))
+    figure = blank(9.0, 0.9 + sum(heights) + 0.35 * len(heights))
     top, first = figure.get_figheight() - 0.4, None
     for height, (name, spikes) in zip(heights, layers.items(), strict=True):
         top -= height + 0.35
@@ -129,7 +130,7 @@ def plot_raster(layers: Mapping[str, npt.NDArray[np.uint8]], title: str, path: P
     axes.set_xlim(-0.5, steps - 0.5)
     axes.set_xlabel("time (ms)")
     figure.suptitle(title, fontsize=11)
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_weights(layers: Mapping[str, Sequence[npt.NDArray[np.floating[Any]]]], path: Path) -> None:
@@ -148,7 +149,7 @@ def plot_weights(layers: Mapping[str, Sequence[npt.NDArray[np.floating[Any]]]], 
         axes.set_xlabel("weight", fontsize=8)
         axes.tick_params(labelsize=7)
     panels[0].legend(frameon=False, fontsize=8)
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_rates(rates: Mapping[str, npt.NDArray[np.floating[Any]]], title: str, path: Path) -> None:
@@ -163,7 +164,7 @@ def plot_rates(rates: Mapping[str, npt.NDArray[np.floating[Any]]], title: str, p
         axes.set_ylabel("neurons", fontsize=8)
         axes.tick_params(labelsize=7)
     figure.suptitle(title, fontsize=11)
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_cost(layers: Mapping[str, Sequence[float]], energies: Mapping[str, float], title: str, path: Path) -> None:
@@ -171,7 +172,7 @@ def plot_cost(layers: Mapping[str, Sequence[float]], energies: Mapping[str, floa
     spikes, operations = zip(*layers.values(), strict=True)
     room = [0.2 + max(map(len, names)) * 8 * LETTER for names in (layers, layers, energies)]
     height = max(2.2, 0.25 * len(layers))
-    figure, left = _figure(sum(room) + 3 * 2.3, height + 1.1), 0.0
+    figure, left = blank(sum(room) + 3 * 2.3, height + 1.1), 0.0
     for before, names, values, label in (
         (room[0], list(layers), spikes, "spikes"),
         (room[1], list(layers), operations, "synaptic operations"),
@@ -187,14 +188,14 @@ def plot_cost(layers: Mapping[str, Sequence[float]], energies: Mapping[str, floa
         panel.set_title(label, fontsize=9, y=TOP)
         panel.tick_params(axis="x", labelsize=7)
     figure.suptitle(title, fontsize=11)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _panels(number: int, columns: int, width: float, height: float, head: float = 0.0) -> tuple[Figure, list[Axes]]:
     """A figure with so many panels, filled by rows, each of a size in inches; `head` for a title above all."""
     columns = min(number, columns)
     rows, pitch = -(-number // columns), (width + 0.65, height + 0.85)
-    figure = _figure(columns * pitch[0], rows * pitch[1] + head)
+    figure = blank(columns * pitch[0], rows * pitch[1] + head)
     places = [divmod(panel, columns) for panel in range(number)]
     return figure, [
         _axes(figure, 0.5 + column * pitch[0], 0.45 + (rows - 1 - row) * pitch[1], width, height)
@@ -217,7 +218,8 @@ def _curve(axes: Axes, history: Sequence[Mapping[str, float]], key: str, split: 
         axes.plot(epochs, values, label=label, color=COLOURS[split], marker=marker, markersize=size)
 
 
-def _figure(width: float, height: float) -> Figure:
+def blank(width: float, height: float) -> Figure:
+    """A figure of this size, in inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -234,6 +236,10 @@ def _axes(figure: Figure, left: float, bottom: float, width: float, height: floa
     return axes
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure in the format that the ending of its file names, one of `FORMATS`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.canvas.print_png(path)  # type: ignore[attr-defined] # `savefig` draws twice
+    if path.suffix.lower() == ".png":
+        figure.canvas.print_png(path)  # type: ignore[attr-defined] # `savefig` draws twice
+    else:
+        figure.savefig(path)

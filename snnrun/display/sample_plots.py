@@ -53,7 +53,7 @@ def plot_samples(samples: Sequence[Sample], titles: Sequence[str], path: Path) -
     abreast = min(len(samples), _ABREAST)
     rows = -(-len(samples) // abreast)
     width = 8.0 if abreast == 1 else 3.2 * abreast
-    figure = plots._figure(width, (5.2 if abreast == 1 else 4.2) * rows)
+    figure = plots.blank(width, (5.2 if abreast == 1 else 4.2) * rows)
     has_source = [
         sample.picture is not None or sample.wave is not None or (sample.series is not None and _spikes(sample))
         for sample in samples
@@ -73,7 +73,7 @@ def plot_samples(samples: Sequence[Sample], titles: Sequence[str], path: Path) -
             top.set_visible(True)
             _draw_source(top, sample)
         (top if top.get_visible() else below).set_title(title, fontsize=9, loc="left")
-    plots._save(figure, path)
+    plots.save(figure, path)
 
 
 def _spikes(sample: Sample) -> bool:
