@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from snnrun.encoders.bsa import bsa_decode, bsa_encode, kernel
+from snnrun.encoders.bsa import bsa_encode, kernel
 
 signals = hnp.arrays(
     np.float64, hnp.array_shapes(min_dims=2, max_dims=2, min_side=0, max_side=6), elements=st.floats(-0.5, 1.5)
@@ -23,6 +23,14 @@ options = st.fixed_dictionaries(
     }
 )
 few = settings(max_examples=50)
+
+
+def decoded(spikes, *, gain=2000.0, taps=24, center=12.0, width=25.0):
+    """The signal that spikes (T, channels) stand for: a spike at step t + 1 adds h / gain from step t on."""
+    signal = np.zeros((len(spikes) + taps - 2, spikes.shape[1]))
+    for i, h in enumerate(kernel(taps, center, width)):
+        signal[i : i + len(spikes) - 1] += h / gain * spikes[1:]
+    return signal
 
 
 def by_hand(signal, steps, *, gain=2000.0, hold=10, threshold=0.6, taps=24, center=12.0, width=25.0):
@@ -89,7 +97,7 @@ def test_each_spike_takes_more_than_the_threshold_from_what_is_left(signal, give
     spikes = bsa_encode(signal, steps, **given_options)
     x = np.zeros((steps + 22, len(signal)))
     x[: steps - 1] = np.repeat(signal.T * gain, hold, axis=0)
-    left = x - bsa_decode(spikes, gain=1.0)
+    left = x - decoded(spikes, gain=1.0)
     assert (np.abs(left).sum(axis=0) <= np.abs(x).sum(axis=0) - threshold * spikes.sum(axis=0) + 1e-9).all()
 
 
@@ -97,7 +105,7 @@ def test_each_spike_takes_more_than_the_threshold_from_what_is_left(signal, give
 def test_a_slow_signal_comes_back(level):
     frames = np.arange(60)
     signal = level + 0.15 * np.sin(2 * np.pi * frames / 30)[None]
-    back = bsa_decode(bsa_encode(signal / 2000.0, 601)) * 2000.0
+    back = decoded(bsa_encode(signal / 2000.0, 601)) * 2000.0
     assert np.abs(back[30:570, 0] - np.repeat(signal[0], 10)[30:570]).mean() < 0.15
 
 

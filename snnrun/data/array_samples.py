@@ -15,7 +15,6 @@ from snnrun.errors import SnnrunError, UsageError
 
 NameOf = Callable[[int], str]
 
-KINDS = ("image", "vector", "series", "spikes")
 AT_ONCE = 1 << 24  # bytes of a piece that is looked at
 _COLOURS = (1, 2, 3, 4)  # the length of an axis of channels
 _DIM = 64  # 8-bit images that stay below have another range than 0 to 255

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -25,21 +25,6 @@ from snnrun.compiled import parallel
 from snnrun.data import exclusive, spikes_file
 from snnrun.data.spikes_file import Encoded, Header, Stored, UnsoundError
 from snnrun.display.verbosity import verbosity
-
-
-class Entry(NamedTuple):
-    """A file of the folder, for a listing.
-
-    Attributes:
-        key: What its spikes were made from; None where that cannot be read.
-        size: In bytes.
-        sound: Whether the file is whole and unchanged.
-    """
-
-    path: Path
-    key: Any
-    size: int
-    sound: bool
 
 
 def stored(
@@ -106,23 +91,6 @@ def sha256(folder: Path, key: Mapping[str, Any], *, count: int, steps: int, widt
             return spikes_file.read(file).sha256
     except OSError as error:
         raise exclusive.fault("read", path, error) from None
-
-
-def usage(folder: Path) -> list[Entry]:
-    """The files of the folder in order of their names, each read and checked; none if there is no such folder."""
-    return [_entry(path) for path in sorted(folder.glob("*.spikes"))]
-
-
-def _entry(path: Path) -> Entry:
-    key, size, sound = None, 0, False
-    with contextlib.suppress(OSError, UnsoundError):
-        size = path.stat().st_size
-        with path.open("rb", buffering=0) as file:
-            header = spikes_file.read(file)
-            key = json.loads(header.key)
-            spikes_file.check(file, header)
-            sound = True
-    return Entry(path, key, size, sound)
 
 
 def _load(path: Path, wanted: Header) -> Stored:

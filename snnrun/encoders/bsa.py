@@ -84,17 +84,3 @@ def _encode(signal: Floats, hold: int, h: Floats, threshold: float, spikes: NDAr
                 spikes[t + 1, c] = 1
                 for i in range(taps):
                     x[t + i, c] -= h[i]
-
-
-def bsa_decode(
-    spikes: NDArray[np.uint8], *, gain: float = 2000.0, taps: int = 24, center: float = 12.0, width: float = 25.0
-) -> Floats:
-    """The signal that spikes (T, channels) stand for, step by step, shape (T + taps - 2, channels).
-
-    A spike at step t + 1 adds h / gain from step t on, see `bsa_encode`.
-    """
-    steps, channels = spikes.shape
-    signal = np.zeros((steps + taps - 2, channels))
-    for i, h in enumerate(kernel(taps, center, width)):
-        signal[i : i + steps - 1] += h / gain * spikes[1:]
-    return signal

@@ -155,11 +155,11 @@ class Value:
     def __init__(self, graph: Graph, name: str) -> None:
         self.graph, self.name = graph, name
 
-    def _with(self, kind: str, other: Operand, *, turned: bool = False) -> Value:
+    def _with(self, kind: str, other: Operand) -> Value:
         graph = self.graph
         if isinstance(other, Value) and other.graph.depth > graph.depth:
             graph = other.graph
-        return graph.node(kind, *((other, self) if turned else (self, other)))
+        return graph.node(kind, self, other)
 
     def __add__(self, other: Operand) -> Value:
         return self._with("Add", other)

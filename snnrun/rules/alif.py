@@ -14,9 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from snnrun.kernels import Alif, Stbp, Window, alif_ops, reference, words
-from snnrun.kernels.ops import images
-from snnrun.kernels.ops import stbp as dense
+from snnrun.kernels import Alif, Stbp, Window, alif_ops, image_ops, reference, stbp_ops, words
 from snnrun.rules.base import Currents, LayerKind, LayerWeights, SpikeTrain, every_step
 from snnrun.rules.views import Driven, view_of
 
@@ -52,7 +50,7 @@ def near(ctx: Any, membrane: Tensor, neuron: Stbp) -> Tensor | None:
         return None
     if not any(ctx.needs_input_grad):
         return None
-    return dense.stbp_near(membrane, neuron)
+    return stbp_ops.stbp_near(membrane, neuron)
 
 
 class _Drive(torch.autograd.Function):
@@ -72,8 +70,8 @@ class _Drive(torch.autograd.Function):
         ctx.save_for_backward(spikes_in, near_in, weight)
         ctx.window = window
         if window is None:
-            return dense.stbp_forward(spikes_in, weight, bias, None, _SUM)[2]
-        return images.stbp_conv_forward(spikes_in, weight, bias, window, _SUM)[2]
+            return stbp_ops.stbp_forward(spikes_in, weight, bias, None, _SUM)[2]
+        return image_ops.stbp_conv_forward(spikes_in, weight, bias, window, _SUM)[2]
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -85,7 +83,7 @@ class _Drive(torch.autograd.Function):
                 grad_drive, spikes_in, weight, wants_input, wants_weight, near_in
             )
         else:
-            grad_in, grad_weight, grad_bias = images.stbp_conv_backward(
+            grad_in, grad_weight, grad_bias = image_ops.stbp_conv_backward(
                 grad_drive, spikes_in, *_at_rest(grad_drive), weight, ctx.window, _AS_IT_IS, wants_input, wants_weight
             )
         return (
@@ -167,7 +165,7 @@ def _products(
     near_in: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The errors of the spikes (B, T, I), weights (N, I) and biases (N,) of a drive W s_in + b."""
-    return dense.stbp_backward(
+    return stbp_ops.stbp_backward(
         grad_drive, spikes_in, *_at_rest(grad_drive), weight, None, _AS_IT_IS, wants_input, wants_weight, near_in
     )[:3]
 

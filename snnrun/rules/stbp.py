@@ -47,9 +47,7 @@ from torch import Generator, Tensor
 
 from snnrun.declared import Range
 from snnrun.errors import UsageError
-from snnrun.kernels import Alif, Stbp, Window
-from snnrun.kernels.ops import currents, images
-from snnrun.kernels.ops import stbp as dense
+from snnrun.kernels import Alif, Stbp, Window, current_ops, image_ops, stbp_ops
 from snnrun.rules.alif import adaptive_layer, near
 from snnrun.rules.base import Currents, LayerKind, LayerWeights, SpikeTrain, every_step, spread
 from snnrun.rules.connectivity import connect
@@ -231,9 +229,9 @@ class _Layer(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         del link_in
         if window is None:
-            spikes, counts, membrane = dense.stbp_forward(spikes_in, weight, bias, recurrent_weight, neuron)
+            spikes, counts, membrane = stbp_ops.stbp_forward(spikes_in, weight, bias, recurrent_weight, neuron)
         else:
-            spikes, counts, membrane = images.stbp_conv_forward(spikes_in, weight, bias, window, neuron)
+            spikes, counts, membrane = image_ops.stbp_conv_forward(spikes_in, weight, bias, window, neuron)
         ctx.save_for_backward(spikes_in, near_in, weight, recurrent_weight, recurrent_mask, spikes, membrane)
         ctx.neuron, ctx.window = neuron, window
         bits = near(ctx, membrane, neuron)
@@ -251,11 +249,11 @@ class _Layer(torch.autograd.Function):
         _, wants_input, _, wants_weight, wants_bias, *_ = ctx.needs_input_grad
         arguments = (grad_spikes, spikes_in, spikes, membrane, weight)
         if ctx.window is None:
-            grad_in, grad_weight, grad_bias, grad_recurrent = dense.stbp_backward(
+            grad_in, grad_weight, grad_bias, grad_recurrent = stbp_ops.stbp_backward(
                 *arguments, recurrent_weight, ctx.neuron, wants_input, wants_weight, near_in
             )
         else:
-            grad_in, grad_weight, grad_bias = images.stbp_conv_backward(
+            grad_in, grad_weight, grad_bias = image_ops.stbp_conv_backward(
                 *arguments, ctx.window, ctx.neuron, wants_input, wants_weight
             )
         return (
@@ -288,7 +286,7 @@ class _DrivenLayer(torch.autograd.Function):
         drive = view.driven(values, weight)
         if bias is not None:
             drive = drive + bias.repeat_interleave(drive.shape[2] // len(bias))
-        spikes, counts, membrane = currents.stbp_driven(drive, recurrent_weight, neuron, view.steps)
+        spikes, counts, membrane = current_ops.stbp_driven(drive, recurrent_weight, neuron, view.steps)
         ctx.save_for_backward(values, weight, bias, recurrent_weight, recurrent_mask, spikes, membrane)
         ctx.neuron, ctx.view = neuron, view
         bits = near(ctx, membrane, neuron)
@@ -302,7 +300,7 @@ class _DrivenLayer(torch.autograd.Function):
         ctx: Any, _: None, grad_counts: Tensor | None, grad_link: Tensor | None, __: None
     ) -> Sequence[Tensor | None]:
         values, weight, bias, recurrent_weight, mask, spikes, membrane = ctx.saved_tensors
-        grad_drive, grad_recurrent = currents.stbp_driven_backward(
+        grad_drive, grad_recurrent = current_ops.stbp_driven_backward(
             every_step(grad_counts, grad_link, membrane),
             spikes, membrane, recurrent_weight, ctx.neuron, values.shape[1],
         )  # fmt: skip

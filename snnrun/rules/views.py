@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from snnrun.kernels import Lif, Synapses, Window, ops, reference
-from snnrun.kernels.ops import currents, images
+from snnrun.kernels import Lif, Synapses, Window, current_ops, image_ops, ops, reference
 from snnrun.rules.base import LayerKind
 
 if TYPE_CHECKING:
@@ -71,17 +70,17 @@ class Convolution:
     def forward(self, spikes_in: Tensor, weight: Tensor, recurrent: Synapses | None, lif: Lif) -> tuple[Tensor, Tensor]:
         """See `Dense`."""
         assert recurrent is None
-        return images.conv_forward(spikes_in, weight, self.window, lif)
+        return image_ops.conv_forward(spikes_in, weight, self.window, lif)
 
     def activation(self, p: Pass) -> Tensor:
         """See `Dense`."""
-        return images.conv_activation(p.spsp, p.lif, p.spikes_in, p.spikes, p.weight, self.window)
+        return image_ops.conv_activation(p.spsp, p.lif, p.spikes_in, p.spikes, p.weight, self.window)
 
     def backward(
         self, p: Pass, gain: Tensor | None, credit: Tensor | None, gain_slope: Tensor | None = None
     ) -> tuple[Tensor | None, Tensor, Tensor]:
         """See `Dense`."""
-        return images.conv_backward(
+        return image_ops.conv_backward(
             p.spsp, p.lif, p.spikes_in, p.spikes, gain, credit, p.weight, self.window, gain_slope
         )
 
@@ -110,7 +109,7 @@ class Pool(Convolution):
     def forward(self, spikes_in: Tensor, weight: Tensor, recurrent: Synapses | None, lif: Lif) -> tuple[Tensor, Tensor]:
         """See `Dense`."""
         del recurrent
-        return images.pool_forward(spikes_in, self.window, lif, weight.dtype)
+        return image_ops.pool_forward(spikes_in, self.window, lif, weight.dtype)
 
     def activation(self, p: Pass) -> Tensor:
         """See `Dense`. The reference computes it, since no backend does."""
@@ -124,7 +123,7 @@ class Pool(Convolution):
         nothing = p.counts.new_zeros(len(p.counts), 0)
         if credit is None:
             return None, nothing, nothing
-        return None, images.pool_backward(p.spsp, p.lif, p.spikes_in, p.spikes, credit, self.window), nothing
+        return None, image_ops.pool_backward(p.spsp, p.lif, p.spikes_in, p.spikes, credit, self.window), nothing
 
 
 @dataclass(frozen=True)
@@ -141,7 +140,7 @@ class Driven:
 
     def forward(self, values: Tensor, weight: Tensor, recurrent: Synapses | None, lif: Lif) -> tuple[Tensor, Tensor]:
         """See `Dense`."""
-        return currents.lif_driven(self.driven(values, weight), recurrent, lif, self.steps, self.slack())
+        return current_ops.lif_driven(self.driven(values, weight), recurrent, lif, self.steps, self.slack())
 
     def activation(self, p: Pass) -> Tensor:
         """See `Dense`."""
@@ -165,7 +164,7 @@ class Driven:
 
     def driven(self, values: Tensor, weight: Tensor) -> Tensor:
         """sum_j w_ij x_j of each value, (B, K, N)."""
-        return currents.current_drive(values, weight)
+        return current_ops.current_drive(values, weight)
 
     def gradient(self, values: Tensor, errors: Tensor, weight: Tensor) -> Tensor | None:
         """For each weight the sum of errors (B, K, N) times values, stored as layers store weights."""
@@ -173,7 +172,7 @@ class Driven:
         return (values.flatten(0, 1).T @ errors.flatten(0, 1)).T
 
     def _readout_sums(self, p: Pass) -> Tensor:
-        return currents.readout_sums(p.spsp, p.lif, p.spikes, p.counts, p.spikes_in.shape[1])
+        return current_ops.readout_sums(p.spsp, p.lif, p.spikes, p.counts, p.spikes_in.shape[1])
 
 
 @dataclass(frozen=True)

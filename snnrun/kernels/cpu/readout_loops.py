@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from snnrun.compiled.jit import Floats, Indices, Words, in_64_32_or_16, in_64_or_32, part
+from snnrun.compiled.jit import Floats, Indices, Words, in_64_32_or_16, part
 from snnrun.compiled.vector import GROUP, above, choose, load, lowest_bit, splat, store
 from snnrun.kernels.cpu.constants import (
     HM2BP,
@@ -211,7 +211,6 @@ def read(like: Any, readout: Readout, words: Words, b: int, w: int, base: int, s
 
 
 read_block = in_64_32_or_16(read)
-read_wide_block = in_64_or_32(read)
 
 
 @part
