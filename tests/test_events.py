@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from snnrun import cli, data, tracking
 from snnrun.data import events, folders
+from snnrun.data.binning import binned
 from snnrun.errors import SnnrunError, UsageError
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "make_ntidigits_surrogate.py"
@@ -55,9 +56,11 @@ def test_single_digits(tmp_path: Path, place: str) -> None:
     ]
     assert [spiking(sample) for sample in corpus.test.samples] == [[(10, 7)], []]
     assert corpus.label == "ntidigits"
-    assert corpus.notes[:2] == (
+    assert corpus.notes[:3] == (
         "1 recordings of several digits are not used",
-        "1 of 9 events come after 1.12 s and are left out, of 1 recordings",
+        "1 events of 1 of 6 recordings come after the last step (data.steps=700) and are left out; `snnrun data stats` "
+        "says when they come",
+        "1 of 9 events (11 %) share a step and a channel with another, and are one spike with it",
     )
     assert "train: there is nothing of classes 1, 2, 3, 4, 5, 6, 7, 8, 9" in corpus.notes
 
@@ -99,12 +102,13 @@ def test_the_length_of_a_step(tmp_path: Path) -> None:
 def test_binning_is_that_of_the_definition(found: list[tuple[int, float]], bin_ms: float, steps: int) -> None:
     found.sort(key=lambda event: event[1])
     channels, times = (np.array([event[i] for event in found], kind) for i, kind in enumerate((np.int64, np.float64)))
-    bits, late = events.bin_events(channels, times, bin_ms, steps)
+    bits, late, merged, count = binned((times * 1e3 / bin_ms).astype(np.int64), channels, steps, 64)
     assert bits.shape == (steps, 1)
     assert bits.dtype == np.int64
     wanted = {(int(time * 1000 / bin_ms), channel) for channel, time in found}
     assert set(spiking(bits)) == {(step, channel) for step, channel in wanted if step < steps}
     assert late == sum(int(time * 1000 / bin_ms) >= steps for _, time in found)
+    assert (merged, count) == (len(found) - late - int(np.bitwise_count(bits.view(np.uint64)).sum()), len(found))
 
 
 @given(

@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snnrun.data import folders, hdf5
-from snnrun.data.corpus import Corpus, MissingError, pack
+from snnrun.data.binning import binned
+from snnrun.data.corpus import Corpus, MissingError, unseen
 from snnrun.data.known import known
 from snnrun.declared import Range
 from snnrun.errors import SnnrunError
@@ -71,8 +72,8 @@ def ntidigits(
     """The single digits of N-TIDIGITS18, binned.
 
     The file is `root/ntidigits/n-tidigits.hdf5` or `root/n-tidigits.hdf5`. An event at time t falls into step
-    floor(t / bin); several of a channel in one step are one spike; what comes after the last step is left out, and
-    counted in a note.
+    floor(t / bin); several of a channel in one step are one spike; what comes after the last step is left out. Notes
+    count both.
 
     Args:
         split: "official" is the file's own, which has no speaker in both parts. "ab" trains on the first take of every
@@ -95,19 +96,17 @@ def ntidigits(
         recordings, notes, faults = _listed(path, file)
         tested = np.array([r.part == "test" if split == "official" else r.name.take == "b" for r in recordings], bool)
         spikes = np.zeros((len(recordings), steps, 1), np.int64)
-        late, losers, events = 0, 0, 0
+        numbers = np.zeros((len(recordings), 3), np.int64)  # left out, merged, all
         for position, recording in enumerate(recordings):
             try:
                 channels, times = _events(file, recording)
             except ValueError as error:
                 faults.append(f"{path}: {recording.part} recording {recording.label}: {error}; get the file anew")
                 continue
-            spikes[position], lost = bin_events(channels, times, bin_ms, steps)
-            late, losers, events = late + lost, losers + (lost > 0), events + len(times)
+            step = np.minimum(times * 1e3 / bin_ms, steps).astype(np.int64)
+            spikes[position], *numbers[position] = binned(step, channels, steps, CHANNELS)
         made = "origin" in file.attrs and file.attrs["origin"] == "surrogate"
-    if late:
-        end = f"after {steps * bin_ms / 1e3:g} s"
-        notes.append(f"{late:,} of {events:,} events come {end} and are left out, of {losers:,} recordings")
+    notes += unseen(steps, *numbers.T)
     order = CLASSES[class_order]
     labels = np.array([order.index(recording.name.digits) for recording in recordings], np.int64)
     notes += [
@@ -158,24 +157,6 @@ def parse(label: str) -> Name:
         raise ValueError("a name such as man-ae-a-1 is wanted: gender, speaker, take, digits")
     gender, speaker, take, digits, digits_first, take_last = match.groups()
     return Name(*(part.lower() for part in (gender, speaker, take or take_last, digits or digits_first)))
-
-
-def bin_events(
-    channels: NDArray[np.int64], times: NDArray[np.float64], bin_ms: float, steps: int
-) -> tuple[NDArray[np.int64], int]:
-    """Spikes of one recording, bits int64 (T, 1), and the number of events after the last step.
-
-    Args:
-        channels: Of each event, 0 to 63, shape (E,).
-        times: Of each event, in s from 0 up, shape (E,).
-        bin_ms: Length of a step, in ms.
-        steps: T.
-    """
-    step = times * 1e3 / bin_ms
-    within = step < steps
-    spikes = np.zeros((steps, CHANNELS), bool)
-    spikes[step[within].astype(np.int64), channels[within]] = True
-    return pack(spikes), int(len(times) - within.sum())
 
 
 # ---- the file -------------------------------------------------------------------------------------------------------
