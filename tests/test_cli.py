@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import yaml
 
-from snnrun import cli, signals, tracking
+from snnrun import cli, errors, signals, tracking
 from snnrun.config import options
 from snnrun.record import run_lock
 from snnrun.run import experiment
@@ -105,6 +105,14 @@ def test_help_names_every_command(arguments: list[str], code: int, capsys: pytes
     for name, (_, about) in cli.COMMANDS.items():
         assert f"  {name} " in out
         assert about in out
+
+
+@pytest.mark.parametrize(
+    ("word", "nearest"),
+    [("Yes", " Did you mean yes?"), ("nno", " Did you mean no?"), ("perhaps", ""), ("", "")],
+)
+def test_what_is_unknown_is_named_with_the_nearest_once(word: str, nearest: str) -> None:
+    assert errors.unknown("answer", word, ["yes", "no"]) == f"{word}: no such answer. Allowed: yes, no.{nearest}"
 
 
 def test_an_unknown_command_gets_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:

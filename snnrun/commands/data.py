@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import inspect
 import json
 import time
@@ -13,7 +12,7 @@ from typing import Any
 
 from snnrun.commands import look
 from snnrun.config.paths import expanded
-from snnrun.errors import SnnrunError, UsageError
+from snnrun.errors import SnnrunError, UsageError, unknown
 
 _VERBS = {"train": "train", "validation": "validate", "test": "test"}
 _OVERRIDES = "An override changes a key as in `snnrun train`: encoder.gain=1000, model=stbp, outputs=FOLDER."
@@ -123,9 +122,7 @@ def _check_name(name: str) -> None:
     from snnrun.data import DATASETS
 
     if name not in DATASETS:
-        near = difflib.get_close_matches(name, DATASETS, n=1, cutoff=0.5)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        raise UsageError(f"{name}: no such corpus. Allowed: {', '.join(DATASETS)}.{hint}")
+        raise UsageError(unknown("corpus", name, DATASETS))
 
 
 # ---- what is said ---------------------------------------------------------------------------------------------------

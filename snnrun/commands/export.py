@@ -191,12 +191,12 @@ def _refuse_format(own: Trained, options: argparse.Namespace) -> None:
 
 def _network_of(own: Trained) -> Network:
     """The network. Raises UsageError if the run trained another model."""
-    from snnrun.ann.module import AnnModel
     from snnrun.network import Network
+    from snnrun.portable import task
 
     if isinstance(own.network, Network):
         return own.network
-    others = "Use --format pytorch or onnx; " if isinstance(own.network, AnnModel) else "No other format takes it; "
+    others = "Use --format pytorch or onnx; " if task.takes(own.network) else "No other format takes it; "
     raise UsageError(
         f"{own.folder}: model={own.values['model']['name']} is no network of a learning rule, as this format wants. "
         f"{others}{own.weights}.safetensors has its weights under PyTorch's names."

@@ -256,15 +256,12 @@ def chosen(options: argparse.Namespace) -> tuple[Sequence[Any], Sequence[Any], l
 
 
 def _metric(word: str, known: Sequence[Any]) -> str:
-    import difflib
-
-    from snnrun.errors import UsageError
+    from snnrun.errors import UsageError, did_you_mean
 
     metrics = sorted(set().union(*(run.metrics for run in known)))
     if word not in metrics:
-        near = difflib.get_close_matches(word, metrics, n=1, cutoff=0.4)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        raise UsageError(f"--metric {word}: no run has this metric. There are {', '.join(metrics)}.{hint}")
+        there = f"There are {', '.join(metrics)}.{did_you_mean(word, metrics)}"
+        raise UsageError(f"--metric {word}: no run has this metric. {there}")
     return word
 
 

@@ -7,7 +7,6 @@ part to test on to a draw.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import inspect
 import numbers
 import sys
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 
 from snnrun.data import folders
 from snnrun.data.corpus import MissingError, stratified
-from snnrun.errors import SnnrunError, UsageError, printable
+from snnrun.errors import SnnrunError, UsageError, did_you_mean, printable
 
 WHOLE = "all"  # the one part of a corpus that has no others
 # What a part may be called, the first that a class knows; a part to validate on only counts beside one to test on.
@@ -42,9 +41,7 @@ def choose(corpus: str, name: str | None, allowed: Sequence[str]) -> str:
     if name is None:
         raise UsageError(f"data.dataset: say which corpus of {corpus}, as data.dataset={allowed[0]}. {there}")
     if name not in allowed:
-        lower = {entry.lower(): entry for entry in allowed}
-        near = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.6)
-        hint = f" Did you mean {lower[near[0]]}?" if near else ""
+        hint = did_you_mean(name, allowed)
         raise UsageError(f"data.dataset: {name!r} is no corpus that is taken from {corpus}. {there}{hint}")
     return name
 
@@ -75,9 +72,8 @@ def parts(cls: type, options: Mapping[str, Any], make: Callable[..., Any]) -> di
     known = {name: entry for name, entry in parameters(cls).items() if name not in _OURS}
     for option in options:
         if option not in known:
-            near = difflib.get_close_matches(option, known, n=1)
-            hint = f" Did you mean {near[0]}?" if near else ""
             allowed = f"Allowed: {', '.join(known)}." if known else "It has none."
+            hint = did_you_mean(option, known)
             raise UsageError(f"data.options: {cls.__name__} has no option {option!r}. {allowed}{hint}")
     if "train" in known and "train" not in options:
         _check_needed(cls, {**options, "train": True}, known)

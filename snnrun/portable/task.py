@@ -55,6 +55,11 @@ class Task:
         )
 
 
+def takes(model: Model) -> bool:
+    """Whether the formats that need no snnrun are for such a model."""
+    return isinstance(model, Network | AnnModel)
+
+
 def task(own: Trained) -> Task:
     """What is written of a run."""
     name, options = own.values["model"]["name"], {**own.values["model"]}

@@ -22,7 +22,7 @@ from snnrun.data.corpus import Corpus, MissingError
 from snnrun.errors import SnnrunError, UsageError, unknown
 from snnrun.record.description import Description
 from snnrun.run import build, recordings
-from snnrun.run.samples import Reader
+from snnrun.run.samples import Reader, without_input
 
 PARTS = ("train", "validation", "test")
 
@@ -175,9 +175,7 @@ class Samples:
         chosen = np.arange(len(positions))
         if wanted is not None:
             if wanted not in corpus.classes:
-                case = [own for own in corpus.classes if own.casefold() == wanted.casefold()]
-                hint = f" Did you mean {case[0]}?" if case else ""
-                raise UsageError(unknown(f"class of data={name}", wanted, corpus.classes) + hint)
+                raise UsageError(unknown(f"class of data={name}", wanted, corpus.classes))
             labels = np.concatenate([corpus.train_labels, corpus.test_labels])[positions]
             chosen, of = np.flatnonzero(labels == corpus.classes.index(wanted)), f" of class {wanted}"
             if not len(chosen):
@@ -280,8 +278,7 @@ class Samples:
             inputs, steps = bits[:, :channels].astype(bool), given.shape[1]
             if image is not None and more.get("picture") is None:
                 more["picture"] = inputs.sum(axis=0).reshape(image) / max(int(inputs.sum(axis=0).max()), 1)
-        if not inputs.any():
-            notes = [*notes, "it has no input spike" if given.dtype == np.int64 else "all of its input is 0"]
+        notes = [*notes, *without_input(given)]
         step_ms = step_of(self.encoder, self.values)
         return Look(source, inputs, steps, step_ms, image=image, notes=tuple(dict.fromkeys(notes)), **more)
 

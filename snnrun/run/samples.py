@@ -40,6 +40,13 @@ class Sample:
     pixels: NDArray[np.uint8] | None = None
 
 
+def without_input(inputs: NDArray[Any]) -> tuple[str, ...]:
+    """The note on a sample, as `Sample.inputs` has it, of which a network gets nothing; none if it gets something."""
+    if inputs.any():
+        return ()
+    return ("it has no input spike" if inputs.dtype == np.int64 else "all of its input is 0",)
+
+
 @dataclass
 class Reader:
     """Reads the files and samples that `snnrun predict` gets.
@@ -158,7 +165,7 @@ class Reader:
         assert not isinstance(self.encoder, encoders.RecordingEncoder)
         spikes = self.encoder.encode(own.spikes[None], np.zeros(1, np.int64), self.epoch)
         notes = [f"{own.left_out:,} of its events come after the last step and are left out"] if own.left_out else []
-        return Sample(spikes, notes=(*notes, *(() if spikes.any() else ("it has no input spike",))))
+        return Sample(spikes, notes=(*notes, *without_input(spikes)))
 
     def _is_of_events(self, path: Path) -> bool:
         """Whether an array is no spike trains of this network; tonic has corpora whose events lie in such files."""
@@ -187,7 +194,7 @@ class Reader:
             return None
         assert not isinstance(self.encoder, encoders.RecordingEncoder), "arrays have no recordings"
         inputs = self.encoder.encode(row.sample, np.zeros(1, np.int64), self.epoch)
-        return Sample(inputs, row.label, (*row.notes, *(() if inputs.any() else ("it has no input spike",))))
+        return Sample(inputs, row.label, (*row.notes, *without_input(inputs)))
 
     def _array(self, path: Path) -> Sample:
         """Spikes (T, N) of 0 and 1, cut to the steps of the run, or filled up with silence."""

@@ -8,7 +8,6 @@ than the run counts as its default. A run without the key fails every filter on 
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -16,7 +15,7 @@ from dataclasses import dataclass
 from operator import ge, gt, le, lt
 from typing import Any
 
-from snnrun.errors import UsageError
+from snnrun.errors import UsageError, did_you_mean
 from snnrun.runs.collect import STATUSES, Run, keys_of
 from snnrun.runs.defaults import completed
 
@@ -82,8 +81,7 @@ def key_named(word: str, runs: Sequence[Run]) -> str:
             return key
     same = [key for key in known if re.split(r"[./]", key)[-1] == word]
     short = [key.removesuffix(".name") for key in known]
-    near = same[:1] or difflib.get_close_matches(word, [*known, *short], n=1, cutoff=0.5)
-    hint = f" Did you mean {near[0]}?" if near else ""
+    hint = f" Did you mean {same[0]}?" if same else did_you_mean(word, [*known, *short])
     raise UsageError(
         f"{word}: no run has this key. Parameters are written as in `snnrun train` (train.lr), metrics as recorded "
         f"(test/accuracy_last); beside them there are {', '.join(FACTS)}.{hint}"
@@ -150,10 +148,9 @@ def _check_values(text: str, key: str, values: Sequence[str], runs: Sequence[Run
     for value in values:
         if not any(_equal(other, value) for other in known):
             allowed = list(STATUSES) if key == "status" else here
-            near = difflib.get_close_matches(value, allowed, n=1, cutoff=0.5)
             more = f", ... ({len(allowed)} in all)" if len(allowed) > SHOWN else ""
-            hint = f" Did you mean {near[0]}?" if near else ""
-            raise UsageError(f"{text}: no run has {key}={value}. There are {', '.join(allowed[:SHOWN])}{more}.{hint}")
+            there = f"There are {', '.join(allowed[:SHOWN])}{more}.{did_you_mean(value, allowed)}"
+            raise UsageError(f"{text}: no run has {key}={value}. {there}")
 
 
 def _natural(value: str) -> tuple[float, str]:
