@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import html
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from urllib.parse import quote
 
 from snnrun.paper.compare import SHOWN, Entry, Ours, Part
 from snnrun.paper.published import Published
+from snnrun.runs import tables
 from snnrun.runs.collect import Run
 
 HEAD = (
@@ -116,10 +116,10 @@ def remarks(part: Part) -> list[str]:
 
 def markdown(frame: Frame, parts: Sequence[Part], figures: Mapping[str, str], link: Callable[[Run], Link]) -> str:
     """The page as Markdown; `figures` names the file of each part's figure."""
-    lines = [f"# {TITLE}", "", *(f"- {_md(fact)}" for fact in frame.facts), "", EXPLANATION]
-    lines += ["", *(f"Note: {_md(note)}." for note in frame.notes)] if frame.notes else []
+    lines = [f"# {TITLE}", "", *(f"- {tables.markdown(fact)}" for fact in frame.facts), "", EXPLANATION]
+    lines += ["", *(f"Note: {tables.markdown(note)}." for note in frame.notes)] if frame.notes else []
     for part in parts:
-        lines += ["", f"## {_md(part.title)}", ""]
+        lines += ["", f"## {tables.markdown(part.title)}", ""]
         if part.warning:
             lines += [f"**{part.warning}**", ""]
         lines.append("| " + " | ".join(HEAD) + " |")
@@ -130,21 +130,17 @@ def markdown(frame: Frame, parts: Sequence[Part], figures: Mapping[str, str], li
             for published, cells in rows_of(entry, link):
                 texts = [_md_cell(cell) for cell in cells]
                 lines.append("| " + " | ".join(f"*{text}*" if published and text else text for text in texts) + " |")
-        lines += ["", *(f"{_md(remark)}\n" for remark in remarks(part))]
+        lines += ["", *(f"{tables.markdown(remark)}\n" for remark in remarks(part))]
         if part.title in figures:
             lines.append(f"![Test accuracy by epoch]({figures[part.title]})")
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _md(text: str) -> str:
-    return re.sub(r"([\\`*_<>|\[\]])", r"\\\1", text.replace("\n", " "))
-
-
 def _md_cell(cell: Cell) -> str:
     if isinstance(cell, str):
-        return _md(cell)
+        return tables.markdown(cell)
     return ", ".join(
-        (f"[{_md(link.name)}]({link.page})" if link.page else _md(link.name))
+        (f"[{tables.markdown(link.name)}]({link.page})" if link.page else tables.markdown(link.name))
         + (f" ([folder]({link.folder}))" if link.folder else "")
         for link in cell
     )

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from snnrun.paper.pages import PAGE
 from snnrun.reproduce.outcome import Line, Ours, Outcome
 from snnrun.runs import tables
+from snnrun.runs.tables import p_value
 
 EXPLANATION = (
     "Test accuracies in percent. Parameters, epochs and published figures are as printed; built are the parameters of "
@@ -41,11 +42,11 @@ def columns(lines: Sequence[Line]) -> list[Column]:
         Column("n", lambda line: str(len(line.seeds)) if line.seeds else "", 16),
         Column("by validation", lambda line: mean(line.chosen), 18),
         Column("its best", lambda line: _best(line.chosen), 8),
-        Column("its p", lambda line: p_value(line.chosen), 9),
+        Column("its p", lambda line: _p(line.chosen), 9),
         *([Column("last epoch", lambda line: mean(line.last), 14)] if unchosen else []),
         Column("papers' way", lambda line: mean(line.maximum), 15),
         Column("its best", lambda line: _best(line.maximum), 7),
-        Column("its p", lambda line: p_value(line.maximum), 8),
+        Column("its p", lambda line: _p(line.maximum), 8),
         Column("test", lambda line: (line.test or "").partition(",")[0], 3, right=False),
         Column("epochs", lambda line: _count(line.row.epochs), 2),
         Column("trained", lambda line: _range(line.trained), 6),
@@ -72,11 +73,8 @@ def mean(measure: Ours | None) -> str:
     return f"{measure.mean:.2f}" + (f" ± {measure.std:.2f}" if measure.std is not None else "")
 
 
-def p_value(measure: Ours | None) -> str:
-    """p with three places."""
-    if measure is None or measure.p is None:
-        return ""
-    return "<0.001" if measure.p < 0.001 else f"{measure.p:.3f}"
+def _p(measure: Ours | None) -> str:
+    return "" if measure is None else p_value(measure.p)
 
 
 def _figure(value: float | None) -> str:

@@ -6,7 +6,7 @@ and seed the latest counts, since the others are repetitions. The test samples n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from snnrun.errors import UsageError, did_you_mean
@@ -174,15 +174,19 @@ def groups_of(runs: Sequence[Run], by: Sequence[str] | None) -> list[Group]:
     return found
 
 
-def differing(runs: Sequence[Run], every: Sequence[dict[str, str]]) -> list[str]:
+def differing(runs: Sequence[Run], every: Sequence[Mapping[str, str]]) -> list[str]:
     """`model.name`, and the settings in which runs of the same rule and corpus differ: the rest follows from these."""
+    return ["model.name", *(key for key in varied(runs, every) if key != "model.name")]
+
+
+def varied(runs: Sequence[Run], every: Sequence[Mapping[str, str]]) -> list[str]:
+    """The settings in which runs of the same rule and corpus differ, in the order of their names."""
     values: dict[str, dict[tuple[str, str], set[str]]] = {}
     for run, settings in zip(runs, every, strict=True):
         kind = (run.params.get("model.name", ""), run.params.get("data.name", ""))
         for key in settings:
             values.setdefault(key, {}).setdefault(kind, set()).add(settings[key])
-    varied = sorted(key for key, kinds in values.items() if any(len(seen) > 1 for seen in kinds.values()))
-    return ["model.name", *(key for key in varied if key != "model.name")]
+    return sorted(key for key, kinds in values.items() if any(len(seen) > 1 for seen in kinds.values()))
 
 
 def _once(runs: Sequence[Run]) -> tuple[list[Run], int]:

@@ -12,7 +12,8 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
-from snnrun.runs.collect import Run, keys_of
+from snnrun.runs import compare
+from snnrun.runs.collect import Run
 from snnrun.runs.compare import BOOKKEEPING, LAST, TEST, VALIDATION, Best, Group, Section, changes
 from snnrun.runs.filters import value_of
 
@@ -87,13 +88,7 @@ def listing(runs: Sequence[Run], chosen: Sequence[str] | None, out: Console) -> 
 
 def _varied(runs: Sequence[Run]) -> list[str]:
     """The parameters in which runs of the same rule and corpus differ; the commonest of interest first."""
-    kinds: dict[str, dict[tuple[str, str], set[str]]] = {}
-    for run in runs:
-        kind = (run.params.get("model.name", ""), run.params.get("data.name", ""))
-        for key, value in run.params.items():
-            kinds.setdefault(key, {}).setdefault(kind, set()).add(value)
-    varied = [key for key in keys_of(runs) if any(len(values) > 1 for values in kinds[key].values())]
-    varied = [key for key in varied if not key.startswith(BOOKKEEPING)]
+    varied = [key for key in compare.varied(runs, [run.params for run in runs]) if not key.startswith(BOOKKEEPING)]
     first = [key for key in ("seed", "model.network") if key in varied]
     rest = [key for key in varied if key not in first]
     return first + sorted(rest, key=lambda key: (not key.startswith("train."), key))
@@ -187,9 +182,12 @@ def _mean(metric: str, group: Group) -> str:
 
 def _p(metric: str, group: Group) -> str:
     found = group.statistics.get(metric)
-    if found is None or found.p is None:
-        return ""
-    return "<0.001" if found.p < 0.001 else f"{found.p:.3f}"
+    return "" if found is None else p_value(found.p)
+
+
+def p_value(p: float | None) -> str:
+    """p with three places; nothing for None."""
+    return "" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def legend(sections: Sequence[Section]) -> str:

@@ -23,7 +23,7 @@ from snnrun.config.paths import quoted
 from snnrun.errors import SnnrunError, UsageError
 from snnrun.record import names, run_folder, run_lock
 from snnrun.sweep import points, study, sweeper, table
-from snnrun.sweep.points import Point, Sweep
+from snnrun.sweep.points import Point, Sweep, key_of
 
 FLAGS = ("-m", "--multirun")
 # Arguments that say where and how points run, not which points. A resumed sweep may get others.
@@ -160,22 +160,18 @@ def resumed(arguments: Sequence[str]) -> list[str]:
     folder = points.find_sweep(name, Path(_value(arguments, "outputs") or "outputs"))
     recorded = points.read_sweep(folder)
     assert recorded is not None
-    given = [argument for argument in arguments if argument not in FLAGS and _key(argument) != "hydra.sweep.dir"]
+    given = [argument for argument in arguments if argument not in FLAGS and key_of(argument) != "hydra.sweep.dir"]
     own = [argument for argument in given if not argument.startswith(FREE)]
-    taken = {_key(argument) for argument in given}
+    taken = {key_of(argument) for argument in given}
     before = [argument for argument in recorded.arguments if not own or argument.startswith(FREE)]
-    before = [argument for argument in before if _key(argument) not in taken]
+    before = [argument for argument in before if key_of(argument) not in taken]
     if _value(given, LAUNCHER) not in (None, _value(recorded.arguments, LAUNCHER)):  # another launcher has other keys
-        before = [argument for argument in before if not _key(argument).startswith("hydra.launcher.")]
+        before = [argument for argument in before if not key_of(argument).startswith("hydra.launcher.")]
     return [FLAGS[0], *before, *given, f"hydra.sweep.dir={quoted(str(folder))}"]
 
 
-def _key(argument: str) -> str:
-    return argument.partition("=")[0].lstrip("+~")
-
-
 def _value(arguments: Sequence[str], key: str) -> str | None:
-    values = [argument.partition("=")[2].strip("'\"") for argument in arguments if _key(argument) == key]
+    values = [argument.partition("=")[2].strip("'\"") for argument in arguments if key_of(argument) == key]
     return values[-1] if values else None
 
 
@@ -223,7 +219,7 @@ def _start(cfg: DictConfig) -> None:
 def _arguments() -> list[str]:
     """The arguments of this command, without those that resume a sweep."""
     return [
-        text for text in sys.argv[1:] if text not in FLAGS and _key(text) not in ("sweep.resume", "hydra.sweep.dir")
+        text for text in sys.argv[1:] if text not in FLAGS and key_of(text) not in ("sweep.resume", "hydra.sweep.dir")
     ]
 
 

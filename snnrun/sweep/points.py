@@ -137,6 +137,11 @@ def minutes(folder: Path) -> float:
     return sum(point.seconds for point in attempts(folder)) / 60
 
 
+def key_of(override: str) -> str:
+    """The key that an override changes, such as `train.lr` of `+train.lr=0.1`."""
+    return override.partition("=")[0].lstrip("+~")
+
+
 def identity(values: Mapping[str, Any]) -> str:
     """The id of a point: a hash of its plain config, without the keys that do not change its numbers."""
     kept = {

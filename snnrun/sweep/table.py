@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from snnrun.sweep import plot
-from snnrun.sweep.points import Point
+from snnrun.sweep.points import Point, key_of
 
 Row = dict[str, str]
 APART = {"hardware.threads", "tuned.about", "tuned.rate"}  # these follow from others, or change no number
@@ -38,7 +38,7 @@ def rows(points: Sequence[Point], configs: Mapping[int, Mapping[str, str]]) -> l
 def swept(points: Sequence[Point], table: Sequence[Row]) -> list[str]:
     """The columns that the sweep itself set, in its order. Others follow from them (`data.name` from `data`)."""
     columns = table[0] if table else {}
-    keys = [text.partition("=")[0].lstrip("+~") for point in points for text in point.overrides]
+    keys = [key_of(text) for point in points for text in point.overrides]
     named = [key if key in columns else f"{key}.{leaf}" for key in dict.fromkeys(keys) for leaf in ("name", "method")]
     return [key for key in dict.fromkeys(["label", *named]) if key in columns]
 

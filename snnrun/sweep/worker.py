@@ -24,25 +24,14 @@ from snnrun.train import engine
 OnEpoch = Callable[[Mapping[str, float]], None]
 
 
-class Result(Protocol):
-    """The results of a training, see `train.engine.Result`."""
-
-    status: Any
-    message: str
-
-    @property
-    def summary(self) -> dict[str, float]:
-        """Its final figures."""
-
-
 class Train(Protocol):
     """Trains the point, or goes on with it if `resumed`. `workers` points share the machine."""
 
-    def __call__(self, *, on_epoch: OnEpoch, tags: Mapping[str, str], workers: int, resumed: bool) -> Result:
+    def __call__(self, *, on_epoch: OnEpoch, tags: Mapping[str, str], workers: int, resumed: bool) -> engine.Result:
         """Train. Returns the results, even after an interrupt or a divergence."""
 
 
-def settle(result: Result) -> None:
+def settle(result: engine.Result) -> None:
     """Raise the error of a training that ended early: KeyboardInterrupt, or SnnrunError if it diverged."""
     if result.status == "interrupted":
         raise KeyboardInterrupt
@@ -101,8 +90,7 @@ def run(
                 settle(result)
             point.status = "PRUNED" if watch.pruned else "FINISHED"
             point.summary = result.summary
-            judged = "validation/accuracy_best" in result.summary  # with validation samples the best epoch counts
-            point.objective = max(point.history) if judged else point.history[-1] if point.history else None
+            point.objective = objective(result)
         except KeyboardInterrupt:
             point.status = "KILLED"
             raise

@@ -18,7 +18,7 @@ from snnrun.config.paths import quoted
 from snnrun.errors import UsageError
 from snnrun.record import atomic, names
 from snnrun.sweep import points
-from snnrun.sweep.points import DONE, Point
+from snnrun.sweep.points import DONE, Point, key_of
 
 # Epochs of a trial, unless said otherwise: enough for settings that learn slowly to show it, and for the median rule
 # to end those that do not learn.
@@ -79,13 +79,13 @@ class Plan:
     def settings(self) -> list[str]:
         """The overrides that change settings of the pair."""
         words = [word for word in self.request.words if not word.lstrip("+").startswith(PLACES)]
-        return [word for word in words if _key(word) not in ("model", "data")]
+        return [word for word in words if key_of(word) not in ("model", "data")]
 
     @property
     def groups(self) -> list[str]:
         """The options that were chosen: model and corpus, and what else a tuned file cannot choose."""
         pair = [f"{group}={self.values[group]['name']}" for group in ("model", "data")]
-        return [*pair, *(word for word in self.settings if "." not in _key(word))]
+        return [*pair, *(word for word in self.settings if "." not in key_of(word))]
 
     @property
     def command(self) -> str:
@@ -140,7 +140,7 @@ def plan(request: Request, outputs: Path) -> Plan:
             known to search for the model.
     """
     for word in request.words:
-        key = _key(word)
+        key = key_of(word)
         own = key if key in OWN else key.partition(".")[0].partition("/")[0]
         if "=" not in word or word.startswith("-"):
             raise UsageError(f"{word}: no override. Write KEY=VALUE, such as model=stbp data=digits.")
@@ -166,21 +166,17 @@ def plan(request: Request, outputs: Path) -> Plan:
 
 def _check_also(word: str, values: Mapping[str, Any]) -> None:
     """Raise UsageError unless a word names several values of a key that a tuned file can set."""
-    section, _, name = _key(word).partition(".")
+    section, _, name = key_of(word).partition(".")
     if section not in ("model", "train", "encoder") or name not in values[section]:
         raise UsageError(
-            f"--also {word}: model={values['model']['name']} has no key {_key(word)!r} to search. Write it as "
+            f"--also {word}: model={values['model']['name']} has no key {key_of(word)!r} to search. Write it as "
             "--also 'model.delays=choice(none,trained)'."
         )
     if not any(mark in word for mark in (",", "interval(", "range(")):
         raise UsageError(
             f"--also {word}: one value is nothing to search. Give it without --also, or several, such as "
-            f"{_key(word)}=choice(A,B) or {_key(word)}=interval(LOW,HIGH)."
+            f"{key_of(word)}=choice(A,B) or {key_of(word)}=interval(LOW,HIGH)."
         )
-
-
-def _key(word: str) -> str:
-    return word.partition("=")[0].lstrip("+~")
 
 
 def space() -> dict[str, Any]:
