@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Iterable
 
 _REFUSED = "DefaultCPUAllocator: "  # the beginning of PyTorch's message when it gets no memory
@@ -47,6 +48,11 @@ def describe(error: Exception) -> str:
         what = first_line(error, "no more is given").rpartition(_REFUSED)[2]
         return f"out of memory ({what}). Lower train.batch_size, encoder.steps or model.network."
     return f"unexpected {type(error).__name__}: {first_line(error, '')} (set HYDRA_FULL_ERROR=1 for the traceback)"
+
+
+def warn(text: str) -> None:
+    """Print a warning on standard error. The command goes on."""
+    print(f"snnrun: warning: {text}", file=sys.stderr, flush=True)
 
 
 def unknown(what: str, word: str, allowed: Iterable[str]) -> str:

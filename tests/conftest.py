@@ -20,6 +20,7 @@ from hypothesis import settings
 from snnrun import kernels, tracking
 from snnrun.compiled import parallel
 from snnrun.display import plots
+from snnrun.tracking import store
 
 # What a developer has set for runs of their own is not for those of the tests, nor of the processes that they start.
 for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "OMP_NUM_THREADS"):
@@ -73,7 +74,7 @@ def made_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
 @pytest.fixture(autouse=True)
 def stores_are_copies(made_store: Callable[[], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """A store that is not there begins as a copy of the session's."""
-    probe = tracking._probe_sqlite
+    probe = store._probe_sqlite
 
     def copied(address: str) -> None:
         file = Path(address.removeprefix("sqlite:///"))
@@ -82,7 +83,7 @@ def stores_are_copies(made_store: Callable[[], Path], monkeypatch: pytest.Monkey
                 shutil.copy(made_store(), file)
         probe(address)
 
-    monkeypatch.setattr(tracking, "_probe_sqlite", copied)
+    monkeypatch.setattr(store, "_probe_sqlite", copied)
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ import pytest
 from snnrun import cli, tracking
 from snnrun.commands import doctor
 from snnrun.data.catalogue import CATALOGUE
+from snnrun.tracking import store
 
 
 @pytest.fixture
@@ -66,11 +67,11 @@ def test_a_store_that_is_there_is_counted_and_a_broken_one_is_a_problem(examine:
 
 
 def test_a_locked_store_is_told_within_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "REACH_SECONDS", 0.05)
-    with sqlite3.connect(tmp_path / "mlflow.db") as store:
-        store.execute("BEGIN IMMEDIATE")
+    monkeypatch.setattr(store, "REACH_SECONDS", 0.05)
+    with sqlite3.connect(tmp_path / "mlflow.db") as connection:
+        connection.execute("BEGIN IMMEDIATE")
         found = tracking.reach(tmp_path)
-    store.close()
+    connection.close()
     assert (found["reachable"], found["message"]) == (False, "database is locked")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snnrun.config.paths import folder
-from snnrun.errors import SnnrunError, UsageError
+from snnrun.errors import SnnrunError, UsageError, warn
 from snnrun.record import journal, names
 
 if TYPE_CHECKING:
@@ -195,10 +194,7 @@ def _compare_with_record(evaluation: Evaluation) -> None:
     entries = journal.read(evaluation.trained.folder)
     said = [entry[key] for entry in entries if isinstance(entry.get(key), int | float)]
     if said and abs(said[-1] - evaluation.accuracy) > 1e-9:
-        print(
-            f"warning: the run recorded {100 * said[-1]:.2f} % here ({key}); data, kernels or versions have changed",
-            file=sys.stderr,
-        )
+        warn(f"the run recorded {100 * said[-1]:.2f} % here ({key}); data, kernels or versions have changed")
 
 
 def _lines(evaluation: Evaluation) -> list[str]:

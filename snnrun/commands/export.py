@@ -7,14 +7,13 @@ import contextlib
 import importlib.metadata
 import json
 import os
-import sys
 import tempfile
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from snnrun.config.paths import expanded, folder
-from snnrun.errors import SnnrunError, UsageError, first_line
+from snnrun.errors import SnnrunError, UsageError, first_line, warn
 from snnrun.record import names
 from snnrun.tracking import registry
 
@@ -61,7 +60,7 @@ def _export(own: Trained, options: argparse.Namespace) -> None:
     path = options.out or own.folder / _usual_name(options)
     cost = None if options.quantise is None else _quantised(own, options)
     for warning in _written(own, path, options):
-        print(f"warning: {warning}", file=sys.stderr)
+        warn(warning)
     print(f"{path}: the {own.weights} weights of {own.folder.name} as {options.format}")
     if cost is not None:
         beside = path.with_name(f"{path.name}.json")

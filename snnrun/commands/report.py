@@ -13,6 +13,7 @@ from typing import Any
 from snnrun.commands.runs import FILTERS, add_source, chosen, page
 from snnrun.config.paths import folder
 from snnrun.errors import SnnrunError, UsageError
+from snnrun.tracking.address import is_server
 
 FOLDER = "report"  # below the outputs, unless --out says otherwise
 
@@ -20,7 +21,7 @@ FOLDER = "report"  # below the outputs, unless --out says otherwise
 def main(arguments: list[str]) -> int:
     """Run the command; returns the exit code."""
     options = _parser().parse_args(arguments)
-    if options.ui is not None and not options.ui.startswith(("http://", "https://")):
+    if options.ui is not None and not is_server(options.ui):
         raise UsageError(
             f"--ui {options.ui}: not an address. Write --ui http://127.0.0.1:5000, where snnrun ui listens."
         )
@@ -70,7 +71,7 @@ def _write(
     from snnrun.paper.figures import curves
 
     def link(run: Any) -> pages.Link:
-        ui = options.ui or (run.uri if run.uri is not None and run.uri.startswith("http") else None)
+        ui = options.ui or (run.uri if is_server(run.uri) else None)
         return pages.link_of(run, page(run, ui) if ui is not None and run.experiment_id is not None else None, out)
 
     figures = {part.title: svg for part in parts if (svg := curves(part)) is not None}

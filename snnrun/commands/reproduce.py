@@ -17,7 +17,7 @@ from snnrun.commands import flags
 from snnrun.commands.flags import number
 from snnrun.config.paths import folder, quoted
 from snnrun.display.verbosity import as_told
-from snnrun.errors import SnnrunError, UsageError
+from snnrun.errors import SnnrunError, UsageError, warn
 
 if TYPE_CHECKING:
     from snnrun.paper.published import Table
@@ -147,7 +147,6 @@ def _chatter(options: argparse.Namespace) -> Iterator[None]:
 
 
 def _runs(outputs: Path) -> list[Any]:
-    from snnrun.config.failures import warn
     from snnrun.runs.collect import collect
 
     if not outputs.is_dir():

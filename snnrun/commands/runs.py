@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +12,8 @@ from typing import Any
 
 from snnrun.commands import flags
 from snnrun.config.paths import folder
-from snnrun.errors import SnnrunError
+from snnrun.errors import SnnrunError, warn
+from snnrun.tracking.address import is_server
 
 FILTERS = (
     "A filter is KEY=VALUE, with = != > >= < <= or ~ (contains): model=strsbp,hm2bp status=finished 'train.lr>0.001' "
@@ -33,11 +33,6 @@ def add_source(parser: argparse.ArgumentParser) -> None:
     """The options that say which runs are meant."""
     parser.add_argument("--outputs", type=folder, default=Path("outputs"), help="the folder that the runs wrote to")
     parser.add_argument("--uri", help="a store elsewhere, read alone: http://host:5000 or sqlite:////path/mlflow.db")
-
-
-def warn(message: str) -> None:
-    """Print a warning on standard error. The command goes on."""
-    print(f"snnrun: warning: {message}", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -272,7 +267,7 @@ def link(run: Any) -> str | None:
     """The run's page in MLflow: on the server if the store is one, otherwise on `snnrun ui` at its default address."""
     if run.uri is None:
         return None
-    return page(run, run.uri if run.uri.startswith(("http://", "https://")) else "http://127.0.0.1:5000")
+    return page(run, run.uri if is_server(run.uri) else "http://127.0.0.1:5000")
 
 
 def page(run: Any, ui: str) -> str:

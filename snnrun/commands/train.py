@@ -26,6 +26,7 @@ from snnrun.config import check, failures, options
 from snnrun.config.failures import TRACEBACKS, PointFailed
 from snnrun.display import output
 from snnrun.display.verbosity import as_told, verbosity
+from snnrun.errors import warn
 from snnrun.record import names
 from snnrun.sweep import lifecycle, points, sweeper
 
@@ -39,7 +40,7 @@ def main(arguments: list[str]) -> int:
     """Run `snnrun train` with these arguments; returns the exit code."""
     with as_told(arguments) as rest:
         for warning in swept_launchers(rest):
-            failures.warn(warning)
+            warn(warning)
         words = ordered(rest)
         if ("--cfg", "job") in pairwise(words) and "--resolve" not in words:
             words.insert(0, "--resolve")  # each key with the value it would have

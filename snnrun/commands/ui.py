@@ -10,8 +10,8 @@ import urllib.parse
 from collections.abc import Sequence
 from typing import Any
 
-from snnrun.commands.runs import FILTERS, add_source, chosen, warn
-from snnrun.errors import SnnrunError, UsageError
+from snnrun.commands.runs import FILTERS, add_source, chosen
+from snnrun.errors import SnnrunError, UsageError, warn
 
 WHAT = ("last", "compare")
 FIGURES = ("validation/accuracy_best", "test/accuracy")
@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> int:
 
             webbrowser.open(address + pages[opened])
 
-    if uri is not None and uri.startswith(("http://", "https://")):
+    if tracking.is_server(uri):
         print(f"MLflow UI: {uri}", flush=True)
         tell(uri.rstrip("/"))
         return 0

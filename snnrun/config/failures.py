@@ -38,11 +38,6 @@ def report(error: Exception, overrides: list[str], where: str = "") -> int:
     return code
 
 
-def warn(text: str) -> None:
-    """Print a warning."""
-    say(f"warning: {text}")
-
-
 def say(text: str) -> None:
     """Print a line on standard error."""
     print(f"snnrun: {text}", file=sys.stderr, flush=True)

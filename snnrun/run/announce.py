@@ -100,6 +100,6 @@ def _store(values: Mapping[str, Any]) -> str:
 def _ui_command(outputs: str, uri: str | None) -> str:
     if uri is not None:
         return (
-            uri if uri.startswith("http") else "snnrun ui" if uri == tracking.usual_uri() else f"snnrun ui --uri {uri}"
+            uri if tracking.is_server(uri) else "snnrun ui" if uri == tracking.usual_uri() else f"snnrun ui --uri {uri}"
         )
     return "snnrun ui" if outputs == "outputs" else f"snnrun ui --outputs {outputs}"

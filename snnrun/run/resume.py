@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from snnrun import tracking
 from snnrun.config.overrides import overridden
-from snnrun.errors import UsageError
+from snnrun.errors import UsageError, warn
 from snnrun.record import journal, run_folder
 from snnrun.run import checkpoint
 from snnrun.train import patience
@@ -69,12 +68,11 @@ def _check_patience(before: Mapping[str, Any], wanted: int | None, history: Sequ
 def warn_of(kept: checkpoint.Kept | None) -> None:
     """Warn if the checkpoint is not the last one, or if another version of snnrun wrote it."""
     if kept and kept.fault:
-        print(f"snnrun: warning: {kept.fault} The run goes on from the checkpoint before it.", file=sys.stderr)
+        warn(f"{kept.fault} The run goes on from the checkpoint before it.")
     if kept and kept.about.get("version") not in (None, tracking.version()):
-        print(
-            f"snnrun: warning: this run was begun by snnrun {kept.about['version']}, and this is {tracking.version()}: "
-            "its numbers may differ from those of a run without a stop.",
-            file=sys.stderr,
+        warn(
+            f"this run was begun by snnrun {kept.about['version']}, and this is {tracking.version()}: its numbers may "
+            "differ from those of a run without a stop."
         )
 
 
@@ -106,8 +104,7 @@ def check(before: Mapping[str, Any], now: Mapping[str, Any], history: Sequence[M
         _check_patience(before["train"], now["train"]["patience"], history)
     for key in NUMBERS:
         if key in differing:
-            print(
-                f"snnrun: warning: {key}: {old[key]} -> {new[key]}: from here on the numbers equal those of a run "
-                "without a stop to rounding, not to the bit.",
-                file=sys.stderr,
+            warn(
+                f"{key}: {old[key]} -> {new[key]}: from here on the numbers equal those of a run without a stop to "
+                "rounding, not to the bit."
             )

@@ -11,7 +11,7 @@ import contextlib
 import gc
 import math
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -20,11 +20,10 @@ from typing import Any
 from snnrun import tracking
 from snnrun.errors import SnnrunError, UsageError
 from snnrun.record import journal, names, run_lock
+from snnrun.record.journal import Warn
 from snnrun.record.run_folder import NAMED, RunFolder, folders, matching
 from snnrun.runs import ends, records
 from snnrun.tracking.sweep_run import LABEL_TAG
-
-Warn = Callable[[str], None]
 
 STATUS = {"FINISHED": "finished", "KILLED": "interrupted", "FAILED": "failed"}
 STATUSES = ("finished", "interrupted", "failed", "running", "killed", "unfinished")

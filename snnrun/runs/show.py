@@ -62,7 +62,7 @@ def show(run: Run, epochs: Sequence[dict[str, float]], link: str | None, out: Co
 def _mlflow(run: Run, link: str | None) -> str:
     if run.run_id is None:
         return "no run there"
-    served = run.uri is not None and run.uri.startswith("http")
+    served = tracking.is_server(run.uri)
     where = "" if link is None else f"  {link}" if served else f"  {link} (while snnrun ui is open)"
     return run.run_id + where
 

@@ -20,7 +20,7 @@ from snnrun import beside
 from snnrun.config import compose, failures
 from snnrun.config.check import check, check_paths, check_sweep
 from snnrun.config.paths import quoted
-from snnrun.errors import SnnrunError, UsageError
+from snnrun.errors import SnnrunError, UsageError, warn
 from snnrun.record import names, run_folder, run_lock
 from snnrun.sweep import points, study, sweeper, table
 from snnrun.sweep.points import Point, Sweep, key_of
@@ -347,7 +347,7 @@ def _ask(function: Callable[..., None], *arguments: Any, **options: Any) -> None
     from snnrun.tracking import sweep_run
 
     for warning in beside.ask(sweep_run.warned, function, *arguments, **options):
-        failures.warn(warning)
+        warn(warning)
 
 
 def _bury(folder: Path) -> list[str]:

@@ -23,8 +23,8 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from snnrun.config import check, schemas
-from snnrun.config.failures import PointFailed, warn
-from snnrun.errors import SnnrunError, UsageError, first_line
+from snnrun.config.failures import PointFailed
+from snnrun.errors import SnnrunError, UsageError, first_line, warn
 from snnrun.record import names
 from snnrun.sweep import points, space, study
 from snnrun.sweep.points import Point

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from snnrun import beside, tracking
 from snnrun.config import failures
 from snnrun.display import output
-from snnrun.errors import SnnrunError
+from snnrun.errors import SnnrunError, warn
 from snnrun.record import names
 from snnrun.record.run_folder import RunFolder
 from snnrun.run.experiment import objective
@@ -171,7 +171,7 @@ def _mark(point: Point, settings: Mapping[str, Any], tags: Mapping[str, str], **
     if point.run_id is not None:
         asked = beside.ask(sweep_run.warned, sweep_run.mark_point, point.run_id, tags, **_where(settings), **rest)
         for warning in asked:
-            failures.warn(warning)
+            warn(warning)
 
 
 def _where(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import TypeGuard
 
 SQLITE = "sqlite:///"
 
@@ -27,6 +28,11 @@ def store_uri(outputs: Path) -> str:
 def file_of(uri: str) -> Path | None:
     """The file of a sqlite store; None for a store of another kind."""
     return Path(uri.removeprefix(SQLITE).partition("?")[0]) if uri.startswith(SQLITE) else None
+
+
+def is_server(uri: str | None) -> TypeGuard[str]:
+    """Whether an address is that of a server."""
+    return uri is not None and uri.startswith(("http://", "https://"))
 
 
 def place_of(uri: str | None, outputs: Path) -> str:

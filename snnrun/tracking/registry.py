@@ -9,9 +9,9 @@ from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from snnrun import tracking
 from snnrun.errors import UsageError
-from snnrun.tracking.address import usual_uri
+from snnrun.tracking.address import store_uri, usual_uri
+from snnrun.tracking.store import reopen, usable
 
 
 class Registered(NamedTuple):
@@ -62,11 +62,11 @@ def register(place: tuple[Path, str | None, str], run_dir: Path, name: str, pack
     """
     check_name(name)
     outputs, uri, _ = place
-    address = uri or tracking.store_uri(outputs)
-    client, run = tracking.reopen(*place, run_dir)
+    address = uri or store_uri(outputs)
+    client, run = reopen(*place, run_dir)
     if run is None:
         raise UsageError(f"{run_dir}: this run is not in MLflow. First: snnrun runs import {run_dir}")
-    with tracking.usable(address, outputs), _at(address):
+    with usable(address, outputs), _at(address):
         import mlflow.pyfunc
         from mlflow.models import Model, infer_signature
 

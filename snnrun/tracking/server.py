@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from snnrun.errors import SnnrunError
-from snnrun.tracking.address import store_file, store_uri
+from snnrun.tracking.address import is_server, store_file, store_uri
 
 START_SECONDS = 60.0
 ENVIRONMENT = {
@@ -41,7 +41,7 @@ def serve(
     file = store_file(folder)
     if uri is None and not file.exists():
         raise SnnrunError(f"no runs yet: there is no {file}; run snnrun train first, or give --outputs FOLDER")
-    if uri is not None and uri.startswith(("http://", "https://")):
+    if is_server(uri):
         raise SnnrunError(f"{uri} is a server already: open it in a browser")
     _check_port(host, port)
     command = [sys.executable, "-m", "mlflow", "ui", "--workers", "1", "--host", host, "--port", str(port)]

@@ -6,8 +6,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from snnrun.errors import SnnrunError
-from snnrun.tracking import Status, Warn, connect, create_run, quiet, reason, store_uri, to_stderr
+from snnrun.errors import SnnrunError, warn
+from snnrun.record.journal import Warn
+from snnrun.tracking.address import store_uri
+from snnrun.tracking.mlflow_run import Status, reason
+from snnrun.tracking.store import connect, create_run, quiet
 
 NETWORK_TYPES = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "lustre", "gpfs", "beegfs", "ceph", "glusterfs", "9p")
 POINT_TAG, ERROR_TAG, PRUNED_TAG, OLD_TAG = "snnrun.point", "snnrun.error", "snnrun.pruned", "snnrun.superseded"
@@ -61,7 +64,7 @@ def close_sweep(
     metrics: Mapping[str, float] | None = None,
     killed: Iterable[str] = (),
     superseded: Iterable[str] = (),
-    warn: Warn = to_stderr,
+    warn: Warn = warn,
 ) -> None:
     """End the parent run with its table; ``killed`` and ``superseded`` are children.
 
@@ -84,7 +87,7 @@ def close_sweep(
         warn(f"the sweep's MLflow run {run_id} cannot be closed ({reason(error)})")
 
 
-def delete_sweep(run_id: str, *, outputs: Path, uri: str | None = None, warn: Warn = to_stderr) -> None:
+def delete_sweep(run_id: str, *, outputs: Path, uri: str | None = None, warn: Warn = warn) -> None:
     """Delete the parent run of a sweep that came to no point."""
     try:
         with quiet():
@@ -101,7 +104,7 @@ def mark_point(
     uri: str | None = None,
     file: Path | None = None,
     status: Status | None = None,
-    warn: Warn = to_stderr,
+    warn: Warn = warn,
 ) -> None:
     """Mark a closed child with what came of it: tags, a file, another status."""
     try:
