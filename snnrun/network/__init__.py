@@ -162,9 +162,9 @@ class Network(Model):
             axons = sum(self.sources(layer.kind).values())
             drawn = rule.initial_delay(layer.kind, axons, generator)
             own.delay = own.delay if drawn is None else drawn
-        fixed = ("delay",) if getattr(rule, "delays", None) == "fixed" else ()
         self.layers = nn.ModuleList(
-            Layer(layer.kind, own, layer.name in frozen, fixed) for layer, own in zip(planned, weights, strict=True)
+            Layer(layer.kind, own, layer.name in frozen, rule.fixed_tensors())
+            for layer, own in zip(planned, weights, strict=True)
         )
 
     @property

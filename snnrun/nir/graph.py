@@ -182,7 +182,7 @@ def _layer(
         chains[source] = {f"{part}_{source}": node for part, node in chain.items()}
         at = stop
     recurrent = weights.recurrent_weight
-    if layer.kind.output and isinstance(rule, SpikeTrainRule) and rule.lateral:
+    if isinstance(rule, SpikeTrainRule) and rule.inhibits(layer.kind):
         recurrent = rule.inhibition(weights).dense(len(layer.weight))
     loop = None if recurrent is None else nir.Linear(weight=_array(recurrent, scale))
     return chains, _neurons(nir, rule, layer, shape, dt), loop, shape

@@ -99,7 +99,7 @@ def _part(network: Network, name: str, size: int, kind: LayerKind, weights: Laye
         weights = rule.at_thresholds(weights)
         neuron = rule.lif(kind, weights)
         threshold = neuron.v_th if kind.window is not None and not kind.pool else slack_threshold(neuron.v_th)
-        if kind.output and rule.lateral:
+        if rule.inhibits(kind):
             loop = rule.inhibition(weights).dense(size)
     elif isinstance(rule, SlayerRule):
         neuron = rule.neuron(kind)

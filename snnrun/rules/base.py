@@ -205,6 +205,15 @@ class Rule(ABC):
         del kind, inputs, generator
         return None
 
+    def fixed_tensors(self) -> tuple[str, ...]:
+        """Names of the tensors of `LayerWeights` that stay as they are drawn. Here there are none."""
+        return ()
+
+    def inhibits(self, kind: LayerKind) -> bool:
+        """Whether each neuron of a layer inhibits all others by a fixed synapse. Here in none."""
+        del kind
+        return False
+
     def weight_penalty(self, kind: LayerKind, weights: LayerWeights) -> Tensor | None:
         """What the regulariser multiplies the weights of each neuron or kernel with, (N,); None if there is none.
 

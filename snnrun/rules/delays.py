@@ -71,6 +71,10 @@ class Delaying(Rule):
             return None
         return torch.rand(inputs, generator=generator) * self.max_delay
 
+    def fixed_tensors(self) -> tuple[str, ...]:
+        """The delays, if they are drawn once."""
+        return ("delay",) if self.delays == "fixed" else ()
+
     def constrain(self, kind: LayerKind, weights: LayerWeights) -> None:
         """Keep trained delays between 0 and `max_delay`."""
         super().constrain(kind, weights)

@@ -131,9 +131,13 @@ class SpikeTrainRule(Delaying, TrainedConstants):
                 values = sign.expand(neurons, neurons)
             weights.recurrent_weight = torch.where(mask, values * self.init_scale, 0.0)
             weights.recurrent_mask = mask
-        elif kind.output and self.lateral:
+        elif self.inhibits(kind):
             weights.recurrent_index = synapse_index(~torch.eye(neurons, dtype=torch.bool))
         return self.with_constants(weights)
+
+    def inhibits(self, kind: LayerKind) -> bool:
+        """The outputs do, unless `lateral` is 0."""
+        return kind.output and self.lateral != 0
 
     def refuses_currents(self) -> str:
         """Nothing: e_ij is linear in the input, see `views.Driven`."""
@@ -145,7 +149,7 @@ class SpikeTrainRule(Delaying, TrainedConstants):
         """Run a layer; its backward pass applies the rule."""
         weights = self.at_thresholds(weights)
         own = weights.recurrent()
-        recurrent = self.inhibition(weights) if kind.output and self.lateral else own
+        recurrent = self.inhibition(weights) if self.inhibits(kind) else own
         if isinstance(inputs, Currents):
             view, spikes_in, counts_in = view_of(kind, inputs.steps), inputs.values, inputs.present()
         else:

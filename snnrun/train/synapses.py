@@ -43,7 +43,7 @@ def fan_out(layer: Layer, rule: Rule, *, working: bool = False) -> FanOut:
         assert layer.recurrent_weight is not None
         recurrent = recurrent & (layer.recurrent_weight.detach() != 0)
     own = None if recurrent is None else recurrent.sum(dim=0)
-    if kind.output and getattr(rule, "lateral", False):
+    if rule.inhibits(kind):
         own = torch.full((len(weight),), len(weight) - 1)
     forward = there.sum(dim=0)
     if kind.average is not None:
