@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from snnrun import cli, data
 from snnrun.compiled import parallel
+from snnrun.compiled.packed_arrays import pack
 from snnrun.compiled.splitmix_arrays import keyed
 from snnrun.data.augment_spikes import _SPIKES, AugmentSpikes, displacements
-from snnrun.data.corpus import pack
 from snnrun.errors import UsageError
 
 MASK = 2**64 - 1

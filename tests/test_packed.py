@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from snnrun.compiled import packed_arrays
 from snnrun.kernels import count_spikes, pack, unpack, words
 
 
@@ -40,6 +41,15 @@ def test_bits_lie_as_numpy_packs_them(spikes):
     padded[:, :, : spikes.shape[2]] = spikes.numpy()
     expected = np.packbits(padded, axis=2, bitorder="little").view("<i8")
     assert np.array_equal(pack(spikes).numpy(), expected)
+
+
+@given(trains())
+def test_arrays_are_packed_as_tensors_are(spikes):
+    bits = packed_arrays.pack(spikes.numpy())
+    assert bits.dtype == np.int64
+    assert np.array_equal(bits, pack(spikes).numpy())
+    assert np.array_equal(packed_arrays.unpack(bits, spikes.shape[2]), spikes.numpy().astype(bool))
+    assert np.array_equal(packed_arrays.pack(spikes[0].numpy().astype(bool)), bits[0])
 
 
 def test_a_neuron_is_a_bit():

@@ -18,7 +18,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from snnrun import cli, data
-from snnrun.data.corpus import pack
+from snnrun.compiled.packed_arrays import pack
 from snnrun.errors import SnnrunError, UsageError
 from snnrun.record import run_folder
 from snnrun.record.description import Description

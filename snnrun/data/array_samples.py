@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from snnrun.compiled.packed_arrays import pack
 from snnrun.data.array_files import Rows
 from snnrun.errors import SnnrunError, UsageError
 
@@ -18,7 +19,6 @@ NameOf = Callable[[int], str]
 AT_ONCE = 1 << 24  # bytes of a piece that is looked at
 _COLOURS = (1, 2, 3, 4)  # the length of an axis of channels
 _DIM = 64  # 8-bit images that stay below have another range than 0 to 255
-_WORD = 64
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Form:
         """Samples of rows (B, ...): images (B, N), vectors (B, N), series (B, P, N) or bits of spikes (B, T, W)."""
         rows = self.ordered(rows)
         if self.kind == "spikes":
-            return _packed(np.nan_to_num(rows) != 0)
+            return pack(np.nan_to_num(rows) != 0)
         if self.low is None or self.high is None:
             return np.ascontiguousarray(rows)
         span = np.where(self.high > self.low, self.high - self.low, 1.0)
@@ -102,13 +102,6 @@ def from_dict(values: Mapping[str, Any]) -> Form:
     """The form that `as_dict` gave."""
     ends = {key: np.asarray(values[key], np.float64) for key in ("low", "high") if key in values}
     return Form(str(values["kind"]), tuple(int(size) for size in values["raw"]), str(values["time"]), **ends)
-
-
-def _packed(spikes: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Bits (B, T, W) of spikes (B, T, N): channel n of a step is bit n % 64 of word n // 64."""
-    whole = -(-spikes.shape[2] // _WORD) * _WORD
-    padded = np.pad(spikes, ((0, 0), (0, 0), (0, whole - spikes.shape[2])))
-    return np.ascontiguousarray(np.packbits(padded, axis=2, bitorder="little").view("<i8"), np.int64)
 
 
 # ---- what the rows hold ---------------------------------------------------------------------------------------------

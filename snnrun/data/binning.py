@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from snnrun.compiled.packed_arrays import BITS, words
 from snnrun.data.spikes_file import Encoded
-
-_WORD = 64  # channels to a word of packed spikes
 
 
 def binned(step: NDArray[np.int64], channel: NDArray[np.int64], steps: int, channels: int) -> Encoded:
@@ -21,7 +20,7 @@ def binned(step: NDArray[np.int64], channel: NDArray[np.int64], steps: int, chan
     """
     within = step < steps
     seen, at = step[within], channel[within]
-    words = np.zeros((steps, -(-channels // _WORD)), np.uint64)
-    np.bitwise_or.at(words, (seen, at // _WORD), np.uint64(1) << (at % _WORD).astype(np.uint64))
-    merged = len(seen) - int(np.bitwise_count(words).sum())
-    return Encoded(words.view(np.int64), len(step) - len(seen), merged, len(step))
+    bits = np.zeros((steps, words(channels)), np.uint64)
+    np.bitwise_or.at(bits, (seen, at // BITS), np.uint64(1) << (at % BITS).astype(np.uint64))
+    merged = len(seen) - int(np.bitwise_count(bits).sum())
+    return Encoded(bits.view(np.int64), len(step) - len(seen), merged, len(step))

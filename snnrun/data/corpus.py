@@ -19,7 +19,6 @@ from snnrun.errors import SnnrunError
 # What is done to training samples (B, ...) with their numbers (B,) in an epoch; epoch 0, the evaluation, leaves them.
 Augmentation = Callable[[NDArray[Any], NDArray[np.int64], int], NDArray[Any]]
 
-_WORD = 64  # channels to a word of packed spikes
 _AT_ONCE = 256  # samples in memory while all of a corpus are read
 
 
@@ -354,13 +353,6 @@ def stratified(labels: NDArray[np.int64], size: int, rng: np.random.Generator) -
         for value, k in zip(values.tolist(), take.tolist(), strict=True)
     ]
     return np.sort(np.concatenate(chosen))
-
-
-def pack(spikes: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Bits (T, W) int64 of spikes (T, N): channel n of a step is bit n % 64 of word n // 64."""
-    whole = -(-spikes.shape[1] // _WORD) * _WORD
-    padded = np.pad(spikes, ((0, 0), (0, whole - spikes.shape[1])))
-    return np.packbits(padded, axis=1, bitorder="little").view("<i8")
 
 
 def listed(items: Sequence[str], most: int = 5) -> str:

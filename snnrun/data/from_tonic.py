@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from snnrun.compiled.packed_arrays import words
 from snnrun.data import folders, library
 from snnrun.data.binning import binned
 from snnrun.data.corpus import Corpus, UnfitError, Unread
@@ -161,7 +162,7 @@ def _corpus(
         own, row, label = entries[k]
         return _read(label, own, row, binning)
 
-    width, grid = -(-math.prod(binning.image) // 64), binning.sensor[1] > 1
+    width, grid = words(math.prod(binning.image)), binning.sensor[1] > 1
     return Corpus(
         kind="spikes",
         shape=binning.image if grid else (math.prod(binning.image),),

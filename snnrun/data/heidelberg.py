@@ -24,6 +24,7 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from snnrun.compiled.packed_arrays import words
 from snnrun.data import fetch, folders, hdf5
 from snnrun.data.binning import binned
 from snnrun.data.corpus import Corpus, MissingError, UnfitError, Unread
@@ -256,7 +257,7 @@ def _load(name: str, published: Mapping[str, Published], root: Path, download: b
     key = {"corpus": name, "version": 1, "listing": listing}
     key |= {"bin_ms": binning.bin_ms, "bin_channels": binning.bin_channels}
     train, test = (
-        Unread(read, span, binning.steps, -(-binning.channels // 64), key)
+        Unread(read, span, binning.steps, words(binning.channels), key)
         for span in (np.arange(size), np.arange(size, len(rows)))
     )
     labels = np.concatenate([own.labels for own in parts.values()])

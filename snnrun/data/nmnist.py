@@ -24,6 +24,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from snnrun.compiled.packed_arrays import words
 from snnrun.data import fetch, folders
 from snnrun.data.binning import binned
 from snnrun.data.corpus import Corpus, MissingError, UnfitError, Unread
@@ -226,7 +227,7 @@ def _unread(recordings: Sequence[_Recording], binning: Binning) -> Unread:
         return _spikes(recordings[k].name, recordings[k].read, binning)
 
     options = {"bin_ms": binning.bin_ms, "polarity": binning.polarity, "stabilise": binning.stabilise}
-    width = -(-math.prod(binning.image) // 64)
+    width = words(math.prod(binning.image))
     key = {"corpus": "nmnist", "version": 1, "listing": listing, **options}
     return Unread(read, np.arange(len(recordings)), binning.steps, width, key)
 

@@ -14,7 +14,8 @@ from typing import Annotated, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from snnrun.data.corpus import Corpus, pack
+from snnrun.compiled.packed_arrays import pack
+from snnrun.data.corpus import Corpus
 from snnrun.data.known import known
 from snnrun.declared import Range
 

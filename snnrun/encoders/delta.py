@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from snnrun import declared
 from snnrun.compiled import threads
+from snnrun.compiled.packed_arrays import words
 from snnrun.declared import Range
 from snnrun.encoders import trains
 from snnrun.encoders.latency import values_of
@@ -66,7 +67,7 @@ class Delta:
 def crossings(series: NDArray[np.float32], threshold: float, steps: int) -> NDArray[np.int64]:
     """The bits (B, T, W) of `Delta` for series (B, P, N)."""
     batch, _, channels = series.shape
-    words = np.empty((batch, steps, -(-2 * channels // 64)), np.uint64)
+    bits = np.empty((batch, steps, words(2 * channels)), np.uint64)
     whole = np.ascontiguousarray(series)
-    threads.share(batch, lambda turn: trains.crossings(whole, threshold, np.empty(channels), words, turn))
-    return words.view(np.int64)
+    threads.share(batch, lambda turn: trains.crossings(whole, threshold, np.empty(channels), bits, turn))
+    return bits.view(np.int64)

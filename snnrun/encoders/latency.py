@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from snnrun import declared
 from snnrun.compiled import threads
+from snnrun.compiled.packed_arrays import words
 from snnrun.declared import Range
 from snnrun.encoders import trains
 
@@ -50,9 +51,9 @@ class Latency:
         """
         del index, epoch
         times = self.times(values_of(samples)).astype(np.int32)
-        words = np.empty((len(times), self.steps, -(-times.shape[1] // 64)), np.uint64)
-        threads.share(len(times), lambda turn: trains.once(times, words, turn))
-        return words.view(np.int64)
+        bits = np.empty((len(times), self.steps, words(times.shape[1])), np.uint64)
+        threads.share(len(times), lambda turn: trains.once(times, bits, turn))
+        return bits.view(np.int64)
 
     def times(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
         """The step at which each value fires, -1 for those that stay silent."""

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snnrun import declared
+from snnrun.compiled.packed_arrays import pack
 from snnrun.declared import Range
 from snnrun.encoders.bsa import bsa_encode
 from snnrun.encoders.lyon import design, passive_ear
@@ -107,10 +108,7 @@ class LyonBsa:
             difference=self.difference,
             tau_factor=self.tau_factor,
         )
-        spikes = bsa_encode(rates, self.steps, gain=self.gain, hold=self.hold, threshold=self.threshold)
-        padded = np.zeros((self.steps, -(-self.channels // 64) * 64), np.uint8)
-        padded[:, : self.channels] = spikes
-        return np.packbits(padded, axis=1, bitorder="little").view(np.int64)
+        return pack(bsa_encode(rates, self.steps, gain=self.gain, hold=self.hold, threshold=self.threshold))
 
     def resampled(self, wave: NDArray[np.float64], sample_rate: int) -> NDArray[np.float64]:
         """The wave (S,) at the rate that the ear hears, shape (ceil(S * self.sample_rate / sample_rate),)."""

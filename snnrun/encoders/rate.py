@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from snnrun import declared
 from snnrun.compiled import threads
 from snnrun.compiled.jit import Words
+from snnrun.compiled.packed_arrays import words
 from snnrun.compiled.turns import Turn
 from snnrun.declared import Range
 from snnrun.encoders import draws, trains
@@ -89,7 +90,7 @@ class RateEncoder:
         levels = self._levels(samples)
         keys = np.empty((len(samples), 3), np.int64)
         keys[:, 0], keys[:, 1], keys[:, 2] = self.seed, 0 if self.frozen else epoch, index
-        spikes = np.empty((len(samples), self.steps, -(-samples.shape[-1] // 64)), np.int64)
+        spikes = np.empty((len(samples), self.steps, words(samples.shape[-1])), np.int64)
         if samples.ndim == 3:
             check_points(samples.shape[1], self.steps)
         work = threads.Ahead(len(samples), self._task(levels, keys, spikes.view(np.uint64)))

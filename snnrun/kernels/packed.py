@@ -11,12 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-BITS = 64
+from snnrun.compiled.packed_arrays import BITS, words
 
-
-def words(neurons: int) -> int:
-    """W, the words that hold one step of so many neurons."""
-    return -(-neurons // BITS)
+__all__ = ["BITS", "count_spikes", "join", "pack", "unpack", "words"]
 
 
 def pack(spikes: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snnrun import data, declared, encoders
+from snnrun.compiled.packed_arrays import unpack
 from snnrun.data import audio
 from snnrun.data.corpus import Corpus, MissingError
 from snnrun.errors import SnnrunError, UsageError, unknown
@@ -274,8 +275,7 @@ class Samples:
         if given.dtype != np.int64:
             inputs, steps = given[0], self.encoder.steps or given.shape[1]
         else:
-            bits = np.unpackbits(np.ascontiguousarray(given[0]).view(np.uint8), axis=1, bitorder="little")
-            inputs, steps = bits[:, :channels].astype(bool), given.shape[1]
+            inputs, steps = unpack(given[0], channels), given.shape[1]
             if image is not None and more.get("picture") is None:
                 more["picture"] = inputs.sum(axis=0).reshape(image) / max(int(inputs.sum(axis=0).max()), 1)
         notes = [*notes, *without_input(given)]

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from snnrun.compiled.packed_arrays import words
 from snnrun.data import audio, cache, folders, repeats
 from snnrun.data.corpus import Corpus, Mapped, UnfitError, unseen
 from snnrun.data.spikes_file import Encoded
@@ -20,7 +21,6 @@ from snnrun.encoders import CuttingEncoder, RecordingEncoder
 from snnrun.errors import SnnrunError
 
 FOLDER = "cache"  # the name of the store in the folder of all outputs
-WORD = 64  # channels to a word of packed spikes
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def encoded(corpus: Corpus, encoder: RecordingEncoder, folder: Path, title: str)
         {"recordings": recordings, "encoder": encoder.key()},
         count=len(paths),
         steps=encoder.steps,
-        width=-(-encoder.channels // WORD),
+        width=words(encoder.channels),
         encode=encode,
         title=title,
     )

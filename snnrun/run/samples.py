@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from snnrun import data, encoders
+from snnrun.compiled.packed_arrays import pack
 from snnrun.data import Split, array_row, audio, pictures
-from snnrun.data.corpus import pack
 from snnrun.data.spikes_file import Encoded
 from snnrun.errors import SnnrunError, UsageError
 from snnrun.record.description import Description
@@ -218,7 +218,7 @@ class Reader:
         spikes[:kept] = array[:kept]
         what = "cut" if len(array) > steps else "followed by silence"
         notes = () if len(array) == steps else (f"its {len(array):,} steps are {what}: the run has {steps:,}",)
-        return Sample(np.ascontiguousarray(pack(spikes), np.int64)[None], notes=notes)
+        return Sample(pack(spikes)[None], notes=notes)
 
     def _steps(self) -> int:
         return int(self.values["encoder"].get("steps") or self.about.steps)

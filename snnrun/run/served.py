@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 
 from snnrun import encoders, kernels
+from snnrun.compiled.packed_arrays import pack
 from snnrun.data import array_row, array_samples
-from snnrun.data.corpus import pack
 from snnrun.errors import SnnrunError, UsageError
 from snnrun.record.run_folder import RunFolder
 from snnrun.run import trained
@@ -120,7 +120,7 @@ class Served:
         if kind == "spikes":
             if not np.isin(samples, (0, 1)).all():
                 raise UsageError("samples have values other than 0 and 1, and this model takes spikes.")
-            return np.stack([pack(sample.astype(bool)) for sample in samples]).astype(np.int64)
+            return np.stack([pack(sample.astype(bool)) for sample in samples])
         if kind == "image":
             if not ((samples >= 0) & (samples <= 255) & (samples == np.floor(samples))).all():
                 raise UsageError("samples have values that are no pixels, whole numbers from 0 to 255.")
