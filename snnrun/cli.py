@@ -15,7 +15,7 @@ from typing import NoReturn
 from snnrun import beside, collector, signals
 from snnrun.config.paths import expanded, folder
 from snnrun.display import output
-from snnrun.errors import SnnrunError, UsageError, unknown
+from snnrun.errors import INTERRUPTED, SnnrunError, UsageError, unknown
 
 
 def _of(name: str) -> Callable[[list[str]], int]:
@@ -167,4 +167,4 @@ def _main(arguments: list[str]) -> int:
             return error.exit_code
         except KeyboardInterrupt:
             print("snnrun: interrupted", file=sys.stderr)
-            return 130
+            return INTERRUPTED

@@ -6,6 +6,7 @@ import difflib
 import sys
 from collections.abc import Iterable
 
+INTERRUPTED = 130  # the exit code after Ctrl-C
 _REFUSED = "DefaultCPUAllocator: "  # the beginning of PyTorch's message when it gets no memory
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from snnrun.commands import look
+from snnrun.commands.flags import PARTS
 from snnrun.config.paths import expanded
 from snnrun.errors import SnnrunError, UsageError, unknown
 
@@ -162,7 +163,7 @@ def _report(report: Mapping[str, Any]) -> list[str]:
 
 def _contents(report: Mapping[str, Any]) -> list[str]:
     papers = f" (papers: {_pair(*report['papers'])})" if report["papers"] else ""
-    counts = {part: report[part]["classes"] for part in ("train", "validation", "test") if part in report}
+    counts = {part: report[part]["classes"] for part in PARTS if part in report}
     samples = ", ".join(f"{report[part]['samples']:,} to {_VERBS[part]}" for part in counts)
     lines = [f"samples: {_surrogate(report['origin'])}{samples}{papers}"]
     if report.get("form"):

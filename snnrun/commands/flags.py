@@ -10,6 +10,8 @@ from pathlib import Path
 from snnrun.errors import SnnrunError, UsageError
 
 JOBLIB = "joblib"
+# As `data.parts.PARTS`, which takes longer to import.
+PARTS = ("train", "validation", "test")
 
 
 def number(flag: str) -> Callable[[str], int]:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from snnrun.commands.flags import PARTS
 from snnrun.config.paths import expanded, folder
 from snnrun.display.plots import FORMATS
 from snnrun.errors import SnnrunError, UsageError
@@ -18,9 +19,7 @@ if TYPE_CHECKING:
     from snnrun.run.census import Census
     from snnrun.run.look import Look
 
-PARTS = ("train", "validation", "test")
 LOOKED_AT = 5000  # samples, unless --all
-_ARRAYS = (".npz", ".npy", ".h5", ".hdf5", ".mat")
 _CURVES = 4  # so many channels of values are curves; more are a map
 _NARROW, _LOW = 34, 12  # characters of a panel beside others, and its lines
 
@@ -108,11 +107,11 @@ def _looks(options: argparse.Namespace) -> list[Look]:
 
 def _corpus_of(path: Path) -> str:
     """The corpus whose files are like this one, by its extension."""
-    from snnrun.data import audio
+    from snnrun.data import array_files, audio
 
     if path.suffix.lower() in audio.suffixes():
         return "audio_folder"
-    if path.suffix.lower() in _ARRAYS:
+    if path.suffix.lower() in array_files.ENDINGS:
         return "arrays"
     if path.suffix.lower() in (".bin", ".dat", ".aedat", ".aedat4", ".gz"):
         raise UsageError(f"{path}: a file of this kind needs its corpus: snnrun data show CORPUS --file {path}")

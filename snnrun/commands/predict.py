@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from snnrun.commands.flags import PARTS
 from snnrun.config.paths import expanded, folder
 from snnrun.display.plots import FORMATS
 from snnrun.errors import SnnrunError, UsageError
@@ -192,7 +193,7 @@ def predict(
 def _where_to_look(corpus: str, source: str, sample: Sample) -> tuple[str, ...]:
     """How to look at a sample of which there is something to say."""
     part, _, number = source.partition(":")
-    indexed = part in ("train", "validation", "test") and not Path(source).exists()
+    indexed = part in PARTS and not Path(source).exists()
     which = f"--split {part} --sample {number}" if indexed else f"--file {source}"
     return (f"to look at it: snnrun data show {corpus} {which}",) if sample.notes else ()
 

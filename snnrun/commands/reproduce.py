@@ -17,7 +17,7 @@ from snnrun.commands import flags
 from snnrun.commands.flags import number
 from snnrun.config.paths import folder, quoted
 from snnrun.display.verbosity import as_told
-from snnrun.errors import SnnrunError, UsageError, warn
+from snnrun.errors import INTERRUPTED, SnnrunError, UsageError, warn
 
 if TYPE_CHECKING:
     from snnrun.paper.published import Table
@@ -34,7 +34,6 @@ same command goes on with it from the last checkpoint, and runs nothing twice.
 An override changes all rows, such as train.batch_size=32 train.lr=0.006 or hardware=gpu. By default a tenth of the
 training samples choose the epoch (data.validation=0.1). The papers train on all and take the best epoch on the test
 set; --paper-settings does the former, and the table shows both."""
-INTERRUPTED = 130
 SEEDS = 5  # as the papers
 
 

@@ -26,14 +26,12 @@ from snnrun.config import check, failures, options
 from snnrun.config.failures import TRACEBACKS, PointFailed
 from snnrun.display import output
 from snnrun.display.verbosity import as_told, verbosity
-from snnrun.errors import warn
+from snnrun.errors import INTERRUPTED, warn
 from snnrun.record import names
 from snnrun.sweep import lifecycle, points, sweeper
 
 if TYPE_CHECKING:
     from snnrun.train.engine import Result
-
-INTERRUPTED = 130
 
 
 def main(arguments: list[str]) -> int:

@@ -14,7 +14,7 @@ from snnrun.commands import flags
 from snnrun.commands.flags import number
 from snnrun.config.paths import folder, quoted
 from snnrun.display.verbosity import as_told
-from snnrun.errors import SnnrunError, UsageError
+from snnrun.errors import INTERRUPTED, SnnrunError, UsageError
 
 if TYPE_CHECKING:
     from snnrun.sweep.points import Point
@@ -29,7 +29,6 @@ these, and what it rests on. Test samples choose nothing.
 
 Stopped in any way, the same command goes on with it, from the last checkpoint. What was tried is kept as a sweep.
 Overrides such as data.root=FOLDER or hardware.threads=1 are for all its runs."""
-INTERRUPTED = 130
 ROUNDING = 1e-9  # of a mean accuracy: settings this near are as good
 
 

@@ -25,6 +25,7 @@ from snnrun.data import plain_objects
 from snnrun.data.corpus import MissingError
 from snnrun.errors import SnnrunError, first_line
 
+ENDINGS = (".npz", ".npy", ".h5", ".hdf5", ".mat")
 EXAMPLE = "np.savez('my.npz', x=x, y=y)"
 _SHARE = 0.5  # of the machine's memory that one array may take
 _PIECE = 1 << 20

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from snnrun.data import folders
 from snnrun.errors import SnnrunError
 
-TRAIN, VALIDATION, TEST = "train", "validation", "test"
+PARTS = TRAIN, VALIDATION, TEST = ("train", "validation", "test")
 # The files of Speech Commands that name the samples of two parts, a path below the folder on each line.
 LISTS = {"validation_list.txt": VALIDATION, "testing_list.txt": TEST}
 _ROLES = {

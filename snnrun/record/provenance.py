@@ -41,8 +41,7 @@ def provenance(command: Sequence[str]) -> dict[str, str]:
 
 def version() -> str:
     """Version of snnrun, with its commit if it runs from a checkout."""
-    source = Path(__file__).resolve()
-    commit = _git(source.parent, "rev-parse", "HEAD") if _git(source.parent, "ls-files", source.name) else None
+    commit = _own_commit()
     return importlib.metadata.version("snnrun") + (f" ({commit[:12]})" if commit else "")
 
 
@@ -51,13 +50,17 @@ def _commits(here: Path) -> dict[str, str]:
     tags = {"git.commit": commit or "none"}
     if commit:
         tags |= {"git.dirty": _dirty(here), "mlflow.source.git.commit": commit}
-    source = Path(__file__).resolve()
-    # An installed snnrun may lie inside another repository, in a .venv, that does not track it.
-    tracked = _git(source.parent, "ls-files", source.name)
-    own = _git(source.parent, "rev-parse", "HEAD") if tracked else None
+    own = _own_commit()
     if own and own != commit:
-        tags |= {"snnrun.git.commit": own, "snnrun.git.dirty": _dirty(source.parent)}
+        tags |= {"snnrun.git.commit": own, "snnrun.git.dirty": _dirty(Path(__file__).resolve().parent)}
     return tags
+
+
+def _own_commit() -> str | None:
+    """The commit of snnrun. None if it is installed, maybe in a .venv inside a repository that does not track it."""
+    source = Path(__file__).resolve()
+    tracked = _git(source.parent, "ls-files", source.name)
+    return _git(source.parent, "rev-parse", "HEAD") if tracked else None
 
 
 def _dirty(folder: Path) -> str:

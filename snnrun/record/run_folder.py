@@ -1,4 +1,4 @@
-"""Finds an earlier run by its folder, its name or its MLflow id."""
+"""The folder of a run: its names, its config; and how it is found by its folder, its name or its MLflow id."""
 
 from __future__ import annotations
 

@@ -25,10 +25,7 @@ from snnrun.rules.spike_train import SpikeTrainRule
 from snnrun.run import recordings, states
 from snnrun.train import hardware, memory
 from snnrun.train.distributed import Group
-from snnrun.train.options import Options
-
-# Options of what is done to gradients and updates.
-OF_UPDATES = ("optimizer", "momentum", "weight_decay", "decoupled_decay", "clip_norm", "boosting", "average")
+from snnrun.train.options import OF_UPDATES, Options
 
 
 class Inputs(NamedTuple):

@@ -20,12 +20,11 @@ from snnrun import data, declared, encoders
 from snnrun.compiled.packed_arrays import unpack
 from snnrun.data import audio
 from snnrun.data.corpus import Corpus, MissingError
+from snnrun.data.parts import PARTS
 from snnrun.errors import SnnrunError, UsageError, unknown
 from snnrun.record.description import Description
 from snnrun.run import build, recordings
 from snnrun.run.samples import Reader, without_input
-
-PARTS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)

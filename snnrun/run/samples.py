@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from snnrun import data, encoders
 from snnrun.compiled.packed_arrays import pack
-from snnrun.data import Split, array_row, audio, pictures
+from snnrun.data import Split, array_files, array_row, audio, pictures
 from snnrun.data.spikes_file import Encoded
 from snnrun.errors import SnnrunError, UsageError
 from snnrun.record.description import Description
@@ -24,7 +24,6 @@ _INDEX = re.compile(r"(test|validation|train):(\d+)")
 _NUMBERED = re.compile(r"(.+):(\d+)")  # a file of many samples, and the number of one
 _BRIGHT = 127.0  # an image with a higher mean of its pixels is called mostly bright
 _NPY = b"\x93NUMPY"
-_ARRAYS = (".npz", ".npy", ".h5", ".hdf5", ".mat")
 
 
 @dataclass(frozen=True)
@@ -186,7 +185,7 @@ class Reader:
         wanted = None if path.exists() else array_row.parse(source)
         if wanted is not None:
             row = array_row.read(*wanted, form)
-        elif path.suffix.lower() in _ARRAYS or path.is_dir():
+        elif path.suffix.lower() in array_files.ENDINGS or path.is_dir():
             if path.suffix.lower() != ".npy":
                 raise array_row.which(path)
             row = array_row.file(path, form)

@@ -250,12 +250,12 @@ def _check(cfg: DictConfig, folder: Path) -> None:
 
 def _check_place(cfg: DictConfig) -> None:
     """Refuse an sqlite store that several machines would write to over a network."""
-    from snnrun.tracking import sweep_run
+    from snnrun.tracking import file_of, sweep_run
 
     uri = cfg.tracking.uri
-    if not cfg.hydra.launcher._target_.endswith("SlurmLauncher") or (uri and not uri.startswith("sqlite:")):
+    place = file_of(uri) if uri else Path(cfg.outputs)
+    if place is None or not cfg.hydra.launcher._target_.endswith("SlurmLauncher"):
         return
-    place = Path(uri.removeprefix("sqlite:///")) if uri else Path(cfg.outputs)
     kind = sweep_run.network_mount(place)
     if kind is not None:
         raise UsageError(

@@ -18,6 +18,8 @@ from snnrun.errors import UsageError
 
 # Of one-cycle: the share of the run in which the rate rises, what divides it at first, and what divides that at last.
 CYCLE_RISE, CYCLE_FIRST, CYCLE_LAST = 0.3, 25.0, 1e4
+# Options of what is done to gradients and updates.
+OF_UPDATES = ("optimizer", "momentum", "weight_decay", "decoupled_decay", "clip_norm", "boosting", "average")
 
 
 @dataclass(frozen=True, kw_only=True)
