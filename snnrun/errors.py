@@ -62,14 +62,8 @@ def unknown(what: str, word: str, allowed: Iterable[str]) -> str:
     return f"{word}: no such {what}. Allowed: {', '.join(names)}.{did_you_mean(word, names)}"
 
 
-def nearest(word: str, allowed: Iterable[str]) -> str | None:
-    """The allowed word whose spelling is nearest to `word`, in upper or lower case, or None if all are far off."""
+def did_you_mean(word: str, allowed: Iterable[str]) -> str:
+    """' Did you mean X?' for the nearest spelling of `word`, in upper or lower case, or nothing."""
     folded = {name.casefold(): name for name in reversed(list(allowed))}
     near = difflib.get_close_matches(word.casefold(), folded, n=1, cutoff=0.55)
-    return folded[near[0]] if near else None
-
-
-def did_you_mean(word: str, allowed: Iterable[str]) -> str:
-    """' Did you mean X?' for the nearest spelling of `word`, or nothing."""
-    near = nearest(word, allowed)
-    return "" if near is None else f" Did you mean {near}?"
+    return f" Did you mean {folded[near[0]]}?" if near else ""
