@@ -15,6 +15,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from snnrun import cli
+from snnrun.metric_names import BEST_VALIDATION, TEST_CHOSEN
 from snnrun.runs import compare, show, tables
 from snnrun.runs.collect import collect
 
@@ -149,8 +150,8 @@ def test_compare_over_seeds(run: Any, outputs: Path) -> None:
     by_model = {group["settings"]["model.name"]: group for group in section["groups"]}
     known = {entry.name: entry for entry in collect(outputs, None, pytest.fail)}
     for model, group in by_model.items():
-        figures = [known[f"{model}_digits_{seed}"].metrics[compare.TEST] for seed in (0, 1)]
-        assert group["metrics"][compare.TEST]["mean"] == pytest.approx(sum(figures) / 2)
+        figures = [known[f"{model}_digits_{seed}"].metrics[TEST_CHOSEN] for seed in (0, 1)]
+        assert group["metrics"][TEST_CHOSEN]["mean"] == pytest.approx(sum(figures) / 2)
         assert (group["n"], group["seeds"]) == (2, ["0", "1"])
     assert sum(group["best"] for group in section["groups"]) == 1
 
@@ -176,12 +177,12 @@ def test_an_option_that_is_newer_than_a_run_counts_as_its_default(run: Any, tmp_
 def test_best_is_by_validation(run: Any, outputs: Path) -> None:
     _, out, _ = run("runs", "best", "--json", "--by", "model")
     entries = strict(out)["best"]
-    known = [entry for entry in collect(outputs, None, pytest.fail) if compare.VALIDATION in entry.metrics]
+    known = [entry for entry in collect(outputs, None, pytest.fail) if BEST_VALIDATION in entry.metrics]
     for entry in entries:
         for chosen in entry["runs"]:
             rivals = [other for other in known if other.params["model.name"] == entry["settings"]["model.name"]]
-            highest = max(other.metrics[compare.VALIDATION] for other in rivals)
-            assert chosen["metrics"][compare.VALIDATION] == highest
+            highest = max(other.metrics[BEST_VALIDATION] for other in rivals)
+            assert chosen["metrics"][BEST_VALIDATION] == highest
     assert ["local"] in [entry["not_comparable"] for entry in entries]
     _, out, _ = run("runs", "best")
     assert "not comparable, since without validation samples only the test set could choose: local" in out

@@ -6,8 +6,9 @@ import pytest
 from made_runs import invented
 
 from snnrun.errors import UsageError
+from snnrun.metric_names import BEST_VALIDATION, TEST_CHOSEN, TEST_LAST
 from snnrun.runs.collect import Run
-from snnrun.runs.compare import LAST, TEST, VALIDATION, best, by_corpus, compare, finished
+from snnrun.runs.compare import best, by_corpus, compare, finished
 from snnrun.runs.significance import paired, welch
 from snnrun.runs.tables import comparison_page
 
@@ -23,10 +24,14 @@ def seeds(model: str, figures: dict[int, float], **more: object) -> list[Run]:
 def test_mean_and_deviation_over_the_seeds_of_a_setting() -> None:
     [section] = compare(seeds("strsbp", {0: 0.9, 1: 0.8, 2: 0.7}) + seeds("hm2bp", {0: 0.6, 1: 0.4}), None, None)
     assert section.title == "fsdd"
-    assert section.ranked == VALIDATION
+    assert section.ranked == BEST_VALIDATION
     first, second = section.groups
     assert (first.settings, first.seeds, first.best) == ({"model.name": "strsbp"}, ["0", "1", "2"], True)
-    assert (first.statistics[TEST].mean, first.statistics[TEST].std) == (pytest.approx(0.8), pytest.approx(0.1))
+    found = first.statistics[TEST_CHOSEN]
+    assert (found.mean, found.std) == (
+        pytest.approx(0.8),
+        pytest.approx(0.1),
+    )
     assert (second.settings, len(second.runs), second.best) == ({"model.name": "hm2bp"}, 2, False)
 
 
@@ -35,7 +40,7 @@ def test_the_same_seeds_are_paired_and_others_are_not() -> None:
     same, other = {0: 0.8, 1: 0.74, 2: 0.86}, {3: 0.8, 4: 0.74, 5: 0.86}
     for figures, test in ((same, "paired"), (other, "Welch")):
         [section] = compare(seeds("strsbp", first) + seeds("hm2bp", figures), None, None)
-        found = section.groups[1].statistics[VALIDATION]
+        found = section.groups[1].statistics[BEST_VALIDATION]
         values = list(first.values()), list(figures.values())
         wanted = paired(*(dict(zip("012", row, strict=True)) for row in values)) if test == "paired" else welch(*values)
         assert (found.test, found.p) == (test, pytest.approx(wanted))
@@ -51,7 +56,7 @@ def test_several_comparisons_are_corrected() -> None:
             welch([0.9, 0.92, 0.95], [0.7, 0.72, 0.75]) or 0,
         ]
     )
-    found = [group.statistics[VALIDATION].p for group in section.groups]
+    found = [group.statistics[BEST_VALIDATION].p for group in section.groups]
     assert found[0] is None
     assert sorted(p for p in found if p is not None) == [pytest.approx(2 * low), pytest.approx(max(high, 2 * low))]
 
@@ -74,8 +79,8 @@ def test_groups_are_tested_against_a_base_in_the_order_in_which_they_were_run() 
     base, wide, plain = section.groups
     assert ([group.base for group in section.groups], wide.best) == ([True, False, False], True)
     assert (base.changes, plain.changes) == ({}, {"model.network": "9"})
-    found = plain.statistics[VALIDATION]
-    assert (base.statistics[VALIDATION].difference, found.difference) == (None, pytest.approx(-0.11))
+    found = plain.statistics[BEST_VALIDATION]
+    assert (base.statistics[BEST_VALIDATION].difference, found.difference) == (None, pytest.approx(-0.11))
     values = {"0": 0.8, "1": 0.84}
     expected = [paired(values, {"0": 0.7, "1": 0.72}) or 0, paired(values, {"0": 0.9, "1": 0.98}) or 0]
     assert found.p == pytest.approx(min(1.0, (2 if expected[0] <= expected[1] else 1) * expected[0]))
@@ -111,7 +116,9 @@ def test_a_base_that_is_not_one_group_is_one_message(against: str) -> None:
 
 def test_one_seed_has_neither_deviation_nor_test() -> None:
     [section] = compare(seeds("strsbp", {0: 0.9}) + seeds("hm2bp", {0: 0.8}), None, None)
-    assert [(group.statistics[TEST].std, group.statistics[TEST].p) for group in section.groups] == [(None, None)] * 2
+    assert [(group.statistics[TEST_CHOSEN].std, group.statistics[TEST_CHOSEN].p) for group in section.groups] == [
+        (None, None)
+    ] * 2
 
 
 def test_corpora_origins_digests_and_splits_are_never_mixed() -> None:
@@ -169,7 +176,7 @@ def test_nothing_is_ranked_on_the_test_set() -> None:
     assert section.ranked is None
     assert not any(group.best for group in section.groups)
     assert "nothing ranks these" in section.notes[-1]
-    [section] = compare(runs, None, [LAST])  # asked for by name
+    [section] = compare(runs, None, [TEST_LAST])  # asked for by name
     assert section.groups[0].runs[0].name == "b"
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from snnrun.config.paths import folder
 from snnrun.errors import SnnrunError, UsageError, warn
+from snnrun.metric_names import BEST_VALIDATION, TEST_CHOSEN, TEST_LAST
 from snnrun.record import journal, names
 
 if TYPE_CHECKING:
@@ -24,9 +25,9 @@ if TYPE_CHECKING:
 SPLITS = ("test", "validation", "train")
 # The name under which a run records the accuracy of these weights on this split.
 RECORDED = {
-    ("last", "test"): "test/accuracy_last",
-    ("best", "test"): "test/accuracy_best_validation",
-    ("best", "validation"): "validation/accuracy_best",
+    ("last", "test"): TEST_LAST,
+    ("best", "test"): TEST_CHOSEN,
+    ("best", "validation"): BEST_VALIDATION,
 }
 
 

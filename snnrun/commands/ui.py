@@ -12,9 +12,10 @@ from typing import Any
 
 from snnrun.commands.runs import FILTERS, add_source, chosen
 from snnrun.errors import SnnrunError, UsageError, warn
+from snnrun.metric_names import BEST_VALIDATION, TEST_ACCURACY
 
 WHAT = ("last", "compare")
-FIGURES = ("validation/accuracy_best", "test/accuracy")
+FIGURES = (BEST_VALIDATION, TEST_ACCURACY)
 # Without this, MLflow shows what language models need.
 MODE = "workflowType=machine_learning"
 VIEW_TAG = "mlflow.sharedViewState."  # a tag of an experiment: a view that an address names

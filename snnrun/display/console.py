@@ -20,19 +20,27 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from snnrun.display.accuracies import final_accuracies
 from snnrun.display.plots import plot_confusion, plot_cost, plot_curves, plot_raster, plot_rates, plot_weights
 from snnrun.display.verbosity import verbosity
+from snnrun.metric_names import (
+    EPOCH_SECONDS,
+    TEST_ACCURACY,
+    TRAIN_ACCURACY,
+    TRAIN_LOSS,
+    VALIDATION_ACCURACY,
+)
 
 __all__ = ["Display", "header", "print_rows", "summary", "sweep_table"]
 __all__ += ["plot_confusion", "plot_cost", "plot_curves", "plot_raster", "plot_rates", "plot_weights"]
 
 PLAIN_SECONDS = 30.0
 COLUMNS = (  # of the table that grows by a line an epoch: title, metric, width, factor, format
-    ("loss", "train/loss", 10, 1.0, "#.4g"),
-    ("train %", "train/accuracy", 9, 100.0, ".2f"),
-    ("validation %", "validation/accuracy", 14, 100.0, ".2f"),
-    ("test %", "test/accuracy", 9, 100.0, ".2f"),
-    ("s/epoch", "time/epoch_s", 9, 1.0, ".1f"),
+    ("loss", TRAIN_LOSS, 10, 1.0, "#.4g"),
+    ("train %", TRAIN_ACCURACY, 9, 100.0, ".2f"),
+    ("validation %", VALIDATION_ACCURACY, 14, 100.0, ".2f"),
+    ("test %", TEST_ACCURACY, 9, 100.0, ".2f"),
+    ("s/epoch", EPOCH_SECONDS, 9, 1.0, ".1f"),
 )
 
 
@@ -108,7 +116,7 @@ class Display:
         """The epoch's metrics are known: one line that stays."""
         if self._quiet:
             return
-        validation = metrics.get("validation/accuracy", -math.inf)
+        validation = metrics.get(VALIDATION_ACCURACY, -math.inf)
         better = math.isfinite(validation) and validation >= self._best
         self._best = max(self._best, validation)
         rates = {key.removeprefix("rate/"): value for key, value in metrics.items() if key.startswith("rate/")}
@@ -259,23 +267,7 @@ def summary(
     """
     done = f"{epochs} epoch{'s' if epochs != 1 else ''}{f', the last {epochs - before}' if before else ''}"
     done += f" in {_duration(seconds)}"
-    best = metrics.get("best_epoch")
-    rows = {"time": done + (f", then {ended}" if ended else "")}
-    for title, key in (
-        ("test, last epoch", "test/accuracy_last"),
-        ("test, best validation", "test/accuracy_best_validation"),
-        ("test, max over epochs", "test/accuracy_max_over_epochs"),
-    ):
-        if key in metrics:
-            rows[title] = f"{100 * metrics[key]:.2f} %"
-    if best is not None:
-        validation = _percent(metrics, "validation/accuracy_best")
-        if "test, best validation" in rows:
-            rows["test, best validation"] += f"  (epoch {best:.0f}, validation {validation})"
-        else:
-            rows["best validation"] = f"{validation}  (epoch {best:.0f})"
-    if "test, max over epochs" in rows:
-        rows["test, max over epochs"] += "  (chosen on the test set, as the papers do)"
+    rows = {"time": done + (f", then {ended}" if ended else "")} | final_accuracies(metrics)
     if cost is not None:
         rows["cost of an inference"] = cost
     places = {"go on": go_on, "weights": weights, "figures": figures, "MLflow": tracking, "compare runs": ui_command}
@@ -340,10 +332,6 @@ def _titles(metrics: Mapping[str, float]) -> list[str]:
 def _field(metrics: Mapping[str, float], wanted: str) -> str:
     key, factor, form = next((key, factor, form) for title, key, _, factor, form in COLUMNS if title == wanted)
     return format(factor * metrics[key], form)
-
-
-def _percent(metrics: Mapping[str, float], key: str) -> str:
-    return f"{100 * metrics[key]:.2f} %" if key in metrics else "?"
 
 
 def _rates(rates: Mapping[str, float]) -> str:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from snnrun.metric_names import TRAIN_LOSS
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -53,11 +55,11 @@ def plot_curves(history: Sequence[Mapping[str, float]], path: Path) -> None:
     """Loss and accuracies by epoch, the last values in the legend; ``history`` holds one metrics dict an epoch."""
     from matplotlib.ticker import MaxNLocator
 
-    has_loss = any("train/loss" in metrics for metrics in history)
+    has_loss = any(TRAIN_LOSS in metrics for metrics in history)
     figure, panels = _panels(1 + has_loss, 1 + has_loss, (9.0 - 0.65 * (1 + has_loss)) / (1 + has_loss), 2.8)
     accuracy = panels[-1]
     if has_loss:
-        _curve(panels[0], history, "train/loss", "train", 1.0)
+        _curve(panels[0], history, TRAIN_LOSS, "train", 1.0)
         panels[0].set_title("loss", y=TOP)
         panels[0].set_ylim(bottom=0)
     for split in COLOURS:

@@ -6,13 +6,20 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from snnrun.metric_names import (
+    BEST_VALIDATION,
+    EPOCH_SECONDS,
+    TEST_ACCURACY,
+    TEST_CHOSEN,
+    TEST_LAST,
+    TEST_MAXIMUM,
+)
 from snnrun.paper.published import NAMES, Published, Record, network_of, of_corpus, others_of, row_of, rule_of
 from snnrun.paper.rows_others import LATER
 from snnrun.runs.collect import Run
-from snnrun.runs.compare import LAST, TEST, VALIDATION, Group, by_corpus, groups_of
+from snnrun.runs.compare import Group, by_corpus, groups_of
 from snnrun.runs.significance import mean_std
 
-MAXIMUM = "test/accuracy_max_over_epochs"
 KNOWN_BY = ("model.name", "model.network", "model.layers", "model.dense")  # what an entry's title says
 SHOWN = 10  # settings of one rule and network; of more, those with the best validation accuracy
 
@@ -74,7 +81,7 @@ def build(runs: Sequence[Run], history: Callable[[Run], Sequence[dict[str, float
         entries = []
         for (rule, network), chosen in sorted(pairs.items()):
             published = None if warning else row_of(rule, name, network)
-            groups = sorted(groups_of(chosen, None), key=lambda group: -_mean(group, VALIDATION))
+            groups = sorted(groups_of(chosen, None), key=lambda group: -_mean(group, BEST_VALIDATION))
             ours = [_ours(group, history) for group in groups[:SHOWN]]
             entries.append(Entry(rule, network, published, ours, len(groups) - len(ours)))
         part = Part(title, warning, entries)
@@ -104,16 +111,16 @@ def _warning(corpus: dict[str, str], *, known: bool) -> str | None:
 
 def _ours(group: Group, history: Callable[[Run], Sequence[dict[str, float]]]) -> Ours:
     by_run = [list(history(run)) for run in group.runs]
-    seconds = [epoch["time/epoch_s"] for epochs in by_run for epoch in epochs if "time/epoch_s" in epoch]
+    seconds = [epoch[EPOCH_SECONDS] for epochs in by_run for epoch in epochs if EPOCH_SECONDS in epoch]
     settings = {key: value for key, value in group.settings.items() if key not in KNOWN_BY}
     epochs = sorted({run.params.get("train.epochs", "?") for run in group.runs}, key=lambda text: (len(text), text))
     return Ours(
         label=", ".join(f"{key}={value}" for key, value in settings.items()),
         group=group,
-        validation=_statistic(group, VALIDATION),
-        chosen=_statistic(group, TEST),
-        last=_statistic(group, LAST),
-        maximum=_statistic(group, MAXIMUM),
+        validation=_statistic(group, BEST_VALIDATION),
+        chosen=_statistic(group, TEST_CHOSEN),
+        last=_statistic(group, TEST_LAST),
+        maximum=_statistic(group, TEST_MAXIMUM),
         epochs=", ".join(epochs),
         seconds=statistics.median(seconds) if seconds else None,
         curve=_curve(by_run),
@@ -131,7 +138,7 @@ def _statistic(group: Group, metric: str) -> tuple[float, float | None] | None:
 
 
 def _curve(by_run: Sequence[Sequence[dict[str, float]]]) -> list[tuple[float, float, float]]:
-    curves = [[100.0 * epoch["test/accuracy"] for epoch in epochs if "test/accuracy" in epoch] for epochs in by_run]
+    curves = [[100.0 * epoch[TEST_ACCURACY] for epoch in epochs if TEST_ACCURACY in epoch] for epochs in by_run]
     points = []
     for place in range(max((len(curve) for curve in curves), default=0)):
         values = [curve[place] for curve in curves if place < len(curve)]

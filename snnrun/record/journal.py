@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from snnrun.errors import SnnrunError
+from snnrun.metric_names import TEST_LAST, TRAIN_LOSS
 from snnrun.record import atomic, names
 
 # The keys of an entry that are not metrics.
 OWN_KEYS = ("step", "time")
 
 # Every training that ended by itself or by Ctrl-C has the second of these figures; those of old runs, the first.
-FINAL = ("test/accuracy_last", "cost/samples")
+FINAL = (TEST_LAST, "cost/samples")
 
 Warn = Callable[[str], None]
 
@@ -117,7 +118,7 @@ def figures(run_dir: Path, warn: Warn | None = None) -> tuple[list[dict[str, flo
             key: float(value) for key, value in entry.items() if key not in OWN_KEYS and isinstance(value, int | float)
         }
         latest |= values
-        if "epoch" in values or "train/loss" in values:
+        if "epoch" in values or TRAIN_LOSS in values:
             epochs[entry["step"]] = values
     return [epochs[step] for step in sorted(epochs)], latest
 

@@ -5,15 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from snnrun.metric_names import (
+    BEST_VALIDATION,
+    CPU_SECONDS,
+    FINAL_ACCURACIES,
+    TEST_CHOSEN,
+    TEST_LAST,
+    TEST_MAXIMUM,
+)
 from snnrun.paper.published import Published, Table, of_corpus
 from snnrun.paper.rows_others import LATER
 from snnrun.reproduce.plan import Entry
 from snnrun.runs.collect import Run, history
-from snnrun.runs.compare import LAST, TEST, VALIDATION, commits_of
+from snnrun.runs.compare import commits_of
 from snnrun.runs.ends import patience_of
 from snnrun.runs.significance import mean_std, one_sample, welch_of
 
-MAXIMUM = "test/accuracy_max_over_epochs"
 NAMED = 4  # commits
 
 
@@ -95,10 +102,10 @@ def _line(row: Published, entry: Entry | None, parameters: int | None) -> Line:
     cut = entry is not None and entry.values["data"].get("limit") is not None
     found: dict[str, Ours | None] = {}
     test = None
-    for metric in (VALIDATION, TEST, LAST, MAXIMUM):
+    for metric in FINAL_ACCURACIES:
         values = [100.0 * run.metrics[metric] for run in runs if metric in run.metrics]
         p = None
-        if metric in (TEST, MAXIMUM) and not surrogate and not cut:
+        if metric in (TEST_CHOSEN, TEST_MAXIMUM) and not surrogate and not cut:
             p, said = tested(row, values)
             test = test or said
         found[metric] = Ours(len(values), *mean_std(values), max(values), p) if values else None
@@ -107,10 +114,10 @@ def _line(row: Published, entry: Entry | None, parameters: int | None) -> Line:
         trained=[] if entry is None else [_epochs(run, entry) for run in runs],
         parameters=parameters,
         seeds=[] if entry is None else sorted(entry.runs),
-        validation=found[VALIDATION],
-        chosen=found[TEST],
-        last=found[LAST],
-        maximum=found[MAXIMUM],
+        validation=found[BEST_VALIDATION],
+        chosen=found[TEST_CHOSEN],
+        last=found[TEST_LAST],
+        maximum=found[TEST_MAXIMUM],
         test=test,
         surrogate=surrogate,
         runs=[run.short for run in runs],
@@ -131,9 +138,9 @@ def core_hours(run: Run) -> float | None:
     """
     epochs = history(run)
     alone = run.tags.get("device", "").startswith("CPU") and run.tags.get("processes", "1") == "1"
-    if not alone or not epochs or not all("time/cpu_s" in epoch for epoch in epochs):
+    if not alone or not epochs or not all(CPU_SECONDS in epoch for epoch in epochs):
         return None
-    return sum(epoch["time/cpu_s"] for epoch in epochs) / 3600
+    return sum(epoch[CPU_SECONDS] for epoch in epochs) / 3600
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -15,6 +15,7 @@ from snnrun import beside, data, tracking
 from snnrun.compiled import jit
 from snnrun.display import console, output, plots
 from snnrun.errors import SnnrunError
+from snnrun.metric_names import BEST_VALIDATION, TRAIN_ACCURACY
 from snnrun.network import Network
 from snnrun.record import journal, names, run_folder, run_lock
 from snnrun.run import ahead, announce, artifacts, build, checkpoint, pretrained
@@ -235,7 +236,7 @@ def objective(result: engine.Result) -> float | None:
     """
     if not result.history:
         return None
-    return result.summary.get("validation/accuracy_best", result.history[-1]["train/accuracy"])
+    return result.summary.get(BEST_VALIDATION, result.history[-1][TRAIN_ACCURACY])
 
 
 def _open_tracker(

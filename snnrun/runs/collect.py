@@ -19,6 +19,7 @@ from typing import Any
 
 from snnrun import tracking
 from snnrun.errors import SnnrunError, UsageError
+from snnrun.metric_names import CURVES
 from snnrun.record import journal, names, run_lock
 from snnrun.record.journal import Warn
 from snnrun.record.run_folder import NAMED, RunFolder, folders, matching
@@ -29,7 +30,6 @@ STATUS = {"FINISHED": "finished", "KILLED": "interrupted", "FAILED": "failed"}
 STATUSES = ("finished", "interrupted", "failed", "running", "killed", "unfinished")
 RESUMED_TAG = "snnrun.resumed"
 PAGE = 1000  # runs of one answer of the store
-CURVES = ("train/loss", "train/accuracy", "validation/accuracy", "test/accuracy", "time/epoch_s")
 # Corpora whose origin their name tells; of the others it is known from the record alone.
 ORIGINS = {"utterances": "synthetic", "digits": "recorded", "mnist": "recorded", "fashion_mnist": "recorded"}
 

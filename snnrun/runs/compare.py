@@ -10,13 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from snnrun.errors import UsageError, did_you_mean
+from snnrun.metric_names import BEST_VALIDATION, TEST_CHOSEN, TEST_LAST
 from snnrun.runs.collect import Run
 from snnrun.runs.filters import value_of
 from snnrun.runs.significance import holm, mean_std, paired, welch
 
-VALIDATION = "validation/accuracy_best"
-TEST = "test/accuracy_best_validation"
-LAST = "test/accuracy_last"
 # Parameters that do not change what is learnt, by their beginnings.
 BOOKKEEPING = (
     *("outputs", "tracking.", "hardware.", "checkpoint.", "sweep.", "plugin", "data.root", "data.download", "tuned."),
@@ -227,7 +225,7 @@ def compare(
                 values = list(group.values(metric).values())
                 if values:
                     group.statistics[metric] = Statistic(len(values), *mean_std(values))
-        ranked = wanted[0] if metrics is not None or wanted[0] == VALIDATION else None
+        ranked = wanted[0] if metrics is not None or wanted[0] == BEST_VALIDATION else None
         notes = _notes(groups)
         if ranked is None:
             notes.append(
@@ -244,9 +242,9 @@ def compare(
 
 
 def _default_metrics(runs: Sequence[Run]) -> list[str]:
-    validated = any(VALIDATION in run.metrics for run in runs)
-    unvalidated = any(VALIDATION not in run.metrics for run in runs)
-    return [*([VALIDATION, TEST] if validated else []), *([LAST] if unvalidated else [])]
+    validated = any(BEST_VALIDATION in run.metrics for run in runs)
+    unvalidated = any(BEST_VALIDATION not in run.metrics for run in runs)
+    return [*([BEST_VALIDATION, TEST_CHOSEN] if validated else []), *([TEST_LAST] if unvalidated else [])]
 
 
 def _rank(groups: list[Group], ranked: str) -> None:
@@ -362,15 +360,15 @@ def best(runs: Sequence[Run], by: Sequence[str]) -> list[Best]:
         for run in members:
             parts.setdefault(tuple(_text(run, key) for key in by), []).append(run)
         for values, part in sorted(parts.items()):
-            candidates = [run for run in part if VALIDATION in run.metrics]
-            highest = max((run.metrics[VALIDATION] for run in candidates), default=None)
+            candidates = [run for run in part if BEST_VALIDATION in run.metrics]
+            highest = max((run.metrics[BEST_VALIDATION] for run in candidates), default=None)
             found.append(
                 Best(
                     title,
                     dict(zip(by, values, strict=True)),
-                    [run for run in candidates if run.metrics[VALIDATION] == highest],
+                    [run for run in candidates if run.metrics[BEST_VALIDATION] == highest],
                     len(candidates),
-                    [run for run in part if VALIDATION not in run.metrics],
+                    [run for run in part if BEST_VALIDATION not in run.metrics],
                 )
             )
     return found

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from snnrun.errors import SnnrunError
+from snnrun.metric_names import CPU_SECONDS, CURVES
 from snnrun.record import atomic
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 SUFFIX = ".run.json"
 # The metrics of an epoch that are kept; the last value of every metric is kept beside them.
-CURVES = ("train/loss", "train/accuracy", "validation/accuracy", "test/accuracy", "time/epoch_s", "time/cpu_s")
+KEPT = (*CURVES, CPU_SECONDS)
 # Parameters and words of a command that say where a run was made, and what it is apart from that.
 PLACES = ("outputs", "data.root", "data.download", "tracking", "checkpoint", "sweep.", "hydra", "plugin", "hardware.")
 TAGS = re.compile(
@@ -55,9 +56,7 @@ def keep(run: Run, epochs: Sequence[Mapping[str, float]], parameters: int | None
     """
     params = {key: value for key, value in run.params.items() if not key.startswith(PLACES)}
     path = folder / f"{_stem(params)}{SUFFIX}"
-    curves = {
-        key: [_rounded(epoch[key]) for epoch in epochs] for key in CURVES if all(key in epoch for epoch in epochs)
-    }
+    curves = {key: [_rounded(epoch[key]) for epoch in epochs] for key in KEPT if all(key in epoch for epoch in epochs)}
     content = {
         "format": FORMAT,
         "name": run.name,

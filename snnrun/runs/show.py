@@ -10,10 +10,11 @@ from rich.console import Console
 from rich.text import Text
 
 from snnrun import tracking
+from snnrun.display.accuracies import final_accuracies
+from snnrun.metric_names import BEST_EPOCH, CURVES, FINAL_ACCURACIES
 from snnrun.record import run_lock
-from snnrun.runs.collect import CURVES, Run
-from snnrun.runs.compare import LAST, TEST, VALIDATION
-from snnrun.runs.tables import epochs_of, number, percent, when
+from snnrun.runs.collect import Run
+from snnrun.runs.tables import epochs_of, number, when
 
 BARS = "▁▂▃▄▅▆▇█"
 SPARKS = 40  # characters of a curve
@@ -112,23 +113,9 @@ def _config(run: Run) -> list[tuple[str, str]]:
 
 
 def _figures(run: Run) -> list[tuple[str, str]]:
-    metrics = run.metrics
-    told = {
-        "test, last epoch": LAST,
-        "test, best validation": TEST,
-        "test, max over epochs": "test/accuracy_max_over_epochs",
-    }
-    rows = [(title, f"{percent(metrics[key])} %") for title, key in told.items() if key in metrics]
-    validation = percent(metrics.get(VALIDATION))
-    more = {
-        "test, best validation": f"  (epoch {metrics.get('best_epoch', 0):.0f}, validation {validation} %)",
-        "test, max over epochs": "  (chosen on the test set, as the papers do)",
-    }
-    rows = [(title, text + more.get(title, "")) for title, text in rows]
-    if VALIDATION in metrics and TEST not in metrics:
-        rows.append(("best validation", f"{validation} %  (epoch {metrics.get('best_epoch', 0):.0f})"))
-    known = {*told.values(), *CURVES, VALIDATION, "best_epoch", "epoch"}
-    rest = [f"{key} {value:.4g}" for key, value in sorted(metrics.items()) if key not in known]
+    rows = list(final_accuracies(run.metrics).items())
+    known = {*FINAL_ACCURACIES, *CURVES, BEST_EPOCH, "epoch"}
+    rest = [f"{key} {value:.4g}" for key, value in sorted(run.metrics.items()) if key not in known]
     return rows + ([("last values", "  ".join(rest))] if rest else [])
 
 

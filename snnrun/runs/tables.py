@@ -12,13 +12,14 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
+from snnrun.metric_names import BEST_EPOCH, BEST_VALIDATION, TEST_CHOSEN, TEST_LAST, TEST_MAXIMUM
 from snnrun.runs import compare
 from snnrun.runs.collect import Run
-from snnrun.runs.compare import BOOKKEEPING, LAST, TEST, VALIDATION, Best, Group, Section, changes
+from snnrun.runs.compare import BOOKKEEPING, Best, Group, Section, changes
 from snnrun.runs.filters import value_of
 
 CELL = 28  # characters of a setting; lists of thresholds can be long
-TITLES = {VALIDATION: "validation %", TEST: "test %", LAST: "last %", "test/accuracy_max_over_epochs": "max %"}
+TITLES = {BEST_VALIDATION: "validation %", TEST_CHOSEN: "test %", TEST_LAST: "last %", TEST_MAXIMUM: "max %"}
 PIPE = 100_000
 GAP = 3  # between two columns
 STYLES = {"failed": "red", "running": "cyan", "unfinished": "yellow", "interrupted": "yellow", "killed": "yellow"}
@@ -73,9 +74,9 @@ def listing(runs: Sequence[Run], chosen: Sequence[str] | None, out: Console) -> 
         columns.append(Column(key, cells, 8 if key == "seed" else -place, right=_all_numbers(cells)))
     columns += [
         Column("epochs", [epochs_of(run) for run in runs], 2, right=True),
-        Column("validation %", [percent(run.metrics.get(VALIDATION)) for run in runs], 6, right=True),
-        Column("test %", [percent(run.metrics.get(TEST)) for run in runs], 7, right=True),
-        Column("last %", [percent(run.metrics.get(LAST)) for run in runs], 4, right=True),
+        Column("validation %", [percent(run.metrics.get(BEST_VALIDATION)) for run in runs], 6, right=True),
+        Column("test %", [percent(run.metrics.get(TEST_CHOSEN)) for run in runs], 7, right=True),
+        Column("last %", [percent(run.metrics.get(TEST_LAST)) for run in runs], 4, right=True),
     ]
     missing = print_table(columns, out, [STYLES.get(run.status, "") for run in runs])
     count = f"{len(runs)} run{'s' if len(runs) != 1 else ''}"
@@ -241,12 +242,12 @@ def best(found: Sequence[Best], out: Console) -> None:
         parts = [entry.title, *(f"{key} {value}" for key, value in entry.settings.items())]
         out.print(Text(", ".join(parts), style="bold cyan"), soft_wrap=True)
         for run in entry.runs:
-            test = run.metrics.get(TEST)
-            epoch = run.metrics.get("best_epoch")
+            test = run.metrics.get(TEST_CHOSEN)
+            epoch = run.metrics.get(BEST_EPOCH)
             at = f" at epoch {epoch:.0f}" if epoch is not None else ""
             say(
                 out,
-                f"  {run.short}  {run.name}: validation {percent(run.metrics[VALIDATION])} %{at}, "
+                f"  {run.short}  {run.name}: validation {percent(run.metrics[BEST_VALIDATION])} %{at}, "
                 f"test {percent(test) or '?'} %",
             )
             say(out, f"    {shlex.quote(str(run.folder))}" if run.folder else f"    MLflow run {run.run_id}")

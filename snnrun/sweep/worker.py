@@ -13,6 +13,7 @@ from snnrun import beside, tracking
 from snnrun.config import failures
 from snnrun.display import output
 from snnrun.errors import SnnrunError, warn
+from snnrun.metric_names import TRAIN_ACCURACY, VALIDATION_ACCURACY
 from snnrun.record import names
 from snnrun.record.run_folder import RunFolder
 from snnrun.run.experiment import objective
@@ -44,7 +45,7 @@ def settle_point(folder: Path, result: engine.Result) -> None:
     point = points.read_point(folder)
     if point is None or not result.history:
         return
-    measure = "validation/accuracy" if "validation/accuracy" in result.history[-1] else "train/accuracy"
+    measure = VALIDATION_ACCURACY if VALIDATION_ACCURACY in result.history[-1] else TRAIN_ACCURACY
     point.status, point.error, point.summary = "FINISHED", "", result.summary
     point.history = [metrics[measure] for metrics in result.history]
     point.objective = objective(result)
@@ -123,7 +124,7 @@ class _Watch:
     def __call__(self, metrics: Mapping[str, float]) -> None:
         """Record an epoch that is done."""
         del self.point.history[int(metrics["epoch"]) - 1 :]  # an epoch after the checkpoint comes again
-        self.point.history.append(metrics.get("validation/accuracy", metrics["train/accuracy"]))
+        self.point.history.append(metrics.get(VALIDATION_ACCURACY, metrics[TRAIN_ACCURACY]))
         self.point.save(self.sweep)
         if self.search["prune"] and points.lags(
             self.point, points.latest(points.attempts(self.sweep)), self.search["prune_after"]

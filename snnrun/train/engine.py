@@ -13,6 +13,14 @@ from numpy.typing import NDArray
 from snnrun.data import Dataset, Split
 from snnrun.encoders import Encoder
 from snnrun.errors import SnnrunError
+from snnrun.metric_names import (
+    CPU_SECONDS,
+    EPOCH_SECONDS,
+    TEST_ACCURACY,
+    TRAIN_ACCURACY,
+    TRAIN_LOSS,
+    VALIDATION_ACCURACY,
+)
 from snnrun.network.model import LocalModel, Model
 from snnrun.train import evaluation, patience
 from snnrun.train.batches import shuffled
@@ -110,13 +118,11 @@ def train(
                 metrics = loop.train_epoch(epoch)
                 loop.average(epoch)
                 if len(dataset.validation):
-                    metrics["validation/accuracy"] = evaluation.accuracy(
-                        loop.confusion("validation", dataset.validation)
-                    )
+                    metrics[VALIDATION_ACCURACY] = evaluation.accuracy(loop.confusion("validation", dataset.validation))
                 last = patience.over([*result.history, metrics], options.epochs, options.patience)
                 if options.test == "every_epoch" or last:
                     result.confusion = loop.confusion("test", dataset.test)
-                    metrics["test/accuracy"] = evaluation.accuracy(result.confusion)
+                    metrics[TEST_ACCURACY] = evaluation.accuracy(result.confusion)
                     loop.test_chosen(metrics)
                 metrics |= network.figures()
                 loop.warn_of_bounds()
@@ -180,13 +186,13 @@ class _Loop:
         without_loss = isinstance(training.network, LocalModel)
         return {
             "epoch": float(epoch + 1),
-            **({} if without_loss else {"train/loss": tally.loss}),
-            "train/accuracy": tally.accuracy,
+            **({} if without_loss else {TRAIN_LOSS: tally.loss}),
+            TRAIN_ACCURACY: tally.accuracy,
             **{f"rate/{name}": rate for name, rate in tally.rates.items()},
             "lr": progress.lr,
             **({} if without_loss else {"grad/norm": tally.usual_norm}),
-            "time/epoch_s": progress.seconds,
-            "time/cpu_s": progress.cpu_seconds,
+            EPOCH_SECONDS: progress.seconds,
+            CPU_SECONDS: progress.cpu_seconds,
             "time/ms_per_sample": 1e3 * progress.seconds / samples,
             "samples_per_s": samples / progress.seconds,
         }
@@ -200,7 +206,7 @@ class _Loop:
     def test_chosen(self, metrics: dict[str, float]) -> None:
         """Evaluate the test samples by the weights that validation chose before this epoch, if it did not test them."""
         result, evaluated = self.progress.result, self.training.evaluated
-        if result.best_state is None or "test/accuracy" in result.best or result.chosen_by(metrics):
+        if result.best_state is None or TEST_ACCURACY in result.best or result.chosen_by(metrics):
             return
         last = copy_state(evaluated)
         evaluated.load_state_dict(result.best_state)

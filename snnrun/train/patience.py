@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-VALIDATION = "validation/accuracy"
+from snnrun.metric_names import VALIDATION_ACCURACY
 
 
 def over(history: Sequence[Mapping[str, float]], epochs: int, patience: int | None) -> bool:
@@ -19,7 +19,7 @@ def stalled(history: Sequence[Mapping[str, float]], patience: int | None) -> boo
     """Whether the last `patience` epochs brought no higher validation accuracy. As high as before is no rise."""
     if patience is None or len(history) <= patience:
         return False
-    reached = [metrics.get(VALIDATION, 0.0) for metrics in history]
+    reached = [metrics.get(VALIDATION_ACCURACY, 0.0) for metrics in history]
     return max(reached[-patience:]) <= max(reached[:-patience])
 
 

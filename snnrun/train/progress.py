@@ -12,6 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from snnrun.errors import SnnrunError, first_line
+from snnrun.metric_names import (
+    BEST_VALIDATION,
+    TEST_ACCURACY,
+    TEST_CHOSEN,
+    TEST_LAST,
+    TEST_MAXIMUM,
+    VALIDATION_ACCURACY,
+)
 from snnrun.network.model import Model
 from snnrun.train.boosting import boost_wrong
 from snnrun.train.means import Tally
@@ -55,7 +63,7 @@ class Result:
 
     def chosen_by(self, metrics: dict[str, float]) -> bool:
         """Whether validation prefers an epoch with these metrics. Of equal ones it takes the later: trained longer."""
-        return metrics.get("validation/accuracy", -1.0) >= self.best.get("validation/accuracy", 0.0)
+        return metrics.get(VALIDATION_ACCURACY, -1.0) >= self.best.get(VALIDATION_ACCURACY, 0.0)
 
     @property
     def summary(self) -> dict[str, float]:
@@ -65,14 +73,14 @@ class Result:
         """
         if not self.history:
             return {}
-        test = [metrics["test/accuracy"] for metrics in self.history if "test/accuracy" in metrics]
-        summary = {} if "test/accuracy" not in self.history[-1] else {"test/accuracy_last": test[-1]}
+        test = [metrics[TEST_ACCURACY] for metrics in self.history if TEST_ACCURACY in metrics]
+        summary = {} if TEST_ACCURACY not in self.history[-1] else {TEST_LAST: test[-1]}
         if len(test) == len(self.history):
-            summary["test/accuracy_max_over_epochs"] = max(test)
+            summary[TEST_MAXIMUM] = max(test)
         if self.best_epoch is not None:
-            chosen = self.best.get("test/accuracy", self.chosen_test)
-            summary |= {} if chosen is None else {"test/accuracy_best_validation": chosen}
-            summary["validation/accuracy_best"] = self.best["validation/accuracy"]
+            chosen = self.best.get(TEST_ACCURACY, self.chosen_test)
+            summary |= {} if chosen is None else {TEST_CHOSEN: chosen}
+            summary[BEST_VALIDATION] = self.best[VALIDATION_ACCURACY]
             summary["best_epoch"] = float(self.best_epoch)
         return summary
 

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from snnrun.metric_names import BEST_VALIDATION
 from snnrun.record import journal, provenance
 from snnrun.runs.significance import mean_std
 from snnrun.sweep import points
 from snnrun.sweep.points import Point
 from snnrun.tune import plan
 from snnrun.tune.plan import Plan
-
-MEASURE = "validation/accuracy_best"
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,11 @@ class Measured:
 
 def measure(runs: Sequence[Point], seeds: int) -> Measured | None:
     """The measure of runs that differ in their seed; None if one of them is missing or has failed."""
-    values = [point.summary[MEASURE] for point in runs if point.status == "FINISHED" and MEASURE in point.summary]
+    values = [
+        point.summary[BEST_VALIDATION]
+        for point in runs
+        if point.status == "FINISHED" and BEST_VALIDATION in point.summary
+    ]
     return Measured(*mean_std(values), len(values)) if len(values) >= seeds else None
 
 
