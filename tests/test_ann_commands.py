@@ -13,7 +13,7 @@ import torch
 from corpora import fsdd_tree
 from PIL import Image
 
-from snnrun import cli, data, kernels
+from snnrun import cli, data
 from snnrun.compiled import parallel
 from snnrun.config import compose
 from snnrun.paper.published import network_of
@@ -223,8 +223,7 @@ def test_spikes_of_an_encoder_are_counted() -> None:
 
 def test_pytorch_has_the_threads_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     values = compose.compose(["model=mlp", "model.network=5"])
-    hardware.set_up("cpu", 2)
-    kernels.use("reference")
+    hardware.set_up("cpu", 2, "reference")
     torch.set_num_threads(1)
     inputs = build.load(values)
     build.learner(values, inputs, torch.device("cpu"))

@@ -595,8 +595,7 @@ def test_the_bits_do_not_depend_on_the_threads(rule, topology, size):
     labels = torch.arange(size) % 10
     results = []
     for number in (1, 2, 4):
-        hardware.set_up("cpu", threads=number)
-        kernels.use("cpu")
+        hardware.set_up("cpu", threads=number, backend="cpu")
         bits = encoders.build("poisson", seed=0, steps=90, attenuation=4).encode(images, np.arange(size), 1)
         net = Network(RULES[rule], inputs=300, topology=topology, outputs=10)
         spikes, grads = learn(net, torch.from_numpy(bits), labels)
@@ -613,8 +612,7 @@ def test_a_training_does_not_depend_on_the_threads(rule):
     dataset = Dataset("noise", "image", (7, 10), ("a", "b", "c"), *splits, "0" * 64)
     states = []
     for number in (1, 2, 4):
-        hardware.set_up("cpu", threads=number)
-        kernels.use("cpu")
+        hardware.set_up("cpu", threads=number, backend="cpu")
         net = Network(RULES[rule], inputs=70, topology="R70", outputs=3)
         encoder = encoders.build("bernoulli", seed=0, steps=70, attenuation=2)
         options = engine.Options(epochs=2, batch_size=5)

@@ -442,7 +442,7 @@ def test_an_absent_gpu_is_an_error_that_says_so(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UsageError, match=r"hardware\.device: no GPU .*hardware=cpu"):
         hardware.set_up("cuda")
-    assert hardware.set_up("auto", threads=1) == CPU
+    assert hardware.set_up("auto", threads=1) == (CPU, "cpu")
     assert torch.get_num_threads() == parallel.threads() == 1
     hardware.set_up("cpu", threads=3)
     assert parallel.threads() == 3, "of the kernels and encoders"

@@ -83,8 +83,8 @@ def run(
         UsageError: the settings do not fit one another or this machine.
         SnnrunError: a corpus is missing, the training diverges, or a measuring process dies.
     """
-    device = hardware.set_up(values["hardware"]["device"], max(threads))
-    backend = kernels.use(values["hardware"]["kernels"], device.type)
+    wanted = values["hardware"]
+    device, backend = hardware.set_up(wanted["device"], max(threads), wanted["kernels"])
     inputs = build.load(values)
     training = _training(values, inputs, device)
     network, batch = training.network, training.options.batch_size
@@ -208,8 +208,7 @@ def child() -> None:
     """Measure the job on the standard input and print the result."""
     collector.seldom()  # as in a training: one look through all objects would stand as a millisecond of some phase
     options, threads = pickle.load(sys.stdin.buffer)
-    device = hardware.set_up(options["device"], threads)
-    backend = kernels.use(options["kernels"], device.type)
+    device, backend = hardware.set_up(options["device"], threads, options["kernels"])
     imported = peaks.memory("VmRSS")
     print(json.dumps(measure(pickle.load(sys.stdin.buffer), device, backend, imported)))
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from snnrun import data, kernels
+from snnrun import data
 from snnrun.bench.phases import wait
 from snnrun.run import build
 from snnrun.train import evaluation, hardware
@@ -60,8 +60,7 @@ def run(values: Mapping[str, Any]) -> Short:
         SnnrunError: the corpus is missing or damaged.
     """
     wanted = values["hardware"]
-    device = hardware.set_up(wanted["device"], wanted["threads"])
-    kernels.use(wanted["kernels"], device.type)
+    device, _ = hardware.set_up(wanted["device"], wanted["threads"], wanted["kernels"])
     loaded, started = build.load(values), time.perf_counter()
     network, inputs = build.learner(values, loaded, device)
     once, dataset = time.perf_counter() - started, inputs.dataset

@@ -141,12 +141,11 @@ def evaluate(
     """
     if presentations < 1:
         raise UsageError(f"--presentations {presentations}: a number from 1 up is needed.")
-    from snnrun import kernels
     from snnrun.run import build, trained
     from snnrun.train import cost, firing, hardware
 
-    device = hardware.set_up(values["hardware"]["device"], values["hardware"]["threads"])
-    kernels.use(values["hardware"]["kernels"], device.type)
+    wanted = values["hardware"]
+    device, _ = hardware.set_up(wanted["device"], wanted["threads"], wanted["kernels"])
     own = trained.load(folder, values, weights)
     dataset, encoder = build.load(values)
     if dataset.channels != own.about.channels or dataset.classes != own.about.classes:

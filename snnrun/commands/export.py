@@ -73,12 +73,11 @@ def _export(own: Trained, options: argparse.Namespace) -> None:
 
 def _register(own: Trained, outputs: Path, options: argparse.Namespace) -> None:
     """Make the model a version of a registered one, and say how it is served."""
-    from snnrun import kernels
     from snnrun.run import served
     from snnrun.train import hardware
 
-    wanted, device = own.values["tracking"], hardware.set_up()
-    kernels.use("auto", device.type)
+    wanted = own.values["tracking"]
+    device, _ = hardware.set_up()
     model = served.Served(own, device)
     example = model.example()
     with tempfile.TemporaryDirectory() as temporary:
@@ -324,12 +323,10 @@ def check(own: Trained, path: Path, *, dt: float, samples: int = CHECKED) -> Agr
 
 def _test_samples(own: Trained) -> Inputs:
     """The corpus of a run and its encoder; the kernels are ready."""
-    from snnrun import kernels
     from snnrun.run import build
     from snnrun.train import hardware
 
     hardware.set_up("cpu")
-    kernels.use("auto", "cpu")
     return build.load(own.values)
 
 

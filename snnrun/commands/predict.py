@@ -154,7 +154,6 @@ def predict(
     """
     if presentations < 1:
         raise UsageError(f"--presentations {presentations}: a number from 1 up is needed.")
-    from snnrun import kernels
     from snnrun.network import Network
     from snnrun.record import run_folder
     from snnrun.run import trained
@@ -167,8 +166,7 @@ def predict(
     values = run.values()
     if root is not None:
         values["data"]["root"] = root
-    device = hardware.set_up()
-    kernels.use("auto", device.type)
+    device, _ = hardware.set_up()
     own = trained.load(run.path, values, weights)
     reader = Reader(values, own.about, invert)
     shown = [[reader.read(source) for source in sources]]

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 
-from snnrun import data, declared, encoders, kernels
+from snnrun import data, declared, encoders
 from snnrun.compiled import parallel
 from snnrun.config import plugins
 from snnrun.encoders.series import check_points
@@ -60,8 +60,7 @@ def parts(values: Mapping[str, Any], group: Group) -> Parts:
         SnnrunError: the corpus is missing or damaged, or the store of encoded spikes cannot be written.
     """
     wanted, options = values["hardware"], Options(**values["train"])
-    device = hardware.set_up(wanted["device"], wanted["threads"], group.place, group.here)
-    backend = kernels.use(wanted["kernels"], device.type)
+    device, backend = hardware.set_up(wanted["device"], wanted["threads"], wanted["kernels"], group.place, group.here)
     threads = parallel.threads()
     with group.first():
         parallel.set_threads(threads * group.here if group.leads else threads)

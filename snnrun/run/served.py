@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from snnrun import encoders, kernels
+from snnrun import encoders
 from snnrun.compiled.packed_arrays import pack
 from snnrun.data import array_row, array_samples
 from snnrun.errors import SnnrunError, UsageError
@@ -131,8 +131,7 @@ class Served:
 
 def _load_pyfunc(path: str) -> Served:
     """The model of a folder, on the fastest device of this machine. MLflow calls this."""
-    device = hardware.set_up()
-    kernels.use("auto", device.type)
+    device, _ = hardware.set_up()
     run = RunFolder(Path(path))
     return Served(trained.load(run.path, run.values()), device)
 

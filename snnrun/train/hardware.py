@@ -6,6 +6,7 @@ import os
 
 import torch
 
+from snnrun import kernels
 from snnrun.compiled import parallel
 from snnrun.errors import UsageError
 from snnrun.network.model import Model
@@ -28,12 +29,15 @@ def choose(device: str) -> str:
     return device
 
 
-def set_up(device: str = "auto", threads: int | None = None, place: int = 0, here: int = 1) -> torch.device:
-    """Choose the device and make PyTorch deterministic on it.
+def set_up(
+    device: str = "auto", threads: int | None = None, backend: str = "auto", place: int = 0, here: int = 1
+) -> tuple[torch.device, str]:
+    """Choose the device and the kernels' backend, by its name, and make PyTorch deterministic on that device.
 
     Args:
         device: `cpu`, `cuda`, or `auto` for the GPU where there is one.
         threads: CPU threads of this process; None for its `share` of the cores among the `here` processes.
+        backend: that of the kernels; see `kernels.use`.
         place: number of this process among those of the run on this machine, from 0. Each has its own GPU.
         here: number of these processes.
 
@@ -55,7 +59,7 @@ def set_up(device: str = "auto", threads: int | None = None, place: int = 0, her
     torch.set_deterministic_debug_mode("error")
     # The line above also fills new memory with NaN, which costs time. It only helps to find reads of unwritten memory.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    return chosen
+    return chosen, kernels.use(backend, chosen.type)
 
 
 def share_threads(model: Model) -> None:
