@@ -338,7 +338,7 @@ def test_a_sweep_has_one_parent_and_a_failing_point_stops_no_other(
     code, out, err = train(*TINY, "-m", "seed=0,1", "train.epochs=1")
     assert code == 1
     assert "snnrun: point 0 (" in err
-    assert err.splitlines()[-1].startswith("snnrun: 1 of the points failed: 0 (")
+    assert err.splitlines()[-1].startswith("snnrun: 1 of the points failed: point 0 (")
     assert "Traceback" not in err
     sweep = only(tmp_path / "outputs" / "sweeps")
     assert (sweep / "0" / "error.txt").exists()

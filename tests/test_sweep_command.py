@@ -129,8 +129,8 @@ def test_what_fails_alike_is_said_once(train: Any, runs: Runs, monkeypatch: pyte
         "snnrun: point 2 (seed=2): failed as point 0 did.",
     ]
     assert "snnrun: point 9 (seed=9): no corpus 1\nget it\n" in err
-    assert "10 of the points failed: 0 (seed=0), " in err
-    assert "7 (seed=7), and 2 more. Each folder" in err
+    assert "10 of the points failed: point 0 (seed=0), " in err
+    assert "point 7 (seed=7), and 2 more. Each folder" in err
 
 
 def test_a_resumed_sweep_may_be_given_more_points(train: Any, runs: Runs) -> None:
@@ -162,6 +162,13 @@ def test_listed_points_have_overrides_and_names_of_their_own(train: Any, runs: R
     code, out, _ = train("sweep.resume=last")
     assert (code, runs.seeds) == (0, [])
     assert "4 points, 4 of them finished already" in out
+
+
+def test_a_listed_point_that_fails_is_named_by_its_label(train: Any, runs: Runs) -> None:
+    runs.failing = {1}
+    code, _, err = train("search=list", 'search.points=["good: seed=0","bad: seed=1"]')
+    assert code == 1
+    assert "snnrun: 1 of the points failed: point 1 (bad). Each folder" in err
 
 
 @pytest.mark.parametrize(

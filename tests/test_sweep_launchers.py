@@ -84,7 +84,7 @@ def test_points_that_fail_in_workers_leave_the_others_alone(tmp_path: Path) -> N
     assert code == 1
     assert Counter(point.status for point in attempts(tmp_path)) == {"FINISHED": 2, "FAILED": 2}
     assert err.count("Lower train.lr") == 2
-    assert "2 of the points failed: 2 (train.lr=1e+30 seed=0), 3 (train.lr=1e+30 seed=1)" in err
+    assert "2 of the points failed: point 2 (train.lr=1e+30 seed=0), point 3 (train.lr=1e+30 seed=1)" in err
     parent, children = recorded(tmp_path)
     assert parent.info.status == "FAILED"
     client = tracking.connect(tracking.store_uri(tmp_path / "outputs"))

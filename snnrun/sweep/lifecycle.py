@@ -382,7 +382,7 @@ def _configs(last: list[Point], folder: Path) -> dict[int, dict[str, str]]:
 
 def _say_what_failed(failed: list[Point], folder: Path) -> None:
     if failed:
-        told = [f"{point.number} ({' '.join(point.swept)})" for point in failed[:NAMED]]
+        told = [point.name for point in failed[:NAMED]]
         told += [f"and {len(failed) - NAMED} more"] if len(failed) > NAMED else []
         print(
             f"snnrun: {len(failed)} of the points failed: {', '.join(told)}. "

@@ -62,7 +62,8 @@ class Point:
     @property
     def name(self) -> str:
         """The name of the point in messages."""
-        return f"point {self.number} ({' '.join([*filter(None, [self.label]), *self.swept])})"
+        known_by = " ".join([*filter(None, [self.label]), *self.swept])
+        return f"point {self.number} ({known_by})" if known_by else f"point {self.number}"
 
     def take_over(self, other: Point) -> None:
         """Let another attempt go on in this one's folder, with what the folder holds."""
