@@ -400,12 +400,19 @@ def test_a_wrong_request_is_one_message(request_: str, words: list[str], run: An
         assert part in err
 
 
-@pytest.mark.parametrize("option", ["--batch=0", "--repeats=x", "--warm-up=-1", "--threads=1.5", "--jsn"])
-def test_a_wrong_option_is_named(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("flag", "text", "least"), [
+    ("--batch", "0", 1), ("--repeats", "x", 1), ("--warm-up", "-1", 0), ("--threads", "1.5", 1),
+])  # fmt: skip
+def test_a_wrong_number_is_named(flag: str, text: str, least: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["bench", f"{flag}={text}"]) == 2
+    assert capsys.readouterr().err == f"snnrun: {flag} {text}: a whole number from {least} up is needed.\n"
+
+
+def test_a_wrong_option_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
-        cli.main(["bench", option])
+        cli.main(["bench", "--jsn"])
     assert end.value.code == 2
-    assert option.partition("=")[0] in capsys.readouterr().err
+    assert "--jsn" in capsys.readouterr().err
 
 
 def test_help_lists_the_workloads(capsys: pytest.CaptureFixture[str]) -> None:

@@ -285,7 +285,7 @@ def test_safetensors_say_what_they_are(digits_run: Runs, tmp_path: Path) -> None
         (["--format", "safetensors", "--check"], 2, "--check: it is for --format nir, onnx, pytorch"),
         (["--format", "pytorch", "--out", "net.pt"], 2, "--out net.pt: --format pytorch writes a file .py"),
         (["--format", "nir", "--dt", "0"], 2, "--dt 0: a step in seconds is needed"),
-        (["--format", "nir", "--check", "0"], 2, "--check 0: a number of test samples"),
+        (["--format", "nir", "--check", "0"], 2, "--check 0: a whole number from 1 up"),
         (["--format", "safetensors", "--out", "."], 2, "--out .: this is a folder"),
         (["--format", "safetensors", "--out", "/proc/none/x"], 1, "/proc/none/x: it cannot be written"),
     ],

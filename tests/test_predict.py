@@ -98,7 +98,7 @@ def test_options_that_do_not_go_together(run: Path, capsys: pytest.CaptureFixtur
     assert "--raster x.png: one file ending in .png" in fails(capsys, run, "test:0", "test:1", "--raster", "x.png")[1]
     assert "--raster x.doc: one file ending in .png" in fails(capsys, run, "test:0", "--raster", "x.doc")[1]
     assert "--layers: it is about the figure" in fails(capsys, run, "test:0", "--layers")[1]
-    assert "--top 0: a number from 1 up" in fails(capsys, run, "test:0", "--top", "0")[1]
+    assert "--top 0: a whole number from 1 up" in fails(capsys, run, "test:0", "--top", "0")[1]
 
 
 # ---- images --------------------------------------------------------------------------------------------------------

@@ -90,7 +90,7 @@ def test_a_model_without_spikes_sees_other_spikes_too(tmp_path: Path) -> None:
     ("change", "number", "says"),
     [
         ({"encoder.frozen": True}, 2, "--presentations 2: each presentation of the samples would be the same"),
-        ({}, 0, "--presentations 0: a number from 1 up is needed"),
+        ({}, 0, "--presentations 0: a whole number from 1 up is needed"),
     ],
 )
 def test_presentations_that_would_be_the_same_are_refused(

@@ -336,11 +336,11 @@ def test_multiples_and_places() -> None:
     [
         (["model=stpb"], "model: there is no 'stpb'"),
         (["data.validation=0"], "data.validation: is 0, and settings are chosen by validation samples"),
-        (["--trials", "0"], "--trials: '0' is not a whole number from 1 up."),
+        (["--trials", "0"], "--trials 0: a whole number from 1 up is needed."),
         (["--minutes", "0"], "--minutes: '0' is not a number greater than 0."),
         (["--minutes", "x"], "--minutes: 'x' is not"),
-        (["--confirm", "0"], "--confirm: '0' is not"),
-        (["--finalists", "0"], "--finalists: '0' is not"),
+        (["--confirm", "0"], "--confirm 0: a whole number"),
+        (["--finalists", "0"], "--finalists 0: a whole number"),
         (["--seed", "-1"], "--seed: '-1' is not"),
         (
             ["--also", "model.delay=choice(none,fixed)"],

@@ -6,12 +6,13 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from snnrun.commands.flags import add_number
 from snnrun.config import compose as config
 from snnrun.errors import UsageError, did_you_mean
 
@@ -131,23 +132,14 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("words", nargs="*", metavar="WORKLOAD, override", help="see below")
-    parser.add_argument("--threads", type=_at_least(1), metavar="N", help="default: once 1, once all cores")
-    parser.add_argument("--batch", type=_at_least(1), metavar="B", help="samples to a batch (default: the tuned size)")
-    parser.add_argument("--repeats", type=_at_least(1), metavar="R", default=5, help="default: %(default)s")
-    parser.add_argument(
-        "--warm-up", type=_at_least(0), metavar="SAMPLES", default=4000, help="to train on first (default: %(default)s)"
+    add_number(parser, "--threads", help="default: once 1, once all cores")
+    add_number(parser, "--batch", metavar="B", help="samples to a batch (default: the tuned size)")
+    add_number(parser, "--repeats", metavar="R", default=5, help="default: %(default)s")
+    add_number(
+        parser, "--warm-up", least=0, metavar="SAMPLES", default=4000, help="to train on first (default: %(default)s)"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     return parser
-
-
-def _at_least(least: int) -> Callable[[str], int]:
-    def number(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text!r}: a whole number from {least} up is needed")
-        return int(text)
-
-    return number
 
 
 def _threads(wanted: int | None, cores: int) -> list[int]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from snnrun.commands.flags import add_number
 from snnrun.config.paths import folder
 from snnrun.errors import SnnrunError, UsageError, warn
 from snnrun.metric_names import BEST_VALIDATION, TEST_CHOSEN, TEST_LAST
@@ -108,9 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("overrides", nargs="*", metavar="override", help="KEY=VALUE")
     parser.add_argument("--weights", choices=("best", "last"), help="default: best, where the run has them")
     parser.add_argument("--split", choices=SPLITS, default="test", help="default: test")
-    parser.add_argument(
-        "--presentations", type=int, default=1, metavar="N", help="sum the spikes of N drawings of each sample"
-    )
+    add_number(parser, "--presentations", default=1, help="sum the spikes of N drawings of each sample")
     parser.add_argument("--json", action="store_true", help="for programs")
     parser.add_argument("--out", type=folder, metavar="FOLDER", help="write evaluation.json and figures there")
     parser.add_argument("--outputs", type=folder, default=Path("outputs"), help="the folder that the runs wrote to")
@@ -139,8 +138,6 @@ def evaluate(
             be the same.
         SnnrunError: the corpus is missing, or files of the run are damaged.
     """
-    if presentations < 1:
-        raise UsageError(f"--presentations {presentations}: a number from 1 up is needed.")
     from snnrun.run import build, trained
     from snnrun.train import cost, firing, hardware
 

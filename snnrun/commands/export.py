@@ -12,6 +12,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from snnrun.commands.flags import add_number
 from snnrun.config.paths import expanded, folder
 from snnrun.errors import SnnrunError, UsageError, first_line, warn
 from snnrun.record import names
@@ -118,8 +119,6 @@ def _refuse(options: argparse.Namespace) -> None:
         raise UsageError(f"--dt {options.dt:g}: a step in seconds is needed, above 0 and below 1.")
     if options.check is not None and options.format not in READERS:
         raise UsageError(f"--check: it is for --format {', '.join(READERS)}, whose files can be run.")
-    if options.check is not None and options.check < 1:
-        raise UsageError(f"--check {options.check}: a number of test samples from 1 up is needed.")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -143,8 +142,8 @@ def _parser() -> argparse.ArgumentParser:
         "--dt", type=float, default=STEP_S, metavar="SECONDS",
         help="a step in the graph's time constants (default: 0.001; snnTorch reads everything at 0.0001)",
     )  # fmt: skip
-    parser.add_argument(
-        "--check", type=int, nargs="?", const=CHECKED, metavar="N",
+    add_number(
+        parser, "--check", nargs="?", const=CHECKED,
         help=f"run the file on N test samples (default: {CHECKED}) and say how far its answers agree",
     )  # fmt: skip
     parser.add_argument(

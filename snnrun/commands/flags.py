@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from snnrun.errors import SnnrunError, UsageError
 
@@ -14,22 +14,20 @@ JOBLIB = "joblib"
 PARTS = ("train", "validation", "test")
 
 
-def number(flag: str) -> Callable[[str], int]:
-    """Reads a whole number from 1 up. Raises UsageError, which names the flag, for another text."""
+def add_number(parser: argparse.ArgumentParser, flag: str, least: int = 1, metavar: str = "N", **rest: Any) -> None:
+    """Add a flag that takes a whole number from `least` up. Parsing raises UsageError for another text."""
 
     def read(text: str) -> int:
-        if not text.isdecimal() or int(text) < 1:
-            raise UsageError(f"{flag}: {text!r} is not a whole number from 1 up.")
+        if not text.isdecimal() or int(text) < least:
+            raise UsageError(f"{flag} {text}: a whole number from {least} up is needed.")
         return int(text)
 
-    return read
+    parser.add_argument(flag, type=read, metavar=metavar, **rest)
 
 
 def add_launcher(parser: argparse.ArgumentParser) -> None:
     """Add the flags that say where the points of a command's sweep run."""
-    parser.add_argument(
-        "--jobs", type=number("--jobs"), metavar="N", help="so many runs at once on this machine, by joblib"
-    )
+    add_number(parser, "--jobs", help="so many runs at once on this machine, by joblib")
     parser.add_argument("--launcher", metavar="NAME", help="hydra/launcher of the sweep, such as submitit_slurm")
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from snnrun.commands.flags import PARTS
+from snnrun.commands.flags import PARTS, add_number
 from snnrun.config.paths import expanded, folder
 from snnrun.display.plots import FORMATS
 from snnrun.errors import SnnrunError, UsageError
@@ -33,14 +33,12 @@ def add(commands: Any, overrides: str) -> None:
     )
     show.add_argument("name", help="such as fsdd, or a file")
     show.add_argument("overrides", nargs="*", metavar="override")
-    show.add_argument("--sample", type=int, default=0, metavar="N", help="its number in the part, from 0")
+    add_number(show, "--sample", least=0, default=0, help="its number in the part, from 0")
     show.add_argument("--class", dest="wanted", metavar="NAME", help="number the samples of this class alone")
-    show.add_argument("--grid", type=int, default=1, metavar="N", help="so many samples, from --sample on")
+    add_number(show, "--grid", default=1, help="so many samples, from --sample on")
     show.add_argument("--file", type=folder, metavar="FILE", help="a file, made a sample as the corpus makes its own")
     show.add_argument("--invert", action="store_true", help="with a picture: take bright pixels for dark ones")
-    show.add_argument(
-        "--epoch", type=int, default=0, metavar="N", help="as the training gets it in an epoch, augmented"
-    )
+    add_number(show, "--epoch", least=0, default=0, help="as the training gets it in an epoch, augmented")
     show.add_argument("--out", type=folder, metavar="OUT.png", help="a figure, with the picture or the sound above")
     show.set_defaults(run=_show)
     stats = commands.add_parser(
@@ -63,9 +61,6 @@ def add(commands: Any, overrides: str) -> None:
 
 
 def _show(options: argparse.Namespace) -> int:
-    for flag, value, least in (("sample", options.sample, 0), ("grid", options.grid, 1), ("epoch", options.epoch, 0)):
-        if value < least:
-            raise UsageError(f"--{flag} {value}: a number from {least} up is needed.")
     if options.out is not None and options.out.suffix.lower() not in FORMATS:
         raise UsageError(f"--out {options.out}: a file ending in {', '.join(FORMATS)}.")
     looks = _looks(options)

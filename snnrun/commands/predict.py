@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from snnrun.commands.flags import PARTS
+from snnrun.commands.flags import PARTS, add_number
 from snnrun.config.paths import expanded, folder
 from snnrun.display.plots import FORMATS
 from snnrun.errors import SnnrunError, UsageError
@@ -83,8 +83,6 @@ def main(arguments: list[str]) -> int:
         raise UsageError(f"--raster {options.raster}: one file ending in {', '.join(FORMATS)}, for one sample.")
     if options.layers and options.raster is None:
         raise UsageError("--layers: it is about the figure of --raster FILE.")
-    if options.top < 1:
-        raise UsageError(f"--top {options.top}: a number from 1 up is needed.")
     predictions = predict(
         options.run, options.sources, outputs=options.outputs, weights=options.weights, root=options.root,
         invert=options.invert, presentations=options.presentations,
@@ -114,10 +112,8 @@ def _parser() -> argparse.ArgumentParser:
         "sources", nargs="+", metavar="FILE", help="a file, shd_test.h5:17 or my.npz:3 of a file of many, or test:17"
     )
     parser.add_argument("--weights", choices=("best", "last"), help="default: best, where the run has them")
-    parser.add_argument("--top", type=int, default=3, metavar="N", help="so many classes (default: 3)")
-    parser.add_argument(
-        "--presentations", type=int, default=1, metavar="N", help="sum the spikes of N drawings of each sample"
-    )
+    add_number(parser, "--top", default=3, help="so many classes (default: 3)")
+    add_number(parser, "--presentations", default=1, help="sum the spikes of N drawings of each sample")
     parser.add_argument("--invert", action="store_true", help="take bright pixels for dark ones")
     parser.add_argument("--raster", type=folder, metavar="OUT.png", help="draw the output spikes of one sample")
     parser.add_argument("--layers", action="store_true", help="with --raster: the input and every layer")
@@ -152,8 +148,6 @@ def predict(
             the same.
         SnnrunError: a file is damaged.
     """
-    if presentations < 1:
-        raise UsageError(f"--presentations {presentations}: a number from 1 up is needed.")
     from snnrun.network import Network
     from snnrun.record import run_folder
     from snnrun.run import trained

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from snnrun.commands import flags
-from snnrun.commands.flags import number
+from snnrun.commands.flags import add_number
 from snnrun.config.paths import folder, quoted
 from snnrun.display.verbosity import as_told
 from snnrun.errors import INTERRUPTED, SnnrunError, UsageError, warn
@@ -90,19 +90,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("table", nargs="?", metavar="TABLE", help="such as strsbp/table5")
     parser.add_argument("overrides", nargs="*", metavar="override", help="see below")
     parser.add_argument("--rows", type=_words, metavar="ROW,...", help="these alone; `ours` means all that begin so")
-    parser.add_argument(
-        "--seeds",
-        type=number("--seeds"),
-        metavar="N",
-        help="0 to N - 1 (default: 5, as the papers; of all tables: those that there are)",
-    )
-    parser.add_argument("--epochs", type=number("--epochs"), metavar="N", help="default: each row's own number")
-    parser.add_argument(
-        "--patience",
-        type=number("--patience"),
-        metavar="N",
-        help="end a run once validation has not risen for N epochs",
-    )
+    add_number(parser, "--seeds", help="0 to N - 1 (default: 5, as the papers; of all tables: those that there are)")
+    add_number(parser, "--epochs", help="default: each row's own number")
+    add_number(parser, "--patience", help="end a run once validation has not risen for N epochs")
     parser.add_argument("--paper-settings", action="store_true", help="train on all samples; no epoch can be chosen")
     parser.add_argument(
         "--surrogate", action="store_true", help="allow data that a program made in the form of a corpus"

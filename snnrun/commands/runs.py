@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from snnrun.commands import flags
+from snnrun.commands.flags import add_number
 from snnrun.config.paths import folder
 from snnrun.errors import SnnrunError, warn
 from snnrun.tracking.address import is_server
@@ -54,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     listing.add_argument("filters", nargs="*", metavar="filter")
     listing.add_argument("--sort", metavar="KEY", help="by a parameter or metric, numbers from the largest down")
     listing.add_argument("--reverse", action="store_true", help="turn the order round")
-    listing.add_argument("--limit", type=_count, metavar="N", help="the first N only")
+    add_number(listing, "--limit", help="the first N only")
     listing.add_argument("--columns", type=_words, metavar="KEY,...", help="these instead of what differs")
 
     show = command(
@@ -109,12 +110,6 @@ def _words(text: str) -> list[str]:
     if not words:
         raise argparse.ArgumentTypeError("names no key")
     return words
-
-
-def _count(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 up")
-    return int(text)
 
 
 # ---- the commands ---------------------------------------------------------------------------------------------------

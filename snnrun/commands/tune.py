@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from snnrun.commands import flags
-from snnrun.commands.flags import number
+from snnrun.commands.flags import add_number
 from snnrun.config.paths import folder, quoted
 from snnrun.display.verbosity import as_told
 from snnrun.errors import INTERRUPTED, SnnrunError, UsageError
@@ -92,26 +92,14 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("overrides", nargs="*", metavar="override", help="such as model=stbp data=mnist")
-    parser.add_argument(
-        "--trials", type=number("--trials"), default=30, metavar="N", help="how many are tried (default: 30)"
-    )
+    add_number(parser, "--trials", default=30, help="how many are tried (default: 30)")
     parser.add_argument(
         "--minutes", type=_minutes, metavar="M", help="begin no trial after so many (default: no limit)"
     )
-    parser.add_argument("--epochs", type=number("--epochs"), metavar="N", help="of a trial (default: 5)")
-    parser.add_argument(
-        "--samples", type=number("--samples"), metavar="N", help="training samples of a trial (default: all)"
-    )
-    parser.add_argument(
-        "--confirm", type=number("--confirm"), default=3, metavar="K", help="seeds at full length (default: 3)"
-    )
-    parser.add_argument(
-        "--finalists",
-        type=number("--finalists"),
-        default=3,
-        metavar="N",
-        help="how many of the best are confirmed (default: 3)",
-    )
+    add_number(parser, "--epochs", help="of a trial (default: 5)")
+    add_number(parser, "--samples", help="training samples of a trial (default: all)")
+    add_number(parser, "--confirm", default=3, metavar="K", help="seeds at full length (default: 3)")
+    add_number(parser, "--finalists", default=3, help="how many of the best are confirmed (default: 3)")
     parser.add_argument("--seed", type=_from_zero, default=0, metavar="N", help="of the search (default: 0)")
     parser.add_argument(
         "--also", action="append", default=[], metavar="KEY=SPACE",
