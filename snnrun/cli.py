@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import atexit
 import importlib
 import os
 import sys
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import NoReturn
 
 from snnrun import beside, collector, signals
-from snnrun.config.paths import expanded, folder
 from snnrun.display import output
 from snnrun.errors import INTERRUPTED, SnnrunError, UsageError, unknown
 
@@ -26,30 +23,6 @@ def _of(name: str) -> Callable[[list[str]], int]:
         return code
 
     return command
-
-
-def _doctor(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        "snnrun doctor",
-        description="Say what this installation can run on, which corpora are here, and whether runs can be recorded.",
-        epilog="Exit code 1 if something would make a run fail here.",
-    )
-    parser.add_argument("--kernels", action="store_true", help="check every kernel here against the reference")
-    parser.add_argument(
-        "--root", type=expanded, help="folder of the corpora, as data.root (default: SNNRUN_DATA, else data/)"
-    )
-    parser.add_argument("--outputs", type=folder, default=Path("outputs"), help="the folder that runs write to")
-    parser.add_argument("--uri", help="the store, if runs are given tracking.uri")
-    parser.add_argument("--json", action="store_true", help="for programs; without --kernels")
-    options = parser.parse_args(arguments)
-    if options.json and options.kernels:
-        raise UsageError("doctor: --json and --kernels do not go together.")
-    from snnrun import tracking
-    from snnrun.commands import doctor
-
-    fine = doctor.examine(options.root, options.outputs, options.uri or tracking.usual_uri(), as_json=options.json)
-    fine = (not options.kernels or doctor.check_kernels()) and fine
-    return 0 if fine else SnnrunError.exit_code
 
 
 def _completion(arguments: list[str]) -> int:
@@ -72,7 +45,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "ui": (_of("ui"), "open MLflow's pages: the newest sweep, its charts, a comparison"),
     "data": (_of("data"), "list the corpora, verify the files of one, or encode one ahead"),
     "bench": (_of("bench"), "measure time, memory and spikes of training and inference"),
-    "doctor": (_doctor, "say what runs here, and what is missing; --kernels checks the kernels"),
+    "doctor": (_of("doctor"), "say what runs here, and what is missing; --kernels checks the kernels"),
     "config": (_of("config"), "list the options of `train`, show one, or copy one to edit it"),
     "completion": (_completion, "print the completion script of bash, zsh or fish"),
 }

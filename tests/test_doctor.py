@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from snnrun import cli, tracking
-from snnrun.commands import doctor
+from snnrun.commands import installation
 from snnrun.data.catalogue import CATALOGUE
 from snnrun.tracking import store
 
@@ -20,7 +20,7 @@ from snnrun.tracking import store
 @pytest.fixture
 def examine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(doctor, "_backends", lambda device: ["reference"])  # compiling is not what is looked at
+    monkeypatch.setattr(installation, "_backends", lambda device: ["reference"])  # compiling is not what is looked at
 
     def call(*arguments: str) -> tuple[int, str, str]:
         code = cli.main(["doctor", "--root", "corpora", *arguments])
@@ -97,7 +97,7 @@ def test_a_server_is_asked() -> None:
 
 
 def test_a_folder_that_cannot_be_written_and_a_full_disk(examine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_disk", lambda _: {"folder": "/x", "writable": False, "free_gib": 0.5})
+    monkeypatch.setattr(installation, "_disk", lambda _: {"folder": "/x", "writable": False, "free_gib": 0.5})
     code, found = facts(examine)
     assert code == 1
     assert found["problems"][0].startswith("/x cannot be written to")
