@@ -13,7 +13,7 @@ backpropagation, as ST-RSBP's tables say, not by their local rule.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from snnrun import declared
 from snnrun.declared import Range
 from snnrun.errors import UsageError
-from snnrun.kernels import Lif, Synapses, ops
+from snnrun.kernels import Synapses, ops
 from snnrun.liquid.readings import read, reading_weights
-from snnrun.liquid.reservoir import Wiring, draw_inputs, draw_neurons
-from snnrun.network.model import Connection, Design, FanOut, Model, Signal
+from snnrun.liquid.reservoir import Liquid, draw_inputs, draw_neurons
+from snnrun.network.model import Connection, FanOut, Model, Signal
 
 # The version of what a state is: a change of the liquid or of its reading makes stored states useless.
 VERSION = 1
@@ -35,20 +35,13 @@ SMALLEST_SPREAD = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lsm(Design):
-    """A liquid state machine. Lists of four have a number for synapses from E to E, E to I, I to E, and I to I.
+class Lsm(Liquid):
+    """A liquid state machine.
 
-    Attributes:
+    Attributes, besides those of each liquid:
         neurons: N, of the liquid.
-        excitatory: Share of excitatory neurons.
-        connectivity: `distance` draws a synapse with probability strength exp(-(d / reach)^2), where d is the distance
-            of its neurons on a grid; `random` with probability `strength`.
-        strength: Probability at distance 0.
-        reach: In steps of the grid.
-        weights: Of the recurrent synapses, mV.
         input_share: Share of the neurons that each input reaches.
         input_weight: Weight of an input's synapse, mV; half of them have its negative.
-        threshold, tau_m, tau_s, t_ref: Threshold in mV, time constants and refractory period in ms.
         state: `counts` of spikes, or `filtered` spike trains.
         readings: How often the state is read in a presentation, evenly. Counts are those since the reading before.
         tau_state: Time constant of `filtered`, ms.
@@ -58,17 +51,8 @@ class Lsm(Design):
     """
 
     neurons: Annotated[int, Range(at_least=1, at_most=8192)] = 500
-    excitatory: Annotated[float, Range(at_least=0, at_most=1)] = 0.8
-    connectivity: Literal["distance", "random"] = "distance"
-    strength: Annotated[Sequence[float], Range(at_least=0, at_most=1)] = (0.45, 0.3, 0.6, 0.15)
-    reach: Annotated[float, Range(above=0)] = 2.0
-    weights: Sequence[float] = (3.0, 6.0, -2.0, -2.0)
     input_share: Annotated[float, Range(above=0, at_most=1)] = 0.1
     input_weight: Annotated[float, Range(at_least=0)] = 2.0
-    threshold: Annotated[float, Range(above=0)] = 20.0
-    tau_m: Annotated[float, Range(at_least=1)] = 64.0
-    tau_s: Annotated[float, Range(at_least=1)] = 8.0
-    t_ref: Annotated[int, Range(at_least=0)] = 3
     state: Literal["counts", "filtered"] = "counts"
     readings: Annotated[int, Range(at_least=1)] = 1
     tau_state: Annotated[float, Range(above=0)] = 64.0
@@ -77,39 +61,14 @@ class Lsm(Design):
 
     def __post_init__(self) -> None:
         declared.check("model", Lsm, vars(self))
-        check_fours(strength=self.strength, weights=self.weights)
+        self.check_fours()
 
     def build(self, signal: Signal, outputs: int, seed: int) -> LsmModel:
         """Draw the liquid and make its readout, whose weights begin at 0. Raises UsageError for other than spikes."""
-        check_spikes(signal, "lsm")
+        self.check_spikes(signal, "lsm")
         if self.readings > max(signal.steps, 1):
             raise UsageError(f"model.readings: {self.readings} readings of {signal.steps} steps. Allowed: at most T.")
         return LsmModel(self, signal, outputs, seed)
-
-    @property
-    def wiring(self) -> Wiring:
-        """How the recurrent synapses are drawn."""
-        reach = self.reach if self.connectivity == "distance" else None
-        return Wiring(self.excitatory, self.strength, reach, self.weights)
-
-
-def check_fours(**lists: Sequence[float]) -> None:
-    """Raise UsageError unless each list has a number for E to E, E to I, I to E, and I to I."""
-    for name, values in lists.items():
-        if len(values) != 4:
-            raise UsageError(
-                f"model.{name}: {len(values)} numbers. Allowed: 4, for synapses from E to E, E to I, I to E, I to I, "
-                "where E is an excitatory and I an inhibitory neuron."
-            )
-
-
-def check_spikes(signal: Signal, model: str) -> None:
-    """Raise UsageError unless the model gets spikes."""
-    if not signal.spikes:
-        raise UsageError(
-            f"model={model}: a liquid needs spikes, and this encoder gives values. Choose encoder=poisson for images, "
-            "and leave the encoder of other corpora to the defaults."
-        )
 
 
 class Response(NamedTuple):
@@ -182,9 +141,8 @@ class LsmModel(Model):
 
     def simulate(self, spikes: Tensor) -> tuple[Tensor, Tensor]:
         """The liquid's spikes (B, T, W) and counts (B, N)."""
-        o = self.options
         recurrent = Synapses(self.recurrent_weight, self.recurrent_pre, self.recurrent_post)
-        return ops.lif_forward(spikes, self.input_weight, recurrent, Lif(o.tau_m, o.tau_s, o.t_ref, o.threshold))
+        return ops.lif_forward(spikes, self.input_weight, recurrent, self.options.lif)
 
     @torch.no_grad()
     def respond(self, spikes: Tensor) -> Tensor:

@@ -10,12 +10,16 @@ HM2-BP's reservoirs too.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from torch import Generator, Tensor
 
-from snnrun.kernels import Synapses
+from snnrun.declared import Range
+from snnrun.errors import UsageError
+from snnrun.kernels import Lif, Synapses
+from snnrun.network.model import Design, Signal
 from snnrun.rules.base import synapse_index
 from snnrun.rules.connectivity import grid
 
@@ -31,6 +35,59 @@ class Wiring(NamedTuple):
     strength: Sequence[float]
     reach: float | None
     weights: Sequence[float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Liquid(Design):
+    """What the models with liquids share. Lists of four have a number for E to E, E to I, I to E, and I to I.
+
+    Attributes:
+        excitatory: Share of excitatory neurons.
+        connectivity: `distance` draws a synapse with probability strength exp(-(d / reach)^2), where d is the distance
+            of its neurons on a grid; `random` with probability `strength`.
+        strength: Probability at distance 0.
+        reach: In steps of the grid.
+        weights: Of the recurrent synapses, mV.
+        threshold, tau_m, tau_s, t_ref: Threshold in mV, time constants and refractory period in ms.
+    """
+
+    excitatory: Annotated[float, Range(at_least=0, at_most=1)] = 0.8
+    connectivity: Literal["distance", "random"] = "distance"
+    strength: Annotated[Sequence[float], Range(at_least=0, at_most=1)] = (0.45, 0.3, 0.6, 0.15)
+    reach: Annotated[float, Range(above=0)] = 2.0
+    weights: Sequence[float] = (3.0, 6.0, -2.0, -2.0)
+    threshold: Annotated[float, Range(above=0)] = 20.0
+    tau_m: Annotated[float, Range(at_least=1)] = 64.0
+    tau_s: Annotated[float, Range(at_least=1)] = 8.0
+    t_ref: Annotated[int, Range(at_least=0)] = 3
+
+    @property
+    def wiring(self) -> Wiring:
+        """How the recurrent synapses are drawn."""
+        reach = self.reach if self.connectivity == "distance" else None
+        return Wiring(self.excitatory, self.strength, reach, self.weights)
+
+    @property
+    def lif(self) -> Lif:
+        """The neuron."""
+        return Lif(self.tau_m, self.tau_s, self.t_ref, self.threshold)
+
+    def check_fours(self) -> None:
+        """Raise UsageError unless each list has four numbers."""
+        for name, values in (("strength", self.strength), ("weights", self.weights)):
+            if len(values) != 4:
+                raise UsageError(
+                    f"model.{name}: {len(values)} numbers. Allowed: 4, for synapses from E to E, E to I, I to E, "
+                    "I to I, where E is an excitatory and I an inhibitory neuron."
+                )
+
+    def check_spikes(self, signal: Signal, model: str) -> None:
+        """Raise UsageError unless the model gets spikes."""
+        if not signal.spikes:
+            raise UsageError(
+                f"model={model}: a liquid needs spikes, and this encoder gives values. Choose encoder=poisson for "
+                "images, and leave the encoder of other corpora to the defaults."
+            )
 
 
 class Neurons(NamedTuple):

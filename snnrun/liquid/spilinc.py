@@ -24,7 +24,7 @@ over the samples comes on top. The rate of learning is `train.lr` with its sched
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -34,25 +34,24 @@ from torch import Tensor, nn
 from snnrun import declared
 from snnrun.declared import Range
 from snnrun.errors import UsageError
-from snnrun.kernels import Lif, Synapses, ops
+from snnrun.kernels import Synapses, ops
 from snnrun.kernels.plastic import Liquids, Stdp
-from snnrun.liquid.lsm import Response, check_fours, check_spikes
-from snnrun.liquid.reservoir import Wiring, draw_neurons
-from snnrun.network.model import Design, FanOut, LocalModel, Signal
+from snnrun.liquid.lsm import Response
+from snnrun.liquid.reservoir import Liquid, draw_neurons
+from snnrun.network.model import FanOut, LocalModel, Signal
 
 # Variances below this share of the mean one are taken for it.
 SMALLEST_VARIANCE = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
-class SpiLinC(Design):
-    """Parallel liquids that learn by STDP. Lists of four have a number for E to E, E to I, I to E, and I to I.
+class SpiLinC(Liquid):
+    """Parallel liquids that learn by STDP.
 
-    Attributes:
+    Attributes, besides those of each liquid:
         liquids: L. Each sees a segment of the input channels.
         neurons: N, of each liquid.
         excitatory: Share of excitatory neurons. Inputs reach them alone, and they alone vote.
-        connectivity, strength, reach, weights: Of the recurrent synapses, see `Lsm`.
         input_share: Share of the excitatory neurons of its liquid that each input reaches.
         weight_max: Upper limit of the plastic weights, mV. The lower one is 0.
         weight_init: They are drawn uniform from 0 to this share of the limit.
@@ -60,7 +59,6 @@ class SpiLinC(Design):
             they are not.
         tau_trace, offset, power: Of the STDP, see `kernels.plastic.Stdp`.
         rise, tau_rise: What a spike adds to the neuron's threshold, mV, and the time in which it is forgotten, ms.
-        threshold, tau_m, tau_s, t_ref: Threshold in mV, time constants and refractory period in ms.
         response: What is compared between samples: the `count` of a neuron, or its `share` of all counts of a sample,
             in votes relative to its mean share.
         vote: `groups` of tagged neurons, or the `likelihood` of the responses of all neurons, each by itself normal
@@ -70,10 +68,6 @@ class SpiLinC(Design):
     liquids: Annotated[int, Range(at_least=1)] = 4
     neurons: Annotated[int, Range(at_least=2, at_most=8192)] = 800
     excitatory: Annotated[float, Range(above=0, at_most=1)] = 0.8
-    connectivity: Literal["distance", "random"] = "distance"
-    strength: Annotated[Sequence[float], Range(at_least=0, at_most=1)] = (0.45, 0.3, 0.6, 0.15)
-    reach: Annotated[float, Range(above=0)] = 2.0
-    weights: Sequence[float] = (3.0, 6.0, -2.0, -2.0)
     input_share: Annotated[float, Range(above=0, at_most=1)] = 0.3
     weight_max: Annotated[float, Range(above=0)] = 8.0
     weight_init: Annotated[float, Range(above=0, at_most=1)] = 0.6
@@ -83,20 +77,16 @@ class SpiLinC(Design):
     power: Annotated[float, Range(at_least=0)] = 1.0
     rise: Annotated[float, Range(at_least=0)] = 0.05
     tau_rise: Annotated[float, Range(at_least=1)] = 20000.0
-    threshold: Annotated[float, Range(above=0)] = 20.0
-    tau_m: Annotated[float, Range(at_least=1)] = 64.0
-    tau_s: Annotated[float, Range(at_least=1)] = 8.0
-    t_ref: Annotated[int, Range(at_least=0)] = 3
     response: Literal["share", "count"] = "share"
     vote: Literal["groups", "likelihood"] = "groups"
 
     def __post_init__(self) -> None:
         declared.check("model", SpiLinC, vars(self))
-        check_fours(strength=self.strength, weights=self.weights)
+        self.check_fours()
 
     def build(self, signal: Signal, outputs: int, seed: int) -> SpiLinCModel:
         """Draw the liquids. Raises UsageError for other than spikes, and for more liquids than inputs."""
-        check_spikes(signal, "spilinc")
+        self.check_spikes(signal, "spilinc")
         if self.liquids > signal.channels:
             raise UsageError(
                 f"model.liquids: {self.liquids} for {signal.channels} input channels. Allowed: at most one a channel."
@@ -104,16 +94,10 @@ class SpiLinC(Design):
         return SpiLinCModel(self, signal, outputs, seed)
 
     @property
-    def wiring(self) -> Wiring:
-        """How the recurrent synapses are drawn."""
-        reach = self.reach if self.connectivity == "distance" else None
-        return Wiring(self.excitatory, self.strength, reach, self.weights)
-
-    @property
     def stdp(self) -> Stdp:
         """Neuron and rule."""
         return Stdp(
-            Lif(self.tau_m, self.tau_s, self.t_ref, self.threshold),
+            self.lif,
             tau=self.tau_trace,
             offset=self.offset,
             w_max=self.weight_max,
