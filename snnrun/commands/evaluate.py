@@ -140,6 +140,7 @@ def evaluate(
     """
     from snnrun.run import build, trained
     from snnrun.train import cost, firing, hardware
+    from snnrun.train.evaluation import confusion_matrix
 
     wanted = values["hardware"]
     device, _ = hardware.set_up(wanted["device"], wanted["threads"], wanted["kernels"])
@@ -156,8 +157,7 @@ def evaluate(
     changed = dataset.digest != own.about.digest
     notes = ["the corpus has changed since the training (another digest)"] if changed else []
     fired = firing.record(own.network, samples, encoder, device, number=presentations)
-    size = len(dataset.classes)
-    confusion = np.bincount(samples.labels * size + fired.predicted, minlength=size**2).reshape(size, size)
+    confusion = confusion_matrix(samples.labels, fired.predicted, len(dataset.classes))
     spent = cost.spent(own.network, fired)
     return Evaluation(own, split, dataset.label, confusion, fired, spent, (*notes, *dataset.notes))
 

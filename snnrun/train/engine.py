@@ -263,8 +263,8 @@ class _Loop:
         def progress(done: int) -> None:
             self.observer.evaluating(name, done, len(split))
 
-        training, classes = self.training, len(self.training.dataset.classes)
+        training = self.training
         predicted = evaluation.predict(
             training.evaluated, split, training.encoder, training.device, progress, training.group
         )
-        return np.bincount(split.labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
+        return evaluation.confusion_matrix(split.labels, predicted, len(training.dataset.classes))

@@ -46,6 +46,11 @@ def predict(
     return predicted
 
 
+def confusion_matrix(labels: NDArray[np.int64], predicted: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
+    """How often each class (row) was taken for each class (column), (classes, classes), of samples (S,)."""
+    return np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
+
+
 def accuracy(confusion: NDArray[np.int64]) -> float:
     """Share of the samples on the diagonal of a confusion matrix (classes, classes)."""
     return float(np.trace(confusion) / max(1, confusion.sum()))
