@@ -341,7 +341,8 @@ def test_multiples_and_places() -> None:
         (["--minutes", "x"], "--minutes: 'x' is not"),
         (["--confirm", "0"], "--confirm 0: a whole number"),
         (["--finalists", "0"], "--finalists 0: a whole number"),
-        (["--seed", "-1"], "--seed: '-1' is not"),
+        (["--seed=-1"], "--seed -1: a whole number from 0 to 4294967295 is needed."),
+        (["--seed", str(2**32)], "--seed 4294967296: a whole number from 0 to 4294967295 is needed."),
         (
             ["--also", "model.delay=choice(none,fixed)"],
             "--also model.delay=choice(none,fixed): model=strsbp has no key 'model.delay'",

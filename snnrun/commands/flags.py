@@ -14,12 +14,21 @@ JOBLIB = "joblib"
 PARTS = ("train", "validation", "test")
 
 
-def add_number(parser: argparse.ArgumentParser, flag: str, least: int = 1, metavar: str = "N", **rest: Any) -> None:
-    """Add a flag that takes a whole number from `least` up. Parsing raises UsageError for another text."""
+def add_number(
+    parser: argparse.ArgumentParser,
+    flag: str,
+    least: int = 1,
+    most: int | None = None,
+    metavar: str = "N",
+    **rest: Any,
+) -> None:
+    """Add a flag that takes a whole number from `least` to `most`. Parsing raises UsageError for another text."""
 
     def read(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise UsageError(f"{flag} {text}: a whole number from {least} up is needed.")
+        if not text.isdecimal() or int(text) < least or (most is not None and int(text) > most):
+            raise UsageError(
+                f"{flag} {text}: a whole number from {least} {'up' if most is None else f'to {most}'} is needed."
+            )
         return int(text)
 
     parser.add_argument(flag, type=read, metavar=metavar, **rest)

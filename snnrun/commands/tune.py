@@ -100,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     add_number(parser, "--samples", help="training samples of a trial (default: all)")
     add_number(parser, "--confirm", default=3, metavar="K", help="seeds at full length (default: 3)")
     add_number(parser, "--finalists", default=3, help="how many of the best are confirmed (default: 3)")
-    parser.add_argument("--seed", type=_from_zero, default=0, metavar="N", help="of the search (default: 0)")
+    add_number(parser, "--seed", least=0, most=2**32 - 1, default=0, help="of the search (default: 0)")
     parser.add_argument(
         "--also", action="append", default=[], metavar="KEY=SPACE",
         help="search this key too, such as 'model.delays=choice(none,trained)'; may be given several times",
@@ -122,12 +122,6 @@ def _minutes(text: str) -> float:
     if not 0 < number < math.inf:
         raise UsageError(f"--minutes: {text!r} is not a number greater than 0.")
     return number
-
-
-def _from_zero(text: str) -> int:
-    if not text.isdecimal() or int(text) >= 2**32:
-        raise UsageError(f"--seed: {text!r} is not a whole number from 0 up.")
-    return int(text)
 
 
 # ---- the sweeps ------------------------------------------------------------------------------------------------------

@@ -23,13 +23,7 @@ from rich.text import Text
 from snnrun.display.accuracies import final_accuracies
 from snnrun.display.plots import plot_confusion, plot_cost, plot_curves, plot_raster, plot_rates, plot_weights
 from snnrun.display.verbosity import verbosity
-from snnrun.metric_names import (
-    EPOCH_SECONDS,
-    TEST_ACCURACY,
-    TRAIN_ACCURACY,
-    TRAIN_LOSS,
-    VALIDATION_ACCURACY,
-)
+from snnrun.metric_names import EPOCH_SECONDS, TEST_ACCURACY, TRAIN_ACCURACY, TRAIN_LOSS, VALIDATION_ACCURACY
 
 __all__ = ["Display", "header", "print_rows", "summary", "sweep_table"]
 __all__ += ["plot_confusion", "plot_cost", "plot_curves", "plot_raster", "plot_rates", "plot_weights"]

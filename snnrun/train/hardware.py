@@ -42,7 +42,8 @@ def set_up(
         here: number of these processes.
 
     Raises:
-        UsageError: a GPU is required, and PyTorch sees none, or fewer GPUs than processes.
+        UsageError: a GPU is required, and PyTorch sees none, or fewer GPUs than processes; or the backend cannot run on
+            the device.
     """
     chosen = torch.device(choose(device))
     if chosen.type == "cuda" and here > 1:
