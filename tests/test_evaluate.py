@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -171,8 +172,17 @@ def test_a_run_without_the_weights_that_are_asked_for(digits_run: Runs, tmp_path
     with pytest.raises(UsageError, match=r"no best.safetensors; it had no validation samples.*Use --weights last"):
         loaded(run, "best")
     (run / "last.safetensors").unlink()
-    with pytest.raises(UsageError, match="this run has no weights yet"):
+    with pytest.raises(UsageError, match=rf"this run has no weights yet.*Train it by snnrun resume {run}\.$"):
         loaded(run)
+
+
+def test_a_run_without_weights_names_the_latest_beside_it_that_has_them(digits_run: Runs, tmp_path: Path) -> None:
+    run = trained_runs.copied(digits_run("stbp"), tmp_path / "runs")
+    failed = tmp_path / "runs" / "failed"
+    failed.mkdir()
+    shutil.copy(run / names.CONFIG, failed)
+    with pytest.raises(UsageError, match=rf"or take another: {run} is the latest with weights\.$"):
+        trained.load(failed, {})
 
 
 def damage(run: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:

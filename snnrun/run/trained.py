@@ -18,6 +18,7 @@ from snnrun.errors import SnnrunError, UsageError, first_line
 from snnrun.network.model import Model
 from snnrun.record import description, names
 from snnrun.record.description import Description
+from snnrun.record.run_folder import RunFolder
 from snnrun.rules import Currents
 from snnrun.run import build
 from snnrun.train import evaluation, hardware
@@ -73,12 +74,23 @@ def load(folder: Path, values: Mapping[str, Any], weights: str | None = None) ->
 def _choose(folder: Path, weights: str | None) -> tuple[str, Path]:
     there = [name for name, file in WEIGHTS.items() if (folder / file).is_file()]
     if not there:
-        raise UsageError(f"{folder}: this run has no weights yet (neither best nor last.safetensors is there).")
+        raise UsageError(
+            f"{folder}: this run has no weights yet (neither best nor last.safetensors is there). Train it by "
+            f"snnrun resume {folder}{_another(folder)}."
+        )
     name = weights or there[0]
     if name not in there:
         why = "it had no validation samples to choose by" if name == "best" else "it did not end"
         raise UsageError(f"{folder}: this run has no {name}.safetensors; {why}. Use --weights {there[0]}.")
     return name, folder / WEIGHTS[name]
+
+
+def _another(folder: Path) -> str:
+    """How to say which run beside this one has weights, the latest of them; nothing if none has."""
+    runs = [path.parent for path in folder.parent.glob(f"*/{names.CONFIG}")]
+    trained = [run for run in runs if any((run / file).is_file() for file in WEIGHTS.values())]
+    latest = max(trained, key=lambda run: RunFolder(run).started, default=None)
+    return "" if latest is None else f", or take another: {latest} is the latest with weights"
 
 
 def _from_corpus(values: Mapping[str, Any]) -> Description:
