@@ -207,6 +207,10 @@ def test_weights_that_cannot_be_taken_are_refused(donor, tmp_path):
     (tmp_path / "own" / "config.yaml").write_text("{}")
     with pytest.raises(UsageError, match=r"^model\.weights: .* is this run itself"):
         take(str(tmp_path / "own"))
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "config.yaml").write_text("{}")
+    with pytest.raises(UsageError, match=r"^model\.weights: .*empty: this run has no weights yet .*snnrun resume"):
+        take(str(tmp_path / "empty"))
     donor.write_bytes(b"nothing")
     with pytest.raises(SnnrunError, match="damaged"):
         take(str(donor))

@@ -8,11 +8,10 @@ from torch import Tensor
 
 from snnrun.errors import UsageError
 from snnrun.network import Network
-from snnrun.record import names, run_folder
+from snnrun.record import run_folder
 from snnrun.rules.constants import TENSORS
 from snnrun.run import trained
 
-FILES = (names.BEST, names.LAST)
 # What a layer may have that those of the source have not.
 OWN = {*TENSORS.values(), "delay"}
 
@@ -65,9 +64,9 @@ def _file(source: str, outputs: Path, own: Path) -> Path:
         raise UsageError(f"model.weights: {error}") from None
     if folder.resolve() == own.resolve():
         raise UsageError(f"model.weights: {source!r} is this run itself, which has none yet. Give another by its name.")
-    there = [folder / name for name in FILES if (folder / name).is_file()]
+    there = [folder / file for file in trained.WEIGHTS.values() if (folder / file).is_file()]
     if not there:
-        raise UsageError(f"model.weights: {folder} has no weights yet (neither {' nor '.join(FILES)} is there).")
+        raise UsageError(f"model.weights: {trained.no_weights(folder)}")
     return there[0]
 
 

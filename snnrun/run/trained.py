@@ -74,10 +74,7 @@ def load(folder: Path, values: Mapping[str, Any], weights: str | None = None) ->
 def _choose(folder: Path, weights: str | None) -> tuple[str, Path]:
     there = [name for name, file in WEIGHTS.items() if (folder / file).is_file()]
     if not there:
-        raise UsageError(
-            f"{folder}: this run has no weights yet (neither best nor last.safetensors is there). Train it by "
-            f"snnrun resume {folder}{_another(folder)}."
-        )
+        raise UsageError(no_weights(folder))
     name = weights or there[0]
     if name not in there:
         why = "it had no validation samples to choose by" if name == "best" else "it did not end"
@@ -85,12 +82,16 @@ def _choose(folder: Path, weights: str | None) -> tuple[str, Path]:
     return name, folder / WEIGHTS[name]
 
 
-def _another(folder: Path) -> str:
-    """How to say which run beside this one has weights, the latest of them; nothing if none has."""
+def no_weights(folder: Path) -> str:
+    """What is said of a run without weights: how it gets them, and the latest run beside it that has some."""
     runs = [path.parent for path in folder.parent.glob(f"*/{names.CONFIG}")]
     trained = [run for run in runs if any((run / file).is_file() for file in WEIGHTS.values())]
     latest = max(trained, key=lambda run: RunFolder(run).started, default=None)
-    return "" if latest is None else f", or take another: {latest} is the latest with weights"
+    other = "" if latest is None else f", or take another: {latest} is the latest with weights"
+    return (
+        f"{folder}: this run has no weights yet (neither best nor last.safetensors is there). Train it by "
+        f"snnrun resume {folder}{other}."
+    )
 
 
 def _from_corpus(values: Mapping[str, Any]) -> Description:
