@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_backends import LIFS, SEEDS, STBPS, assert_close, assert_same_spikes, single, thresholds
+from kernel_cases import LIFS, SEEDS, STBPS, assert_close, assert_same_spikes, single, thresholds
 from torch import Tensor
 
 from snnrun.compiled import parallel
