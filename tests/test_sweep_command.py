@@ -143,6 +143,16 @@ def test_a_resumed_sweep_may_be_given_more_points(train: Any, runs: Runs) -> Non
     assert (runs.seeds, len(points.latest(points.attempts(the_sweep())))) == ([], 4)
 
 
+def test_what_a_resumed_sweep_is_not_given_anew_stays_its_own(train: Any, runs: Runs) -> None:
+    train("seed=0,1", "model=mlp", "train.lr=0.5", "train.epochs=1")
+    code, out, _ = train("sweep.resume=last", "seed=0,1,2")
+    assert (code, runs.seeds) == (0, [0, 1, 2]), out
+    assert {(values["model"]["name"], values["train"]["lr"]) for values in runs.values} == {("mlp", 0.5)}
+    train("sweep.resume=last", "train.lr=0.25", "seed=0")
+    assert [(values["seed"], values["train"]["lr"]) for values in runs.values[3:]] == [(0, 0.25)]
+    assert "model=mlp" in points.read_sweep(the_sweep()).arguments
+
+
 def test_equal_points_run_once(train: Any, runs: Runs) -> None:
     assert train("seed=0,0,1")[0] == 0
     assert runs.seeds == [0, 1]

@@ -189,6 +189,7 @@ def _train(table: Table, entries: Sequence[Entry], request: Request, launcher: S
     """Train what is missing as points of the table's one sweep, a new one or that of before. Returns the exit code."""
     from snnrun.commands import train
     from snnrun.record import names
+    from snnrun.sweep.points import place
 
     points = [
         f"{table.name}/{entry.row.name}: {' '.join(entry.words)} seed=choice({','.join(map(str, entry.missing))})"
@@ -199,16 +200,12 @@ def _train(table: Table, entries: Sequence[Entry], request: Request, launcher: S
     if any(entry.origin == "surrogate" for entry in entries):
         name += "_surrogate"
     before = sorted(path for path in outputs.glob(f"sweeps/*_{name}") if (path / names.SWEEP).is_file())
-    place = (
-        f"sweep.resume={quoted(str(before[-1]))}"
-        if before
-        else f"hydra.sweep.dir={quoted(str(outputs / 'sweeps' / f'{flags.stamp()}_{name}'))}"
-    )
+    folder = before[-1] if before else outputs / "sweeps" / f"{flags.stamp()}_{name}"
     listed = json.dumps(points, ensure_ascii=False)
     return train.main(
         [
             *("-m", "search=list", f"search.points={listed}", f"outputs={quoted(str(outputs))}"),
-            *(*launcher, *request.extra, place),
+            *(*launcher, *request.extra, *place(folder)),
         ]
     )
 

@@ -146,12 +146,13 @@ def _epochs(count: int) -> str:
 def _search(made: Plan, study: Path, launcher: Sequence[str]) -> int:
     """Make the trials that are missing. Returns the exit code of the sweep; trials that failed are no failure."""
     from snnrun.commands import train
+    from snnrun.sweep import points
     from snnrun.tune import plan
 
     if plan.complete(made, study):
         return 0
     plan.keep(made, study)
-    arguments = [*made.searched, *made.budget, f"outputs={quoted(str(made.outputs))}", *launcher, plan.place(study)]
+    arguments = [*made.searched, *made.budget, f"outputs={quoted(str(made.outputs))}", *launcher, *points.place(study)]
     code = train.main(["-m", *arguments])
     plan.drop_if_empty(study)
     return code
@@ -159,13 +160,13 @@ def _search(made: Plan, study: Path, launcher: Sequence[str]) -> int:
 
 def _confirm(made: Plan, confirmation: Path, finalists: Sequence[Settings], launcher: Sequence[str]) -> int:
     from snnrun.commands import train
-    from snnrun.tune import plan
+    from snnrun.sweep import points
 
     arguments = [
         *made.confirmed(finalists),
         f"outputs={quoted(str(made.outputs))}",
         *launcher,
-        plan.place(confirmation),
+        *points.place(confirmation),
     ]
     return train.main(["-m", *arguments])
 

@@ -146,7 +146,10 @@ def wait_minutes(arguments: Sequence[str]) -> float:
 
 
 def resumed(arguments: Sequence[str]) -> list[str]:
-    """The arguments. If they name a sweep to resume: with its own arguments, unless new ones say what to run.
+    """The arguments. If they name a sweep to resume: with its own arguments, but for the keys that they give anew.
+
+    A command that also names the folder by `hydra.sweep.dir` says all that is to run: of the sweep's own arguments only
+    those that do not decide it are added.
 
     Raises:
         UsageError: there is no such sweep, or the command lacks -m.
@@ -161,9 +164,9 @@ def resumed(arguments: Sequence[str]) -> list[str]:
     recorded = points.read_sweep(folder)
     assert recorded is not None
     given = [argument for argument in arguments if argument not in FLAGS and key_of(argument) != "hydra.sweep.dir"]
-    own = [argument for argument in given if not argument.startswith(FREE)]
+    whole = _value(arguments, "hydra.sweep.dir") is not None
     taken = {key_of(argument) for argument in given}
-    before = [argument for argument in recorded.arguments if not own or argument.startswith(FREE)]
+    before = [argument for argument in recorded.arguments if not whole or argument.startswith(FREE)]
     before = [argument for argument in before if key_of(argument) not in taken]
     if _value(given, LAUNCHER) not in (None, _value(recorded.arguments, LAUNCHER)):  # another launcher has other keys
         before = [argument for argument in before if not key_of(argument).startswith("hydra.launcher.")]

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from snnrun import locks
+from snnrun.config.paths import quoted
 from snnrun.errors import SnnrunError, UsageError
 from snnrun.record import atomic, names
 from snnrun.record.run_folder import NAMED, matching
@@ -223,6 +224,12 @@ def find_sweep(name: str, outputs: Path) -> Path:
         some = ", ".join(folder.name for folder in matches[:NAMED])
         raise UsageError(f"sweep.resume: {len(matches)} sweeps begin with {name!r}: {some}. Write more of its name.")
     return matches[0].resolve()
+
+
+def place(folder: Path) -> list[str]:
+    """The arguments by which a command that says all of a sweep's arguments begins it in a folder, or goes on there."""
+    named = quoted(str(folder))
+    return [*([f"sweep.resume={named}"] if (folder / names.SWEEP).is_file() else []), f"hydra.sweep.dir={named}"]
 
 
 def _parents(folder: Path) -> list[str]:

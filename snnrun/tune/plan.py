@@ -14,7 +14,6 @@ import yaml  # type: ignore[import-untyped]
 
 from snnrun.config import options
 from snnrun.config.compose import compose
-from snnrun.config.paths import quoted
 from snnrun.errors import UsageError
 from snnrun.record import atomic, names
 from snnrun.sweep import points
@@ -122,8 +121,12 @@ class Plan:
     def budget(self) -> list[str]:
         """The arguments that say how many trials there are."""
         request = self.request
-        minutes = [] if request.minutes is None else [f"search.minutes={request.minutes:g}"]
-        return [f"search.trials={request.trials}", f"search.startup={max(1, request.trials // 3)}", *minutes]
+        minutes = "null" if request.minutes is None else f"{request.minutes:g}"
+        return [
+            f"search.trials={request.trials}",
+            f"search.startup={max(1, request.trials // 3)}",
+            f"search.minutes={minutes}",
+        ]
 
     def confirmed(self, finalists: Sequence[Settings]) -> list[str]:
         """The arguments of the sweep that compares the finalists with the settings of now, at full length."""
@@ -230,12 +233,6 @@ def drop_if_empty(folder: Path) -> None:
     """Remove the folder of a tuning whose sweep has not begun, since its arguments were wrong."""
     if not (folder / names.SWEEP).is_file():
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def place(folder: Path) -> str:
-    """The argument that names the folder of a sweep, a new one or one to go on with."""
-    there = (folder / names.SWEEP).is_file()
-    return f"{'sweep.resume' if there else 'hydra.sweep.dir'}={quoted(str(folder))}"
 
 
 # ---- what they have found --------------------------------------------------------------------------------------------
