@@ -18,6 +18,7 @@ from snnrun.record import atomic, names, run_lock
 from snnrun.rules import LeeRule, SlayerRule
 from snnrun.run import checkpoint
 from snnrun.train import engine
+from snnrun.train.averaging import Average
 from snnrun.train.engine import Options, Snapshot
 from snnrun.train.optimiser import Optimiser
 
@@ -109,6 +110,24 @@ def test_going_on_from_any_snapshot_gives_the_same_bits(rule, options, tmp_path)
             assert state is not None
             assert expected is not None
             assert all(torch.equal(state[key], expected[key]) for key in expected)
+
+
+def test_an_interrupt_while_a_snapshot_is_restored_writes_none(monkeypatch, tmp_path):
+    """What is half restored would replace a whole snapshot."""
+    _, files = train("stbp", average="ema")
+    (tmp_path / names.CHECKPOINT).write_bytes(files[5])
+    loaded = checkpoint.load(tmp_path)
+    assert loaded is not None
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Average, "restore", interrupted)
+    written: list[Any] = []
+    monkeypatch.setattr(Collector, "keep", lambda _, snapshot: written.append(snapshot))
+    with pytest.raises(KeyboardInterrupt):
+        train("stbp", start=loaded.snapshot, average="ema")
+    assert not written
 
 
 def test_an_interrupt_in_the_middle_of_an_update_keeps_the_snapshot_before(monkeypatch):

@@ -256,6 +256,18 @@ def test_a_launcher_of_one_process_is_none(monkeypatch: pytest.MonkeyPatch) -> N
         assert group.size == 1
 
 
+@pytest.mark.parametrize(("rank", "followed", "code"), [("1", 7, 7), ("0", None, 2)])
+def test_a_run_is_resumed_under_a_launcher_as_it_is_trained(
+    rank: str, followed: int | None, code: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    dismissed: list[int] = []
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setattr(distributed, "follow", lambda *_: followed)
+    monkeypatch.setattr(distributed, "dismiss", dismissed.append)
+    assert cli.main(["resume", "nothing", "--outputs", str(tmp_path)]) == code
+    assert dismissed == ([] if rank == "1" else [2])
+
+
 # ---- left-over variables of a launcher -------------------------------------------------------------------------------
 
 

@@ -240,7 +240,9 @@ def test_a_finished_run_says_so_and_may_be_trained_longer(tmp_path: Path, capsys
     code, _, err = resume(capsys, str(folder))
     assert code == 2
     assert "this run is finished, after 2 epochs" in err
-    assert resume(capsys, str(folder), "train.epochs=1")[2].endswith("less than the 2 epochs that are trained already.")
+    assert resume(capsys, str(folder), "train.epochs=1")[2].endswith(
+        "2 epochs are trained already. Give more of them, or leave it as it was."
+    )
     assert resume(capsys, str(folder), "train.epochs=3")[0] == 0
     assert (folder / "last.safetensors").read_bytes() == (long / "last.safetensors").read_bytes()
     assert without_times(folder) == without_times(long)

@@ -190,7 +190,7 @@ LONGER = "train.epochs=3"
         (None, [LONGER, "tracking.experiment=other", "tracking.uri=sqlite:///other.db"], "does not have this run"),
         (None, ["train.lr=0.5"], "train.lr: 0.02 -> 0.5"),
         (None, ["train.lrr=0.5"], "train.lrr: no such key"),
-        (None, ["train.epochs=1"], "less than the 2 epochs that are trained already"),
+        (None, ["train.epochs=1"], "train.epochs: 1: 2 epochs are trained already"),
         (None, [], "this run is finished"),
         (damage_checkpoints, [LONGER], "the checkpoint cannot be read"),
         (change_corpus, [LONGER], "no longer those that this run was trained on"),

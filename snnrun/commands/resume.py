@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from snnrun.record.run_folder import RunFolder
 
+from snnrun.commands import ranks
 from snnrun.config.paths import folder
 from snnrun.display.verbosity import as_told
 
@@ -16,7 +18,7 @@ from snnrun.display.verbosity import as_told
 def main(arguments: list[str]) -> int:
     """Run the command; returns the exit code."""
     with as_told(arguments) as rest:
-        return _resume(rest)
+        return ranks.led(rest, partial(_resume, rest))
 
 
 def _resume(arguments: list[str]) -> int:

@@ -21,6 +21,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from snnrun.commands import ranks
 from snnrun.commands.arguments import ordered, swept_launchers
 from snnrun.config import check, failures, options
 from snnrun.config.failures import TRACEBACKS, PointFailed
@@ -42,14 +43,7 @@ def main(arguments: list[str]) -> int:
         words = ordered(rest)
         if ("--cfg", "job") in pairwise(words) and "--resolve" not in words:
             words.insert(0, "--resolve")  # each key with the value it would have
-        if "RANK" not in os.environ:
-            return _under_hydra(words)
-        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # otherwise it reports every try to reach another process
-        from snnrun.run import experiment
-        from snnrun.train import distributed
-
-        code = distributed.follow(experiment.follow, lifecycle.wait_minutes(words))
-        return distributed.dismiss(_under_hydra(words)) if code is None else code
+        return ranks.led(words, partial(_under_hydra, words))
 
 
 def _under_hydra(arguments: list[str]) -> int:

@@ -62,8 +62,9 @@ class Keeper:
         try:
             atomic.write(self.path, encode(snapshot, self._about), self._before())
             self._sound = True
-            averaged = any(key.startswith("average/") for key in snapshot.tensors)
-            self._weights(names.LAST, "average/" if averaged else "network/", snapshot)
+            kept = {key.partition("/")[0] for key in snapshot.tensors}
+            last = next((prefix for prefix in ("last", "average") if prefix in kept), "network")
+            self._weights(names.LAST, f"{last}/", snapshot)
             if best != self._best_epoch:
                 self._weights(names.BEST, "best/", snapshot)
                 self._best_epoch = best

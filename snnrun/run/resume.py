@@ -19,7 +19,7 @@ MAY_CHANGE = (
     *("train.epochs", "train.patience"),
 )
 GROUPS = ("hardware", "tracking", "checkpoint", "data", "train", "encoder", "model")
-NUMBERS = ("hardware.device", "hardware.kernels")
+NUMBERS = ("hardware.device", "hardware.kernels", "hardware.processes")
 
 
 def prepare(found: run_folder.RunFolder, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -98,8 +98,11 @@ def check(before: Mapping[str, Any], now: Mapping[str, Any], history: Sequence[M
                 f"train.epochs: {old['train.epochs']} -> {wanted}: {what} the epochs, so with another number of them "
                 "it would have been another run."
             )
-        if wanted < len(history):
-            raise UsageError(f"train.epochs: {wanted} is less than the {len(history)} epochs that are trained already.")
+        if wanted <= len(history):  # the last of them has not been evaluated as the last, and may have been left behind
+            raise UsageError(
+                f"train.epochs: {wanted}: {len(history)} epochs are trained already. Give more of them, or leave it as "
+                "it was."
+            )
     if "train.patience" in differing:
         _check_patience(before["train"], now["train"]["patience"], history)
     for key in NUMBERS:

@@ -104,15 +104,16 @@ def train(
     With `options.average` the network that is evaluated, chosen and kept is the average of those on the way.
 
     Raises:
-        SnnrunError: the snapshot is of another training.
+        SnnrunError: the snapshot is of another training, or the processes of the group do not begin alike.
     """
     training = Training(network, dataset, encoder, options, seed=seed, device=device, group=group)
     loop = _Loop(training, observer, keeper)
     progress, result = loop.progress, loop.progress.result
+    if start is not None:  # before what catches Ctrl-C: a snapshot of what is half restored would replace a whole one
+        progress.restore(start)
     try:
-        if start is not None:
-            progress.restore(start)
         with training.group.together():
+            progress.agree()
             while not patience.over(result.history, options.epochs, options.patience):
                 epoch = len(result.history)
                 metrics = loop.train_epoch(epoch)
@@ -142,7 +143,8 @@ def train(
             raise
     except Diverged as error:
         result.status, result.message = "diverged", str(error)
-    result.last_state = copy_state(training.evaluated)
+    if not result.history:
+        result.last_state = copy_state(training.evaluated)
     return result
 
 
@@ -209,11 +211,13 @@ class _Loop:
         if result.best_state is None or TEST_ACCURACY in result.best or result.chosen_by(metrics):
             return
         last = copy_state(evaluated)
-        evaluated.load_state_dict(result.best_state)
+        self.progress.consistent = False
         try:
+            evaluated.load_state_dict(result.best_state)
             result.chosen_test = evaluation.accuracy(self.confusion("test", self.training.dataset.test))
         finally:
             evaluated.load_state_dict(last)
+            self.progress.consistent = True
 
     def _tally(self, epoch: int) -> Tally:
         """The means of the epoch under way. A new epoch begins with a new order of the samples."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -44,7 +46,8 @@ class Result:
     `status` is "stopped" where an observer ended it by a `Stop`, and `message` has its reason then.
     `history` has the metrics of each finished epoch. `confusion` (classes, classes) is that of the test samples after
     the last epoch, or None; its rows are the true classes. `chosen_test` is the test accuracy of the best epoch where
-    its metrics have none. The states are copies of the weights, on the CPU; of their average where there is one.
+    its metrics have none. The states are copies of the weights, on the CPU; of their average where there is one. The
+    last state is that of the last finished epoch, or what was reached if there is none.
     """
 
     status: Literal["finished", "interrupted", "stopped", "diverged"] = "finished"
@@ -108,6 +111,22 @@ class Progress:
         self.warned: set[str] = set()
         self.consistent = True
 
+    def agree(self) -> None:
+        """Raise SnnrunError unless all processes of the group train the same samples from the same point on."""
+        group = self.training.group
+        if group.size == 1:
+            return
+        reached = [self.training.dataset.digest, len(self.result.history), self.tally.samples if self.tally else 0]
+        digest = hashlib.sha256(json.dumps(reached).encode() + self.order.tobytes()).digest()
+        each = np.zeros(group.size)
+        each[group.rank] = int.from_bytes(digest[:6])  # a float64 holds it exactly
+        each = group.total(each)
+        if (each != each[0]).any():
+            raise SnnrunError(
+                "The processes of this run do not begin alike: some have another checkpoint, or none, or other "
+                "samples. All machines must see the run's folder and the same corpus."
+            )
+
     def close_epoch(self, metrics: dict[str, float]) -> None:
         """End an evaluated epoch: prepare the next one, and keep the weights if they are the best so far."""
         training, result = self.training, self.result
@@ -118,6 +137,7 @@ class Progress:
         self.tally = None
         chosen = result.chosen_by(metrics)
         result.history.append(metrics)
+        result.last_state = copy_state(training.evaluated)
         if chosen:
             result.best_epoch, result.best_state = len(result.history), copy_state(training.evaluated)
             result.chosen_test = None
@@ -132,6 +152,8 @@ class Progress:
             tensors |= {f"average/{key}": value for key, value in copy_state(averaged).items()}
         tensors |= {f"optimiser/{key}": value.detach().cpu() for key, value in training.optimiser.state().items()}
         tensors |= {f"best/{key}": value for key, value in (result.best_state or {}).items()}
+        if self.tally is not None:  # in the middle of an epoch; at its end the network or the average has these
+            tensors |= {f"last/{key}": value for key, value in result.last_state.items()}
         arrays = {"order": self.order, "boost": training.boost, "predictions": self.predictions}
         if result.confusion is not None:
             arrays["confusion"] = result.confusion
@@ -164,6 +186,7 @@ class Progress:
             result.chosen_test = facts.get("chosen_test")
             result.confusion = tensors["confusion"].numpy() if "confusion" in tensors else None
             result.best_state = _below("best/", tensors) or None
+            result.last_state = _below("last/", tensors) or copy_state(training.evaluated)
             if facts["tally"] is not None:
                 self.tally = Tally(training.network.spiking)
                 self.tally.restore(facts["tally"])
