@@ -62,6 +62,35 @@ def test_what_failed_or_was_killed_is_tried_again_when_the_study_goes_on(tmp_pat
     assert {text["train.lr"] for _, text in again.ask(2)} == {values["train.lr"], killed_values["train.lr"]}
 
 
+@pytest.mark.parametrize("stops", [(), (1,), (1, 2, 4)])
+def test_stops_cost_no_trial_and_change_no_proposal(tmp_path: Path, stops: tuple[int, ...]) -> None:
+    """A trial whose process is killed is made again; one that failed by itself counts."""
+
+    def begun(folder: Path) -> study.Study:
+        folder.mkdir(exist_ok=True)
+        return study.Study(
+            folder, SPACE, seed=0, startup=3, trials=6, first={"train.lr": 0.01, "n": 2, "m": "a"}, retry=False
+        )
+
+    def ended(number: int) -> Point:
+        return point("FAILED", None) if number == 3 else point(objective=0.1 * number)
+
+    made = []
+    for folder, when in (("whole", ()), ("stopped", stops)):
+        search, proposed = begun(tmp_path / folder), list[Any]()
+        while search.left:
+            [(trial, values)] = search.ask(1)
+            for _ in range(when.count(len(proposed))):
+                search = begun(tmp_path / folder)
+                [(trial, again)] = search.ask(1)
+                assert again == values
+            search.tell(trial, ended(len(proposed)))
+            proposed.append(values)
+        made.append(proposed)
+    assert len(made[0]) == 6
+    assert made[0] == made[1]
+
+
 def test_a_study_over_another_space_is_refused(tmp_path: Path) -> None:
     first = opened(tmp_path)
     first.tell(first.ask(1)[0][0], point())

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from snnrun.errors import UsageError
 from snnrun.sweep.points import Point
 from snnrun.sweep.space import Choice, Interval, Space
@@ -62,16 +64,13 @@ class Study:
         logging.getLogger("alembic").setLevel(logging.ERROR)
         self._space, self._states, self._trials = space, TrialState, trials
         self._distributions = {key: _distribution(entry) for key, entry in space.items()}
+        self._seed, self._startup = seed, startup
         with warnings.catch_warnings():
             # Deprecations of SQLAlchemy and experimental features of Optuna do not concern the user.
             warnings.simplefilter("ignore")
             storage = f"sqlite:///{folder / STUDY_FILE}"
             study = optuna.create_study(study_name="sweep", storage=storage, direction="maximize", load_if_exists=True)
             seen = study.get_trials(deepcopy=False)
-            # The sampler's random numbers begin anew when a study goes on. With the same seed it would repeat itself.
-            study.sampler = optuna.samplers.TPESampler(
-                seed=(seed + 7919 * len(seen)) % 2**32, n_startup_trials=startup, constant_liar=True
-            )
         self._study = study
         for trial in seen:
             if trial.distributions and trial.distributions != self._distributions:
@@ -92,20 +91,36 @@ class Study:
             if trial.params and trial.params not in known:
                 study.enqueue_trial(trial.params)
                 known.append(trial.params)
-        # In this process alone, if a resumed sweep tries them again.
-        self._failed = 0 if retry else sum(trial.state == TrialState.FAIL for trial in seen)
+        # In this process alone, if a resumed sweep tries them again. One that was killed has been tried again since.
+        failed = [place for place, trial in enumerate(seen) if trial.state == TrialState.FAIL and trial.params]
+        later = [[trial.system_attrs.get("fixed_params") for trial in seen[place + 1 :]] for place in failed]
+        again_since = [seen[place].params in known for place, known in zip(failed, later, strict=True)]
+        self._failed = 0 if retry else again_since.count(False)
+
+    @property
+    def _tried(self) -> int:
+        states = (self._states.COMPLETE, self._states.PRUNED)
+        return len(self._study.get_trials(deepcopy=False, states=states)) + self._failed
 
     @property
     def left(self) -> int:
         """Number of trials that are still to run."""
-        states = (self._states.COMPLETE, self._states.PRUNED)
-        return self._trials - len(self._study.get_trials(deepcopy=False, states=states)) - self._failed
+        return self._trials - self._tried
 
     def ask(self, number: int) -> list[tuple[Any, dict[str, str]]]:
-        """So many trials, each with the values of its keys, written as on the command line."""
+        """So many trials, each with the values of its keys, written as on the command line.
+
+        What is proposed depends on the trials that came to an end, and not on how often the study was stopped.
+        """
+        from optuna.samplers import TPESampler
+
+        trials, tried = [], self._tried
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            trials = [self._study.ask(fixed_distributions=self._distributions) for _ in range(number)]
+            for place in range(tried, tried + number):  # one sampler would begin its numbers anew after a stop
+                seed = int(np.random.SeedSequence((self._seed, place)).generate_state(1)[0])
+                self._study.sampler = TPESampler(seed=seed, n_startup_trials=self._startup, constant_liar=True)
+                trials.append(self._study.ask(fixed_distributions=self._distributions))
         return [(trial, {key: self._text(key, trial.params[key]) for key in self._space}) for trial in trials]
 
     def tell(self, trial: Any, point: Point) -> None:
