@@ -14,7 +14,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from snnrun import cli
+from snnrun import cli, locks
 from snnrun.commands import tune as command
 from snnrun.config import options, tuned
 from snnrun.config.compose import compose
@@ -173,7 +173,8 @@ def test_settings_that_nothing_beats_at_full_length_stay_and_count_as_measured(
     for number, (label, accuracy) in enumerate(
         [("before", 0.9), ("before", 0.8), *(("tuned", value) for value in found)]
     ):
-        point = points.Point(number, str(number), swept, label=label, status="FINISHED")
+        words = [*swept, f"seed={1 + number % 2}"]
+        point = points.Point(number, str(number), words, label=label, status="FINISHED")
         point.summary = {"validation/accuracy_best": accuracy}
         point.save(confirmation)
     assert command._conclude(made, tmp_path / "a", confirmation, [swept], Path("mine")) == 0
@@ -209,12 +210,13 @@ def test_the_luckiest_trial_gives_way_to_one_that_holds_over_seeds(
     finalists = plan.finalists(made, study)
     assert finalists == [lucky, sound, None]
     assert [word for word in made.confirmed(finalists) if "points" in word] == [
-        'search.points=["before: seed=choice(0,1)", "tuned: train.lr=0.1 seed=choice(0,1)", '
-        '"tuned: train.lr=0.01 seed=choice(0,1)"]'
+        'search.points=["before: seed=choice(1,2)", "tuned: train.lr=0.1 seed=choice(1,2)", '
+        '"tuned: train.lr=0.01 seed=choice(1,2)"]'
     ]
-    outcomes = [("before", now, 0.9), ("before", now, 0.9), ("tuned", lucky, 0.99), ("tuned", sound, 0.94)]
-    for number, (label, words, accuracy) in enumerate([*outcomes, ("tuned", sound, 0.92)]):
-        found = points.Point(number, str(number), words, label=label, status="FINISHED")
+    outcomes = [("before", now, 1, 0.9), ("before", now, 2, 0.9), ("tuned", lucky, 1, 0.99), ("tuned", sound, 1, 0.94)]
+    outcomes += [("tuned", sound, 2, 0.92), ("tuned", sound, 3, 0.1), ("before", now, 0, 1.0)]  # of other seeds
+    for number, (label, words, seed, accuracy) in enumerate(outcomes):
+        found = points.Point(number, str(number), [*words, f"seed={seed}"], label=label, status="FINISHED")
         found.summary = {"validation/accuracy_best": accuracy}
         found.save(confirmation)
         (found.folder(confirmation) / "tags.json").write_text('{"data.origin": "recorded"}')
@@ -222,6 +224,32 @@ def test_the_luckiest_trial_gives_way_to_one_that_holds_over_seeds(
     facts = yaml.safe_load(Path("mine/tuned/stbp_digits_tuned.yaml").read_text("utf-8"))["tuning"]
     assert (facts["accuracy"], facts["finalists"], facts["settings"]["train.lr"]) == (0.93, 3, 0.01)
     assert "tuned:  failed  train.lr=0.1\n" in capsys.readouterr().out, "one of its seeds is missing"
+
+
+def test_nothing_is_written_while_the_confirmation_is_at_work_elsewhere(tune: Any, runs: Runs) -> None:
+    """The runs of another process have not failed: its result is the one that counts."""
+    runs.ends_at = 4  # the second of the confirmation's four
+    arguments = (*PAIR, *SHORT[:4], "--confirm", "2", "--finalists", "1", "--out", "mine")
+    assert tune(*arguments)[0] == 130
+    [study] = studies()
+    confirmation = study.with_name(f"{study.name}_confirm")
+    with locks.of_folder(points.attempts(confirmation)[1].folder(confirmation), wait=False):
+        code, _, err = tune(*arguments)
+    assert code == 2
+    assert "points of" in err
+    assert "are at work still: 1" in err
+    assert not Path("mine").exists()
+    runs.ends_at = 10**6
+    assert tune(*arguments)[0] == 0
+    assert Path("mine/tuned/stbp_digits_tuned.yaml").is_file()
+
+
+def test_settings_of_before_that_fail_are_no_silent_loss(tune: Any, runs: Runs) -> None:
+    runs.failing = lambda values: as_now(values) and values["train"]["epochs"] > 2
+    code, out, err = tune(*PAIR, *SHORT)
+    assert code == 0
+    assert "before: failed" in out
+    assert "the settings of before failed at full length, so the new ones are compared with none: The loss" in err
 
 
 def test_the_first_point_has_the_settings_as_they_are_and_time_is_a_limit(
@@ -251,13 +279,13 @@ def test_the_first_point_has_the_settings_as_they_are_and_time_is_a_limit(
 @pytest.mark.slow
 def test_what_is_asked_for_besides_is_searched_with_the_space_of_the_model(tune: Any, runs: Runs) -> None:
     also = "model.delays=choice(fixed,none)"
-    code, _, err = tune(*PAIR, *SHORT, "--trials", "4", "--also", also)
+    code, _, err = tune(*PAIR, *SHORT, "--trials", "8", "--also", also)
     assert (code, err) == (0, "")
-    search = runs.values[:4]
+    search = runs.values[:8]
     assert as_now(search[0])
     assert search[0]["model"]["delays"] == "none"
     assert {run["model"]["delays"] for run in search} == {"fixed", "none"}
-    assert len({run["train"]["lr"] for run in search}) == 4
+    assert len({run["train"]["lr"] for run in search}) == 8
     [study] = studies()
     assert also in json.loads((study / "tune.json").read_text())["searched"]
     assert f"--also '{also}'" in Path("mine/tuned/stbp_digits_tuned.yaml").read_text("utf-8")

@@ -14,7 +14,7 @@ from snnrun.commands import flags
 from snnrun.commands.flags import add_number
 from snnrun.config.paths import folder, quoted
 from snnrun.display.verbosity import as_told
-from snnrun.errors import INTERRUPTED, SnnrunError, UsageError
+from snnrun.errors import INTERRUPTED, SnnrunError, UsageError, warn
 
 if TYPE_CHECKING:
     from snnrun.sweep.points import Point
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 EPILOG = """\
 The search: Optuna proposes settings from the space of the model (conf/search/space/tune.yaml), the settings of now
 first. A trial trains for a few epochs, and ends early if its validation accuracy falls behind the median of the others.
-Then the best few and the settings of now are trained at full length over the same seeds. The file gets the best of
-these, and what it rests on. Test samples choose nothing.
+Then the best few and the settings of now are trained at full length over the same seeds, none of them the search's. The
+file gets the best of these, and what it rests on. Test samples choose nothing.
 
 Stopped in any way, the same command goes on with it, from the last checkpoint. What was tried is kept as a sweep.
 Overrides such as data.root=FOLDER or hardware.threads=1 are for all its runs."""
@@ -68,7 +68,7 @@ def _tune(arguments: list[str]) -> int:
     if code == UsageError.exit_code:
         return code
     ranked = plan.ranked(study)
-    if code == INTERRUPTED or (code and plan.waiting(study)):
+    if code == INTERRUPTED or (code and plan.at_work(study)):
         print(f"{_best_so_far(ranked)} {go_on}", flush=True)
         return code
     if not ranked:
@@ -76,9 +76,11 @@ def _tune(arguments: list[str]) -> int:
     finalists = plan.finalists(made, study)
     confirmation = study.with_name(f"{study.name}_confirm")
     code = _confirm(made, confirmation, finalists, launcher)
-    if code == INTERRUPTED or (code and plan.waiting(confirmation)):
-        print(f"{_best_so_far(ranked)} {go_on}", flush=True)
+    if code == UsageError.exit_code:
         return code
+    if code == INTERRUPTED or not plan.confirmed(made, confirmation, finalists):
+        print(f"{_best_so_far(ranked)} {go_on}", flush=True)
+        return code or SnnrunError.exit_code
     return _conclude(made, study, confirmation, finalists, options.out)
 
 
@@ -151,10 +153,12 @@ def _search(made: Plan, study: Path, launcher: Sequence[str]) -> int:
 
     if plan.complete(made, study):
         return 0
+    new = not study.exists()
     plan.keep(made, study)
     arguments = [*made.searched, *made.budget, f"outputs={quoted(str(made.outputs))}", *launcher, *points.place(study)]
     code = train.main(["-m", *arguments])
-    plan.drop_if_empty(study)
+    if new:
+        plan.drop_if_empty(study)
     return code
 
 
@@ -193,8 +197,8 @@ def _conclude(made: Plan, study: Path, confirmation: Path, finalists: Sequence[S
     from snnrun.config.compose import compose
     from snnrun.tune import facts, file, plan
 
-    old = facts.measure(plan.outcome(confirmation, None), made.request.confirm)
-    measured = [facts.measure(plan.outcome(confirmation, found), made.request.confirm) for found in finalists]
+    old = facts.measure(plan.outcome(made, confirmation, None), made.request.confirm)
+    measured = [facts.measure(plan.outcome(made, confirmation, found), made.request.confirm) for found in finalists]
     _say_what_came(old, finalists, measured)
     complete = [(settings, found) for settings, found in zip(finalists, measured, strict=True) if found is not None]
     if not complete:
@@ -203,6 +207,10 @@ def _conclude(made: Plan, study: Path, confirmation: Path, finalists: Sequence[S
             "the reasons."
         )
     settings, new = max(complete, key=lambda entry: entry[1].mean)
+    if old is None:
+        failed = [point for point in plan.outcome(made, confirmation, None) if point.status == "FAILED"]
+        why = f": {failed[0].error}" if failed else ""
+        warn(f"the settings of before failed at full length, so the new ones are compared with none{why}")
     if old is not None and new.mean <= old.mean + ROUNDING:
         print("The settings of before are as good or better, so they stay.", flush=True)
         settings, new = None, old
@@ -218,7 +226,7 @@ def _conclude(made: Plan, study: Path, confirmation: Path, finalists: Sequence[S
     own, others = file.settings_of(made.pair)
     own = file.changed(own, [*made.settings, *(settings or ())], values)
     path, use = file.target(made.pair, out, plain=not made.settings)
-    run = plan.outcome(confirmation, settings)[0].folder(confirmation)
+    run = plan.outcome(made, confirmation, settings)[0].folder(confirmation)
     told = facts.facts(made, study, new, old, run, time.strftime("%Y-%m-%d"))
     title = f"{made.values['model']['name']} on {made.values['data']['name']}"
     file.write(path, file.text(made.pair, title, own, others, told, made.command))

@@ -128,9 +128,14 @@ class Plan:
             f"search.minutes={minutes}",
         ]
 
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds of the confirmation. The finalists are the luckiest of the search's own, so it is none of them."""
+        return [(self.request.seed + 1 + place) % 2**32 for place in range(self.request.confirm)]
+
     def confirmed(self, finalists: Sequence[Settings]) -> list[str]:
         """The arguments of the sweep that compares the finalists with the settings of now, at full length."""
-        seeds = f"seed=choice({','.join(map(str, range(self.request.confirm)))})"
+        seeds = f"seed=choice({','.join(map(str, self.seeds))})"
         listed = [f"before: {seeds}", *(f"tuned: {' '.join(found)} {seeds}" for found in finalists if found)]
         return ["search=list", f"search.points={json.dumps(listed)}", UNTESTED, *self.request.words]
 
@@ -230,7 +235,7 @@ def keep(made: Plan, folder: Path) -> None:
 
 
 def drop_if_empty(folder: Path) -> None:
-    """Remove the folder of a tuning whose sweep has not begun, since its arguments were wrong."""
+    """Remove the folder that this tuning has made if its sweep has not begun, since its arguments were wrong."""
     if not (folder / names.SWEEP).is_file():
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -253,9 +258,9 @@ def tried(folder: Path) -> list[Point]:
     return [point for point in trials(folder) if point.status in (*DONE, "FAILED")]
 
 
-def waiting(folder: Path) -> bool:
-    """Whether a sweep was stopped before all its points could begin, as by a launcher that failed."""
-    return any(point.status == "WAITING" for point in trials(folder))
+def at_work(folder: Path) -> bool:
+    """Whether some points of a sweep wait, as after a launcher that failed, or are at work in another process."""
+    return any(point.status in ("WAITING", "RUNNING") for point in trials(folder))
 
 
 def ranked(folder: Path) -> list[Point]:
@@ -285,8 +290,17 @@ def words_of(trial: Point, made: Plan) -> Settings:
     return None if all(values[key] == now[key] for key in now) else list(trial.swept)
 
 
-def outcome(folder: Path, settings: Settings) -> list[Point]:
-    """The runs at full length with some settings."""
+def outcome(made: Plan, folder: Path, settings: Settings) -> list[Point]:
+    """The runs at full length with some settings, over the seeds that are asked for."""
+    seeds = {f"seed={seed}" for seed in made.seeds}
+    runs = [point for point in trials(folder) if seeds & set(point.overrides)]
     if settings is None:
-        return [point for point in trials(folder) if point.label == "before"]
-    return [point for point in trials(folder) if point.label == "tuned" and set(settings) <= set(point.overrides)]
+        return [point for point in runs if point.label == "before"]
+    return [point for point in runs if point.label == "tuned" and set(settings) <= set(point.overrides)]
+
+
+def confirmed(made: Plan, folder: Path, finalists: Sequence[Settings]) -> bool:
+    """Whether every run of the confirmation has come to its end, of whatever kind."""
+    groups = [outcome(made, folder, settings) for settings in (None, *filter(None, finalists))]
+    ended = [[point for point in group if point.status in (*DONE, "FAILED")] for group in groups]
+    return all(len(group) >= made.request.confirm for group in ended)
