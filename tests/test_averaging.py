@@ -85,6 +85,17 @@ def test_the_rate_of_the_stochastic_average_is_constant_from_its_start():
         assert kept.learning_rate(epoch, progress) == cosine.learning_rate(6, 0.75)
         assert given.learning_rate(epoch, progress) == 0.3
     assert Options(epochs=1, average="swa", swa_start=0.99).first_averaged == 0, "the last epoch is always in it"
+    shares = {(100, 0.29): 29, (100, 0.57): 57, (50, 0.58): 29, (8, 0.99): 7}
+    found = {key: Options(epochs=key[0], average="swa", swa_start=key[1]).first_averaged for key in shares}
+    assert found == shares, "rounding makes it no epoch earlier"
+
+
+@pytest.mark.parametrize("rise", [{"warmup_epochs": 5}, {"schedule": "onecycle"}])
+def test_averaging_that_would_keep_a_rate_on_its_rise_is_refused(rise):
+    with pytest.raises(UsageError, match=r"train\.swa_start: 0\.2 of 10 epochs lies within the rise"):
+        Options(epochs=10, average="swa", swa_start=0.2, **rise)
+    Options(epochs=10, average="swa", swa_start=0.5, **rise)
+    Options(epochs=10, average="swa", swa_start=0.2, swa_lr=0.01, **rise)
 
 
 def test_an_average_of_which_nothing_is_left_is_the_training_without(tmp_path):

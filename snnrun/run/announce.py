@@ -8,6 +8,7 @@ from typing import Any
 
 from snnrun import kernels, tracking
 from snnrun.compiled import parallel
+from snnrun.config import effects
 from snnrun.display import console
 from snnrun.record import names
 from snnrun.run.build import Parts
@@ -51,6 +52,8 @@ def what_runs(
             f"Weights are averaged {which} (train.average={options.average}): validation, test, the best epoch and the "
             "files of weights are of the average; training accuracy is not."
         )
+    for message in effects.without_effect(values):
+        display.warn(message)
     for note in dataset.notes:
         display.note(f"{dataset.label}: {note}")
     if kept is not None:

@@ -67,7 +67,13 @@ class Options:
                 f"train.warmup_epochs: {self.warmup_epochs:g} is more than the {self.epochs} of train.epochs, so the "
                 "learning rate would never reach train.lr."
             )
-
+        rise = CYCLE_RISE * self.epochs if self.schedule == "onecycle" else self.warmup_epochs
+        if self.average == "swa" and self.swa_lr is None and self.first_averaged < rise:
+            raise UsageError(
+                f"train.swa_start: {self.swa_start:g} of {self.epochs} epochs lies within the rise of the learning "
+                f"rate, which takes {rise:g} of them, and train.average=swa keeps the rate that it meets. Begin later, "
+                "or set train.swa_lr."
+            )
         if self.patience is not None and self.average == "swa":
             raise UsageError(
                 "train.patience: a training that it ends may end before train.average=swa has begun. Set "
@@ -77,7 +83,7 @@ class Options:
     @property
     def first_averaged(self) -> int:
         """The epoch (from 0) that stochastic weight averaging begins with."""
-        return int(self.swa_start * self.epochs)
+        return int(round(self.swa_start * self.epochs, 9))  # 0.29 of 100 is 28.999999999999996
 
     def learning_rate(self, epoch: int, progress: float) -> float:
         """Learning rate in an epoch (from 0). `progress` is the finished share of the whole run.
