@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import torch
 import yaml
 from test_checkpoint import Collector
-from test_engine import CPU, Notes, run, toy
+from test_engine import CPU, RULES, Notes, run, toy
 from trained_runs import values
 
 from snnrun import cli, encoders
@@ -88,6 +89,16 @@ def test_the_rate_of_the_stochastic_average_is_constant_from_its_start():
     shares = {(100, 0.29): 29, (100, 0.57): 57, (50, 0.58): 29, (8, 0.99): 7}
     found = {key: Options(epochs=key[0], average="swa", swa_start=key[1]).first_averaged for key in shares}
     assert found == shares, "rounding makes it no epoch earlier"
+
+
+def test_the_figures_of_trained_constants_are_those_of_the_average():
+    rule = dataclasses.replace(RULES["stbp"], train_constants="all", constants_lr=10.0)
+    result = run(rule, average="ema", average_decay=0.9)
+    kept = Network(rule, inputs=6, topology="10", outputs=3)
+    kept.load_state_dict(result.last_state)
+    figures = kept.figures()
+    assert "tau_m/hidden1" in figures
+    assert {key: result.history[-1][key] for key in figures} == figures
 
 
 @pytest.mark.parametrize("rise", [{"warmup_epochs": 5}, {"schedule": "onecycle"}])

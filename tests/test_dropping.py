@@ -150,12 +150,38 @@ def test_a_batch_gives_the_mean_of_its_samples_and_evaluation_loses_nothing(name
         assert not torch.equal(net(spikes, labels, KEYS).layers[0].spikes, net(spikes).layers[0].spikes)
 
 
+@pytest.mark.parametrize(("inputs", "hidden"), [(0.5, 0.0), (0.0, 0.5), (0.25, 0.5)])
+@pytest.mark.parametrize("name", ["strsbp", "stbp"])
+def test_over_a_skip_connection_each_train_loses_its_own_share(name, inputs, hidden, monkeypatch):
+    """The input's spikes by drop_inputs wherever they go, with the weights of its columns alone divided."""
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    spikes, labels = batch()
+    net = made(name, "9-8+1", drop_inputs=inputs, drop_hidden=hidden)
+    layer = type(net.rule).layer
+
+    def watched(self, kind, weights, arriving, own_labels):
+        seen.append((arriving.counts.detach(), weights.weight.detach()))
+        return layer(self, kind, weights, arriving, own_labels)
+
+    monkeypatch.setattr(type(net.rule), "layer", watched)
+    fired, whole = net(spikes, labels, KEYS).layers[0].counts.detach(), spikes.float().sum(1).double()
+    (first, _), (joint, weight), _ = seen
+    from_hidden, from_input = joint[:, :9], joint[:, 9:]
+    for left, all_, share in ((first, whole, inputs), (from_input, whole, inputs), (from_hidden, fired, hidden)):
+        assert (left <= all_).all()
+        assert torch.equal(left, all_) is (share == 0.0)
+    assert torch.equal(first, from_input) is (inputs == 0.0), "each layer loses spikes of its own"
+    own = net.layers[1].weight.detach()
+    torch.testing.assert_close(weight[:, :9], own[:, :9] / (1 - hidden))
+    torch.testing.assert_close(weight[:, 9:], own[:, 9:] / (1 - inputs))
+
+
 def test_layers_lose_other_spikes_and_a_pool_gets_all():
     spikes = torch.ones(6, 20, 9, dtype=torch.uint8)
     rule = StRsbp(v_th=[1.0])
     net = Network(rule, inputs=9, topology="9", outputs=3)
     given, weights = train(spikes), net.layers[0].weights()
-    one, two = (drop(given, weights, 0.5, KEYS, number, False)[0] for number in (0, 1))
+    one, two = (drop([given], [0.5], weights, KEYS, number, False)[0][0] for number in (0, 1))
     assert not torch.equal(one.spikes, two.spikes)
     assert torch.equal(one.counts, unpack(one.spikes, 9).float().sum(1))
     image = {"inputs": 36, "outputs": 3, "image": (1, 6, 6)}

@@ -195,16 +195,33 @@ class Network(Model):
         trains: list[SpikeTrain] = []
         for number, layer in enumerate(self.layers):
             assert isinstance(layer, Layer)
-            before = _arriving(layer.kind, given, trains)
-            if layer.delay is not None and isinstance(before, Currents):
-                raise UsageError("model.delays: currents have no spikes to delay. Set model.delays=none.")
-            weights, share = layer.weights(), self.rule.drop_hidden if number else self.rule.drop_inputs
-            if share and keys is not None and not layer.kind.pool:
-                if isinstance(before, Currents):
-                    raise UsageError("model.drop_inputs: currents have no spikes to drop. Set model.drop_inputs=0.")
-                before, weights = drop(before, weights, share, keys, number, self.rule.errors_by_step)
+            before, weights = self._arriving(number, layer, given, trains, keys)
             trains.append(self.rule.layer(layer.kind, weights, before, labels))
         return Activity(trains[-1], trains)
+
+    def _arriving(
+        self, number: int, layer: Layer, given: SpikeTrain | Currents, trains: Sequence[SpikeTrain], keys: Tensor | None
+    ) -> tuple[SpikeTrain | Currents, LayerWeights]:
+        """What a layer gets, joined with what comes over its skips and less what gets lost, and its weights for it."""
+        sources, weights = [given if source < 0 else trains[source] for source in layer.kind.sources], layer.weights()
+        spikes = [train for train in sources if isinstance(train, SpikeTrain)]
+        dropped = [self.rule.drop_inputs if source < 0 else self.rule.drop_hidden for source in layer.kind.sources]
+        losing = keys is not None and not layer.kind.pool and any(dropped)
+        if len(spikes) < len(sources):
+            if len(sources) > 1:
+                raise UsageError(
+                    "model.network: a skip connection brings the input's spikes, and this input has currents. Choose "
+                    "an encoder that makes spikes, such as encoder=regular, or leave the + out."
+                )
+            if layer.delay is not None:
+                raise UsageError("model.delays: currents have no spikes to delay. Set model.delays=none.")
+            if losing:
+                raise UsageError("model.drop_inputs: currents have no spikes to drop. Set model.drop_inputs=0.")
+            return sources[0], weights
+        if losing:
+            assert keys is not None
+            spikes, weights = drop(spikes, dropped, weights, keys, number, self.rule.errors_by_step)
+        return spikes[0] if len(spikes) == 1 else joined(spikes), weights
 
     def _spikes(self, spikes: Tensor) -> SpikeTrain:
         packed = spikes.dtype == torch.int64
@@ -334,20 +351,6 @@ class Network(Model):
                 total += single.numel() if isinstance(single, nn.Parameter) else 0
             total += 0 if layer.recurrent_mask is None else int(layer.recurrent_mask.sum())
         return total
-
-
-def _arriving(kind: LayerKind, given: SpikeTrain | Currents, trains: Sequence[SpikeTrain]) -> SpikeTrain | Currents:
-    """What a layer gets: the train of the layer before it, or of the input, joined with those of its skips."""
-    first, *others = [given if number < 0 else trains[number] for number in kind.sources]
-    if not others:
-        return first
-    every = [train for train in (first, *others) if isinstance(train, SpikeTrain)]
-    if len(every) <= len(others):
-        raise UsageError(
-            "model.network: a skip connection brings the input's spikes, and this input has currents. Choose an "
-            "encoder that makes spikes, such as encoder=regular, or leave the + out."
-        )
-    return joined(every)
 
 
 def _initial(rule: Rule, layer: Planned, generator: torch.Generator) -> LayerWeights:

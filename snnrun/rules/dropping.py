@@ -19,23 +19,40 @@ from torch import Tensor
 from snnrun.kernels import ops, splitmix
 from snnrun.rules.base import LayerWeights, SpikeTrain, every_step
 
+SOURCES = 1 << 16  # more than there are layers: what a layer gets over a skip connection has streams of its own
+
 
 def drop(
-    train: SpikeTrain, weights: LayerWeights, share: float, keys: Tensor, number: int, by_step: bool
-) -> tuple[SpikeTrain, LayerWeights]:
-    """What layer `number` gets of the train before it, and its weights.
+    trains: Sequence[SpikeTrain],
+    shares: Sequence[float],
+    weights: LayerWeights,
+    keys: Tensor,
+    number: int,
+    by_step: bool,
+) -> tuple[list[SpikeTrain], LayerWeights]:
+    """What layer `number` gets of the trains that go to it, and its weights.
 
     Args:
-        train: The spikes on their way.
+        trains: The spikes on their way, of the layer before it and of its skip connections, in the order of its inputs.
+        shares: p of each.
         weights: Of the layer.
-        share: p.
-        keys: A number for each sample, (B,) int64. What it loses depends on this and on `number` alone.
+        keys: A number for each sample, (B,) int64. What it loses depends on this, `number` and the train alone.
         number: Of the layer, so that each loses other spikes.
         by_step: Whether the rule's error goes by steps, in `SpikeTrain.link`, or by counts.
     """
-    own = splitmix.stream(keys, number)
-    left = SpikeTrain(*_Drop.apply(train.spikes, train.counts, train.link, own, share, by_step))  # type: ignore[no-untyped-call]
-    return left, replace(weights, weight=weights.weight / (1.0 - share))
+    left = [
+        _left(train, share, splitmix.stream(keys, number + SOURCES * place), by_step) if share else train
+        for place, (train, share) in enumerate(zip(trains, shares, strict=True))
+    ]
+    if len(trains) == 1:
+        return left, replace(weights, weight=weights.weight / (1.0 - shares[0]))
+    sizes = [train.counts.shape[1] for train in trains]
+    kept = [weights.weight.new_full((size,), 1.0 - share) for size, share in zip(sizes, shares, strict=True)]
+    return left, replace(weights, weight=weights.weight / torch.cat(kept))
+
+
+def _left(train: SpikeTrain, share: float, keys: Tensor, by_step: bool) -> SpikeTrain:
+    return SpikeTrain(*_Drop.apply(train.spikes, train.counts, train.link, keys, share, by_step))  # type: ignore[no-untyped-call]
 
 
 class _Drop(torch.autograd.Function):

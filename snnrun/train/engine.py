@@ -125,7 +125,7 @@ def train(
                     result.confusion = loop.confusion("test", dataset.test)
                     metrics[TEST_ACCURACY] = evaluation.accuracy(result.confusion)
                     loop.test_chosen(metrics)
-                metrics |= network.figures()
+                metrics |= training.evaluated.figures()
                 loop.warn_of_bounds()
                 progress.close_epoch(metrics)
                 observer.epoch_end(metrics)
