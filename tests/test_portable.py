@@ -202,7 +202,9 @@ def test_networks_in_int8_fire_as_the_quantised_network(case: str, written: str,
 
 
 @pytest.mark.parametrize("written", WRITERS)
-@pytest.mark.parametrize("case", ["cnn", "lstm, last", "gru of spikes", "phased_lstm", "lra"])
+@pytest.mark.parametrize(
+    "case", ["mlp, scaled bins and components", "cnn", "lstm, last", "gru of spikes", "phased_lstm", "lra"]
+)
 def test_models_without_spikes_in_int8_give_the_logits_of_the_quantised_model(
     case: str, written: str, tmp_path: Path
 ) -> None:

@@ -51,9 +51,8 @@ def load(path: str | Path = Path(__file__).with_suffix(".pt")) -> Network:
     return network.eval()
 '''
 _DEQUANTISED = """\
-    for key in [key for key in state if key.endswith("_scale")]:  # weights in int8, to be multiplied by their scales
-        weight = key.removesuffix("_scale")
-        state[weight] = state[weight].float() * state.pop(key)
+    for key in [key for key, value in state.items() if value.dtype == torch.int8]:  # to be multiplied by their scales
+        state[key] = state[key].float() * state.pop(f"{key}_scale")
 """
 
 
