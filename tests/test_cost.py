@@ -53,20 +53,27 @@ def every_spike(net: Network, split: Split) -> dict[str, int]:
     for number, (name, layer) in enumerate(zip(net.layer_names, net.layers, strict=True)):
         before, own = trains[number], trains[number + 1]
         neurons = own.shape[2]
+        if isinstance(net.rule, LeeRule):
+            inhibited = net.rule.inhibition > 0
+        else:
+            inhibited = name == "output" and getattr(net.rule, "lateral", 0) > 0
         for _, _, _ in before.nonzero().tolist():
             operations[name] += sum(1 for _ in range(neurons))
         for _, _, pre in own.nonzero().tolist():
             for post in range(neurons):
                 if layer.recurrent_mask is not None:
                     operations[name] += int(layer.recurrent_mask[post, pre])
-                elif name == "output" and getattr(net.rule, "lateral", 0):
+                elif inhibited:
                     operations[name] += post != pre
     return operations
 
 
-@pytest.mark.parametrize("rule", ["strsbp", "hm2bp", "stbp", "slayer", "lee"])
-def test_operations_are_those_of_every_spike_and_synapse(rule: str, split: Split) -> None:
-    net = network(rule)
+@pytest.mark.parametrize(
+    ("rule", "options"),
+    [*((rule, {}) for rule in ("strsbp", "hm2bp", "stbp", "slayer", "lee")), ("lee", {"inhibition": 0.0})],
+)
+def test_operations_are_those_of_every_spike_and_synapse(rule: str, options: dict[str, Any], split: Split) -> None:
+    net = network(rule, **options)
     fired = recorded(net, split)
     spent = cost.cost(net, fired)
     expected = every_spike(net, split)
@@ -115,6 +122,23 @@ def test_without_inhibition_the_output_has_no_recurrent_synapses(split: Split) -
     assert synapses.fan_out(net.layers[2], net.rule).recurrent is None
     spent = cost.cost(net, recorded(net, split))
     assert spent.layers["output"].operations == pytest.approx(4 * spent.layers["hidden2"].spikes)
+
+
+def test_inhibition_within_a_step_is_of_the_last_step_too(split: Split) -> None:
+    """In NeuroBench's figures: what acts one step later than its spike has none after the last."""
+    net = network("lee")
+    fired = recorded(net, split)
+    assert all(last.any() for last in fired.last.values())
+    ours, spent = neurobench.measure(net, fired), cost.cost(net, fired)
+    assert ours.operations is not None
+    assert ours.operations.effective_acs == pytest.approx(spent.operations)
+    assert ours.operations.dense == STEPS * (9 * 7 + 7 * 7 + 7 * 6 + 6 * 6 + 6 * 4 + 4 * 4)
+
+
+def test_only_dense_layers_of_lee_inhibit() -> None:
+    net = Network(LeeRule(v_th=[0.4]), inputs=81, topology="4C3-P2-10", outputs=3, image=(1, 9, 9))
+    recurrent = [synapses.fan_out(layer, net.rule).recurrent for layer in net.layers]
+    assert [None if fan is None else fan.tolist() for fan in recurrent] == [None, [9] * 10, [2] * 3]
 
 
 def test_a_part_of_the_samples_is_spread_over_all(split: Split) -> None:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from snnrun.network import Layer, Network
+from snnrun.rules import LeeRule
 from snnrun.rules.base import spread
 
 BATCH = 35  # samples that run together; replayed ones follow in their order
@@ -73,6 +74,7 @@ class Twin(nn.Module):
         super().__init__()
         self.forwards = nn.ModuleList(forward_twin(layer, folded) for layer in net.layers)
         self.recurrents, self.neurons = nn.ModuleDict(), nn.ModuleList(neurons)
+        self.at_once = nn.ModuleDict()
         for number, layer in enumerate(net.layers):
             if layer.threshold is not None:
                 self.register_parameter(f"threshold{number}", layer.threshold)
@@ -82,6 +84,9 @@ class Twin(nn.Module):
             elif layer.kind.output and getattr(net.rule, "lateral", 0):
                 size = len(layer.weight)
                 self.recurrents[str(number)] = linear(-net.rule.lateral * (1 - torch.eye(size)), fixed=True)
+            elif isinstance(net.rule, LeeRule) and layer.kind.window is None:
+                size = len(layer.weight)
+                self.at_once[str(number)] = linear(-net.rule.inhibition * (1 - torch.eye(size)), fixed=True)
         self.sources = [layer.kind.sources for layer in net.layers]
 
     def reset(self) -> None:
@@ -103,6 +108,8 @@ class Twin(nn.Module):
                 own = self.before[number] if self.before else torch.zeros_like(drive)
                 drive = drive + self.recurrents[str(number)](own)
             trains.append(neurons(drive))
+            if str(number) in self.at_once:
+                self.at_once[str(number)](trains[-1])
         self.before = trains
         return trains[-1], None
 

@@ -135,17 +135,18 @@ class Rule(ABC):
     not trained, see `topology.frozen_layers`. `weights`: the run or the file whose weights a training begins with, see
     `run.pretrained`. `average_pools`: pools are averages of the spikes; otherwise they are layers of neurons.
     `recurrent_layers`: whether layers may be recurrent. `skip_connections`: whether they may have skip connections.
-    `errors_by_step`: the error of a train comes in each step, in
-    `SpikeTrain.link`, and not in its counts. `drop_inputs`, `drop_hidden`: the share of the spikes of inputs, and of
-    hidden layers, that the next layer does not get in training, see `rules.dropping`. `label_smoothing`: share of the
-    target that all classes have in equal parts, the label's too. `temperature`: what counts are divided by before the
-    softmax of `loss=softmax`.
+    `errors_by_step`: the error of a train comes in each step, in `SpikeTrain.link`, and not in its counts.
+    `inhibits_at_once`: where a layer `inhibits`, a spike does so in its own step and not in the next. `drop_inputs`,
+    `drop_hidden`: the share of the spikes of inputs, and of hidden layers, that the next layer does not get in
+    training, see `rules.dropping`. `label_smoothing`: share of the target that all classes have in equal parts, the
+    label's too. `temperature`: what counts are divided by before the softmax of `loss=softmax`.
     """
 
     average_pools: ClassVar[bool] = False
     recurrent_layers: ClassVar[bool] = True
     skip_connections: ClassVar[bool] = True
     errors_by_step: ClassVar[bool] = False
+    inhibits_at_once: ClassVar[bool] = False
 
     v_th: Annotated[Sequence[float], Range(above=0)]
     frozen: Sequence[str] = ()

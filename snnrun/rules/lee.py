@@ -59,6 +59,7 @@ class LeeRule(Rule):
     average_pools: ClassVar[bool] = True
     recurrent_layers: ClassVar[bool] = False
     skip_connections: ClassVar[bool] = False
+    inhibits_at_once: ClassVar[bool] = True
 
     tau_m: Annotated[float, Range(above=0)] = 20.0
     t_ref: Annotated[float, Range(at_least=0)] = 1.0
@@ -74,6 +75,10 @@ class LeeRule(Rule):
     def neuron(self, kind: LayerKind) -> Wta:
         """Neuron of a layer."""
         return Wta(self.tau_m, self.t_ref, self.inhibition if kind.window is None else 0.0)
+
+    def inhibits(self, kind: LayerKind) -> bool:
+        """Dense layers do, the outputs too, unless `inhibition` is 0."""
+        return self.neuron(kind).inhibition > 0
 
     def initial_threshold(self, kind: LayerKind, synapses: int) -> float:
         """Threshold of the neurons of a layer that have so many synapses, mV."""

@@ -10,7 +10,7 @@ The package runs a model again and looks at the inputs and outputs of its layers
   accumulate (AC) of a spike and a multiply-accumulate (MAC) of a value; `dense` are those of all weights and inputs.
 
 Differs from the package: what a layer is. Here each of these is a layer of connections: recurrent synapses, whose N x N
-weights are 0 where there is no synapse; a fixed inhibition, C x C with 0 on the diagonal; a spiking pool, whose weights
+weights are 0 where there is no synapse; a fixed inhibition, N x N with 0 on the diagonal; a spiking pool, whose weights
 are 1. The last two take no memory. An average pool is part of the weights after it, so that spikes stay spikes. The
 footprint is that of what a weights file holds.
 """
@@ -147,13 +147,17 @@ def _of_network(network: Network, firing: Firing) -> list[Work]:
         )
         if working.recurrent is not None:
             pairs = len(layer.weight) ** 2
-            works.append(_recurrent(firing, name, working.recurrent, pairs))
+            at_once = network.rule.inhibits_at_once and network.rule.inhibits(layer.kind)
+            works.append(_recurrent(firing, name, working.recurrent, pairs, at_once=at_once))
     return works
 
 
-def _recurrent(firing: Firing, name: str, fan: Tensor, pairs: int) -> Work:
-    """Of a layer that spikes, with so many weights on its own spikes. Those of the last step come to no other."""
-    arrived = torch.from_numpy(firing.spikes[name] - firing.last[name])
+def _recurrent(firing: Firing, name: str, fan: Tensor, pairs: int, *, at_once: bool = False) -> Work:
+    """Of a layer that spikes, with so many weights on its own spikes.
+
+    Spikes of the last step come to no other, unless they act `at_once`.
+    """
+    arrived = torch.from_numpy(firing.spikes[name] - (0 if at_once else firing.last[name]))
     steps = firing.samples * firing.steps
     return Work(0, int(arrived @ fan.cpu()), steps * pairs, pairs - int(fan.sum()), pairs)
 

@@ -21,7 +21,7 @@ class FanOut:
 
 
 def fan_out(layer: Layer, rule: Rule, *, working: bool = False) -> FanOut:
-    """Number of synapses of a layer by their pre-neuron, with the fixed inhibition of an output layer.
+    """Number of synapses of a layer by their pre-neuron, with the fixed inhibition among its neurons.
 
     For a convolution or a spiking pool, these are the synapses of the windows that see the pre-neuron. An average pool
     is not a layer. A spike goes through it to the synapses of the next layer, unless it lies beyond the last whole
