@@ -20,11 +20,14 @@ from snnrun.errors import UsageError
 from snnrun.models import MODELS
 from snnrun.network import Network
 from snnrun.network.model import Signal
-from snnrun.portable import onnx, onnx_graph, pytorch, quantise
+from snnrun.portable import onnx, onnx_graph, pytorch, quantise, tensors
 from snnrun.portable.onnx_graph import OPSET
+from snnrun.portable.parts import parts
 from snnrun.portable.task import Task
 from snnrun.record import journal
+from snnrun.record.description import Description
 from snnrun.rules import Currents, Hm2Bp, LeeRule, Rule, SlayerRule, StbpRule, StRsbp
+from snnrun.run.trained import Trained
 
 Runs = Callable[[str], Path]
 STEPS = 30
@@ -259,6 +262,74 @@ def test_the_accuracy_before_and_after_is_said_and_written(
         assert state["layers.1.recurrent_weight"].dtype == torch.int8
         weight = state["layers.0.weight"] * state["layers.0.weight_scale"]
         assert (weight - ours["layers.0.weight"]).abs().max() <= state["layers.0.weight_scale"].max()
+
+
+# ---- the header of safetensors ---------------------------------------------------------------------------------------
+
+
+def header_of(network: Network, *, quantised: bool = False) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """What a reader has: the header's layers, its tensors by name, and these."""
+    about = Description("digits", "recorded", "", "image", (9, 9), tuple("abc"), STEPS, network.layout())
+    own = Trained(Path("run"), {"model": {}, "encoder": {}, "seed": 0}, about, network, "last")
+    header = tensors.header(own, quantised=quantised)
+    found = {key: json.loads(header[key]) for key in ("layers", "tensors")}
+    return found, tensors.state(own, quantised=quantised)
+
+
+@pytest.mark.parametrize("quantised", [False, True])
+@pytest.mark.parametrize("case", RULES)
+def test_the_header_names_every_axis_of_every_tensor(case: str, quantised: bool) -> None:
+    network = network_of(case)
+    if quantised:
+        quantise.quantise(network)
+    found, state = header_of(network, quantised=quantised)
+    assert found["tensors"].keys() == state.keys()
+    for key, tensor in state.items():
+        match = re.match(r"layer (\w+): \(([^)]*)\)", found["tensors"][key])
+        assert match is not None
+        assert match[1] == network.layer_names[int(key.split(".")[1])]
+        axes = [axis for axis in match[2].split(", ") if axis.rstrip(",")]
+        assert len(axes) == tensor.dim()
+        assert all(size == 1 for axis, size in zip(axes, tensor.shape, strict=True) if axis.rstrip(",") == "1")
+
+
+def test_thresholds_in_the_header_are_those_that_the_stored_ones_are_over() -> None:
+    for case in ("lee", "lee over images", "stbp, trained constants"):
+        network = network_of(case)
+        found, state = header_of(network)
+        for number, layer in enumerate(found["layers"].values()):
+            assert found["tensors"][f"layers.{number}.threshold"].endswith(
+                ": the trained threshold over v_th of the layer"
+            )
+            thresholds = layer["v_th"] * state[f"layers.{number}.threshold"]
+            if case == "stbp, trained constants":
+                own = network.layers[number]
+                constant, *_ = network.rule.constants(own.kind, own.weights())
+                assert torch.equal(thresholds, constant.values)
+            else:
+                part = parts(network)[number]
+                assert torch.equal(thresholds.repeat_interleave(part.neurons // len(thresholds)), part.threshold)
+
+
+def test_the_header_says_how_delays_become_whole_and_what_time_constants_began_with() -> None:
+    whole = {"floor(d)": torch.floor, "round(d)": torch.round}
+    for case in ("slayer", "stbp, another reset, delays"):
+        network = network_of(case)
+        found, state = header_of(network)
+        for number, part in enumerate(parts(network)):
+            key = f"layers.{number}.delay"
+            match = re.search(r"spikes of an input with delay d come (\S+) steps later$", found["tensors"][key])
+            assert match is not None
+            assert torch.equal(whole[match[1]](state[key]), part.delay.float())
+    found, _ = header_of(network_of("stbp, trained constants"))
+    assert found["tensors"]["layers.0.tau_m"].endswith("of the membrane over its initial value, 1.25 steps")
+
+
+def test_the_header_has_the_weights_of_pools_that_fire() -> None:
+    assert header_of(network_of("slayer, alpha, over images"))[0]["layers"]["pool2"]["pool_weight"] == pytest.approx(
+        1.1
+    )
+    assert header_of(network_of("strsbp over images"))[0]["layers"]["pool2"]["pool_weight"] == 1.0
 
 
 # ---- the command ---------------------------------------------------------------------------------------------------

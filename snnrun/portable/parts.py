@@ -14,7 +14,6 @@ from snnrun.kernels.neuron import slack_threshold
 from snnrun.network import Layer, Network
 from snnrun.rules import LayerKind, LayerWeights, LeeRule, SlayerRule, StbpRule
 from snnrun.rules.delays import whole
-from snnrun.rules.slayer import POOL_GAIN
 from snnrun.rules.spike_train import SpikeTrainRule
 
 # Rules of users may derive from these, with other losses or gradients, but not with another forward pass.
@@ -83,7 +82,7 @@ def parts(network: Network) -> list[Part]:
 
 
 def _part(network: Network, name: str, size: int, kind: LayerKind, weights: LayerWeights) -> Part:
-    rule, gain, loop, delay = network.rule, 1.0, None, weights.delay
+    rule, gain, loop, delay = network.rule, network.rule.pool_weight(kind), None, weights.delay
     neuron: Stbp | AdaptiveStbp | Lif | Srm | Wta
     threshold: float | Tensor
     if isinstance(rule, StbpRule):
@@ -103,7 +102,7 @@ def _part(network: Network, name: str, size: int, kind: LayerKind, weights: Laye
             loop = rule.inhibition(weights).dense(size)
     elif isinstance(rule, SlayerRule):
         neuron = rule.neuron(kind)
-        threshold, gain = neuron.v_th, POOL_GAIN * neuron.v_th
+        threshold = neuron.v_th
         delay = None if delay is None else delay.floor()
     else:
         assert isinstance(rule, LeeRule)

@@ -136,10 +136,11 @@ class Rule(ABC):
     `run.pretrained`. `average_pools`: pools are averages of the spikes; otherwise they are layers of neurons.
     `recurrent_layers`: whether layers may be recurrent. `skip_connections`: whether they may have skip connections.
     `errors_by_step`: the error of a train comes in each step, in `SpikeTrain.link`, and not in its counts.
-    `inhibits_at_once`: where a layer `inhibits`, a spike does so in its own step and not in the next. `drop_inputs`,
-    `drop_hidden`: the share of the spikes of inputs, and of hidden layers, that the next layer does not get in
-    training, see `rules.dropping`. `label_smoothing`: share of the target that all classes have in equal parts, the
-    label's too. `temperature`: what counts are divided by before the softmax of `loss=softmax`.
+    `inhibits_at_once`: where a layer `inhibits`, a spike does so in its own step and not in the next. `whole_delay`:
+    the steps that a delay d takes. `drop_inputs`, `drop_hidden`: the share of the spikes of inputs, and of hidden
+    layers, that the next layer does not get in training, see `rules.dropping`. `label_smoothing`: share of the target
+    that all classes have in equal parts, the label's too. `temperature`: what counts are divided by before the softmax
+    of `loss=softmax`.
     """
 
     average_pools: ClassVar[bool] = False
@@ -147,6 +148,7 @@ class Rule(ABC):
     skip_connections: ClassVar[bool] = True
     errors_by_step: ClassVar[bool] = False
     inhibits_at_once: ClassVar[bool] = False
+    whole_delay: ClassVar[str] = "round(d)"
 
     v_th: Annotated[Sequence[float], Range(above=0)]
     frozen: Sequence[str] = ()
@@ -164,6 +166,16 @@ class Rule(ABC):
     def threshold(self, kind: LayerKind) -> float:
         """Threshold of a layer, mV."""
         return self.v_th[0] if len(self.v_th) == 1 else self.v_th[kind.number]
+
+    def initial_threshold(self, kind: LayerKind, synapses: int) -> float:
+        """Threshold that the neurons of a layer with so many synapses each begin with, mV. Here `threshold`."""
+        del synapses
+        return self.threshold(kind)
+
+    def pool_weight(self, kind: LayerKind) -> float:
+        """Weight of each input of a spiking pool, mV. Here 1."""
+        del kind
+        return 1.0
 
     @abstractmethod
     def initialise(self, kind: LayerKind, inputs: int, neurons: int, generator: Generator) -> LayerWeights:

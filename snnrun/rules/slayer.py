@@ -52,6 +52,7 @@ class SlayerRule(Rule):
     """
 
     errors_by_step: ClassVar[bool] = True
+    whole_delay: ClassVar[str] = "floor(d)"
 
     tau_s: Annotated[float, Range(above=0)] = 10.0
     tau_r: Annotated[float, Range(above=0)] = 1.0
@@ -72,6 +73,10 @@ class SlayerRule(Rule):
         """Two of the response kernel, one or two of the refractory kernel."""
         del kind
         return 4 if self.refractory == "alpha" else 3
+
+    def pool_weight(self, kind: LayerKind) -> float:
+        """The authors' weight of each input of a pool."""
+        return POOL_GAIN * self.threshold(kind)
 
     def neuron(self, kind: LayerKind) -> Srm:
         """Neuron of a layer."""
@@ -108,7 +113,7 @@ class SlayerRule(Rule):
         neuron = self.neuron(kind)
         if kind.pool:
             assert kind.window is not None
-            gain, dtype = POOL_GAIN * neuron.v_th, weights.weight.dtype
+            gain, dtype = self.pool_weight(kind), weights.weight.dtype
             return SpikeTrain(*_Pool.apply(inputs.spikes, inputs.link, kind.window, gain, neuron, dtype))  # type: ignore[no-untyped-call]
         return SpikeTrain(
             *_Layer.apply(
