@@ -17,7 +17,7 @@ from snnrun import kernels
 from snnrun.errors import SnnrunError, UsageError
 from snnrun.kernels import ops
 from snnrun.network import Network
-from snnrun.rules import RULES, StRsbp
+from snnrun.rules import RULES, LeeRule, StRsbp
 from snnrun.run import artifacts, experiment, pretrained
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -214,3 +214,173 @@ def test_weights_that_cannot_be_taken_are_refused(donor, tmp_path):
     donor.write_bytes(b"nothing")
     with pytest.raises(SnnrunError, match="damaged"):
         take(str(donor))
+
+
+# ---- what the neurons were in the run that weights come from --------------------------------------------------------
+
+SHAPE: dict[str, Any] = {"inputs": 7, "topology": "5-R4", "outputs": 3}
+
+
+def source(folder: Path, rule: str, shape: dict[str, Any], constant: float = 1.0, **model: Any) -> Network:
+    """A run of other weights than are drawn, with its config. Trained constants are about `constant` times initial."""
+    net = Network(RULES[rule](**model), **shape, seed=1)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, value in net.named_parameters():
+            if name.endswith(("threshold", "tau_m", "tau_s", "tau_adaptation")):
+                value.mul_(constant * (1 + 0.1 * torch.rand(value.shape, generator=generator)))
+    folder.mkdir()
+    values = {"model": {"name": rule, "network": shape["topology"], "of an older version": 1, **model}}
+    (folder / "config.yaml").write_text(yaml.safe_dump(values))
+    state = {name: value.contiguous() for name, value in net.state_dict().items()}
+    save_file(state, folder / "last.safetensors")
+    return net
+
+
+def taken(folder: Path, rule: str, shape: dict[str, Any], **model: Any) -> tuple[Network, str]:
+    """A network that begins with the weights of a run, and the note."""
+    net = Network(RULES[rule](**model), **shape, seed=2)
+    return net, pretrained.take(net, str(folder), folder.parent, folder.parent / "own")
+
+
+def constants(net: Network) -> dict[str, torch.Tensor]:
+    """The trained constants themselves."""
+    found = {}
+    for name, layer in zip(net.layer_names, net.layers, strict=True):
+        weights = layer.weights()
+        found |= {f"{name} {each.name}": each.values for each in net.rule.constants(layer.kind, weights)}
+        if isinstance(net.rule, LeeRule):
+            found[name] = weights.threshold * net.rule.initial_threshold(layer.kind, weights.weight[0].numel())
+    return found
+
+
+@pytest.mark.parametrize(
+    ("rule", "shape", "old", "new"),
+    [
+        (
+            "stbp",
+            SHAPE,
+            {"v_th": [0.2, 0.3, 0.4], "decay": 0.2, "train_constants": "all", "adaptation": "threshold"},
+            {"v_th": [0.5], "decay": 0.5, "tau_adaptation": 50.0},
+        ),
+        ("strsbp", SHAPE, {"v_th": [2.0], "train_constants": "all"}, {"v_th": [1.0, 3.0, 2.0], "tau_m": 50.0}),
+        ("hm2bp", IMAGES, {"v_th": [2.0], "train_constants": "thresholds"}, {"v_th": [1.5]}),
+        ("lee", IMAGES | {"topology": "3C3-P2-4"}, {"v_th": [2.0]}, {"v_th": [5.0, 4.0, 3.0]}),
+    ],
+)
+@pytest.mark.parametrize("file", [False, True])
+def test_trained_constants_stay_what_they_were(rule, shape, old, new, file, tmp_path):
+    if rule == "hm2bp":
+        shape = shape | {"topology": "3C3-P2-4C2-5"}
+    before = source(tmp_path / "run", rule, shape, constant=1.5, **old)
+    net, note = taken(tmp_path / "run" / "last.safetensors" if file else tmp_path / "run", rule, shape, **old | new)
+    wanted, found = constants(before), constants(net)
+    assert wanted
+    assert found.keys() == wanted.keys()
+    for name, value in found.items():
+        torch.testing.assert_close(value, wanted[name], msg=name)
+    assert f"There model.v_th={old['v_th']}, here {new['v_th']}" in note
+    assert "Constants that were trained there stay what they were." in note
+    assert torch.equal(net.layers[0].weight, before.layers[0].weight)
+
+
+def test_constants_of_the_same_initial_values_are_taken_bit_for_bit(tmp_path):
+    model: dict[str, Any] = {"v_th": [0.3], "train_constants": "all"}
+    before = source(tmp_path / "run", "stbp", SHAPE, constant=1.2, **model)
+    net, note = taken(tmp_path / "run", "stbp", SHAPE, **model)
+    assert all(torch.equal(value, net.state_dict()[name]) for name, value in before.state_dict().items())
+    assert "There" not in note
+    assert "Constants" not in note
+
+
+@pytest.mark.parametrize(
+    ("rule", "old", "new", "message"),
+    [
+        (
+            "stbp",
+            {"v_th": [0.2], "train_constants": "thresholds"},
+            {"v_th": [2.0]},
+            r"^model\.constants_range: .*safetensors: hidden1 has v_th from 0\.3.* to 0\.3.*between 0\.5 and 8\. Raise",
+        ),
+        (
+            "strsbp",
+            {"v_th": [2.0], "train_constants": "time_constants"},
+            {"constants_range": 1.2},
+            r"^model\.constants_range: .* hidden1 has tau_m from 1.* ms, and here it is between 53\.33 and 76\.8",
+        ),
+        ("lee", {"v_th": [0.2]}, {"v_th": [5.0]}, r"^model\.least_threshold: .*hidden1 has v_th .*Lower model\.least_"),
+        (
+            "stbp",
+            {"v_th": [0.2], "delays": "trained", "max_delay": 30},
+            {"max_delay": 3},
+            r"^model\.max_delay: .*hidden1 has delays of up to .* the longest is 3\. Set model\.max_delay=\d\d ",
+        ),
+    ],
+)
+def test_constants_and_delays_beyond_what_is_allowed_here_are_refused(rule, old, new, message, tmp_path):
+    shape = SHAPE | {"topology": "5"}
+    source(tmp_path / "run", rule, shape, constant=1.5, **old)
+    with pytest.raises(UsageError, match=message):
+        taken(tmp_path / "run", rule, shape, **old | new)
+
+
+@pytest.mark.parametrize(
+    ("rule", "old", "new", "said"),
+    [
+        ("stbp", {"v_th": [0.15]}, {"v_th": [0.5]}, "There model.v_th=[0.15], here [0.5]."),
+        ("stbp", {"v_th": [0.15, 0.15, 0.15]}, {"v_th": [0.15]}, ""),
+        (
+            "stbp",
+            {"v_th": [0.5]},
+            {"decay": 0.5, "strict_threshold": True, "reset": "exponential"},
+            "There model.decay=0.2, here 0.5; model.strict_threshold=false, here true; model.reset=hard, here "
+            "exponential.",
+        ),
+        ("stbp", {"v_th": [0.5]}, {"tau_adaptation": 50.0, "surrogate_width": 2.0}, ""),
+        (
+            "stbp",
+            {"v_th": [0.5]},
+            {"adaptation": "threshold", "tau_adaptation": 50.0},
+            "There model.adaptation=none, here threshold; model.tau_adaptation=100.0, here 50.0.",
+        ),
+        (
+            "strsbp",
+            {"v_th": [2.0]},
+            {"tau_m": 32.0, "tau_s": 4.0, "t_ref": 0, "lateral": 0.0},
+            "There model.tau_m=64.0, here 32.0; model.tau_s=8.0, here 4.0; model.t_ref=2, here 0; model.lateral=1.0, "
+            "here 0.0.",
+        ),
+        (
+            "slayer",
+            {"v_th": [2.0]},
+            {"tau_r": 2.0, "refractory": "alpha"},
+            "There model.tau_r=1.0, here 2.0; model.refractory=exponential, here alpha.",
+        ),
+    ],
+)
+def test_the_note_says_what_other_neurons_the_weights_are_of(rule, old, new, said, tmp_path):
+    source(tmp_path / "run", rule, SHAPE, **old)
+    _, note = taken(tmp_path / "run", rule, SHAPE, **old | new)
+    assert note.endswith(f"Nothing is drawn.{said and ' '}{said}")
+
+
+def test_only_the_layers_that_are_taken_are_compared(tmp_path):
+    source(tmp_path / "run", "strsbp", SHAPE, v_th=[1.0, 2.0, 3.0])
+    _, note = taken(tmp_path / "run", "strsbp", SHAPE | {"outputs": 4}, v_th=[1.0, 2.0, 4.0], lateral=0.0)
+    assert note.endswith("Those of output are drawn.")
+    _, note = taken(tmp_path / "run", "strsbp", SHAPE | {"outputs": 4}, v_th=[1.0, 3.0, 4.0])
+    assert note.endswith("There model.v_th=[1.0, 2.0, 3.0], here [1.0, 3.0, 4.0].")
+    _, note = taken(tmp_path / "run", "hm2bp", SHAPE | {"topology": "5-4"}, v_th=[1.0])
+    assert note.endswith("Those of hidden2, output are drawn. There model=strsbp, here hm2bp.")
+
+
+@pytest.mark.parametrize("beside", [None, "of: another program", "- no mapping", "model: {name: liquids}"])
+def test_of_a_file_without_a_run_it_is_said_that_initial_values_are_not_known(beside, tmp_path):
+    model: dict[str, Any] = {"v_th": [2.0], "train_constants": "all"}
+    before = source(tmp_path / "run", "strsbp", SHAPE, **model)
+    (tmp_path / "run" / "config.yaml").unlink()
+    if beside is not None:
+        (tmp_path / "run" / "config.yaml").write_text(beside)
+    net, note = taken(tmp_path / "run" / "last.safetensors", "strsbp", SHAPE, **model | {"v_th": [1.0]})
+    assert "The initial values that its trained tau_m, tau_s, v_th are stored over are not known" in note
+    assert torch.equal(net.layers[0].threshold, before.layers[0].threshold)
