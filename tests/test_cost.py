@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from snnrun.network import Network
 from snnrun.network.model import Model, Scores
 from snnrun.rules import Hm2Bp, LeeRule, SlayerRule, StbpRule, StRsbp
 from snnrun.rules.base import spread
+from snnrun.run import artifacts
 from snnrun.train import cost, firing, neurobench, presentations, synapses
 from snnrun.train.neurobench import NeuroBench, Operations
 
@@ -202,6 +204,19 @@ def test_presentations_add_up(split: Split, monkeypatch: pytest.MonkeyPatch) -> 
     assert once.operations is not None
     assert twice.operations == Operations(0.0, 2 * once.operations.effective_acs, 2 * once.operations.dense)
     assert (twice.activation_sparsity, twice.footprint) == (once.activation_sparsity, once.footprint)
+
+
+def test_rates_are_those_of_one_presentation(split: Split, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    net, found = network("stbp"), []
+    monkeypatch.setattr(presentations, "check_draws", lambda *_: None)
+    for number in (1, 3):
+        fired = firing.record(net, split, Stored(0), torch.device("cpu"), number=number)
+        rates, _ = artifacts.activity(fired, cost.cost(net, fired), "case", tmp_path)
+        found.append(rates.arguments[0])
+    assert found[0].keys() == found[1].keys() == {"input", "hidden1", "hidden2", "output"}
+    for name, rate in found[0].items():
+        assert rate.any()
+        np.testing.assert_allclose(found[1][name], rate)
 
 
 class Unknown(Model):

@@ -78,7 +78,7 @@ def activity(fired: firing.Firing, spent: cost.Spent, label: str, folder: Path) 
     if not isinstance(spent, cost.Cost):
         return []
     what = f"{label}, {fired.samples:,} samples, {fired.steps} steps"
-    rates = {name: spikes / fired.samples for name, spikes in fired.spikes.items()}
+    rates = {name: spikes / (fired.samples * fired.presentations) for name, spikes in fired.spikes.items()}
     layers = {} if spent.input_spikes is None else {"input": (spent.input_spikes, 0.0)}
     layers |= {name: (layer.spikes, layer.operations) for name, layer in spent.layers.items()}
     energies = {
