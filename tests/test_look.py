@@ -346,6 +346,27 @@ def test_points_that_are_held_for_several_steps(values: np.ndarray, monkeypatch:
     assert found.largest == pytest.approx(np.nanmax(values))
 
 
+@pytest.mark.parametrize("by_file", [False, True])
+def test_currents_are_as_long_as_their_series(by_file: bool, run: Any, tmp_path: Path) -> None:
+    """The encoder makes 0 of the time after the end."""
+    file, rng = tmp_path / "my.npz", np.random.default_rng(0)
+    samples = rng.uniform(2, 3, (20, 30, 2)).astype(np.float32)
+    samples[0, 12:] = np.nan
+    np.savez(file, x=samples, y=np.arange(20) % 2)
+    settings = ["arrays", "--root", file, "encoder=direct", "encoder.steps=60", "encoder.attenuation=1"]
+    settings += ["tuned=none", "data.validation=0", "--json"]
+    rest = ["--file", f"{file}:0"] if by_file else ["--sample", 0]
+    code, out, err = run("show", *settings, *rest)
+    assert code == 0, err
+    [facts] = json.loads(out)
+    wanted = (samples[0, :12] - np.nanmin(samples, axis=(0, 1))) / np.ptp(samples[1:], axis=(0, 1))
+    assert (facts["steps"], facts["length"]) == (60, 24)
+    assert [facts[key] for key in ("least", "mean", "most")] == pytest.approx(
+        [wanted.min(), wanted.mean(), wanted.max()], abs=0.05
+    )
+    assert facts["least"] > 0
+
+
 @pytest.mark.slow
 def test_a_file_of_arrays_needs_no_corpus(run: Any, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)

@@ -41,7 +41,7 @@ class Look:
         name: Of its file; empty if it has none.
         image: (channels, rows, columns) of the input; None if its channels are no pixels.
         picture: Pixels 0 to 255 or 0.0 to 1.0, (channels, rows, columns): the image, or how many events each pixel has.
-        series: Values of the time series that spikes were made from, (P, F), NaN after its end.
+        series: Values of the time series that the input was made from, (P, F), NaN after its end.
         wave: Sound in [-1, 1], (S,), and its sample rate in Hz.
         notes: What the user should know.
     """
@@ -87,7 +87,9 @@ class Look:
         }
 
     def _of_values(self) -> dict[str, Any]:
-        known = self.input[~np.isnan(self.input).any(axis=1)]
+        # An encoder may make 0 of what comes after the end of a series.
+        points = self.input if self.series is None else self.series
+        known = self.input[~np.isnan(points).any(axis=1)]
         empty = not known.size
         return {
             "constant": len(self.input) == 1,
@@ -232,6 +234,8 @@ class Samples:
         more: dict[str, Any] = {"picture": sample.pixels, "name": str(path)}
         if isinstance(self.encoder, encoders.RecordingEncoder) and path.suffix != ".npy":
             more["wave"] = audio.read(path)
+        if sample.series is not None:
+            more["series"] = sample.series
         if sample.label is not None and about.classes:
             more["label"] = about.classes[sample.label]
         image = about.image if sample.pixels is None else sample.pixels.shape

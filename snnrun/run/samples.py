@@ -30,13 +30,15 @@ _NPY = b"\x93NUMPY"
 class Sample:
     """Input spikes as bits, int64 (1, T, W), or values, float32 (1, T, N); the label, if known; notes for the user.
 
-    Of a picture: its pixels, uint8 (channels, rows, columns).
+    Of a picture: its pixels, uint8 (channels, rows, columns). Of a row of time series: its values, float32 (P, F), NaN
+    after its end.
     """
 
     inputs: NDArray[Any]
     label: int | None = None
     notes: tuple[str, ...] = ()
     pixels: NDArray[np.uint8] | None = None
+    series: NDArray[np.float32] | None = None
 
 
 def without_input(inputs: NDArray[Any]) -> tuple[str, ...]:
@@ -193,7 +195,8 @@ class Reader:
             return None
         assert not isinstance(self.encoder, encoders.RecordingEncoder), "arrays have no recordings"
         inputs = self.encoder.encode(row.sample, np.zeros(1, np.int64), self.epoch)
-        return Sample(inputs, row.label, (*row.notes, *without_input(inputs)))
+        series = row.sample[0] if self.about.kind == "series" else None
+        return Sample(inputs, row.label, (*row.notes, *without_input(inputs)), series=series)
 
     def _array(self, path: Path) -> Sample:
         """Spikes (T, N) of 0 and 1, cut to the steps of the run, or filled up with silence."""
