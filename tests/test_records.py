@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from made_runs import invented, train
+from resumed_runs import stopped
 
 from snnrun import cli
 from snnrun.errors import SnnrunError
@@ -59,6 +60,26 @@ def test_one_file_for_settings_and_seed(tmp_path: Path) -> None:
     assert paths[0].name.endswith("_seed0.run.json")
 
 
+def test_settings_on_other_samples_have_a_file_of_their_own(tmp_path: Path) -> None:
+    real = invented("real", test=0.9, digest="a" * 64)
+    for _ in range(2):  # whichever comes first, each replaces its own
+        for run in (real, invented("made", test=0.99, origin="surrogate", digest="b" * 64)):
+            records.keep(run, EPOCHS, None, tmp_path)
+    found = {run.origin: run.metrics["test/accuracy_best_validation"] for run in collect(tmp_path, None, pytest.fail)}
+    assert found == {"recorded": 0.9, "surrogate": 0.99}
+    assert len(records.files(tmp_path)) == 2
+
+
+def test_a_record_of_a_record_loses_nothing(tmp_path: Path) -> None:
+    run = finished()
+    run.changed = {"train.lr": ("0.1", "0.2")}
+    first = records.keep(run, EPOCHS, 1, tmp_path / "one")
+    [again] = collect(tmp_path / "one", None, pytest.fail)
+    assert again.changed == run.changed
+    second = records.keep(again, history(again), again.parameters, tmp_path / "two")
+    assert second.read_bytes() == first.read_bytes()
+
+
 def test_what_is_no_record_is_left_out_with_a_warning(tmp_path: Path) -> None:
     path = records.keep(finished(), EPOCHS, 1, tmp_path)
     text = path.read_text("utf-8")
@@ -102,3 +123,26 @@ def test_the_runs_of_a_folder_are_kept_and_read_like_it(tmp_path: Path, capsys: 
     assert run.parameters > 0
     assert cli.main(["runs", "show", run.name, "--outputs", str(kept)]) == 0
     assert "stbp" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_only_finished_runs_are_kept_whatever_the_filter(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A record is read back as a finished run."""
+    stopped(tmp_path / "outputs")
+    arguments = [
+        "runs",
+        "keep",
+        "status!=running",
+        "--outputs",
+        str(tmp_path / "outputs"),
+        "--to",
+        str(tmp_path / "kept"),
+    ]
+    capsys.readouterr()
+    assert cli.main(arguments) == 1
+    assert "nothing to keep: a record is of a finished run" in capsys.readouterr().err
+    train(tmp_path / "outputs", "one", "stbp", 0)
+    assert cli.main(arguments) == 0
+    said = capsys.readouterr()
+    assert said.out.endswith("1 record in " + str(tmp_path / "kept") + "\n")
+    assert "left out: 1 failed" in said.err

@@ -144,12 +144,15 @@ def _import(options: argparse.Namespace) -> int:
 
 
 def _keep(options: argparse.Namespace) -> int:
-    from snnrun.runs import records
+    from snnrun.runs import compare, records
     from snnrun.runs.collect import history
 
     _, found, notes = chosen(options)
-    for note in notes:
+    found, others = compare.finished(found)
+    for note in [*notes, *others]:
         warn(note)
+    if not found:
+        raise SnnrunError("nothing to keep: a record is of a finished run. Go on with the others by snnrun resume.")
     kept = sorted({records.keep(run, history(run), records.parameters(run), options.to) for run in reversed(found)})
     if options.json:
         _print_json({"files": [str(path) for path in kept]})

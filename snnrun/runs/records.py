@@ -46,16 +46,17 @@ class Record:
     tags: dict[str, str]
     epochs: list[dict[str, float]]
     parameters: int | None
+    changed: dict[str, tuple[str, str]]
 
 
 def keep(run: Run, epochs: Sequence[Mapping[str, float]], parameters: int | None, folder: Path) -> Path:
-    """Write the record of a finished run into a folder, in place of one of the same settings and seed.
+    """Write the record of a finished run into a folder, in place of one of the same settings, samples and seed.
 
     Raises:
         SnnrunError: the file cannot be written.
     """
     params = {key: value for key, value in run.params.items() if not key.startswith(PLACES)}
-    path = folder / f"{_stem(params)}{SUFFIX}"
+    path = _place(folder, params, run.tags)
     curves = {key: [_rounded(epoch[key]) for epoch in epochs] for key in KEPT if all(key in epoch for epoch in epochs)}
     content = {
         "format": FORMAT,
@@ -65,6 +66,7 @@ def keep(run: Run, epochs: Sequence[Mapping[str, float]], parameters: int | None
         "parameters": parameters,
         "params": params,
         "tags": {key: value for key, value in sorted(run.tags.items()) if TAGS.fullmatch(key)},
+        **({"changed": {key: list(pair) for key, pair in run.changed.items()}} if run.changed else {}),
         "metrics": {key: _rounded(value) for key, value in run.metrics.items()},
         "epochs": curves,
     }
@@ -117,17 +119,40 @@ def read(path: Path) -> Record:
             started=float(content["started"]),
             params={str(key): str(value) for key, value in content["params"].items()},
             metrics={str(key): float(value) for key, value in content["metrics"].items()},
-            tags={str(key): str(value) for key, value in content["tags"].items()},
+            tags=_tags(content),
             epochs=[{"epoch": place + 1.0} | epoch for place, epoch in enumerate(epochs)],
             parameters=None if content["parameters"] is None else int(content["parameters"]),
+            changed={str(key): (str(old), str(new)) for key, (old, new) in content.get("changed", {}).items()},
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise SnnrunError(f"{path}: no record of a run ({type(error).__name__}: {error}).") from None
 
 
-def _stem(params: Mapping[str, str]) -> str:
+def _place(folder: Path, params: Mapping[str, str], tags: Mapping[str, str]) -> Path:
+    """The file of a run. One of the same settings on other samples, such as those of a surrogate, has another."""
+    plain = folder / f"{_stem(params)}{SUFFIX}"
+    samples = {key: tags.get(key, "") for key in ("data.origin", "data.digest")}
+    if not plain.is_file():
+        return plain
+    try:
+        there = read(plain).tags
+    except SnnrunError:
+        return plain  # damaged, so nothing is lost
+    if all(there.get(key, "") == value for key, value in samples.items()):
+        return plain
+    return folder / f"{_stem(params, samples)}{SUFFIX}"
+
+
+def _tags(content: Mapping[str, Any]) -> dict[str, str]:
+    tags = {str(key): str(value) for key, value in content["tags"].items()}
+    command = content.get("command")
+    return tags | ({"snnrun.command": str(command)} if command else {})
+
+
+def _stem(params: Mapping[str, str], samples: Mapping[str, str] | None = None) -> str:
     """A name by what the run is; the digits tell settings apart that it does not name."""
     settings = sorted((key, value) for key, value in params.items() if key != "seed")
+    settings += [] if samples is None else sorted(samples.items())
     digits = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:DIGITS]
     words = [params.get(key, "") for key in ("data.name", "model.name", "model.network")]
     return "_".join([*(re.sub(r"[^\w-]+", "-", word) for word in words if word), digits, f"seed{params.get('seed')}"])
