@@ -99,6 +99,14 @@ def test_what_is_no_record_is_left_out_with_a_warning(tmp_path: Path) -> None:
     assert "written by a later version of snnrun" in said[3]
 
 
+def test_a_number_that_json_lacks_is_null_in_a_listing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = records.keep(finished(), EPOCHS, 1, tmp_path)
+    path.write_text(path.read_text("utf-8").replace("0.333333", "NaN"), "utf-8")
+    assert cli.main(["runs", "list", "--json", "--outputs", str(tmp_path)]) == 0
+    [run] = json.loads(capsys.readouterr().out, parse_constant=lambda word: pytest.fail(word))
+    assert run["metrics"]["test/accuracy_best_validation"] is None
+
+
 def test_a_folder_that_cannot_be_written_is_one_message(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SnnrunError, match=r"cannot be written .* Name another folder by --to"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -290,7 +291,7 @@ def test_a_corpus_that_is_not_here_is_said_with_its_licence(tmp_path: Path) -> N
 # ---- the table ------------------------------------------------------------------------------------------------------
 
 
-def found(row: Published, *tests: float, origin: str = "recorded") -> outcome.Outcome:
+def found(row: Published, *tests: float, origin: str = "recorded", extra: Sequence[str] = ()) -> outcome.Outcome:
     wanted = entry()
     wanted.row = row
     figures = {"validation": 0.9, "last": 0.5}
@@ -298,7 +299,7 @@ def found(row: Published, *tests: float, origin: str = "recorded") -> outcome.Ou
         seed: invented(f"run{seed}", seed=seed, test=value, most=value + 0.01, origin=origin, **figures)
         for seed, value in enumerate(tests)
     }
-    return outcome.outcome(Table("toy/t", "A & B", (row,)), [wanted], lambda _: 1234, ["a fact"])
+    return outcome.outcome(Table("toy/t", "A & B", (row,)), [wanted], lambda _: 1234, ["a fact"], extra)
 
 
 def test_ours_is_tested_against_the_published_mean() -> None:
@@ -317,6 +318,8 @@ def test_ours_is_tested_against_the_published_mean() -> None:
     assert line.maximum.mean == pytest.approx(91.3333, abs=1e-3)
     assert line.test == "one-sample, 40.00"
     assert found(TOY.rows[2], *ours).lines[0].test is None, "a best alone is tested against nothing"
+    for extra in ("data.limit=100", "data.test_limit=50"):
+        assert found(TOY.rows[0], *ours, extra=[extra]).lines[0].test is None, "it is of less than the corpus"
     assert (one_sample([1.0], 0.0), one_sample([1.0, 1.0], 0.0), welch_of([1.0], 0, 1, 5)) == (None, None, None)
 
 
@@ -408,3 +411,11 @@ def test_core_hours_are_those_of_processors_where_they_were_counted() -> None:
     run.tags["device"] = "CPU, 1 threads"
     run.epochs.append({"epoch": 3.0, "time/epoch_s": 1800.0})
     assert outcome.core_hours(run) is None, "of an earlier version"
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"), [(["--rows", "ours"], "--rows: are those of a table"), (["--format", "json"], "--format json: ")]
+)
+def test_what_only_a_table_has_is_refused_without_one(flags: list[str], said: str, capsys: Any) -> None:
+    assert cli.main(["reproduce", *flags]) == 2
+    assert said in capsys.readouterr().err

@@ -181,6 +181,12 @@ def test_a_listed_point_that_fails_is_named_by_its_label(train: Any, runs: Runs)
     assert "snnrun: 1 of the points failed: point 1 (bad). Each folder" in err
 
 
+def test_a_listed_point_with_the_settings_of_another_is_said(train: Any, runs: Runs) -> None:
+    code, _, err = train("search=list", 'search.points=["base: train.lr=0.5","other: train.lr=0.5"]')
+    assert (code, len(runs.seeds)) == (0, 1)
+    assert "search.points: 'other' has the settings of 'base', whose runs stand for both." in err
+
+
 @pytest.mark.parametrize(
     ("listed", "said"),
     [

@@ -415,3 +415,7 @@ def test_a_request_is_kept_without_places(tmp_path: Path) -> None:
     (folder / "tune.json").write_text(json.dumps(kept | {"begins": "0"}))
     with pytest.raises(UsageError, match=r"was begun with other settings \(what the pair has now\)"):
         plan.find(made)
+    for damaged in ('{"begi', "[]", "{}"):
+        (folder / "tune.json").write_text(damaged)
+        with pytest.raises(SnnrunError, match=r"tune\.json: .* Begin another study by --new\."):
+            plan.find(made)

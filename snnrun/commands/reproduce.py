@@ -50,6 +50,10 @@ def _reproduce(arguments: list[str]) -> int:
     register()
     if options.out is not None and options.format == "terminal":
         raise UsageError("--out: takes a format for files: markdown, json, latex or html.")
+    if options.table is None and options.rows is not None:
+        raise UsageError("--rows: are those of a table. Name it, such as snnrun reproduce strsbp/table5 --rows ours.")
+    if options.table is None and options.out is None and options.format not in (None, "terminal"):
+        raise UsageError(f"--format {options.format}: the list of tables has none. Name a table, or a file by --out.")
     if options.table is None:
         return _list(options) if options.out is None else _page_of_all(options, arguments)
     from snnrun.reproduce import plan

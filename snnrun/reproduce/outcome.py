@@ -88,18 +88,19 @@ def outcome(
     `extra` are the overrides of all rows. Runs on less than the corpus are not tested against figures for the whole.
     """
     by_name = {entry.row.name: entry for entry in entries}
+    cut = any(word.lstrip("+").startswith(("data.limit=", "data.test_limit=")) for word in extra)
     lines = []
     for row in table.rows:
         entry = by_name.get(row.name)
-        lines.append(_line(row, entry, parameters(entry) if entry is not None and entry.runs else None))
+        lines.append(_line(row, entry, parameters(entry) if entry is not None and entry.runs else None, cut))
     notes = [f"Changed in all rows: {' '.join(extra)}."] if extra else []
     return Outcome(table, lines, [*notes, *_notes(table, lines, entries)], list(facts))
 
 
-def _line(row: Published, entry: Entry | None, parameters: int | None) -> Line:
+def _line(row: Published, entry: Entry | None, parameters: int | None, cut: bool) -> Line:
     runs = [] if entry is None else [entry.runs[seed] for seed in sorted(entry.runs)]
     surrogate = any(run.origin == "surrogate" for run in runs)
-    cut = entry is not None and entry.values["data"].get("limit") is not None
+    cut = cut or (entry is not None and entry.values["data"].get("limit") is not None)
     found: dict[str, Ours | None] = {}
     test = None
     for metric in FINAL_ACCURACIES:

@@ -125,6 +125,9 @@ def _parse(text: str, runs: Sequence[Run]) -> Filter:
             f"{text}: not a filter. Write KEY=VALUE, or one of != > >= < <= ~ between them; a filter with < or > "
             "needs quotes ('train.lr>0.001'), since the shell takes these signs for itself."
         )
+    if found["operator"] in ("=", "==") and found["value"].startswith((">", "<", "=")):
+        sign = found["value"][0]
+        raise UsageError(f"{text}: not a filter. Write '{found['key']}{sign}={found['value'][1:]}'.")
     key, operator = key_named(found["key"], runs), found["operator"].replace("==", "=")
     values = tuple(part.strip() for part in re.split(r",(?![^\[]*\])", found["value"]))
     if "" in values:

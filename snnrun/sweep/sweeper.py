@@ -211,6 +211,9 @@ class Search(Sweeper):
             point = self._compose([*fixed, *_words(values)])
             point.swept, point.label = _words(named.values), named.label
             ids.append(point.id)
+            twin = todo.get(point.id)
+            if point.label and twin is not None and twin.label != point.label:
+                warn(f"search.points: {point.label!r} has the settings of {twin.label!r}, whose runs stand for both.")
             old = known.get(point.id)
             if point.id in todo or (old is not None and old.status in points.DONE):
                 continue

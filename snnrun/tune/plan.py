@@ -14,7 +14,7 @@ import yaml  # type: ignore[import-untyped]
 
 from snnrun.config import options
 from snnrun.config.compose import compose
-from snnrun.errors import UsageError
+from snnrun.errors import SnnrunError, UsageError, first_line
 from snnrun.record import atomic, names
 from snnrun.sweep import points
 from snnrun.sweep.points import DONE, Point, key_of
@@ -201,13 +201,14 @@ def find(made: Plan) -> Path | None:
 
     Raises:
         UsageError: it was begun with other settings.
+        SnnrunError: what it was begun with cannot be read.
     """
     folders = sorted(
         path for path in made.outputs.glob(f"sweeps/*_tune_{made.pair}") if (path / names.TUNING).is_file()
     )
     if not folders:
         return None
-    before, now = json.loads((folders[-1] / names.TUNING).read_text("utf-8")), record(made)
+    before, now = _read(folders[-1] / names.TUNING), record(made)
     differing = [word for word in before["searched"] if word not in now["searched"]]
     differing += [word for word in now["searched"] if word not in before["searched"]]
     differing += [] if before["space"] == now["space"] else ["what is searched"]
@@ -218,6 +219,16 @@ def find(made: Plan) -> Path | None:
             "again to go on with it, or begin another by --new."
         )
     return folders[-1]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise SnnrunError(f"{path}: cannot be read ({first_line(error)}). Begin another study by --new.") from None
+    if not isinstance(found, dict) or not {"searched", "space", "begins"} <= found.keys():
+        raise SnnrunError(f"{path}: says nothing of a tuning. Begin another study by --new.")
+    return found
 
 
 def record(made: Plan) -> dict[str, Any]:
