@@ -102,6 +102,36 @@ def test_a_measurement_names_its_figures_and_what_a_run_changes() -> None:
     assert tuned.measured(by_hand) == "measured on the surrogate corpus: validation 97.30 %, chosen by hand"
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["encoder=latency"], "encoder=latency"),
+        (["encoder=bernoulli"], ""),
+        (["encoder.steps=3", "train.optimizer=sgd"], "encoder.steps=3, train.optimizer=sgd"),
+        (["data.limit=100", "data.validation=0.5", "data.root=x"], "data.limit=100, data.validation=0.5"),
+        (["data.validation=0.1", "train.optimizer=adam", "train.test=end", "train.average=none"], ""),
+        (["input=none"], "input=none"),
+        (["train.boosting=true", "model.label_smoothing=0.1"], "train.boosting=true, model.label_smoothing=0.1"),
+        ([f"data.{key}=1" for key in ("shift", "elastic", "rotation", "scale", "erase")] + ["data.mirror=true"],
+         "data.shift=1, data.elastic=1, data.rotation=1, data.scale=1, data.erase=1, 1 more"),
+    ],
+)  # fmt: skip
+def test_what_a_run_sets_beside_what_was_measured_is_named(given: list[str], said: str) -> None:
+    about = compose(["model=stbp", "data=digits", *given])["tuned"]["about"]
+    assert about.startswith("measured: validation")
+    assert about.partition("; not measured with ")[2] == said
+    assert "; not measured with" not in compose(["model=stbp", "data=digits"])["tuned"]["about"]
+
+
+def test_every_measurement_says_with_which_encoder() -> None:
+    for name, file in FILES.items():
+        facts = file.get("tuning", {})
+        if facts.get("accuracy") is not None:
+            model, _, data = name.partition("_")
+            pair = [f"model={model}", f"data={data}"] if not name.startswith("phased") else []
+            assert not pair or facts["encoder"] == compose(pair)["encoder"]["name"], name
+
+
 def test_what_settings_rest_on_makes_no_other_point_and_no_other_group() -> None:
     values = compose([])
     assert points.identity(values) == points.identity({**values, "tuned": {"about": "measured", "rate": None}})

@@ -83,7 +83,7 @@ def job(cfg: DictConfig) -> float | None:
     from snnrun.sweep import worker
 
     try:
-        worker.settle(_train(check.plain(cfg), run_dir, overrides, held=lifecycle.holds(run_dir)))
+        worker.settle(_train(check.plain(cfg, overrides), run_dir, overrides, held=lifecycle.holds(run_dir)))
     except Exception as error:
         code = failures.report(error, overrides)
         failures.keep(error, overrides, run_dir)
@@ -105,7 +105,7 @@ def _point(cfg: DictConfig, run_dir: Path, sweep: Path, overrides: list[str]) ->
 
     def train(*, workers: int, **more: Any) -> Result:
         check.check(cfg)
-        values = check.plain(cfg)
+        values = check.plain(cfg, overrides)
         if workers > 1 and values["hardware"]["threads"] is None:
             from snnrun.train import hardware
 

@@ -7,7 +7,7 @@ the rest.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -182,14 +182,15 @@ def _thresholds(v_th: Any) -> list[float]:
     return [float(value) for value in (v_th if OmegaConf.is_list(v_th) or isinstance(v_th, list) else [v_th])]
 
 
-def plain(cfg: DictConfig) -> dict[str, Any]:
+def plain(cfg: DictConfig, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """The config as plain, resolved dictionaries, without what is a sweep's. `model.v_th` becomes a list of floats.
 
-    `tuned` says what the settings rest on, in place of the facts of `tuning`, see `tuned.standing`.
+    `tuned` says what the settings rest on, in place of the facts of `tuning`, see `tuned.standing`. `overrides` are
+    those of the command line, as far as they are known.
     """
     values = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(values, dict)
     if "v_th" in values["model"]:
         values["model"]["v_th"] = _thresholds(values["model"]["v_th"])
-    values["tuned"] = tuned.standing(cfg, {str(key): value for key, value in values.items()})
+    values["tuned"] = tuned.standing(cfg, {str(key): value for key, value in values.items()}, overrides)
     return {str(key): value for key, value in values.items() if key not in ("search", "sweep", "tuning")}

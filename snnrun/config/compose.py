@@ -32,7 +32,7 @@ def compose(overrides: Sequence[str], config_dir: Path | None = None) -> dict[st
         if text is None:
             raise
         raise UsageError(text) from None
-    return check.plain(cfg)
+    return check.plain(cfg, overrides)
 
 
 def check_pairs(overrides: list[str], config_dir: Path | None = None) -> None:

@@ -159,10 +159,12 @@ class Tuning:
     """The section `tuning`, which `snnrun tune` writes: how the settings of a pair were chosen, and how good they are.
 
     `accuracy` and `deviation` are mean and standard deviation over seeds of the best validation accuracy at full
-    length; `settings` are those that were measured, by their keys. Not all is known of settings chosen by hand.
+    length; `settings` are those that were measured, by their keys, and `encoder` is the one that they were measured
+    with. Not all is known of settings chosen by hand.
     """
 
     pair: str | None = None
+    encoder: str | None = None
     origin: Literal["recorded", "surrogate"] | None = None
     accuracy: Annotated[float | None, Range(at_least=0, at_most=1)] = None
     deviation: Annotated[float | None, Range(at_least=0)] = None

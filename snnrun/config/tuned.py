@@ -10,14 +10,21 @@ settings beside them, so a file that builds on another has not inherited them.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any, NamedTuple
 
+import yaml  # type: ignore[import-untyped]
 from omegaconf import DictConfig, OmegaConf
 
-from snnrun.train.options import scaled
+from snnrun.config import options
+from snnrun.train.options import Options, scaled
 
 RESOLVER = "scaled_lr"
+# What decides what a run learns, and the keys of it that do not: places, laws of the rate, what is tested.
+SECTIONS = ("model", "train", "encoder", "data")
+APART = ("data.root", "data.download", "data.test_limit", "train.lr", "train.lr_scaling", "train.test")
+SHOWN = 5  # changes that are named
 _RATE = re.compile(rf"^\$\{{{RESOLVER}: *([^,}}]+), *(\d+)\}}$")
 
 
@@ -48,7 +55,7 @@ def rate(text: Any) -> Rate | None:
     return Rate(float(found[1]), int(found[2])) if found else None
 
 
-def standing(cfg: DictConfig, values: Mapping[str, Any]) -> dict[str, str | None]:
+def standing(cfg: DictConfig, values: Mapping[str, Any], overrides: Sequence[str] = ()) -> dict[str, str | None]:
     """What a run says of its settings: `about`, what they rest on, and `rate`, the tuned rate if it was scaled.
 
     Both are None if the learning rate was given, on the command line or by an experiment: such settings are the user's
@@ -57,6 +64,7 @@ def standing(cfg: DictConfig, values: Mapping[str, Any]) -> dict[str, str | None
     Args:
         cfg: the composed config.
         values: its plain values.
+        overrides: what was given on the command line, as far as that is known.
     """
     tuned = rate(OmegaConf.to_container(cfg.train, resolve=False)["lr"])  # type: ignore[index, call-overload]
     if tuned is None:
@@ -66,7 +74,7 @@ def standing(cfg: DictConfig, values: Mapping[str, Any]) -> dict[str, str | None
     facts = OmegaConf.to_container(cfg.tuning, resolve=True)
     assert isinstance(facts, dict)
     return {
-        "about": about({str(key): value for key, value in facts.items()}, values),
+        "about": about({str(key): value for key, value in facts.items()}, values, overrides),
         "rate": note and note.format(batch_size, tuned.batch_size),
     }
 
@@ -74,12 +82,12 @@ def standing(cfg: DictConfig, values: Mapping[str, Any]) -> dict[str, str | None
 _LAWS = {"sqrt_down": "sqrt({}/{})", "sqrt": "sqrt({}/{})", "linear": "{}/{}"}
 
 
-def about(facts: Mapping[str, Any], values: Mapping[str, Any]) -> str:
+def about(facts: Mapping[str, Any], values: Mapping[str, Any], overrides: Sequence[str] = ()) -> str:
     """One line on what the settings of a run rest on: the measurement of its pair, if there is one."""
     model, data = values["model"]["name"], values["data"]["name"]
     if facts.get("pair") != f"{model}_{data}" or facts.get("accuracy") is None:
         return not_measured(model, data)
-    return measured(facts) + _changed(facts.get("settings") or {}, values)
+    return measured(facts) + _changed(facts.get("settings") or {}, values) + _besides(facts, values, overrides)
 
 
 def not_measured(model: str, data: str) -> str:
@@ -114,7 +122,35 @@ def _changed(settings: Mapping[str, Any], values: Mapping[str, Any]) -> str:
     return f"; with {', '.join(found)}, which this run changes" if found else ""
 
 
+def _besides(facts: Mapping[str, Any], values: Mapping[str, Any], overrides: Sequence[str]) -> str:
+    """What the command line sets of what the tuned file leaves as it is, so that it was not measured."""
+    found, known = [], facts.get("settings") or {}
+    for word in overrides:
+        key = word.partition("=")[0].lstrip("+~")
+        section, _, name = key.partition(".")
+        if key == "input" or (key == "encoder" and values["encoder"]["name"] != facts.get("encoder")):
+            found.append(f"{key}={word.partition('=')[2]}")
+        if not name or section not in SECTIONS or key in known or key in APART:
+            continue
+        value = values[section].get(name)
+        if section == "encoder" or value != _default(section, name, values):
+            found.append(f"{key}={_text(value)}")
+    some = [*found[:SHOWN], *([f"{len(found) - SHOWN} more"] if len(found) > SHOWN else [])]
+    return f"; not measured with {', '.join(some)}" if found else ""
+
+
+def _default(section: str, name: str, values: Mapping[str, Any]) -> Any:
+    """What a key has where nobody sets it. Of an encoder it depends on the corpus, so this is not for encoders."""
+    if section == "train":
+        found = {entry.name: entry.default for entry in fields(Options)}.get(name)
+        return list(found) if isinstance(found, tuple) else found
+    text = options.files(section).get(values[section]["name"], "")
+    return (yaml.safe_load(text) or {}).get(name)
+
+
 def _text(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
     if isinstance(value, list):
         return f"[{','.join(map(_text, value))}]"
     return f"{value:g}" if isinstance(value, float) else f"{value}"

@@ -47,6 +47,7 @@ def facts(made: Plan, study: Path, new: Measured, old: Measured | None, run: Pat
     version, _, commit = provenance.version().partition(" (")
     return {
         "pair": made.pair,
+        "encoder": made.values["encoder"]["name"],
         "origin": journal.read_tags(run).get("data.origin"),
         "accuracy": round(new.mean, 5),
         "deviation": None if new.deviation is None else round(new.deviation, 5),
