@@ -70,6 +70,15 @@ def test_settings_on_other_samples_have_a_file_of_their_own(tmp_path: Path) -> N
     assert len(records.files(tmp_path)) == 2
 
 
+def test_numbers_that_json_lacks_are_left_out_of_a_record(tmp_path: Path) -> None:
+    run = finished()
+    run.metrics["grad/norm"] = float("nan")
+    records.keep(run, [EPOCHS[0] | {"train/loss": float("inf")}, EPOCHS[1]], 1, tmp_path)
+    [again] = collect(tmp_path, None, pytest.fail)
+    assert "grad/norm" not in again.metrics
+    assert [sorted(epoch) for epoch in history(again)] == [["epoch", "test/accuracy", "time/epoch_s"]] * 2
+
+
 def test_a_record_of_a_record_loses_nothing(tmp_path: Path) -> None:
     run = finished()
     run.changed = {"train.lr": ("0.1", "0.2")}

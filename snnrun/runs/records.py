@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -57,7 +58,11 @@ def keep(run: Run, epochs: Sequence[Mapping[str, float]], parameters: int | None
     """
     params = {key: value for key, value in run.params.items() if not key.startswith(PLACES)}
     path = _place(folder, params, run.tags)
-    curves = {key: [_rounded(epoch[key]) for epoch in epochs] for key in KEPT if all(key in epoch for epoch in epochs)}
+    curves = {
+        key: [_rounded(epoch[key]) for epoch in epochs]
+        for key in KEPT
+        if all(math.isfinite(epoch.get(key, math.nan)) for epoch in epochs)
+    }
     content = {
         "format": FORMAT,
         "name": run.name,
@@ -67,7 +72,7 @@ def keep(run: Run, epochs: Sequence[Mapping[str, float]], parameters: int | None
         "params": params,
         "tags": {key: value for key, value in sorted(run.tags.items()) if TAGS.fullmatch(key)},
         **({"changed": {key: list(pair) for key, pair in run.changed.items()}} if run.changed else {}),
-        "metrics": {key: _rounded(value) for key, value in run.metrics.items()},
+        "metrics": {key: _rounded(value) for key, value in run.metrics.items() if math.isfinite(value)},
         "epochs": curves,
     }
     try:
